@@ -1,0 +1,35 @@
+# make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
+# make test     set up .venv if needed, then run every test that needs no GPU
+# make lint     ruff and pyright
+PYTHON      ?= python3
+# Which torch: constraints.txt. A GPU site that brings its own: make setup CONSTRAINTS=/dev/null VENV_OPTIONS=--system-site-packages
+CONSTRAINTS ?= constraints.txt
+VENV_OPTIONS ?=
+VIDEO       ?=
+BIN         := .venv/bin
+EXTRAS      := dali,demo,dev
+
+.PHONY: setup demo test test-gpu lint clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else "cosmos-train needs Python 3.11 or 3.12, this is %d.%d; name one with make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV_OPTIONS) .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m cosmos_launch.demo --out runs/demo $(if $(VIDEO),--video '$(VIDEO)')
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -m gpu
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+clean:
+	rm -rf .venv runs dist

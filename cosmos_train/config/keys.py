@@ -1,0 +1,138 @@
+"""Every configuration key with its type, default and meaning, read from the sources of the configuration leaves.
+
+The meaning is the string under the field, which Python throws away; so it is read from the source with `ast`. Readers
+are the modules in which the key is looked up on something that is named as its section, or named `config`.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from cosmos_train.config.schema import RUNS
+
+PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of one or more kinds of run."""
+
+    path: str
+    """Dotted, as in an override."""
+    owner: type
+    """The dataclass that has the field."""
+    type_name: str
+    default: str
+    """As YAML would have it; `required` where there is none."""
+    meaning: str
+    recipes: tuple[str, ...]
+
+    @property
+    def section(self) -> str:
+        """The name before the last dot; `run` for keys of the run itself."""
+        return self.path.rsplit(".", 1)[0] if "." in self.path else "run"
+
+
+def all_keys() -> dict[str, Key]:
+    """Path -> key, over all kinds of run, sections before what is in them."""
+    found: dict[str, Key] = {}
+    for recipe, run_class in RUNS.items():
+        for key in _keys_of(run_class, "", recipe):
+            known = found.get(key.path)
+            found[key.path] = dataclasses.replace(key, recipes=(*known.recipes, recipe)) if known else key
+    return found
+
+
+def readers(key: Key) -> list[str]:
+    """Modules that look the key up, in alphabetical order."""
+    field = key.path.rsplit(".", 1)[-1]
+    names = {key.section, "config", "run"} if key.section != "run" else {"run"}
+    found = [
+        module
+        for module, source, tree in _sources()
+        if (key.owner.__name__ in source or f".{key.section}" in source or key.section == "run")
+        and any(_looks_up(node, field, names) for node in ast.walk(tree))
+    ]
+    return sorted({*found, key.owner.__module__} if _derives(key.owner, field) else found)
+
+
+def _derives(owner: type, field: str) -> bool:
+    """Whether the section works something out from the field that others ask for, such as tokenizer.latent_frames()."""
+    body = ast.parse(inspect.getsource(owner)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    methods = [m for m in body.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+    return any(_looks_up(node, field, {"self"}) for method in methods for node in ast.walk(method))
+
+
+def _looks_up(node: ast.AST, field: str, names: set[str]) -> bool:
+    if not isinstance(node, ast.Attribute) or node.attr != field:
+        return False
+    base = node.value
+    return (base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else "") in names
+
+
+def _keys_of(section: type, prefix: str, recipe: str) -> Iterator[Key]:
+    hints = get_type_hints(section)
+    meanings = _meanings(section)
+    for field in dataclasses.fields(section):
+        hint = hints[field.name]
+        path = f"{prefix}{field.name}"
+        yield Key(path, section, _type_name(hint), _default(field), meanings[field.name], (recipe,))
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from _keys_of(hint, f"{path}.", recipe)
+
+
+def _type_name(hint: Any) -> str:
+    if dataclasses.is_dataclass(hint):
+        return "section"
+    if isinstance(hint, type) and not hasattr(hint, "__args__"):
+        return hint.__name__
+    return str(hint).replace("typing.", "")
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return "null" if field.default is None else str(field.default)
+    return "required" if field.default_factory is dataclasses.MISSING else "its own defaults"
+
+
+@cache
+def _meanings(section: type) -> dict[str, str]:
+    """Field -> the string under it, inherited fields included."""
+    found: dict[str, str] = {}
+    for owner in reversed(section.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        body = ast.parse(inspect.getsource(owner)).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                found[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return found
+
+
+@cache
+def _sources() -> list[tuple[str, str, ast.Module]]:
+    """(module, source, tree) of the project's modules, without the leaves that define configuration."""
+    found = []
+    for package in PACKAGES:
+        root = Path(str(importlib.import_module(package).__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            if path.name in ("config.py", "schema.py", "keys.py"):
+                continue
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            source = path.read_text(encoding="utf-8")
+            found.append((".".join(parts), source, ast.parse(source)))
+    return found

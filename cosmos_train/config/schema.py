@@ -1,0 +1,112 @@
+"""The run as a tree of typed sections. One YAML file fills it; nothing here imports torch.
+
+A run is of one kind, named by its first key `recipe`, and has exactly the sections that this kind reads, so that a
+section which would be ignored is an unknown key. The string under each field is what `cosmos-train explain` prints.
+"""
+
+from dataclasses import dataclass, field
+
+from cosmos_data.config import DataConfig
+from cosmos_tok.config import TextConfig, TokenizerConfig
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.generate.config import SampleConfig
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.objectives.config import EdmConfig, ReconstructionConfig
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentsConfig:
+    """The latent cache that `cosmos-train tokenize` fills and a world model is trained on."""
+
+    folder: str
+    """Folder of the cache. Latents are stored raw and whitened at load, with the statistics that lie beside them."""
+    tokenizer: str
+    """Folder of the trained tokenizer: RUN/tokenizer of a tokenizer run."""
+    hop_frames: int = 8
+    """Frames from the start of one cached window to the start of the next in the same clip."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What every run has."""
+
+    recipe: str
+    """The kind of run: tokenizer or world_dit. It decides which sections there are."""
+    run_dir: str
+    """Folder of the run: resolved YAML, metrics, checkpoints. The same command with the same folder resumes."""
+    train: TrainConfig
+    """The loop."""
+    optim: OptimConfig
+    """The optimizer."""
+    seed: int = 0
+    """Seed of initial weights, sample order and noise."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How ranks divide the work."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Saving and resuming."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Weights & Biases."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRun(RunConfig):
+    """Train a causal video tokenizer on the pixels of a manifest."""
+
+    data: DataConfig
+    """Clips, windows and crops."""
+    tokenizer: TokenizerConfig
+    """Architecture."""
+    loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    """Loss terms."""
+
+    def __post_init__(self) -> None:
+        if self.parallel.tp > 1 or self.parallel.pp > 1:
+            raise ConfigError(
+                f"parallel.tp={self.parallel.tp}, parallel.pp={self.parallel.pp}: a tokenizer is trained "
+                "data-parallel only; set both to 1"
+            )
+        self.tokenizer.latent_frames(self.data.num_frames)
+        self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldDiTRun(RunConfig):
+    """Train a diffusion world model on cached latents."""
+
+    data: DataConfig
+    """Clips and windows that the cache is made of."""
+    latents: LatentsConfig
+    """The latent cache."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text encoder of captions and prompts."""
+    model: DiTConfig
+    """Architecture."""
+    objective: EdmConfig = field(default_factory=EdmConfig)
+    """Noise, weighting, conditioning."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """How `cosmos-train sample` samples this model."""
+
+    def __post_init__(self) -> None:
+        if self.model.num_heads % self.parallel.tp:
+            legal = [n for n in range(1, self.model.num_heads + 1) if self.model.num_heads % n == 0]
+            raise ConfigError(
+                f"model.num_heads={self.model.num_heads} is not divisible by parallel.tp={self.parallel.tp}; "
+                f"use a tp of {', '.join(map(str, legal))}"
+            )
+        if self.parallel.pp > self.model.num_blocks:
+            raise ConfigError(
+                f"parallel.pp={self.parallel.pp} is more than model.num_blocks={self.model.num_blocks}; "
+                "every stage needs a block"
+            )
+        if self.objective.max_condition_frames and not self.model.condition_mask:
+            raise ConfigError(
+                f"objective.max_condition_frames={self.objective.max_condition_frames}, but model.condition_mask=false "
+                "leaves the network without the channel that marks them; set model.condition_mask=true (Video2World) "
+                "or objective.max_condition_frames=0 (Text2World)"
+            )
+
+
+RUNS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerRun, "world_dit": WorldDiTRun}
+"""`recipe` -> the sections of such a run."""

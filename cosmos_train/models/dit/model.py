@@ -1,0 +1,349 @@
+"""The Cosmos diffusion transformer (arXiv 2501.03575, section 5.1.1), read top to bottom: parts, block, model.
+
+What differs from a textbook DiT, all as in the released models:
+  - no biases anywhere; per-head RMSNorm on queries and keys; rotary positions over (t, y, x), time in seconds
+  - a learnable position embedding, normalised, is added to the residual stream before every block
+  - AdaLN-LoRA: each sub-layer modulates with W_up W_down silu(E) + A; A is one [3D] vector shared by all sub-layers
+  - the patch order going in is not the one coming out (models/common/patchify.py)
+  - queries, keys and values of a head lie together in one matrix, [N, 3, K, D], so that a tensor-parallel rank's part
+    is contiguous; the converters split it into the released three
+
+Letters: B batch, C latent channels, T latent frames, H W latent rows and columns, L tokens = T * H/p * W/p, D width,
+N heads, K head width, S text tokens, E text width. They mean logical sizes: a rank may hold N / tp heads or some of L.
+The model receives its layers (cosmos_train.parallel.layers) and knows neither ranks nor megatron-core.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosmos_train.models.common.patchify import patchify, unpatchify
+from cosmos_train.models.common.rope3d import apply_rope, rope_angles
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.parallel.layers import Layers, RMSNorm
+from cosmos_train.parallel.pipeline import StagePlan
+from cosmos_train.parallel.shard import Fill, Init
+
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What every block is told besides the residual stream."""
+
+    embedding_BD: Tensor
+    """silu of the normalised timestep embedding E."""
+    modulation_B3D: Tensor
+    """A: the part of shift, scale and gate that all sub-layers share."""
+    position_L1D: Tensor
+    """Normalised learnable position embedding."""
+    rope_cos: Tensor
+    rope_sin: Tensor
+    """[L, 1 or B, 1, K / 2]: for all of L, because attention sees all tokens."""
+    text_SBE: Tensor
+
+
+class TimestepEmbedding(nn.Module):
+    """c_noise -> (E, A): a sinusoid of width D, normalised (E) and through a bias-free MLP D -> D -> 3D (A)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, 3 * width, bias=False)
+        self.norm = RMSNorm(width, eps=NORM_EPS)
+
+    def forward(self, c_noise_B: Tensor) -> tuple[Tensor, Tensor]:
+        """[B] -> E [B, D], A [B, 3D]."""
+        half = self.hidden.in_features // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, device=c_noise_B.device) / half)
+        angle = c_noise_B.float()[:, None] * frequency
+        sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.hidden.weight.dtype)
+        return self.norm(sinusoid), self.out(F.silu(self.hidden(sinusoid)))
+
+
+class PositionEmbedding(nn.Module):
+    """Three learnable tables, summed over (t, y, x) and brought to unit root mean square."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        side = config.max_latent_size // config.patch_spatial
+        self.t = nn.Parameter(torch.empty(config.max_latent_frames, config.width))
+        self.h = nn.Parameter(torch.empty(side, config.width))
+        self.w = nn.Parameter(torch.empty(side, config.width))
+
+    def forward(self, grid_THW: tuple[int, int, int]) -> Tensor:
+        """[L, 1, D] for a grid of patches. Raises ValueError where the grid is larger than a table."""
+        for axis, size, table in zip("THW", grid_THW, (self.t, self.h, self.w), strict=True):
+            if size > len(table):
+                raise ValueError(
+                    f"{size} positions along {axis}, but the learnable table holds {len(table)}; "
+                    "use a shorter or smaller video, or raise model.max_latent_frames or model.max_latent_size"
+                )
+        t, h, w = grid_THW
+        position = self.t[:t, None, None] + self.h[None, :h, None] + self.w[None, None, :w]
+        rms = torch.linalg.vector_norm(position, dim=-1, keepdim=True) / math.sqrt(position.shape[-1])
+        return (position / (rms + 1e-6)).flatten(0, 2).unsqueeze(1)
+
+
+class Modulation(nn.Module):
+    """AdaLN-LoRA of one sub-layer: D -> rank -> num_chunks * D, plus the shared vector A."""
+
+    def __init__(self, width: int, rank: int, *, num_chunks: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, num_chunks * width, bias=False)
+
+    def forward(self, cond: Conditioning) -> tuple[Tensor, ...]:
+        """num_chunks tensors [B, D]: shift, scale (as 1 + scale) and, of three, gate."""
+        own = self.up(self.down(cond.embedding_BD))
+        chunks = (own + cond.modulation_B3D[:, : own.shape[-1]]).chunk(own.shape[-1] // cond.embedding_BD.shape[-1], -1)
+        return chunks[0], 1 + chunks[1], *chunks[2:]
+
+
+def modulated_norm(x_LBD: Tensor, shift_BD: Tensor, one_plus_scale_BD: Tensor) -> Tensor:
+    """LayerNorm without weights, then scale and shift."""
+    return torch.addcmul(shift_BD, F.layer_norm(x_LBD, x_LBD.shape[-1:], eps=NORM_EPS), one_plus_scale_BD)
+
+
+class SelfAttention(nn.Module):
+    """Attention of all tokens to all tokens."""
+
+    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads // layers.tp, config.head_dim
+        self.qkv = layers.column_linear(config.width, 3 * config.width)  # rows: [N, 3, K]
+        self.q_layernorm = layers.head_norm(config.head_dim)
+        self.k_layernorm = layers.head_norm(config.head_dim)
+        self.attention = layers.attention()
+        self.out = layers.row_linear(config.width, config.width)
+
+    def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        q, k, v = self.qkv(x_LBD).unflatten(-1, (self.num_heads, 3, self.head_dim)).unbind(-2)  # [L, B, N, K] each
+        q = apply_rope(self.q_layernorm(q), cond.rope_cos, cond.rope_sin)
+        k = apply_rope(self.k_layernorm(k), cond.rope_cos, cond.rope_sin)
+        return self.out(self.attention(q, k, v))
+
+
+class CrossAttention(nn.Module):
+    """Attention of all tokens to the text states; text positions past the prompt's end are zero states, unmasked."""
+
+    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads // layers.tp, config.head_dim
+        self.q = layers.column_linear(config.width, config.width)
+        self.kv = layers.shared_linear(config.text_width, 2 * config.width)  # rows: [N, 2, K]
+        self.q_layernorm = layers.head_norm(config.head_dim)
+        self.k_layernorm = layers.head_norm(config.head_dim)
+        self.attention = layers.attention()
+        self.out = layers.row_linear(config.width, config.width)
+
+    def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        q = self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim))
+        k, v = self.kv(cond.text_SBE).unflatten(-1, (self.num_heads, 2, self.head_dim)).unbind(-2)
+        return self.out(self.attention(self.q_layernorm(q), self.k_layernorm(k), v))
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+        super().__init__()
+        self.up = layers.column_linear(config.width, config.mlp_ratio * config.width)
+        self.down = layers.row_linear(config.mlp_ratio * config.width, config.width)
+
+    def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        return self.down(F.gelu(self.up(x_LBD)))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, MLP: each modulated before and gated after."""
+
+    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, layers)
+        self.self_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+        self.cross_attention = CrossAttention(config, layers)
+        self.cross_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+        self.mlp = MLP(config, layers)
+        self.mlp_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+
+    def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        x_LBD = x_LBD + cond.position_L1D
+        for layer, modulation in (
+            (self.self_attention, self.self_modulation),
+            (self.cross_attention, self.cross_modulation),
+            (self.mlp, self.mlp_modulation),
+        ):
+            shift, one_plus_scale, gate = modulation(cond)
+            x_LBD = torch.addcmul(x_LBD, gate, layer(modulated_norm(x_LBD, shift, one_plus_scale), cond))
+        return x_LBD
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm, then D -> patch * patch * C."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.modulation = Modulation(config.width, config.adaln_rank, num_chunks=2)
+        self.linear = nn.Linear(config.width, config.patch_spatial**2 * config.latent_channels, bias=False)
+
+    def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
+        """[L, B, D] -> [L, B, patch * patch * C]."""
+        return self.linear(modulated_norm(x_LBD, *self.modulation(cond)))
+
+
+class DiT(nn.Module):
+    """F(x; c_noise): the raw network of the EDM denoiser, or one pipeline stage of it."""
+
+    def __init__(self, config: DiTConfig, layers: Layers, stage: StagePlan) -> None:
+        super().__init__()
+        self.config, self.layers, self.stage = config, layers, stage
+        if stage.is_first:
+            self.embed = nn.Linear(config.in_channels * config.patch_spatial**2, config.width, bias=False)
+        # Every stage has its own copy of what conditions all blocks; their gradients are summed over the stages.
+        self.timestep = stage.shared(TimestepEmbedding(config.width))
+        self.position = stage.shared(PositionEmbedding(config))
+        # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
+        self.blocks = nn.ModuleDict({str(i): Block(config, layers) for i in stage.blocks})
+        if stage.is_last:
+            self.final = FinalLayer(config)
+
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        c_noise_B: Tensor,
+        text_BSE: Tensor,
+        *,
+        fps_B: Sequence[float],
+        condition_mask_B1THW: Tensor | None = None,
+        padding_mask_B1HW: Tensor | None = None,
+        hidden_LBD: Tensor | None = None,
+    ) -> Tensor:
+        """The network's output F, [B, C, T, H, W], on the last stage; the residual stream [L, B, D] on others.
+
+        Args:
+            x_BCTHW: noisy latents, already scaled by c_in. Every stage takes its grid from them.
+            c_noise_B: ln(sigma) / 4, fp32; [1] broadcasts.
+            text_BSE: encoder states, zeros past the prompt's end.
+            fps_B: frames per second of each sample's pixels.
+            condition_mask_B1THW: 1 at conditioning frames; required exactly where the model has this channel.
+            padding_mask_B1HW: 1 at padded latent cells; none means no padding.
+            hidden_LBD: the previous stage's output, on all stages but the first.
+        """
+        self._check_input(x_BCTHW, condition_mask_B1THW)
+        _, _, frames, height, width = x_BCTHW.shape
+        grid = (frames, height // self.config.patch_spatial, width // self.config.patch_spatial)
+        cond = self._conditioning(grid, c_noise_B, text_BSE, fps_B)
+        if self.stage.is_first:
+            channels = _add_masks(x_BCTHW, condition_mask_B1THW, padding_mask_B1HW)
+            tokens = self.layers.enter_sequence(patchify(channels, self.config.patch_spatial))
+            x_LBD = self.embed(tokens)
+        else:
+            assert hidden_LBD is not None, "a stage that is not the first needs the previous stage's output"
+            x_LBD = hidden_LBD
+        for block in self.blocks.values():
+            x_LBD = self.stage.run_block(block, x_LBD, cond)
+        if not self.stage.is_last:
+            return x_LBD
+        patches = self.layers.leave_sequence(self.final(x_LBD, cond))
+        return unpatchify(patches, self.config.patch_spatial, grid)
+
+    def init_weights(self, fill: Fill) -> None:
+        """Xavier-uniform matrices; normal(0.02) timestep MLP; truncated normal(0.02) positions; no modulation yet.
+
+        As released: the blocks' modulation starts at zero, the final layer's does not.
+        """
+        for name, param in self.named_parameters():
+            if name.endswith(("norm.weight", "layernorm.weight")):
+                fill(name, param, _ones)
+            elif name.startswith("position."):
+                fill(name, param, _truncated_normal)
+            elif name.startswith("timestep."):
+                fill(name, param, _normal)
+            elif name.startswith("blocks.") and name.endswith("modulation.up.weight"):
+                fill(name, param, _zeros)
+            else:
+                num_matrices = 3 if name.endswith("qkv.weight") else 2 if name.endswith("kv.weight") else 1
+                fill(name, param, _xavier_uniform(num_matrices))
+
+    def _conditioning(
+        self, grid: tuple[int, int, int], c_noise_B: Tensor, text_BSE: Tensor, fps_B: Sequence[float]
+    ) -> Conditioning:
+        config = self.config
+        embedding_BD, modulation_B3D = self.timestep(c_noise_B)
+        angles = rope_angles(
+            *grid,
+            head_dim=config.head_dim,
+            scales_thw=(config.rope_scale_t, config.rope_scale_h, config.rope_scale_w),
+            fps_B=fps_B,
+            base_fps=config.base_fps,
+            device=text_BSE.device,
+        )
+        dtype = embedding_BD.dtype
+        return Conditioning(
+            embedding_BD=F.silu(embedding_BD),
+            modulation_B3D=modulation_B3D,
+            position_L1D=self.layers.enter_sequence(self.position(grid)).to(dtype),
+            rope_cos=angles.cos().to(dtype),
+            rope_sin=angles.sin().to(dtype),
+            text_SBE=text_BSE.transpose(0, 1).to(dtype),
+        )
+
+    def _check_input(self, x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None) -> None:
+        _, channels, _, height, width = x_BCTHW.shape
+        patch = self.config.patch_spatial
+        if channels != self.config.latent_channels:
+            raise ValueError(f"latents have {channels} channels, the model takes {self.config.latent_channels}")
+        if height % patch or width % patch:
+            raise ValueError(f"latents of {height} x {width} cells can not be cut into patches of {patch} x {patch}")
+        if (condition_mask_B1THW is not None) != self.config.condition_mask:
+            raise ValueError(
+                f"model.condition_mask={self.config.condition_mask}, but a condition mask was "
+                f"{'not given' if condition_mask_B1THW is None else 'given'}"
+            )
+
+
+def _add_masks(x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None, padding_mask_B1HW: Tensor | None) -> Tensor:
+    """Latents, then the condition mask where the model has one, then the padding mask, repeated over frames."""
+    batch, _, frames, height, width = x_BCTHW.shape
+    if padding_mask_B1HW is None:
+        padding = x_BCTHW.new_zeros(batch, 1, frames, height, width)
+    else:
+        padding = padding_mask_B1HW.to(x_BCTHW.dtype)[:, :, None].expand(batch, 1, frames, height, width)
+    masks = (padding,) if condition_mask_B1THW is None else (condition_mask_B1THW.to(x_BCTHW.dtype), padding)
+    return torch.cat((x_BCTHW, *masks), dim=1)
+
+
+def _ones(weight: Tensor, generator: torch.Generator) -> None:
+    weight.fill_(1.0)
+
+
+def _zeros(weight: Tensor, generator: torch.Generator) -> None:
+    weight.zero_()
+
+
+def _normal(weight: Tensor, generator: torch.Generator) -> None:
+    weight.normal_(std=0.02, generator=generator)
+
+
+def _truncated_normal(weight: Tensor, generator: torch.Generator) -> None:
+    nn.init.trunc_normal_(weight, std=0.02, generator=generator)
+
+
+def _xavier_uniform(num_matrices: int) -> Init:
+    """Xavier for `num_matrices` matrices that lie in one: each has its own fan-out."""
+
+    def init(weight: Tensor, generator: torch.Generator) -> None:
+        fan_out, fan_in = weight.shape[0] // num_matrices, weight.shape[1]
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        weight.uniform_(-bound, bound, generator=generator)
+
+    return init

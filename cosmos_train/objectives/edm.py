@@ -1,0 +1,161 @@
+"""The EDM denoising objective (Karras et al., arXiv 2206.00364) with Cosmos' weighting and Video2World conditioning.
+
+D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), trained on x = x0 + sigma * noise. x0 are whitened latents times
+sigma_data. Letters as in the DiT: B batch, C channels, T latent frames, H W latent rows and columns. Sigma is [B].
+
+Everything that is random is a function of (seed, index of the sample in the run): see draw_noise. So it is the same in
+every layout and after every resume, and there is no generator state to save.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from cosmos_train.objectives.config import EdmConfig
+
+
+def c_skip(sigma: Tensor, sigma_data: float) -> Tensor:
+    """sigma_data^2 / (sigma^2 + sigma_data^2), table 1."""
+    return sigma_data**2 / (sigma**2 + sigma_data**2)
+
+
+def c_out(sigma: Tensor, sigma_data: float) -> Tensor:
+    """sigma sigma_data / sqrt(sigma^2 + sigma_data^2), table 1."""
+    return sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+
+
+def c_in(sigma: Tensor, sigma_data: float) -> Tensor:
+    """1 / sqrt(sigma^2 + sigma_data^2), table 1."""
+    return 1 / (sigma**2 + sigma_data**2).sqrt()
+
+
+def c_noise(sigma: Tensor) -> Tensor:
+    """ln(sigma) / 4, table 1."""
+    return sigma.log() / 4
+
+
+def loss_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2: every noise level starts with the same loss."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseDraw:
+    """Everything random about a batch of samples."""
+
+    sigma_B: Tensor
+    noise_BCTHW: Tensor
+    augment_sigma_B: Tensor
+    augment_noise_BCTHW: Tensor
+    num_condition_frames_B: Tensor
+    """Latent frames given as conditions; 0 for an ordinary sample."""
+    drop_condition_B: Tensor
+    drop_text_B: Tensor
+
+    def to(self, device: torch.device) -> "NoiseDraw":
+        """The same draw on a device."""
+        return NoiseDraw(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def draw_noise(config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CTHW: Sequence[int]) -> NoiseDraw:
+    """Draw for each sample index of the run from a generator of its own. fp32, on the CPU.
+
+    A fixed order of draws: a new one is added at the end, else a run's noise would change under it.
+    """
+    video_scale = math.sqrt(shape_CTHW[1]) if config.scale_sigma_by_frames else 1.0
+    draws: list[tuple[Tensor, ...]] = []
+    for index in indices:
+        digest = hashlib.sha256(f"noise/{seed}/{index}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        normal, uniform = torch.randn(2, generator=generator), torch.rand(3, generator=generator)
+        draws.append(
+            (
+                (normal[0] * config.log_sigma_std + config.log_sigma_mean).exp() * video_scale,
+                torch.randn(*shape_CTHW, generator=generator),
+                (normal[1] * config.log_augment_sigma_std + config.log_augment_sigma_mean).exp(),
+                torch.randn(*shape_CTHW, generator=generator),
+                (uniform[0] * (config.max_condition_frames + 1)).long(),
+                uniform[1] < config.condition_dropout,
+                uniform[2] < config.text_dropout,
+            )
+        )
+    sigma, noise, augment_sigma, augment_noise, num_frames, drop_condition, drop_text = map(
+        torch.stack, zip(*draws, strict=True)
+    )
+    return NoiseDraw(
+        sigma_B=sigma,
+        noise_BCTHW=noise,
+        augment_sigma_B=augment_sigma,
+        augment_noise_BCTHW=augment_noise,
+        num_condition_frames_B=num_frames,
+        drop_condition_B=drop_condition,
+        drop_text_B=drop_text,
+    )
+
+
+def first_frames_mask(num_condition_frames_B: Tensor, num_frames: int) -> Tensor:
+    """[B, 1, T, 1, 1] with 1 at the first n frames of each sample."""
+    index_T = torch.arange(num_frames, device=num_condition_frames_B.device)
+    return (index_T < num_condition_frames_B[:, None]).float()[:, None, :, None, None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoisyInput:
+    """What the network is given, and what its answer is compared with."""
+
+    net_input_BCTHW: Tensor
+    """Already scaled by c_in."""
+    noisy_BCTHW: Tensor
+    """x0 + sigma * noise, for the skip connection."""
+    is_condition_B1T11: Tensor
+    """1 at conditioning frames: their error does not count."""
+    condition_mask_B1T11: Tensor
+    """What the network is told: the same, but zero where the condition was dropped."""
+
+
+def add_noise(x0_BCTHW: Tensor, draw: NoiseDraw, config: EdmConfig) -> NoisyInput:
+    """Noise the sample; put lightly noised true latents, or zeros where dropped, at its conditioning frames."""
+    sigma, augment_sigma = _over_video(draw.sigma_B), _over_video(draw.augment_sigma_B)
+    noisy = x0_BCTHW + sigma * draw.noise_BCTHW
+    is_condition = first_frames_mask(draw.num_condition_frames_B, x0_BCTHW.shape[2])
+    kept = 1 - _over_video(draw.drop_condition_B.float())
+    condition = (x0_BCTHW + augment_sigma * draw.augment_noise_BCTHW) * c_in(augment_sigma, config.sigma_data) * kept
+    return NoisyInput(
+        net_input_BCTHW=torch.where(is_condition > 0, condition, noisy * c_in(sigma, config.sigma_data)),
+        noisy_BCTHW=noisy,
+        is_condition_B1T11=is_condition,
+        condition_mask_B1T11=is_condition * kept,
+    )
+
+
+def denoised(output_BCTHW: Tensor, noisy_BCTHW: Tensor, sigma_B: Tensor, sigma_data: float) -> Tensor:
+    """D = c_skip x + c_out F, in fp32."""
+    sigma = _over_video(sigma_B)
+    return c_skip(sigma, sigma_data) * noisy_BCTHW + c_out(sigma, sigma_data) * output_BCTHW.float()
+
+
+def edm_loss(
+    x0_BCTHW: Tensor,
+    output_BCTHW: Tensor,
+    noisy: NoisyInput,
+    sigma_B: Tensor,
+    uncertainty_B: Tensor | None,
+    config: EdmConfig,
+) -> tuple[Tensor, Tensor]:
+    """(loss, weighted squared error), scalars.
+
+    Conditioning frames count as predicted: no error, but they stay in the mean and keep the term u(sigma).
+    """
+    prediction = denoised(output_BCTHW, noisy.noisy_BCTHW, sigma_B, config.sigma_data)
+    error = (prediction - x0_BCTHW) * (1 - noisy.is_condition_B1T11)
+    error_B = loss_weight(sigma_B, config.sigma_data) * error.square().mean(dim=(1, 2, 3, 4))
+    loss_B = error_B if uncertainty_B is None else error_B * torch.exp(-uncertainty_B) + uncertainty_B
+    return loss_B.mean() * config.loss_scale, error_B.mean()
+
+
+def _over_video(x_B: Tensor) -> Tensor:
+    return x_B[:, None, None, None, None]

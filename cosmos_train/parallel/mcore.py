@@ -1,0 +1,53 @@
+"""The one file that knows megatron-core's TransformerConfig: what of it a run of ours decides, and nothing else."""
+
+import warnings
+
+import torch
+from megatron.core.transformer import TransformerConfig
+
+from cosmos_train.parallel.config import ParallelConfig
+
+
+def transformer_config(
+    parallel: ParallelConfig, *, dtype: torch.dtype, num_layers: int, width: int, num_heads: int
+) -> TransformerConfig:
+    """megatron-core's view of a model.
+
+    Args:
+        dtype: of weights, activations and what pipeline stages send.
+        width: D of the residual stream; the schedules take the shape of what stages send from it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it warns of a default of its own
+        config = TransformerConfig(
+            num_layers=num_layers,
+            hidden_size=width,
+            num_attention_heads=num_heads,
+            tensor_model_parallel_size=parallel.tp,
+            pipeline_model_parallel_size=parallel.pp,
+            sequence_parallel=parallel.sequence_parallel,
+            params_dtype=dtype,
+            pipeline_dtype=dtype,
+            bf16=dtype == torch.bfloat16,
+            normalization="RMSNorm",
+            layernorm_epsilon=1e-6,
+            qk_layernorm=True,  # finalize_model_grads then sums q_ and k_layernorm over tensor-parallel ranks
+            attention_dropout=0.0,
+            hidden_dropout=0.0,
+            # Models are made where `with torch.device(...)` says and filled by cosmos_train.parallel.shard.
+            use_cpu_initialization=True,
+            perform_initialization=False,
+            # CUDA kernels that only apex or TransformerEngine bring.
+            gradient_accumulation_fusion=False,
+            masked_softmax_fusion=False,
+            bias_dropout_fusion=False,
+            bias_activation_fusion=False,
+            # Stages tell each other the shape of what they send: frames, sizes and batches vary.
+            variable_seq_lengths=True,
+            moe_token_dispatcher_type="alltoall",  # there is no MoE, but the line above is refused with the default
+            # Frees a sent tensor's storage while autograd keeps its graph; upstream's own trick, for GPU memory.
+            deallocate_pipeline_outputs=False,
+        )
+    # Read by finalize_model_grads, though not a field: sum gradients of parameters marked `pipeline_parallel`.
+    config.has_cond_embedder = True  # pyright: ignore[reportAttributeAccessIssue]
+    return config

@@ -1,0 +1,256 @@
+"""Checkpoints: one folder each, complete or absent, readable by any layout (megatron-core's dist_checkpointing).
+
+    RUN/checkpoints/step-00000200/
+        *.distcp, .metadata, common.pt, metadata.json     megatron-core's: model, optimizer, moving average
+        run.yaml                                          the run as it was configured
+        complete.json                                     written last: step, samples consumed, digests, W&B id, version
+
+It is written as step-00000200.partial and renamed; a folder without complete.json is never read. There is no generator
+state in it: what is random in a run is a function of the seed and the sample's index.
+
+Where a run starts, in this order:
+  1. its own newest complete checkpoint
+  2. checkpoint.resume_from   another run's checkpoint: weights, optimizer, step
+  3. checkpoint.init_from     another run's weights, step 0
+  4. scratch
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch import Tensor, nn
+
+from cosmos_train.parallel.engine import Engine
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import partition_dim, whole_shape
+from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.ema import Ema
+
+log = logging.getLogger(__name__)
+MARKER = "complete.json"
+FORMAT = 1
+OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or is not one that this run can start from. Exit code 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What complete.json says: how far the run is, and what it must not be continued without."""
+
+    step: int
+    samples_consumed: int
+    seed: int
+    data_digest: str
+    """Digest of what the sample plan is over; another one is refused."""
+    layout: str
+    """Layout that wrote it, for the log; any layout reads it."""
+    wandb_id: str | None = None
+    code_version: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the run starts from."""
+
+    folder: Path | None
+    weights_only: bool
+    reason: str
+
+
+def choose_source(run_dir: Path, config: CheckpointConfig) -> Source:
+    """The numbered list above. Raises CheckpointError where a named checkpoint is not a complete one."""
+    own = newest_checkpoint(run_dir)
+    if own is not None:
+        return Source(own, weights_only=False, reason="this run's newest checkpoint")
+    if config.resume_from is not None:
+        return Source(resolve(Path(config.resume_from)), weights_only=False, reason="checkpoint.resume_from")
+    if config.init_from is not None:
+        return Source(resolve(Path(config.init_from)), weights_only=True, reason="checkpoint.init_from (weights only)")
+    return Source(None, weights_only=False, reason="scratch: the run has no checkpoint and names none")
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The complete checkpoint with the highest step, or None."""
+    complete = [folder for folder in (run_dir / "checkpoints").glob("step-*") if (folder / MARKER).is_file()]
+    return max(complete, key=lambda folder: folder.name, default=None)
+
+
+def resolve(path: Path) -> Path:
+    """A checkpoint folder, given itself or its run's folder. Raises CheckpointError where there is none."""
+    if (path / MARKER).is_file():
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise CheckpointError(
+            f"{path} is neither a complete checkpoint (it has no {MARKER}) nor a run folder with one in checkpoints/"
+        )
+    return newest
+
+
+def read_progress(folder: Path) -> Progress:
+    """complete.json of a checkpoint. Raises CheckpointError where a newer version of the code wrote it."""
+    fields = json.loads((folder / MARKER).read_text())
+    if fields.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {fields['format']} and this code reads up to {FORMAT}; "
+            "use a newer cosmos-train"
+        )
+    return Progress(**fields)
+
+
+def save(run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str, *, keep_last: int) -> Path:
+    """Write a checkpoint aside, rename it, then remove those that are older than the newest keep_last.
+
+    Raises:
+        CheckpointError: on every rank, when any rank could not write. Earlier checkpoints are untouched.
+    """
+    final = run_dir / "checkpoints" / f"step-{progress.step:08d}"
+    partial = final.with_suffix(".partial")
+    if engine.mesh.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier(group=engine.mesh.world)
+    failure: Exception | None = None
+    try:
+        # One writer process a rank (megatron-core forks it): more only help where a rank has several disks.
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        dist_checkpointing.save(_state(engine, ema, is_loading=False), str(partial), sharded_strategy=strategy)
+        if engine.mesh.is_main:
+            (partial / "run.yaml").write_text(run_yaml)
+            (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
+            partial.rename(final)
+    except (OSError, CheckpointingException, RuntimeError) as error:
+        failure = error
+    _agree_on_failure(failure, engine.mesh, f"could not write the checkpoint of step {progress.step} to {final.parent}")
+    if engine.mesh.is_main:
+        complete = sorted(folder for folder in final.parent.glob("step-*") if (folder / MARKER).is_file())
+        for old in complete[:-keep_last]:
+            shutil.rmtree(old)
+    return final
+
+
+def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
+    """Read weights, optimizer and moving average into this layout.
+
+    Raises:
+        CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors.
+    """
+    check_architecture(folder, engine.model, engine.mesh)
+    state = _read(_state(engine, ema, is_loading=True), folder, StrictHandling.RAISE_ALL)
+    _copy_into(state["model"], _tensors(engine.model))
+    if ema is not None:
+        _copy_into(state["ema"], ema.average)
+    engine.optimizer.load_state_dict(state["optimizer"])
+
+
+def load_weights(folder: Path, model: nn.Module, mesh: Mesh, *, averaged: bool = False) -> None:
+    """Read the weights alone; their moving average instead, where `averaged`."""
+    check_architecture(folder, model, mesh)
+    wanted = _tensors(model)
+    params = {name for name, _ in model.named_parameters()}  # buffers have no average
+    sharded = {
+        name: _sharded(f"{'ema' if averaged and name in params else 'model'}.{name}", tensor.detach(), tensor, mesh)
+        for name, tensor in wanted.items()
+    }
+    # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
+    _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)
+
+
+def has_average(folder: Path) -> bool:
+    """Whether the checkpoint has a moving average of the weights."""
+    return any(key.startswith("ema.") for key in dist_checkpointing.load_tensors_metadata(str(folder)))
+
+
+def check_architecture(folder: Path, model: nn.Module, mesh: Mesh) -> None:
+    """Compare names and whole shapes of the model's tensors with the checkpoint's, over all pipeline stages."""
+    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in _tensors(model).items()}
+    stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
+    dist.all_gather_object(stages, mine, group=mesh.pp)
+    wanted = {name: shape for stage in stages for name, shape in stage.items()}
+    stored = {
+        key.removeprefix("model."): tuple(sharded.global_shape)
+        for key, sharded in dist_checkpointing.load_tensors_metadata(str(folder)).items()
+        if key.startswith("model.")
+    }
+    differences = [
+        f"{name}: {_shape(stored.get(name))} in the checkpoint, {_shape(wanted.get(name))} in this run"
+        for name in sorted(wanted.keys() | stored.keys())
+        if wanted.get(name) != stored.get(name)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{folder} is of another architecture; {len(differences)} tensors differ, first: "
+            + "; ".join(differences[:3])
+            + ". Use the sizes of its run.yaml, or another run_dir to start afresh"
+        )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters themselves (the optimizer finds its shards by their identity) and persistent buffers."""
+    kept = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+
+
+def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh) -> ShardedTensor:
+    """Describe a tensor that is divided as parameter `like` is, and which of its copies is the one to write."""
+    dim = partition_dim(like)
+    offsets = () if dim is None else ((dim, mesh.tp.rank(), mesh.tp.size()),)
+    tp_copy = mesh.tp.rank() if dim is None else 0
+    pp_copy = mesh.pp.rank() if getattr(like, "pipeline_parallel", False) else 0
+    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, mesh.dp.rank()))
+
+
+def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, Any]:
+    mesh, tensors = engine.mesh, _tensors(engine.model)
+    model = {name: _sharded(f"model.{name}", tensor, tensor, mesh) for name, tensor in tensors.items()}
+    state: dict[str, Any] = {"model": model}
+    if ema is not None:
+        state["ema"] = {
+            name: _sharded(f"ema.{name}", average, tensors[name], mesh) for name, average in ema.average.items()
+        }
+    state["optimizer"] = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=OPTIMIZER_FORMAT)
+    return state
+
+
+def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[str, Any]:
+    try:
+        loaded = dist_checkpointing.load(state, str(folder), strict=strict)
+    except CheckpointingException as error:
+        raise CheckpointError(f"{folder} does not hold what this run needs: {error}") from error
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@torch.no_grad()
+def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(loaded[name])
+
+
+def _agree_on_failure(failure: Exception | None, mesh: Mesh, what: str) -> None:
+    """Raise on every rank if any failed, so that no rank goes on alone."""
+    reasons: list[str | None] = [None] * mesh.world.size()
+    dist.all_gather_object(reasons, None if failure is None else f"{failure}", group=mesh.world)
+    found = [f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
+    if found:
+        raise CheckpointError(f"{what}: {found[0]}") from failure

@@ -1,0 +1,107 @@
+"""The loop, the optimizer, checkpoints and tracking. No torch in here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW as megatron-core runs it, with a linear warm-up."""
+
+    lr: float
+    """Learning rate after the warm-up. The paper: 2^-15 (7B), 2^-16 (14B)."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate from the end of the warm-up to train.num_steps."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the decay."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of Adam's two moments."""
+    eps: float = 1e-10
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay; one-dimensional parameters are spared."""
+    clip_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches it off."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights, per step; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr={self.lr} must be greater than 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps={self.warmup_steps} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The loop."""
+
+    num_steps: int
+    """Optimizer steps of the whole run, over all restarts."""
+    global_batch_size: int
+    """Samples of one optimizer step, over all ranks and micro-batches."""
+    micro_batch_size: int
+    """Samples that one rank passes through the model at once."""
+    stop_at_step: int | None = None
+    """Save and leave with exit code 75 after this step, as if the scheduler had asked for it. Run again to go on."""
+    log_every_steps: int = 10
+    """Steps between two lines of metrics."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of weights and activations; bf16 keeps fp32 master weights in the optimizer."""
+    threads_per_rank: int = 0
+    """CPU threads of each rank; 0 divides the machine's cores among its ranks."""
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("num_steps", self.num_steps),
+            ("global_batch_size", self.global_batch_size),
+            ("micro_batch_size", self.micro_batch_size),
+            ("log_every_steps", self.log_every_steps),
+        ):
+            if value < 1:
+                raise ValueError(f"train.{key}={value} must be at least 1")
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"train.global_batch_size={self.global_batch_size} is not a multiple of "
+                f"train.micro_batch_size={self.micro_batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the run saves, what it keeps, and what it starts from."""
+
+    every_steps: int = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_last: int = 2
+    """Checkpoints kept; older ones are removed after a newer one is complete."""
+    resume_from: str | None = None
+    """A checkpoint of another run to go on from, with its optimizer and step, if this run has none of its own."""
+    init_from: str | None = None
+    """A checkpoint whose weights alone are the start of this run (warm start), if there is nothing to resume."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep_last < 1:
+            raise ValueError(
+                f"checkpoint.every_steps={self.every_steps} and checkpoint.keep_last={self.keep_last} "
+                "must be at least 1"
+            )
+        if self.resume_from and self.init_from:
+            raise ValueError(
+                f"checkpoint.resume_from={self.resume_from!r} and checkpoint.init_from={self.init_from!r} exclude "
+                "each other; keep the first to continue a run, the second to start a new one from its weights"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Weights & Biases. Everything also stands in the run folder's metrics.jsonl."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto logs online where WANDB_API_KEY is set and offline elsewhere (`wandb sync` uploads later)."""
+    project: str = "cosmos-train"
+    """W&B project."""

@@ -1,0 +1,39 @@
+"""What the loop trains: a recipe hands it one of these. Post-training supplies another task, never another loop."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from cosmos_train.parallel.engine import EngineConfig
+
+
+class Task(Protocol):
+    """Model, data and loss of one kind of run, on this rank."""
+
+    @property
+    def model(self) -> nn.Module:
+        """This rank's part, with its first weights."""
+        ...
+
+    engine_config: EngineConfig
+    """megatron-core's view of the model."""
+    num_tokens: int
+    """Tokens of the residual stream per sample, for throughput; 0 where the model has none."""
+    data_digest: str
+    """Digest of what sample indices point into. A run is not continued on another."""
+
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Any]:
+        """Load micro-batches, given the sample indices of each, in order. May read ahead."""
+        ...
+
+    def forward_loss(
+        self, model: nn.Module, batch: Any, hidden: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
+        """(loss, metrics) on the last pipeline stage, what the next stage needs on the others."""
+        ...
+
+    def finish(self, run_dir: Path) -> None:
+        """Called on every rank when the last step is saved: export what other commands read."""
+        ...

@@ -1,0 +1,104 @@
+"""Executors of the sample plan. A decoder draws nothing at random and keeps nothing between calls: the same samples
+give the same pixels.
+
+    pixels_B3THW = choose_decoder(config, clips, device).decode(samples)      uint8, RGB
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cosmos_data.config import DataConfig
+from cosmos_data.errors import ClipError, DataError
+from cosmos_data.manifest import Clip
+from cosmos_data.plan import Sample
+from cosmos_data.transform import fit_frames
+from cosmos_data.video import RgbConverter, read_frames
+
+logger = logging.getLogger(__name__)
+
+# What `fn.decoders.video` of DALI 2.4 decodes.
+DALI_CPU_CODECS = frozenset({"mjpeg", "vp8", "vp9"})
+DALI_GPU_CODECS = DALI_CPU_CODECS | {"av1", "h264", "hevc", "mpeg4"}
+
+
+class Decoder(Protocol):
+    def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length.
+
+        Raises `ClipError` with the position of the first sample that cannot be decoded.
+        """
+        ...
+
+
+class PyAVDecoder:
+    """FFmpeg's decoders on the CPU, for every codec; one thread per sample of the batch, `num_threads` at most."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+
+    def decode(self, samples: Sequence[Sample]) -> Tensor:
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            windows = []
+            # Results come in the order of the samples, so the first bad sample is the one that is named.
+            results = pool.map(decode_window, samples)
+            for position in range(len(samples)):
+                try:
+                    windows.append(next(results))
+                except ClipError as error:
+                    raise ClipError(str(error), position=position) from error
+            return torch.stack(windows)
+
+
+def decode_window(sample: Sample) -> Tensor:
+    """uint8 [3, T, H, W]"""
+    to_rgb = RgbConverter()
+    frames = read_frames(
+        sample.clip,
+        start_frame=sample.start_frame,
+        num_frames=sample.num_frames,
+        frame_stride=sample.frame_stride,
+    )
+    # Frame by frame, so that no more than one picture of the video's full size is held.
+    return torch.cat([fit_frames(torch.from_numpy(to_rgb(frame))[None], sample) for frame in frames], dim=1)
+
+
+def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torch.device = "cpu") -> Decoder:
+    """DALI where it can decode every clip, PyAV elsewhere; the log says which and why.
+
+    device: where pixels are wanted. On "cuda" DALI decodes there (NVDEC); PyAV's pixels stay on the CPU.
+    """
+    device = torch.device(device)
+    obstacle = dali_obstacle(clips, device)
+    if config.decoder == "dali" and obstacle is not None:
+        raise DataError(f"data.decoder=dali cannot be had: {obstacle}; use auto or pyav")
+    if config.decoder == "pyav" or obstacle is not None:
+        logger.info("decoder: PyAV with %d threads, because %s", config.num_workers, obstacle or "data.decoder=pyav")
+        return PyAVDecoder(config.num_workers)
+    # DALI is an option of the installation: its module is imported where it was found.
+    from cosmos_data.dali import DaliDecoder
+
+    logger.info("decoder: DALI on %s with %d threads", device, config.num_workers)
+    return DaliDecoder(device, config.num_workers)
+
+
+def dali_obstacle(clips: Iterable[Clip], device: torch.device) -> str | None:
+    """Why DALI cannot decode these clips on this device; None if it can."""
+    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
+        return "NVIDIA DALI is not installed (the extra `dali` installs it)"
+    codecs = DALI_GPU_CODECS if device.type == "cuda" else DALI_CPU_CODECS
+    for clip in clips:
+        if clip.codec not in codecs:
+            return f"DALI on {device.type} has no decoder for {clip.codec} (clip {clip.clip_id})"
+        # It ignores the tag and reads every stream as BT.601; PyAV obeys it.
+        if clip.color_matrix != "bt601":
+            return f"DALI reads {clip.color_matrix} colours as bt601 (clip {clip.clip_id})"
+        # It drops frames that are stamped before zero, which would shift all others.
+        if clip.first_pts is None or clip.first_pts < 0:
+            return f"the time stamps of clip {clip.clip_id} do not number its frames"
+    return None

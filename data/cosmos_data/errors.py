@@ -1,0 +1,17 @@
+"""What goes wrong with data, in two kinds.
+
+`DataError`: the user's data or request is wrong and the run stops; the message names the thing, rule and remedy.
+`ClipError`: one clip cannot be decoded; the loader replaces that sample by the plan's next candidate and goes on.
+"""
+
+
+class DataError(ValueError):
+    """The data cannot serve this run."""
+
+
+class ClipError(DataError):
+    """One clip of a batch cannot be decoded. `position` says which sample of the batch it was."""
+
+    def __init__(self, reason: str, *, position: int = 0) -> None:
+        super().__init__(reason)
+        self.position = position

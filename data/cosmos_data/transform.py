@@ -1,0 +1,35 @@
+"""The picture's geometry, one implementation for every decoder: cut the box out, scale it to size, mirror it.
+
+On a CPU the result depends on nothing but its arguments; on a GPU it may differ by one level (scaling runs in float32).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cosmos_data.errors import ClipError
+from cosmos_data.plan import Box, Sample
+
+
+def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, *, flip: bool) -> Tensor:
+    """uint8 [T, rows, columns, 3] -> uint8 [3, T, height_px, width_px], bilinear with antialiasing."""
+    rows = slice(box.top_px, box.top_px + box.height_px)
+    columns = slice(box.left_px, box.left_px + box.width_px)
+    frames_TCHW = frames_THWC[:, rows, columns].permute(0, 3, 1, 2)
+    if (box.height_px, box.width_px) != (height_px, width_px):
+        # CUDA scales floats only.
+        source = frames_TCHW if frames_TCHW.device.type == "cpu" else frames_TCHW.float()
+        scaled = interpolate(source, size=(height_px, width_px), mode="bilinear", antialias=True)
+        frames_TCHW = scaled if scaled.dtype == torch.uint8 else scaled.round().clamp(0, 255).to(torch.uint8)
+    if flip:
+        frames_TCHW = frames_TCHW.flip(-1)
+    return frames_TCHW.permute(1, 0, 2, 3).contiguous()
+
+
+def fit_frames(frames_THWC: Tensor, sample: Sample) -> Tensor:
+    """The sample's part of whole pictures, at the sample's size: uint8 [3, T, H, W]."""
+    clip = sample.clip
+    height_px, width_px = frames_THWC.shape[1:3]
+    if (height_px, width_px) != (clip.height_px, clip.width_px):
+        raise ClipError(f"{clip.path} is {width_px}x{height_px} px, the manifest says {clip.width_px}x{clip.height_px}")
+    return cut_and_scale(frames_THWC, sample.box, sample.height_px, sample.width_px, flip=sample.flip)

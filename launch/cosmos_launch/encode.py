@@ -1,0 +1,110 @@
+"""`cosmos-train tokenize RUN.yaml`: fill the latent cache that a world model's run names.
+
+Windows of every clip go through the trained tokenizer, captions through the text encoder; whitening statistics come
+from the training split alone. The cache is complete or absent; a complete one of the same content is left as it is.
+"""
+
+import itertools
+import time
+from pathlib import Path
+
+import torch
+
+from cosmos_data.decode import Decoder, choose_decoder
+from cosmos_data.latents import INDEX_NAME, LatentMetadata, LatentStore, LatentWriter
+from cosmos_data.manifest import Manifest
+from cosmos_data.plan import Sample, cover_windows
+from cosmos_launch.progress import progress
+from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
+from cosmos_tok.store import load_tokenizer, tokenizer_digest
+from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
+from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
+from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.recipes.world_dit import STATISTICS, text_identity
+
+WINDOWS_AT_ONCE = 4
+
+
+def load_text_encoder(run: WorldDiTRun, device: torch.device) -> TextEncoder:
+    """The configured encoder, from its folder or package."""
+    return FolderTextEncoder(text_encoder_folder(run.text.encoder), run.text.max_tokens, device)
+
+
+def encode_clips(run: WorldDiTRun) -> int:
+    """Returns the exit code. Raises DataError, TokenizerError or ValueError where the input is wrong."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path(run.latents.folder)
+    manifest = Manifest.read(run.data.manifest)
+    metadata = LatentMetadata(
+        tokenizer_digest=tokenizer_digest(Path(run.latents.tokenizer)),
+        text_encoder=text_identity(run.text),
+        manifest_digest=manifest.digest,
+        window_frames=run.data.num_frames,
+        frame_stride=run.data.frame_stride,
+        height_px=run.data.height_px,
+        width_px=run.data.width_px,
+    )
+    if (folder / INDEX_NAME).exists():
+        LatentStore(folder).require(
+            tokenizer_digest=metadata.tokenizer_digest,
+            text_encoder=metadata.text_encoder,
+            manifest_digest=metadata.manifest_digest,
+            window_frames=metadata.window_frames,
+        )
+        print(f"{folder} is complete already")
+        return 0
+    model, _ = load_tokenizer(Path(run.latents.tokenizer))
+    windows = list(cover_windows(manifest, run.data, hop_frames=run.latents.hop_frames))
+    decoder = choose_decoder(run.data, manifest, device)
+    started = time.perf_counter()
+    writer = LatentWriter(folder, metadata)
+    encoder = load_text_encoder(run, device)
+    for caption in sorted({clip.caption for clip in manifest}):
+        states = encoder.encode([caption])
+        if states.dropped_B[0]:
+            print(
+                f"caption cut by {int(states.dropped_B[0])} tokens to text.max_tokens={run.text.max_tokens}: {caption}"
+            )
+        writer.add_text(caption, states.states_BSE[0, : int(states.length_B[0])])
+    statistics = _encode_windows(model.eval().to(device), decoder, windows, writer, device)
+    save_statistics(folder / STATISTICS, statistics.statistics({"manifest_digest": manifest.digest}))
+    writer.finish()
+    seconds = time.perf_counter() - started
+    num_frames = len(windows) * run.data.num_frames
+    print(
+        f"{len(windows)} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
+    )
+    return 0
+
+
+@torch.inference_mode()
+def _encode_windows(
+    model: CausalVideoTokenizer, decoder: Decoder, windows: list[Sample], writer: LatentWriter, device: torch.device
+) -> LatentStatisticsAccumulator:
+    statistics = None
+    done = 0
+    with progress("tokenize", "windows") as advance:
+        for clip, of_clip in itertools.groupby(windows, key=lambda sample: sample.clip):
+            samples = list(of_clip)
+            latents = []
+            for start in range(0, len(samples), WINDOWS_AT_ONCE):
+                some = samples[start : start + WINDOWS_AT_ONCE]
+                pixels = decoder.decode(some).to(device)
+                latents.append(model.encode(to_unit_range(pixels)).float().cpu())
+                done += len(some)
+                advance(done, len(windows))
+            z_NCTHW = torch.cat(latents)
+            if statistics is None:
+                statistics = LatentStatisticsAccumulator(*z_NCTHW.shape[1:3])
+            if clip.split == "train":
+                statistics.update(z_NCTHW)
+            writer.add_clip(
+                clip.clip_id,
+                z_NCTHW,
+                [sample.start_frame for sample in samples],
+                split=clip.split,
+                caption=clip.caption,
+                fps=samples[0].fps,
+            )
+    assert statistics is not None, "the writer refuses an empty cache first"
+    return statistics

@@ -1,0 +1,88 @@
+"""Start the processes of a run on this machine, watch them, and end with their exit code.
+
+One process a rank, with the environment that torchrun would give it. The first rank that fails ends the others within
+seconds, and what it printed last stands last. A worker started by torchrun or srun does not come through here.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+
+def is_worker() -> bool:
+    """Whether torchrun, srun or run_ranks started this process as one rank of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0) -> int:
+    """Run `command` once per rank. Returns 0, or the exit code of the first rank that left with another."""
+    threads = threads_per_rank or max(1, (os.cpu_count() or 1) // num_ranks)
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    ranks = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(num_ranks)
+    ]
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for process in ranks:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    previous = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        return _wait(ranks)
+    finally:
+        _end(ranks)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(ranks: list[subprocess.Popen]) -> int:
+    while True:
+        codes = [process.poll() for process in ranks]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0)]
+        if failed:
+            rank, code = failed[0]
+            if all(c is not None for c in codes):
+                return _as_exit_code(code)
+            _end(
+                ranks, grace_sec=5.0
+            )  # the others wait for it in a collective; they get a moment to leave by themselves
+            if code not in (2, 75):
+                print(f"rank {rank} failed with exit code {code}; the others were ended", file=sys.stderr)
+            return _as_exit_code(code)
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.05)
+
+
+def _as_exit_code(code: int | None) -> int:
+    assert code is not None
+    return 128 - code if code < 0 else code
+
+
+def _end(ranks: list[subprocess.Popen], grace_sec: float = 0.0) -> None:
+    deadline = time.monotonic() + grace_sec
+    for process in ranks:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

