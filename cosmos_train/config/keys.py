@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -42,21 +43,27 @@ class Key:
 def all_keys() -> dict[str, Key]:
     """Path -> key, over all kinds of run, sections before what is in them."""
     found: dict[str, Key] = {}
-    for recipe, run_class in RUNS.items():
-        for key in _keys_of(run_class, "", recipe):
-            known = found.get(key.path)
-            found[key.path] = dataclasses.replace(key, recipes=(*known.recipes, recipe)) if known else key
+    for recipe in RUNS:
+        for path, key in keys_of(recipe).items():
+            known = found.get(path)
+            found[path] = dataclasses.replace(key, recipes=(*known.recipes, recipe)) if known else key
     return found
+
+
+def keys_of(recipe: str) -> dict[str, Key]:
+    """Path -> key, of one kind of run."""
+    return {key.path: key for key in _keys_of(RUNS[recipe], "", recipe)}
 
 
 def readers(key: Key) -> list[str]:
     """Modules that look the key up, in alphabetical order."""
     field = key.path.rsplit(".", 1)[-1]
     names = {key.section, "config", "run"} if key.section != "run" else {"run"}
+    section_is_there = re.compile(rf"\b{key.owner.__name__}\b|\.{key.section}\b|\b{key.section}_config\b")
     found = [
         module
         for module, source, tree in _sources()
-        if (key.owner.__name__ in source or f".{key.section}" in source or key.section == "run")
+        if (key.section == "run" or section_is_there.search(source))
         and any(_looks_up(node, field, names) for node in ast.walk(tree))
     ]
     return sorted({*found, key.owner.__module__} if _derives(key.owner, field) else found)

@@ -5,16 +5,20 @@ include: {model: model/dit_7b}      # a section's values, from configs/ or from 
 model: {num_blocks: 4}              # the file's own values stand over the included ones
 """
 
-import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
-from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.errors import ConfigError, nearest
+from cosmos_train.config.mismatch import mismatch
 from cosmos_train.config.schema import RUNS, RunConfig
+
+OVERRIDE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*=.*", re.DOTALL | re.IGNORECASE)
 
 
 def configs_dir() -> Path:
@@ -30,31 +34,28 @@ def find_yaml(name: str, beside: Path | None = None) -> Path:
     for place in places:
         if (place / wanted).is_file():
             return place / wanted
-    known = sorted(p.relative_to(configs_dir()).with_suffix("").as_posix() for p in configs_dir().rglob("*.yaml"))
-    near = difflib.get_close_matches(wanted.with_suffix("").as_posix(), known, n=3, cutoff=0.3)
-    hint = f"; shipped files with a similar name: {', '.join(near)}" if near else ""
-    raise ConfigError(f"no configuration file {name!r}{hint}")
+    shipped = sorted(p.relative_to(configs_dir()).with_suffix("").as_posix() for p in configs_dir().rglob("*.yaml"))
+    raise ConfigError(
+        f"there is no file {wanted}, and none of that name in {configs_dir()}"
+        f"{nearest(wanted.with_suffix('').as_posix(), shipped)}"
+    )
 
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule."""
     path = find_yaml(name)
+    merged = OmegaConf.merge(_with_includes(path), *map(_parse_override, overrides))
+    values = OmegaConf.to_container(merged)
+    assert isinstance(values, dict)
+    recipe = values.get("recipe")
+    if not isinstance(recipe, str) or recipe not in RUNS:
+        given = "recipe is missing" if recipe is None else f"recipe={recipe} is unknown"
+        raise ConfigError(f"{path}: {given}; use one of {', '.join(RUNS)}")
     try:
-        merged = _with_includes(path)
-        for override in overrides:
-            if "=" not in override or override.startswith("-"):
-                raise ConfigError(f"override {override!r} is not of the form section.key=value")
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
-        assert isinstance(merged, DictConfig)
-        recipe = merged.get("recipe")
-        if recipe not in RUNS:
-            raise ConfigError(f"{path}: recipe={recipe!r} is not one of {', '.join(RUNS)}")
-        typed = OmegaConf.merge(OmegaConf.structured(RUNS[recipe]), merged)
-        run = OmegaConf.to_object(typed)
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RUNS[recipe]), merged))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_lines(error)}") from error
-    except ConfigError:
-        raise
+        # Where all values fit, it is an interpolation that leads nowhere.
+        raise ConfigError(f"{path}: {mismatch(values, recipe) or _key_and_first_line(error)}") from error
     except ValueError as error:  # a section's own check, in __post_init__
         raise ConfigError(f"{path}: {error}") from error
     assert isinstance(run, RunConfig)
@@ -74,22 +75,50 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
 
 
 def _with_includes(path: Path) -> DictConfig:
-    loaded = OmegaConf.load(path)
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path} is not a mapping of sections")
-    include = loaded.pop("include", {})
+    loaded = _read(path)
+    include = loaded.pop("include", None) or DictConfig({})
+    if not isinstance(include, DictConfig):
+        raise ConfigError(f"{path}: include={include} names no section; write it as {{model: model/dit_demo}}")
     base = OmegaConf.create({})
     for section, name in include.items():
-        part = OmegaConf.load(find_yaml(str(name), beside=path.parent))
-        OmegaConf.update(base, str(section), part)
+        try:
+            base[section] = _read(find_yaml(str(name), beside=path.parent))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: include.{section}={name}: {error}") from error
     merged = OmegaConf.merge(base, loaded)
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _first_lines(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without its type dump: the reason, the full key, the suggestion."""
-    kept = [
-        line.strip() for line in str(error).splitlines() if "object_type" not in line and "reference_type" not in line
-    ]
-    return "; ".join(line for line in kept if line)
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {_where(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not YAML: it is no UTF-8 text") from error
+    except OmegaConfBaseException as error:  # an interpolation that does not end
+        raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} is not a mapping of keys to values")
+    return loaded
+
+
+def _parse_override(override: str) -> DictConfig:
+    if not OVERRIDE.fullmatch(override):
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (YAMLError, OmegaConfBaseException) as error:  # the second: an interpolation that does not end
+        raise ConfigError(f"override {override!r} has a value that is not YAML; put it in quotes") from error
+
+
+def _where(error: YAMLError) -> str:
+    """What stands where it should not, without the parser's story of how it came there."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+
+
+def _key_and_first_line(error: OmegaConfBaseException) -> str:
+    return f"{error.full_key}: {str(error).splitlines()[0]}"

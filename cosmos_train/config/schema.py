@@ -27,6 +27,10 @@ class LatentsConfig:
     hop_frames: int = 8
     """Frames from the start of one cached window to the start of the next in the same clip."""
 
+    def __post_init__(self) -> None:
+        if self.hop_frames < 1:
+            raise ConfigError(f"latents.hop_frames={self.hop_frames} must be at least 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
@@ -67,8 +71,11 @@ class TokenizerRun(RunConfig):
                 f"parallel.tp={self.parallel.tp}, parallel.pp={self.parallel.pp}: a tokenizer is trained "
                 "data-parallel only; set both to 1"
             )
-        self.tokenizer.latent_frames(self.data.num_frames)
-        self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
+        try:
+            self.tokenizer.latent_frames(self.data.num_frames)
+            self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
+        except ValueError as error:  # the tokenizer does not know which section the number comes from
+            raise ConfigError(f"data.{error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

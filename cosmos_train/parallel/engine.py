@@ -76,8 +76,9 @@ class Engine:
             DistributedDataParallelConfig(
                 use_distributed_optimizer=True,
                 grad_reduce_in_fp32=True,
-                overlap_grad_reduce=mesh.device.type == "cuda",
-                overlap_param_gather=mesh.device.type == "cuda",
+                # Across stages, gradients of shared parameters are summed before the data-parallel sum starts.
+                overlap_grad_reduce=mesh.device.type == "cuda" and mesh.pp.size() == 1,
+                overlap_param_gather=mesh.device.type == "cuda" and mesh.pp.size() == 1,
             ),
             self.stage,
         )
@@ -95,14 +96,14 @@ class Engine:
                     bf16=config.params_dtype == torch.bfloat16,
                     params_dtype=config.params_dtype,
                     use_distributed_optimizer=True,
-                    overlap_param_gather=mesh.device.type == "cuda",
+                    overlap_param_gather=mesh.device.type == "cuda" and mesh.pp.size() == 1,
                 ),
                 [self.ddp],  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
                 use_gloo_process_groups=False,
             )
-        config.finalize_model_grads_func = finalize_model_grads
+        config.finalize_model_grads_func = self._finalize_gradients
         config.grad_scale_func = self.optimizer.scale_loss
-        if mesh.device.type == "cuda":
+        if self.ddp.ddp_config.overlap_grad_reduce:
             config.no_sync_func = self.ddp.no_sync
         self.run_schedule = get_forward_backward_func()
 
@@ -162,6 +163,18 @@ class Engine:
             forward_only=forward_only,
         )
         return self._average(collected)
+
+    def _finalize_gradients(self, model: list[nn.Module], *args: Any, **kwargs: Any) -> None:
+        """Sum shared parameters over stages, then do megatron-core's data-parallel and sequence-parallel sums.
+
+        In this order: after the data-parallel reduce-scatter, stages hold different parts of a shared parameter.
+        Upstream sums there (`has_cond_embedder`), which is right only where each has a gradient bucket of its own.
+        """
+        if self.mesh.pp.size() > 1:
+            for param in self.model.parameters():
+                if getattr(param, "shared_over_stages", False):
+                    dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
+        finalize_model_grads(model, *args, **kwargs)
 
     def _average(self, collected: list[dict[str, Tensor]]) -> dict[str, float]:
         """Mean over micro-batches and data-parallel ranks, told to every pipeline stage."""

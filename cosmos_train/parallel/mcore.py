@@ -19,7 +19,7 @@ def transformer_config(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it warns of a default of its own
-        config = TransformerConfig(
+        return TransformerConfig(
             num_layers=num_layers,
             hidden_size=width,
             num_attention_heads=num_heads,
@@ -48,6 +48,3 @@ def transformer_config(
             # Frees a sent tensor's storage while autograd keeps its graph; upstream's own trick, for GPU memory.
             deallocate_pipeline_outputs=False,
         )
-    # Read by finalize_model_grads, though not a field: sum gradients of parameters marked `pipeline_parallel`.
-    config.has_cond_embedder = True  # pyright: ignore[reportAttributeAccessIssue]
-    return config

@@ -29,11 +29,8 @@ class StagePlan:
         """Mark a module that every stage has a copy of: gradients are summed over stages, the norm counts it once."""
         if self.num_stages > 1:
             for param in module.parameters():
-                param.pipeline_parallel = True  # pyright: ignore[reportAttributeAccessIssue]
-                # A gradient bucket of its own: the distributed optimizer then cuts it alike on all stages, without
-                # which the sum over stages would add finished and unfinished gradients.
-                param.shared_embedding = True  # pyright: ignore[reportAttributeAccessIssue]
-                param.shared = not self.is_first  # pyright: ignore[reportAttributeAccessIssue]
+                param.shared_over_stages = True  # pyright: ignore[reportAttributeAccessIssue] read by the engine
+                param.shared = not self.is_first  # pyright: ignore[reportAttributeAccessIssue] by megatron-core's norm
         return module
 
     def run_block(self, block: nn.Module, x_LBD: Tensor, cond: Any) -> Tensor:

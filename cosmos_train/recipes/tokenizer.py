@@ -1,6 +1,7 @@
 """Training a causal video tokenizer: windows of real video, reconstructed. Data-parallel only."""
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -66,4 +67,5 @@ class TokenizerTask:
             log.warning("clip %s could not be decoded and was replaced: %s", bad.clip_id, bad.reason)
         if self.mesh.is_main:
             metadata = {"manifest_digest": self.data_digest, "steps": str(self.run.train.num_steps)}
+            shutil.rmtree(run_dir / EXPORT, ignore_errors=True)  # of fewer steps, where the run was prolonged
             save_tokenizer(run_dir / EXPORT, self.model.float(), self.run.tokenizer, metadata)

@@ -31,7 +31,9 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
+from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim, whole_shape
@@ -41,7 +43,6 @@ from cosmos_train.train.ema import Ema
 log = logging.getLogger(__name__)
 MARKER = "complete.json"
 FORMAT = 1
-OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 class CheckpointError(RuntimeError):
@@ -126,7 +127,7 @@ def save(run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier(group=engine.mesh.world)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         # One writer process a rank (megatron-core forks it): more only help where a rank has several disks.
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -135,9 +136,9 @@ def save(run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run
             (partial / "run.yaml").write_text(run_yaml)
             (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
             partial.rename(final)
-    except (OSError, CheckpointingException, RuntimeError) as error:
+    except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
         failure = error
-    _agree_on_failure(failure, engine.mesh, f"could not write the checkpoint of step {progress.step} to {final.parent}")
+    _agree_on_failure(failure, engine.mesh, partial, progress.step)
     if engine.mesh.is_main:
         complete = sorted(folder for folder in final.parent.glob("step-*") if (folder / MARKER).is_file())
         for old in complete[:-keep_last]:
@@ -156,7 +157,8 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     _copy_into(state["model"], _tensors(engine.model))
     if ema is not None:
         _copy_into(state["ema"], ema.average)
-    engine.optimizer.load_state_dict(state["optimizer"])
+    optimizer_state.distribute(engine.optimizer, engine.model, _by_parameter(state["optimizer"]))
+    optimizer_state.set_adam_step(engine.optimizer, state["adam_step"])
 
 
 def load_weights(folder: Path, model: nn.Module, mesh: Mesh, *, averaged: bool = False) -> None:
@@ -165,7 +167,13 @@ def load_weights(folder: Path, model: nn.Module, mesh: Mesh, *, averaged: bool =
     wanted = _tensors(model)
     params = {name for name, _ in model.named_parameters()}  # buffers have no average
     sharded = {
-        name: _sharded(f"{'ema' if averaged and name in params else 'model'}.{name}", tensor.detach(), tensor, mesh)
+        name: _sharded(
+            f"{'ema' if averaged and name in params else 'model'}.{name}",
+            torch.empty_like(tensor, dtype=torch.float32 if averaged and name in params else tensor.dtype),
+            tensor,
+            mesh,
+            dp_copy=mesh.dp.rank(),
+        )
         for name, tensor in wanted.items()
     }
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
@@ -206,30 +214,52 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters themselves (the optimizer finds its shards by their identity) and persistent buffers."""
+    """Parameters and persistent buffers by name; parameters themselves, for what they are marked with."""
     kept = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
 
 
-def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh) -> ShardedTensor:
+def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh, *, dp_copy: int) -> ShardedTensor:
     """Describe a tensor that is divided as parameter `like` is, and which of its copies is the one to write."""
     dim = partition_dim(like)
     offsets = () if dim is None else ((dim, mesh.tp.rank(), mesh.tp.size()),)
     tp_copy = mesh.tp.rank() if dim is None else 0
-    pp_copy = mesh.pp.rank() if getattr(like, "pipeline_parallel", False) else 0
-    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, mesh.dp.rank()))
+    pp_copy = mesh.pp.rank() if getattr(like, "shared_over_stages", False) else 0
+    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, dp_copy))
 
 
 def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, Any]:
     mesh, tensors = engine.mesh, _tensors(engine.model)
-    model = {name: _sharded(f"model.{name}", tensor, tensor, mesh) for name, tensor in tensors.items()}
-    state: dict[str, Any] = {"model": model}
+    dp_rank = mesh.dp.rank()
+    state: dict[str, Any] = {
+        "model": {name: _sharded(f"model.{name}", t, t, mesh, dp_copy=dp_rank) for name, t in tensors.items()}
+    }
     if ema is not None:
         state["ema"] = {
-            name: _sharded(f"ema.{name}", average, tensors[name], mesh) for name, average in ema.average.items()
+            name: _sharded(f"ema.{name}", average, tensors[name], mesh, dp_copy=dp_rank)
+            for name, average in ema.average.items()
         }
-    state["optimizer"] = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=OPTIMIZER_FORMAT)
+    if is_loading:
+        optimizer = optimizer_state.empty(engine.model)
+    else:
+        optimizer = optimizer_state.collect(engine.optimizer, engine.model, mesh)
+        state["adam_step"] = optimizer_state.adam_step(engine.optimizer)
+    # What is collected lies on one data-parallel rank; what is read is read by all of them.
+    copy = dp_rank if is_loading else 0
+    state["optimizer"] = {
+        f"{kind}.{name}": _sharded(f"optimizer.{kind}.{name}", tensor, tensors[name], mesh, dp_copy=copy)
+        for name, kinds in optimizer.items()
+        for kind, tensor in kinds.items()
+    }
     return state
+
+
+def _by_parameter(states: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in states.items():
+        kind, name = key.split(".", 1)
+        found.setdefault(name, {})[kind] = tensor
+    return found
 
 
 def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[str, Any]:
@@ -247,10 +277,20 @@ def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
         tensor.copy_(loaded[name])
 
 
-def _agree_on_failure(failure: Exception | None, mesh: Mesh, what: str) -> None:
-    """Raise on every rank if any failed, so that no rank goes on alone."""
+def _agree_on_failure(failure: BaseException | None, mesh: Mesh, partial: Path, step: int) -> None:
+    """Remove what is half-written and raise on every rank if any failed, so that no rank goes on alone."""
     reasons: list[str | None] = [None] * mesh.world.size()
-    dist.all_gather_object(reasons, None if failure is None else f"{failure}", group=mesh.world)
+    dist.all_gather_object(reasons, None if failure is None else f"{type(failure).__name__}: {failure}", mesh.world)
     found = [f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
-    if found:
-        raise CheckpointError(f"{what}: {found[0]}") from failure
+    if not found:
+        return
+    free_mib = shutil.disk_usage(partial.parent).free / 2**20
+    dist.barrier(group=mesh.world)  # all have looked at the disk before it is tidied
+    if mesh.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+    log.warning("%s", found[0])
+    reason = "the disk is full" if free_mib < 1 else found[0].splitlines()[-1]
+    raise CheckpointError(
+        f"could not write the checkpoint of step {step} to {partial.parent}: {reason} ({free_mib:.1f} MiB are free); "
+        "earlier checkpoints are untouched; make room and run the same command again"
+    ) from failure

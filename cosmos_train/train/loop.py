@@ -1,6 +1,6 @@
 """The loop: set up, start, then load, step, log, save until the run is done or asked to stop."""
 
-import itertools
+import contextlib
 import logging
 import math
 import resource
@@ -8,8 +8,10 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,119 +36,141 @@ DONE, STOPPED = 0, 75
 
 def train(run: RunConfig, task: Task, mesh: Mesh, *, wandb_online: bool, code_version: str) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank."""
-    run_dir = Path(run.run_dir)
     check_run(run, mesh.world.size())
-    num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
+    source = checkpoint.choose_source(Path(run.run_dir), run.checkpoint)
+    session = start(run, task, mesh, source, code_version=code_version)
+    with contextlib.ExitStack() as stack:
+        if mesh.is_main:
+            metrics = Metrics(
+                Path(run.run_dir),
+                run.tracking,
+                num_steps=run.train.num_steps,
+                first_step=session.step,
+                wandb_id=session.wandb_id,
+                wandb_online=wandb_online,
+                run_config=to_dict(run),
+            )
+            stack.callback(metrics.close)
+            metrics.event("start", step=session.step, layout=mesh.layout, source=source.reason, ranks=mesh.world.size())
+            session.metrics, session.wandb_id = metrics, metrics.wandb_id
+        is_done = run_steps(session)
+        if is_done:
+            task.finish(Path(run.run_dir))
+        session.event("done" if is_done else "stop", layout=mesh.layout)
+    log.info("%s after step %d of %d", "done" if is_done else "stopped, saved", session.step, run.train.num_steps)
+    return DONE if is_done else STOPPED
 
-    # Start: this run's checkpoint, a named one, another run's weights, or scratch.
-    source = checkpoint.choose_source(run_dir, run.checkpoint)
-    progress = checkpoint.Progress(
-        step=0, samples_consumed=0, seed=run.seed, data_digest=task.data_digest, layout=mesh.layout
-    )
+
+@dataclass(slots=True)
+class Session:
+    """A run on this rank, and where it stands."""
+
+    run: RunConfig
+    task: Task
+    mesh: Mesh
+    engine: Engine
+    ema: Ema | None
+    code_version: str
+    step: int
+    """Optimizer steps done."""
+    wandb_id: str | None
+    metrics: Metrics | None = None
+    """On rank 0."""
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Note something that is not a step."""
+        if self.metrics is not None:
+            self.metrics.event(kind, step=self.step, **details)
+
+    def save(self) -> None:
+        """Write a checkpoint of where the run stands."""
+        started = time.perf_counter()
+        progress = checkpoint.Progress(
+            step=self.step,
+            samples_consumed=self.step * self.run.train.global_batch_size,
+            seed=self.run.seed,
+            data_digest=self.task.data_digest,
+            layout=self.mesh.layout,
+            wandb_id=self.wandb_id,
+            code_version=self.code_version,
+        )
+        run_dir, keep_last = Path(self.run.run_dir), self.run.checkpoint.keep_last
+        folder = checkpoint.save(run_dir, self.engine, self.ema, progress, to_yaml(self.run), keep_last=keep_last)
+        self.event("save", folder=folder.name, seconds=time.perf_counter() - started)
+
+
+def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str) -> Session:
+    """Put the model under the engine, with what the source holds."""
     if source.folder is not None and source.weights_only:
         checkpoint.load_weights(source.folder, task.model, mesh)  # before the optimizer copies them
-    engine = Engine(
-        task.model,
-        task.engine_config,
-        mesh,
-        AdamSettings(
-            betas=run.optim.betas,
-            eps=run.optim.eps,
-            weight_decay=run.optim.weight_decay,
-            clip_grad_norm=run.optim.clip_grad_norm,
-        ),
+    optim = run.optim
+    adam = AdamSettings(
+        betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, clip_grad_norm=optim.clip_grad_norm
     )
-    ema = Ema(task.model.named_parameters(), run.optim.ema_decay) if run.optim.ema_decay else None
+    engine = Engine(task.model, task.engine_config, mesh, adam)
+    ema = Ema(task.model.named_parameters(), optim.ema_decay) if optim.ema_decay else None
+    step, wandb_id = 0, None
+    if mesh.is_main:
+        print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
     if source.folder is not None and not source.weights_only:
         progress = checkpoint.read_progress(source.folder)
         _check_continues(progress, run, task, source.folder)
         checkpoint.load(source.folder, engine, ema)
-    step, consumed = progress.step, progress.samples_consumed
-    _say_start(run, mesh, source, progress)
+        step, wandb_id = progress.step, progress.wandb_id
+        if mesh.is_main:
+            print(f"step {step} of {run.train.num_steps}, saved as {progress.layout}, going on as {mesh.layout}")
+    return Session(run, task, mesh, engine, ema, code_version, step, wandb_id)
 
-    metrics = None
-    wandb_id = progress.wandb_id
-    if mesh.is_main:
-        metrics = Metrics(
-            run_dir,
-            run.tracking,
-            num_steps=run.train.num_steps,
-            first_step=step,
-            wandb_id=wandb_id,
-            wandb_online=wandb_online,
-            run_config=to_dict(run),
-        )
-        metrics.event("start", step=step, layout=mesh.layout, source=source.reason, ranks=mesh.world.size())
-        wandb_id = metrics.wandb_id
 
-    stop_signal = StopSignal()
+def run_steps(session: Session) -> bool:
+    """Load, forward, backward, update, log, save. Returns whether all steps of the run are done."""
+    run, task, mesh = session.run, session.task, session.mesh
+    num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
-    batches = iter(task.batches(_micro_batches(run, mesh, step, consumed)))
+    batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
     window = MetricWindow()
-    saved_step = step
-    stopped = False
-    while step < last_step and not stopped:
-        # Load, forward, backward, update.
-        started = time.perf_counter()
-        timed = TimedIterator(batches)
-        step += 1
-        consumed += run.train.global_batch_size
-        lr = learning_rate(step, run.optim, run.train.num_steps)
-        result = engine.train_step(
-            task.forward_loss, timed, num_micro_batches=num_micro_batches, lr=lr, num_tokens=task.num_tokens
-        )
-        if ema is not None:
-            ema.update()
-        _check_finite(result.metrics, step, consumed)
-
-        # Log.
-        seconds = time.perf_counter() - started
-        window.add({**result.metrics, "grad_norm": result.grad_norm, "lr": lr, "step_sec": seconds})
-        window.add_share("data_wait_share", timed.waited_sec, seconds)
-        is_logged = step % run.train.log_every_steps == 0 or step == last_step
-        if metrics is not None:
-            metrics.step(step, {**result.metrics, **window.means(run, task)}, is_logged=is_logged)
-        if is_logged:
-            window.clear()
-
-        # Save.
-        stopped = stop_signal.was_given(mesh)
-        if step % run.checkpoint.every_steps == 0 or step == last_step or stopped:
-            started = time.perf_counter()
-            progress = checkpoint.Progress(
-                step=step,
-                samples_consumed=consumed,
-                seed=run.seed,
-                data_digest=task.data_digest,
-                layout=mesh.layout,
-                wandb_id=wandb_id,
-                code_version=code_version,
+    with StopSignal() as stop_signal:
+        stopped = False
+        while session.step < last_step and not stopped:
+            started, waited_sec = time.perf_counter(), batches.waited_sec
+            session.step += 1
+            lr = learning_rate(session.step, run.optim, run.train.num_steps)
+            result = session.engine.train_step(
+                task.forward_loss, batches, num_micro_batches=num_micro_batches, lr=lr, num_tokens=task.num_tokens
             )
-            folder = checkpoint.save(run_dir, engine, ema, progress, to_yaml(run), keep_last=run.checkpoint.keep_last)
-            saved_step = step
-            if metrics is not None:
-                metrics.event("save", step=step, folder=folder.name, seconds=time.perf_counter() - started)
+            _check_finite(result.metrics, session.step, run.train.global_batch_size)
+            if session.ema is not None:
+                session.ema.update()
 
-    is_done = step >= run.train.num_steps
-    assert saved_step == step, "the last step is always saved"
-    if is_done:
-        task.finish(run_dir)
-    if metrics is not None:
-        metrics.event("done" if is_done else "stop", step=step, layout=mesh.layout)
-        metrics.close()
-    log.info("%s after step %d of %d", "done" if is_done else "stopped, saved", step, run.train.num_steps)
-    return DONE if is_done else STOPPED
+            seconds = time.perf_counter() - started
+            window.add(
+                {**result.metrics, "grad_norm": result.grad_norm, "lr": lr}, seconds, batches.waited_sec - waited_sec
+            )
+            is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
+            if session.metrics is not None:
+                session.metrics.step(session.step, window.means(run, task), is_logged=is_logged)
+            if is_logged:
+                window = MetricWindow()
+
+            stopped = stop_signal.was_given(mesh)
+            if session.step % run.checkpoint.every_steps == 0 or session.step == last_step or stopped:
+                session.save()
+    return session.step >= run.train.num_steps
 
 
 class StopSignal:
     """SIGTERM or SIGUSR1, from Slurm or a user: finish the step, save, leave with 75."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> "StopSignal":
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._receive)
+        self.previous = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
 
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self.received = True
 
     def was_given(self, mesh: Mesh) -> bool:
@@ -174,44 +198,33 @@ class MetricWindow:
 
     def __init__(self) -> None:
         self.sums: defaultdict[str, float] = defaultdict(float)
-        self.shares: dict[str, float] = {}
-        self.count = 0
+        self.num_steps, self.step_sec, self.waited_sec = 0, 0.0, 0.0
 
-    def add(self, values: dict[str, float]) -> None:
-        """Take in one step's values."""
-        self.count += 1
+    def add(self, values: dict[str, float], step_sec: float, waited_sec: float) -> None:
+        """Take in one step: its values, how long it took, and how much of that it waited for data."""
+        self.num_steps += 1
+        self.step_sec += step_sec
+        self.waited_sec += waited_sec
         for name, value in values.items():
             self.sums[name] += value
 
-    def add_share(self, name: str, part_sec: float, whole_sec: float) -> None:
-        """Take in one step's part of its time."""
-        self.sums[f"{name}/part"] += part_sec
-        self.sums[f"{name}/whole"] += whole_sec
-        self.shares[name] = self.sums[f"{name}/part"] / self.sums[f"{name}/whole"]
-
     def means(self, run: RunConfig, task: Task) -> dict[str, float]:
         """The window's means, with throughput and this process's peak memory."""
-        means = {name: total / self.count for name, total in self.sums.items() if "/" not in name}
-        samples_per_sec = run.train.global_batch_size / means["step_sec"]
+        samples_per_sec = run.train.global_batch_size * self.num_steps / self.step_sec
         return {
-            **means,
-            **self.shares,
+            **{name: total / self.num_steps for name, total in self.sums.items()},
+            "step_sec": self.step_sec / self.num_steps,
+            "data_wait_share": self.waited_sec / self.step_sec,
             "samples_per_sec": samples_per_sec,
             "tokens_per_sec": samples_per_sec * task.num_tokens,
             "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
 
-    def clear(self) -> None:
-        """Start the next window."""
-        self.__init__()
 
-
-def _micro_batches(run: RunConfig, mesh: Mesh, step: int, consumed: int) -> Iterator[Sequence[int]]:
-    """This rank's sample indices, micro-batch after micro-batch, from where the run stands."""
+def _micro_batches(run: RunConfig, mesh: Mesh, step: int) -> Iterator[Sequence[int]]:
+    """This rank's sample indices, micro-batch after micro-batch, from where the run stands to its end."""
     size = run.train.micro_batch_size
-    for ahead in itertools.count(step):
-        if ahead >= run.train.num_steps:
-            return
+    for ahead in range(step, run.train.num_steps):
         mine = rank_slice(ahead, run.train.global_batch_size, mesh.dp.rank(), mesh.dp.size())
         for start in range(0, len(mine), size):
             yield mine[start : start + size]
@@ -236,22 +249,11 @@ def _check_continues(progress: checkpoint.Progress, run: RunConfig, task: Task, 
         )
 
 
-def _check_finite(values: dict[str, float], step: int, consumed: int) -> None:
+def _check_finite(values: dict[str, float], step: int, global_batch_size: int) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
+        first = (step - 1) * global_batch_size
         raise FloatingPointError(
-            f"{', '.join(bad)} not finite at step {step} (samples before {consumed}); "
+            f"{', '.join(bad)} not finite at step {step} (samples {first} to {first + global_batch_size - 1}); "
             "the newest checkpoint is intact; lower optim.lr, or look at these samples"
-        )
-
-
-def _say_start(run: RunConfig, mesh: Mesh, source: checkpoint.Source, progress: checkpoint.Progress) -> None:
-    if not mesh.is_main:
-        return
-    where = "" if source.folder is None else f" {source.folder}"
-    print(f"started from{where}: {source.reason}", flush=True)
-    if progress.step:
-        print(
-            f"step {progress.step} of {run.train.num_steps}, saved as {progress.layout}, going on as {mesh.layout}",
-            flush=True,
         )

@@ -12,7 +12,8 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -113,10 +114,10 @@ class Manifest:
     def digest(self) -> str:
         """sha256 over every row's content but its path, in row order: the same wherever the folder lies, however
         Parquet encodes it; another one as soon as a frame, a caption, a split or the order changes."""
-        sha256 = hashlib.sha256(f"cosmos_data manifest {SCHEMA_VERSION}\n".encode())
-        for clip in self.clips:
-            content = {key: value for key, value in asdict(clip).items() if key != "path"}
-            sha256.update(json.dumps(content, sort_keys=True).encode() + b"\n")
+        columns = [name for name in SCHEMA.names if name != "path"]
+        sha256 = hashlib.sha256(json.dumps([SCHEMA_VERSION, columns]).encode())
+        for values in map(attrgetter(*columns), self.clips):
+            sha256.update(json.dumps(values).encode() + b"\n")
         return sha256.hexdigest()
 
     def select(self, split: Split) -> "Manifest":
@@ -129,11 +130,12 @@ class Manifest:
         """Written aside, then renamed: the file is complete or absent."""
         path = Path(path).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(replace(clip, path=_stored_path(clip.path, path.parent))) for clip in self.clips]
+        columns = {name: list(map(attrgetter(name), self.clips)) for name in SCHEMA.names}
+        columns["path"] = [_stored_path(clip_path, path.parent) for clip_path in columns["path"]]
         schema = SCHEMA.with_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
         aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
+            pq.write_table(pa.Table.from_pydict(columns, schema=schema), aside)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -163,7 +165,7 @@ def check_clip(clip: Clip, row: int) -> None:
 
     def demand(holds: bool, column: str, rule: str) -> None:
         if not holds:
-            value = asdict(clip)[column]
+            value = attrgetter(column)(clip)
             raise DataError(f"manifest row {row}, column {column}: {value!r} is not {rule}; build the manifest again")
 
     demand(clip.clip_id != "", "clip_id", "a name")

@@ -43,10 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--out", type=Path, required=True, help="build: the manifest to write; pack: the folder to make")
     data.add_argument("--clip-frames", type=int, default=48, help="build: cut videos into clips of so many frames")
     data.add_argument("--heldout-every", type=int, default=5, help="build: every n-th clip is held out")
+    data.add_argument("--max-clips", type=int, help="build: keep so many clips at most, evenly spread")
     data.add_argument("--max-bad-share", type=float, default=0.05, help="build: share of bad videos that is an error")
     data.add_argument("--height-px", type=int, help="pack: height of the packed clips")
     data.add_argument("--width-px", type=int, help="pack: width of the packed clips")
     data.add_argument("--codec", choices=("mjpeg", "vp9", "h264"), default="mjpeg", help="pack: codec of the clips")
+    data.add_argument("--allow-upscale", action="store_true", help="pack: enlarge clips that are smaller")
 
     train = add("train", _train, "train, or go on training, the run that a YAML file describes")
     train.add_argument("run", help="a YAML file, or the name of one under configs/ such as run/demo_world")
@@ -94,6 +96,7 @@ def _data(arguments: argparse.Namespace) -> int:
             clip_frames=arguments.clip_frames,
             heldout_every=arguments.heldout_every,
             max_bad_share=arguments.max_bad_share,
+            max_clips=arguments.max_clips,
         )
     if arguments.height_px is None or arguments.width_px is None:
         from cosmos_train.config.errors import ConfigError
@@ -105,6 +108,7 @@ def _data(arguments: argparse.Namespace) -> int:
         height_px=arguments.height_px,
         width_px=arguments.width_px,
         codec=arguments.codec,
+        allow_upscale=arguments.allow_upscale,
     )
 
 
@@ -116,7 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
     run = load_run(arguments.run, arguments.overrides)
     check_run(run, arguments.nproc)
     if arguments.check:
-        print(f"{arguments.run}: a valid {run.recipe} run for {arguments.nproc} ranks")
+        print(f"{arguments.run}: a valid {run.recipe} run for {arguments.nproc} rank{'s' * (arguments.nproc > 1)}")
         return 0
     debug = ["--debug"] if arguments.debug else []
     if is_worker():

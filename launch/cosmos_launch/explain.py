@@ -1,11 +1,9 @@
 """`cosmos-train explain [KEY]`: what a key means, its type, its default, who reads it; a section lists its keys."""
 
-import difflib
-
 from rich.console import Console
 from rich.table import Table
 
-from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.errors import ConfigError, nearest
 from cosmos_train.config.keys import Key, all_keys, readers
 
 
@@ -18,9 +16,7 @@ def explain(name: str) -> int:
         console.print("\n`cosmos-train explain SECTION` lists a section's keys.")
         return 0
     if name not in keys:
-        near = difflib.get_close_matches(name, keys, n=3, cutoff=0.4)
-        hint = f"; the nearest: {', '.join(near)}" if near else ""
-        raise ConfigError(f"there is no configuration key {name!r}{hint}")
+        raise ConfigError(f"there is no configuration key {name!r}{nearest(name, keys)}")
     key = keys[name]
     if key.type_name == "section":
         console.print(f"{key.path}: {key.meaning}\n")

@@ -13,6 +13,10 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+STOPPED = 75
+GRACE_SEC = 5.0
+"""Ranks that wait for a failed one in a collective get a moment to leave by themselves."""
+
 
 def is_worker() -> bool:
     """Whether torchrun, srun or run_ranks started this process as one rank of several."""
@@ -20,7 +24,7 @@ def is_worker() -> bool:
 
 
 def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0) -> int:
-    """Run `command` once per rank. Returns 0, or the exit code of the first rank that left with another."""
+    """Run `command` once per rank. Returns 0, 75 where ranks stopped to be requeued, or the first failure's code."""
     threads = threads_per_rank or max(1, (os.cpu_count() or 1) // num_ranks)
     environment = {
         **os.environ,
@@ -29,10 +33,7 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": str(threads),
     }
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(num_ranks)
-    ]
+    ranks: list[subprocess.Popen] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         for process in ranks:
@@ -41,6 +42,9 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
 
     previous = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
+        for rank in range(num_ranks):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(subprocess.Popen(command, env=environment | own))
         return _wait(ranks)
     finally:
         _end(ranks)
@@ -51,25 +55,19 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
 def _wait(ranks: list[subprocess.Popen]) -> int:
     while True:
         codes = [process.poll() for process in ranks]
-        failed = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0)]
+        # A rank that stopped is not one that failed: another may still be telling Weights & Biases.
+        failed = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0, STOPPED)]
         if failed:
             rank, code = failed[0]
-            if all(c is not None for c in codes):
-                return _as_exit_code(code)
-            _end(
-                ranks, grace_sec=5.0
-            )  # the others wait for it in a collective; they get a moment to leave by themselves
-            if code not in (2, 75):
-                print(f"rank {rank} failed with exit code {code}; the others were ended", file=sys.stderr)
-            return _as_exit_code(code)
-        if all(code == 0 for code in codes):
-            return 0
+            _end(ranks, grace_sec=GRACE_SEC)
+            if code < 0:
+                print(f"cosmos-train: rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+            elif code != 2 and len(ranks) > 1:
+                print(f"cosmos-train: rank {rank} failed with exit code {code}; the others were ended", file=sys.stderr)
+            return 128 - code if code < 0 else code
+        if None not in codes:
+            return max(code or 0 for code in codes)
         time.sleep(0.05)
-
-
-def _as_exit_code(code: int | None) -> int:
-    assert code is not None
-    return 128 - code if code < 0 else code
 
 
 def _end(ranks: list[subprocess.Popen], grace_sec: float = 0.0) -> None:

