@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ def readers(key: Key) -> list[str]:
     return sorted({*found, key.owner.__module__} if _derives(key.owner, field) else found)
 
 
+def as_yaml(value: Any) -> str:
+    """A value as YAML has it, on one line."""
+    return value if isinstance(value, str) and value else json.dumps(value, default=str)
+
+
 def _derives(owner: type, field: str) -> bool:
     """Whether the section works something out from the field that others ask for, such as tokenizer.latent_frames()."""
     body = ast.parse(inspect.getsource(owner)).body[0]
@@ -106,7 +112,7 @@ def _type_name(hint: Any) -> str:
 
 def _default(field: dataclasses.Field) -> str:
     if field.default is not dataclasses.MISSING:
-        return "null" if field.default is None else str(field.default)
+        return as_yaml(field.default)
     return "required" if field.default_factory is dataclasses.MISSING else "its own defaults"
 
 

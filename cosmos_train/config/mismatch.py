@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cosmos_train.config.errors import nearest
-from cosmos_train.config.keys import Key, keys_of
+from cosmos_train.config.keys import Key, as_yaml, keys_of
 from cosmos_train.config.schema import RUNS
 
 MISSING = "???"
@@ -83,8 +83,5 @@ def _in_words(hint: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As YAML has it; long ones cut."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
+    text = as_yaml(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

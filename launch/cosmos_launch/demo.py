@@ -8,6 +8,7 @@ A stage whose result is there already is passed over, so an interrupted demo goe
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ CAPTIONS = {
     "bigbuckbunny": "a cartoon rabbit wakes up in a green meadow",
     "carphone_pristine": "a man in a suit talks and moves his head in a driving car",
 }
-"""The package's fourth clip, carphone_distorted, shows the third again at a few kilobits: held-out frames would leak."""
+"""The package's fourth clip shows the third again, badly coded: held-out frames would leak."""
 
 
 class Stages:
@@ -39,14 +40,14 @@ class Stages:
         self.log = out / "stages.json"
         self.done: list[dict] = json.loads(self.log.read_text()) if self.log.exists() else []
 
-    def run(self, title: str, arguments: list[str], *, result: Path, expected: int = 0) -> None:
-        """Run `cosmos-train ARGUMENTS` unless its result is there. Raises SystemExit with its code where it fails."""
+    def run(self, title: str, command: str, *, result: Path, expected: int = 0) -> None:
+        """Run `cosmos-train COMMAND` unless its result is there. Raises SystemExit with its code where it fails."""
         if result.exists():
             print(f"\n== {title}: done already ({result})")
             return
-        print(f"\n== {title}\n$ cosmos-train {' '.join(arguments)}", flush=True)
+        print(f"\n== {title}\n$ cosmos-train {command}", flush=True)
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "cosmos_launch.cli", *arguments])
+        process = subprocess.Popen([sys.executable, "-m", "cosmos_launch.cli", *shlex.split(command)])
         with MemoryMeter() as memory:
             code = process.wait()
         if code != expected:
@@ -126,49 +127,46 @@ def run_demo(out: Path, video: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     gather_footage(out / "footage", video)
     stages = Stages(out)
-    places = [
-        f"data.manifest={out}/clips/manifest.parquet",
-        f"latents.folder={out}/latents",
-        f"latents.tokenizer={out}/tokenizer/tokenizer",
-        f"run_dir={out}/world",
-    ]
-    world, half = out / "world", WORLD_STEPS // 2
+    here, half = shlex.quote(str(out)), WORLD_STEPS // 2
+    manifest = f"data.manifest={here}/clips/manifest.parquet"
+    world = (
+        f"run/demo_world {manifest} latents.folder={here}/latents latents.tokenizer={here}/tokenizer/tokenizer "
+        f"run_dir={here}/world"
+    )
     stages.run(
         "manifest: cut the footage into clips, hold every fifth out",
-        ["data", "build", f"{out}/footage", "--out", f"{out}/footage.parquet", "--clip-frames", str(CLIP_FRAMES)]
-        + ["--max-clips", str(MAX_CLIPS), "--max-bad-share", "0.5"],
+        f"data build {here}/footage --out {here}/footage.parquet --clip-frames {CLIP_FRAMES} --max-clips {MAX_CLIPS}",
         result=out / "footage.parquet",
     )
     stages.run(
         "pack: re-encode the clips as MJPEG, which DALI decodes on a CPU",
-        ["data", "pack", f"{out}/footage.parquet", "--out", f"{out}/clips"]
-        + ["--height-px", str(HEIGHT_PX), "--width-px", str(WIDTH_PX)],
+        f"data pack {here}/footage.parquet --out {here}/clips --height-px {HEIGHT_PX} --width-px {WIDTH_PX}",
         result=out / "clips",
     )
     stages.run(
         "tokenizer: train the causal video tokenizer on two processes",
-        ["train", "run/demo_tokenizer", "--nproc", "2", places[0], f"run_dir={out}/tokenizer"],
+        f"train run/demo_tokenizer --nproc 2 {manifest} run_dir={here}/tokenizer",
         result=out / "tokenizer/tokenizer",
     )
     stages.run(
         "latents: encode every window of every clip",
-        ["tokenize", "run/demo_world", *places],
+        f"tokenize {world}",
         result=out / "latents/index.json",
     )
     stages.run(
         "world model, first half: tensor parallel on two processes, then stopped",
-        ["train", "run/demo_world", "--nproc", "2", "parallel.tp=2", f"train.stop_at_step={half}", *places],
-        result=world / f"checkpoints/step-{half:08d}",
+        f"train {world} --nproc 2 parallel.tp=2 train.stop_at_step={half}",
+        result=out / f"world/checkpoints/step-{half:08d}",
         expected=75,
     )
     stages.run(
         "world model, second half: resumed from that checkpoint as data parallel",
-        ["train", "run/demo_world", "--nproc", "2", "parallel.tp=1", *places],
-        result=world / f"checkpoints/step-{WORLD_STEPS:08d}",
+        f"train {world} --nproc 2 parallel.tp=1",
+        result=out / f"world/checkpoints/step-{WORLD_STEPS:08d}",
     )
     stages.run(
         "evaluation: predict held-out windows from their first frame",
-        ["evaluate", f"{world}", "--out", f"{out}/evaluation.json"],
+        f"evaluate {here}/world --out {here}/evaluation.json",
         result=out / "evaluation.json",
     )
     from cosmos_launch.demo_report import held_out_clip, write_demo_report
@@ -176,8 +174,8 @@ def run_demo(out: Path, video: Path | None) -> None:
     clip = held_out_clip(out)
     stages.run(
         "Video2World: sample futures of a held-out clip's first frame",
-        ["sample", f"{world}", "--input", clip.path, "--prompt", clip.caption, "--out", f"{out}/samples"]
-        + ["--num-videos", "3", "--fps", f"{clip.fps:g}"],
+        f"sample {here}/world --input {shlex.quote(clip.path)} --prompt {shlex.quote(clip.caption)} --out {here}/samples "
+        f"--num-videos 3 --fps {clip.fps:g}",
         result=out / "samples/seed-0002.mp4",
     )
     write_demo_report(out, stages.done)

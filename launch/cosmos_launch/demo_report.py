@@ -1,4 +1,4 @@
-"""The demo's page: what was trained, how well, how fast, and pictures to judge by. Read from the demo's folder alone."""
+"""The demo's page: what was trained, how well, how fast, with pictures. Read from the demo's folder alone."""
 
 import json
 from pathlib import Path
@@ -96,8 +96,8 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
         text=(
             "A Cosmos DiT in Video2World form, trained by megatron-core on two processes: first tensor parallel, then "
             "stopped, and resumed from its distributed checkpoint as data parallel. On "
-            f"{evaluation['num_windows']} held-out windows, given one frame, its sampled futures have a latent error of "
-            f"{mse['model']:.3f}; repeating that frame has {mse['repeat_last_frame']:.3f} "
+            f"{evaluation['num_windows']} held-out windows, given one frame, its sampled futures have a latent error "
+            f"of {mse['model']:.3f}; repeating that frame has {mse['repeat_last_frame']:.3f} "
             f"(mean squared difference of whitened latents; better on {evaluation['windows_won']} windows)."
         ),
         items=[
@@ -107,7 +107,7 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
                 x_label="step",
                 y_label="EDM loss",
                 log_y=False,
-                caption="loss: with the learned uncertainty u, so it may fall below zero; error: weighted squared error",
+                caption="loss: with the learned uncertainty, so it may fall below 0; error: weighted squared error",
             )
         ],
     )
@@ -124,7 +124,7 @@ def _sample_section(out: Path, run: WorldDiTRun) -> Section:
         rows.append(FrameRow(f"sample, {path.stem}", _frames(video)))
     return Section(
         title="Videos from one frame",
-        text=f"Video2World from the first frame of a held-out clip. Prompt: {clip.caption}. Every second frame is shown.",
+        text=f"Video2World from the first frame of a held-out clip, every second frame. Prompt: {clip.caption}.",
         items=[FrameRows(rows, caption="The first column is given; the rest is sampled.", fps=clip.fps / 2)],
     )
 

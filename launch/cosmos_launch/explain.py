@@ -1,6 +1,7 @@
 """`cosmos-train explain [KEY]`: what a key means, its type, its default, who reads it; a section lists its keys."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cosmos_train.config.errors import ConfigError, nearest
@@ -36,5 +37,5 @@ def _print_list(console: Console, keys: list[Key]) -> None:
     table.add_column(no_wrap=True, style="dim")
     table.add_column()
     for key in keys:
-        table.add_row(key.path, key.default, key.meaning.replace("[", r"\["))
+        table.add_row(key.path, escape(key.default), escape(key.meaning))
     console.print(table)
