@@ -61,13 +61,12 @@ def readers(key: Key) -> list[str]:
     field = key.path.rsplit(".", 1)[-1]
     names = {key.section, "config", "run"} if key.section != "run" else {"run"}
     section_is_there = re.compile(rf"\b{key.owner.__name__}\b|\.{key.section}\b|\b{key.section}_config\b")
-    found = [
+    found = {
         module
-        for module, source, tree in _sources()
-        if (key.section == "run" or section_is_there.search(source))
-        and any(_looks_up(node, field, names) for node in ast.walk(tree))
-    ]
-    return sorted({*found, key.owner.__module__} if _derives(key.owner, field) else found)
+        for module, source, lookups in _sources()
+        if (key.section == "run" or section_is_there.search(source)) and any((name, field) in lookups for name in names)
+    }
+    return sorted(found | {key.owner.__module__} if _derives(key.owner, field) else found)
 
 
 def as_yaml(value: Any) -> str:
@@ -80,14 +79,18 @@ def _derives(owner: type, field: str) -> bool:
     body = ast.parse(inspect.getsource(owner)).body[0]
     assert isinstance(body, ast.ClassDef)
     methods = [m for m in body.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
-    return any(_looks_up(node, field, {"self"}) for method in methods for node in ast.walk(method))
+    return any(("self", field) in _lookups(method) for method in methods)
 
 
-def _looks_up(node: ast.AST, field: str, names: set[str]) -> bool:
-    if not isinstance(node, ast.Attribute) or node.attr != field:
-        return False
-    base = node.value
-    return (base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else "") in names
+def _lookups(tree: ast.AST) -> set[tuple[str, str]]:
+    """(a, b) for every a.b and every x.a.b in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            base = node.value
+            name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
+            found.add((name, node.attr))
+    return found
 
 
 def _keys_of(section: type, prefix: str, recipe: str) -> Iterator[Key]:
@@ -137,8 +140,8 @@ def _meanings(section: type) -> dict[str, str]:
 
 
 @cache
-def _sources() -> list[tuple[str, str, ast.Module]]:
-    """(module, source, tree) of the project's modules, without the leaves that define configuration."""
+def _sources() -> list[tuple[str, str, set[tuple[str, str]]]]:
+    """(module, source, what it looks up) of the project's modules, without the leaves that define configuration."""
     found = []
     for package in PACKAGES:
         root = Path(str(importlib.import_module(package).__file__)).parent
@@ -147,5 +150,5 @@ def _sources() -> list[tuple[str, str, ast.Module]]:
                 continue
             parts = path.relative_to(root.parent).with_suffix("").parts
             source = path.read_text(encoding="utf-8")
-            found.append((".".join(parts), source, ast.parse(source)))
+            found.append((".".join(parts), source, _lookups(ast.parse(source))))
     return found

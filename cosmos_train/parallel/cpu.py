@@ -54,7 +54,6 @@ def activate() -> None:
     torch.cuda.current_device = lambda: _CPU  # pyright: ignore[reportAttributeAccessIssue]
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.set_device = lambda device: None
-    torch.nn.Module.cuda = lambda self, device=None: self
 
     mcore_random._get_cuda_rng_state = lambda *_args, **_kwargs: torch.default_generator.get_state()
     mcore_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.default_generator.set_state(state)
@@ -66,7 +65,6 @@ def activate() -> None:
     mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
     distrib_optimizer.Adam = FusedAdam
     distrib_optimizer.HAVE_APEX_OR_TE = True
-    distrib_optimizer.USING_APEX_OPTIMIZER = True
     for message in ("When using async grad allreduce", "Apex is not installed", "The .grad attribute of a Tensor"):
         warnings.filterwarnings("ignore", message)  # advice for GPUs, and an internal look-up of the schedules
     log.info("no CUDA device: megatron-core runs on the CPU (cosmos_train.parallel.cpu)")

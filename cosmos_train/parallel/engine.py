@@ -19,6 +19,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
@@ -54,12 +55,14 @@ class StepResult:
 
 def make_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
     """The configured maker of layers; `auto` is TransformerEngine where CUDA and it are there, else the native one."""
-    choice = parallel.layers
-    if choice == "auto":
-        found = mesh.device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
-        choice = "te" if found else "native"
-    if choice == "native":
+    has_te = mesh.device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+    if parallel.layers == "native" or (parallel.layers == "auto" and not has_te):
         return native_layers(config, mesh)
+    if not has_te:  # without it megatron-core hands out mock layers, and says nothing
+        raise ConfigError(
+            "parallel.layers=te needs TransformerEngine on a CUDA device, which this process "
+            f"on {mesh.device} does not have; use auto or native"
+        )
     from cosmos_train.parallel.te import te_layers  # needs CUDA to be imported at all
 
     return te_layers(config, mesh)

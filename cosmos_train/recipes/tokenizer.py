@@ -38,7 +38,9 @@ class TokenizerTask:
         dtype = torch_dtype(run.train.precision)
         self.engine_config = transformer_config(run.parallel, dtype=dtype, num_layers=1, width=1, num_heads=1)
         torch.manual_seed(run.seed)  # every rank makes the same weights, on the CPU
-        self.model = CausalVideoTokenizer(run.tokenizer).to(mesh.device, dtype)
+        self.model = CausalVideoTokenizer(run.tokenizer)
+        self.model.init_weights()
+        self.model.to(mesh.device, dtype)
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """Pixels uint8 [B, 3, T, H, W], decoded ahead. Clips that can not be decoded are replaced and remembered."""

@@ -78,7 +78,8 @@ def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torc
     if config.decoder == "dali" and obstacle is not None:
         raise DataError(f"data.decoder=dali cannot be had: {obstacle}; use auto or pyav")
     if config.decoder == "pyav" or obstacle is not None:
-        logger.info("decoder: PyAV with %d threads, because %s", config.num_workers, obstacle or "data.decoder=pyav")
+        reason = "data.decoder=pyav" if config.decoder == "pyav" else obstacle
+        logger.info("decoder: PyAV with %d threads, because %s", config.num_workers, reason)
         return PyAVDecoder(config.num_workers)
     # DALI is an option of the installation: its module is imported where it was found.
     from cosmos_data.dali import DaliDecoder

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 75 stopped and saved,
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides += rest  # argparse ends a list of positionals at the first option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # megatron-core says so four times when it is imported; `cosmos-train doctor` says it once.
+    warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed")
     try:
         return arguments.command(arguments)
     except Exception as error:  # every command's errors become one sentence here

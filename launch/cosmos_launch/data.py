@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cosmos_data.build import build_manifest
+from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.pack import PackCodec, pack_manifest
 from cosmos_launch.progress import progress
@@ -12,6 +13,8 @@ def build(
     folder: Path, out: Path, *, clip_frames: int, heldout_every: int, max_bad_share: float, max_clips: int | None = None
 ) -> int:
     """Write the manifest; name the videos that gave no clip. Returns the exit code."""
+    if out.is_dir():
+        raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.parquet'}")
     with progress("read", "videos") as advance:
         manifest, bad = build_manifest(
             folder, clip_frames, heldout_every, max_bad_share=max_bad_share, progress=advance

@@ -4,6 +4,7 @@ One process a rank, with the environment that torchrun would give it. The first 
 seconds, and what it printed last stands last. A worker started by torchrun or srun does not come through here.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -44,7 +45,8 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
     try:
         for rank in range(num_ranks):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(subprocess.Popen(command, env=environment | own))
+            # A session of its own: it can be ended with the helpers that it starts to write checkpoints.
+            ranks.append(subprocess.Popen(command, env=environment | own, start_new_session=True))
         return _wait(ranks)
     finally:
         _end(ranks)
@@ -75,8 +77,8 @@ def _end(ranks: list[subprocess.Popen], grace_sec: float = 0.0) -> None:
     for process in ranks:
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        if process.poll() is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):  # the usual case: all of it ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -54,7 +54,8 @@ def damaged(footage, mjpeg, tmp_path) -> Path:
     (tmp_path / "no_longer_decodes.mp4").write_bytes(overwrite(bikes, 200000))
     (tmp_path / "patched_up.mp4").write_bytes(overwrite(bikes, 100000))
     packed = Path(mjpeg[0].path).read_bytes()
-    (tmp_path / "overwritten.avi").write_bytes(overwrite(packed, len(packed) // 2))
+    picture = packed.index(b"00dc", len(packed) // 2) + 1000
+    (tmp_path / "overwritten.avi").write_bytes(packed[:picture] + bytes(300) + packed[picture + 300 :])
     (tmp_path / "cut.avi").write_bytes(packed[: packed.index(b"00dc", len(packed) // 2)])  # between two frames
     (tmp_path / "rotated.mp4").write_bytes(rotate_by_metadata(bikes))
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -83,6 +84,7 @@ def test_bad_videos_are_skipped_and_named(damaged):
         "text.mp4",
     }
     assert "of the 30 frames it announces are there" in reasons["cut.avi"]
+    assert reasons["overwritten.avi"].startswith("it cannot be decoded after frame 13")
     assert reasons["patched_up.mp4"] == "frame 61 is damaged"
     assert "rotated by" in reasons["rotated.mp4"]
     assert reasons["no_frames.avi"] == "it holds no frames"

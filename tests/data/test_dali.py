@@ -49,6 +49,7 @@ def test_auto_takes_dali_and_says_so(mjpeg, caplog):
     assert isinstance(choose_decoder(config_of(), mjpeg), DaliDecoder)
     assert "decoder: DALI on cpu" in caplog.text
     assert isinstance(choose_decoder(config_of(decoder="pyav"), mjpeg), PyAVDecoder)
+    assert "because data.decoder=pyav" in caplog.text
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@
 is thrown away, because the others may hang in a collective; the next use starts a new one.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -57,11 +59,13 @@ class RankPool:
 
     def close(self) -> None:
         for process in self.processes:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what megatron-core started to write checkpoints
             process.join()
 
 
 def _serve(pipe: Connection, rank: int, num_ranks: int, port: int) -> None:
+    os.setsid()
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

@@ -1,0 +1,162 @@
+"""Ranks are started with what they need, watched, ended together, and their exit code comes back."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cosmos_launch import spawn
+from cosmos_launch.spawn import is_worker, run_ranks
+
+PRELUDE = """
+import os, pathlib, signal, subprocess, sys, time
+rank, folder = int(os.environ["RANK"]), pathlib.Path(sys.argv[1])
+
+def say(name, text=""):
+    aside = folder / f".{name}{rank}"
+    aside.write_text(str(text))
+    aside.rename(folder / f"{name}{rank}")
+
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., int]:
+    """run(code, num_ranks): the code once per rank; `say(name, text)` in it writes to tmp_path / f"{name}{rank}"."""
+
+    def run(code: str, num_ranks: int = 2, **settings: int) -> int:
+        return run_ranks([sys.executable, "-c", PRELUDE + code, str(tmp_path)], num_ranks, **settings)
+
+    return run
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "GRACE_SEC", 0.5)
+
+
+def wait_for(*paths: Path, timeout_sec: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_sec
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline, f"none of {paths} in {timeout_sec} s"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie, which a container's first process may never fetch, is not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_every_rank_knows_its_place(run: Callable[..., int], tmp_path: Path):
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    assert run(f"say('env', ' '.join(os.environ[n] for n in {names}))", 3) == 0
+    places = [(tmp_path / f"env{rank}").read_text().split() for rank in range(3)]
+    port = places[0][-1]
+    assert places == [[str(rank), str(rank), "3", "127.0.0.1", port] for rank in range(3)]
+
+
+def test_the_port_is_free(run: Callable[..., int]):
+    assert run("import socket; socket.socket().bind(('127.0.0.1', int(os.environ['MASTER_PORT'])))", 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_ranks", "asked", "threads"), [(8, 2, 0, "4"), (7, 2, 0, "3"), (1, 2, 0, "1"), (8, 2, 3, "3")]
+)
+def test_ranks_share_the_cores(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_cores, num_ranks, asked, threads
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    assert run("say('threads', os.environ['OMP_NUM_THREADS'])", num_ranks, threads_per_rank=asked) == 0
+    assert {(tmp_path / f"threads{rank}").read_text() for rank in range(num_ranks)} == {threads}
+
+
+def test_one_failure_ends_all_with_its_code(
+    run: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str], short_grace: None
+):
+    """Rank 0 hangs, as in a collective, and has started a helper, as megatron-core does to write a checkpoint."""
+    hang = "helper = subprocess.Popen(['sleep', '600']); say('pids', f'{os.getpid()} {helper.pid}'); time.sleep(600)"
+    fail = "\n    while not (folder / 'pids0').exists(): time.sleep(0.02)\n    sys.exit(3)"
+    started = time.monotonic()
+    assert run(f"if rank == 1:{fail}\n{hang}") == 3
+    assert time.monotonic() - started < 15
+    deadline = time.monotonic() + 5
+    pids = [int(pid) for pid in (tmp_path / "pids0").read_text().split()]
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, f"{pids} were left behind"
+        time.sleep(0.05)
+    assert capfd.readouterr().err == "cosmos-train: rank 1 failed with exit code 3; the others were ended\n"
+
+
+def test_the_others_get_a_moment_to_leave_by_themselves(run: Callable[..., int], tmp_path: Path):
+    assert run("sys.exit(1) if rank == 0 else (time.sleep(1.0), say('left'))") == 1
+    assert (tmp_path / "left1").exists()
+
+
+def test_wrong_input_is_told_by_the_rank_alone(run: Callable[..., int], capfd: pytest.CaptureFixture[str]):
+    assert run("print('cosmos-train: what is wrong', file=sys.stderr); sys.exit(2)", 1) == 2
+    assert capfd.readouterr().err == "cosmos-train: what is wrong\n"
+
+
+def test_a_rank_that_was_killed_is_named(run: Callable[..., int], capfd: pytest.CaptureFixture[str], short_grace: None):
+    """By the kernel when memory ran out, for one: nobody else says so."""
+    assert run("rank == 1 and os.kill(os.getpid(), signal.SIGKILL); time.sleep(600)") == 128 + signal.SIGKILL
+    assert capfd.readouterr().err == "cosmos-train: rank 1 was ended by SIGKILL\n"
+
+
+def test_stopping_is_passed_through_and_nobody_is_hurried(
+    run: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Rank 0 still closes what it writes when the others have left with 75."""
+    monkeypatch.setattr(spawn, "GRACE_SEC", 0.0)
+    assert run("rank == 0 and (time.sleep(1.0), say('closed')); sys.exit(75)") == 75
+    assert (tmp_path / "closed0").exists() and capfd.readouterr().err == ""
+
+
+def test_a_failure_beside_a_stop_is_a_failure(run: Callable[..., int]):
+    assert run("rank == 1 and time.sleep(0.5); sys.exit(75 if rank == 0 else 1)") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+def test_signals_are_passed_on(run: Callable[..., int], tmp_path: Path, number: signal.Signals):
+    code = (
+        "def stop(*_):\n"
+        "    say('got'); sys.exit(75)\n"
+        f"signal.signal({int(number)}, stop); say('ready')\n"
+        "while True: time.sleep(0.05)  # one long sleep could begin just after the signal"
+    )
+    before = signal.getsignal(number)
+
+    def send() -> None:
+        wait_for(tmp_path / "ready0", tmp_path / "ready1")
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert run(code) == 75
+    sender.join()
+    assert (tmp_path / "got0").exists() and (tmp_path / "got1").exists()
+    assert signal.getsignal(number) is before, "the process has its own handlers back"
+
+
+def test_a_command_that_can_not_be_started_leaves_the_handlers_as_they_were():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(FileNotFoundError):
+        run_ranks(["no-such-command"], 1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({}, False), ({"RANK": "0"}, False), ({"RANK": "0", "WORLD_SIZE": "2"}, True)]
+)
+def test_a_worker_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch, environment, expected):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_worker() is expected

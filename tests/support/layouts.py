@@ -1,0 +1,127 @@
+"""What tests/parallel asks of every rank of a layout: its groups, its shards, and linears cut over ranks."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel import init
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.layers import native_layers
+from cosmos_train.parallel.mcore import transformer_config
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import layout_independent_fill, partition_dim
+
+D_IN, D_HIDDEN, D_OUT, NUM_TOKENS, BATCH = 6, 8, 4, 4, 2
+
+
+def groups(parallel: ParallelConfig) -> dict[str, Any]:
+    """This rank's place, and what a sum over each of its groups gives where every rank has 10 ** rank."""
+    mesh = init.start(parallel, seed=3)
+    sums = {}
+    for name in ("world", "tp", "pp", "dp"):
+        group = getattr(mesh, name)
+        value = torch.tensor([10 ** dist.get_rank()])
+        dist.all_reduce(value, group=group)
+        sums[name] = (dist.get_process_group_ranks(group), value.item())
+    return {
+        "sums": sums,
+        "layout": mesh.layout,
+        "position": mesh.position,
+        "first": mesh.is_first_stage,
+        "last": mesh.is_last_stage,
+        "main": mesh.is_main,
+        "device": str(mesh.device),
+        "draw": torch.rand(1).item(),
+    }
+
+
+def refused_layout(parallel: ParallelConfig) -> str:
+    """What is said of a layout that does not suit the number of ranks."""
+    try:
+        init.start(parallel, seed=3)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def stop_and_start() -> list[bool]:
+    """Whether there is a process group: started, left, left twice, started again."""
+    seen = []
+    for change in (_start, init.stop, init.stop, _start):
+        change()
+        seen.append(dist.is_initialized())
+    return seen
+
+
+def _start() -> None:
+    init.start(ParallelConfig(), seed=3)
+
+
+def filled(parallel: ParallelConfig, seed: int) -> dict[str, tuple[Tensor, int | None]]:
+    """Name -> (this rank's part, dimension along which it is cut) of a small model's parameters."""
+    mesh = init.start(parallel, seed=1)
+    model = _model(parallel, mesh)
+    fill = layout_independent_fill(mesh, seed=seed)
+    for name, param in model.named_parameters():
+        fill(name, param, lambda whole, generator: whole.normal_(generator=generator))
+    return {name: (param.detach(), partition_dim(param)) for name, param in model.named_parameters()}
+
+
+def linears(parallel: ParallelConfig) -> dict[str, Tensor]:
+    """Output and gradients, made whole, of row(relu(column(x) + shared(text))) and of the norm's weight."""
+    mesh = init.start(parallel, seed=1)
+    model = _model(parallel, mesh)
+    layers = native_layers(_config(parallel), mesh)
+    fill = layout_independent_fill(mesh, seed=2)
+    for name, param in model.named_parameters():
+        fill(name, param, lambda whole, generator: whole.normal_(generator=generator))
+    x, text, upstream_gradient = example()
+    x.requires_grad_()
+    text.requires_grad_()
+    rows = layers.enter_sequence(x)
+    hidden = torch.relu(model["column"](rows) + model["shared"](text))
+    y = layers.leave_sequence(model["row"](hidden))
+    y.backward(upstream_gradient)
+    assert x.grad is not None and text.grad is not None
+    if parallel.sequence_parallel:
+        dist.all_reduce(x.grad, group=mesh.tp)  # each rank saw its rows alone
+    found = {"rows": torch.tensor(len(rows)), "y": y.detach(), "x": x.grad, "text": text.grad}
+    for name, param in model.named_parameters():
+        if param.grad is not None:
+            found[name] = _whole(param.grad, partition_dim(param), mesh)
+    return found
+
+
+def example() -> tuple[Tensor, Tensor, Tensor]:
+    """x [L, B, D_IN], text [L, B, D_IN], gradient of the output [L, B, D_OUT]."""
+    generator = torch.Generator().manual_seed(8)
+    widths = (D_IN, D_IN, D_OUT)
+    x, text, gradient = (torch.randn(NUM_TOKENS, BATCH, width, generator=generator) for width in widths)
+    return x, text, gradient
+
+
+def _config(parallel: ParallelConfig) -> Any:
+    return transformer_config(parallel, dtype=torch.float32, num_layers=parallel.pp, width=D_IN, num_heads=2)
+
+
+def _model(parallel: ParallelConfig, mesh: Mesh) -> nn.ModuleDict:
+    layers = native_layers(_config(parallel), mesh)
+    return nn.ModuleDict(
+        {
+            "column": layers.column_linear(D_IN, D_HIDDEN),
+            "shared": layers.shared_linear(D_IN, D_HIDDEN),
+            "row": layers.row_linear(D_HIDDEN, D_OUT),
+            "norm": layers.head_norm(D_OUT),
+        }
+    )
+
+
+def _whole(part: Tensor, dim: int | None, mesh: Mesh) -> Tensor:
+    if dim is None:
+        return part
+    parts = [torch.empty_like(part) for _ in range(mesh.tp.size())]
+    dist.all_gather(parts, part.contiguous(), group=mesh.tp)
+    return torch.cat(parts, dim=dim)
