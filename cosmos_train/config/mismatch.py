@@ -55,8 +55,6 @@ def _unknown(path: str, recipe: str, keys: Mapping[str, Key]) -> str:
 
 
 def _fits(key: Key, value: Any) -> bool:
-    if value == MISSING:
-        return True
     try:
         OmegaConf.merge(OmegaConf.structured(key.owner), {key.path.rsplit(".", 1)[-1]: value})
     except OmegaConfBaseException:

@@ -25,11 +25,15 @@ class LatentsConfig:
     tokenizer: str
     """Folder of the trained tokenizer: RUN/tokenizer of a tokenizer run."""
     hop_frames: int = 8
-    """Frames from the start of one cached window to the start of the next in the same clip."""
+    """Frames from the start of one cached window to the start of the next in the same clip, cut from the middle."""
+    planned_per_clip: int = 0
+    """Cache so many planned windows (random start, crop and mirroring) of each training clip instead; 0 is none."""
 
     def __post_init__(self) -> None:
         if self.hop_frames < 1:
             raise ConfigError(f"latents.hop_frames={self.hop_frames} must be at least 1")
+        if self.planned_per_clip < 0:
+            raise ConfigError(f"latents.planned_per_clip={self.planned_per_clip} must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

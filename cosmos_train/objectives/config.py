@@ -19,8 +19,10 @@ class EdmConfig:
     """Factor of the whole loss: 10 in the paper (for bf16), 1 in the released code."""
     learned_uncertainty: bool = True
     """Balance noise levels with the learned u(sigma): loss * exp(-u) + u."""
+    min_condition_frames: int = 0
+    """Video2World: the number of conditioning latent frames is uniform from this ..."""
     max_condition_frames: int = 0
-    """Video2World: the number of conditioning latent frames is uniform in 0..this. 0 is Text2World."""
+    """... to this. 0 is Text2World."""
     condition_dropout: float = 0.2
     """Video2World: probability that a sample's conditioning frames and their mask are both dropped."""
     log_augment_sigma_mean: float = -3.0
@@ -37,8 +39,11 @@ class EdmConfig:
         for key, value in (("sigma_data", self.sigma_data), ("log_sigma_std", self.log_sigma_std)):
             if value <= 0:
                 raise ValueError(f"objective.{key}={value} must be greater than 0")
-        if self.max_condition_frames < 0:
-            raise ValueError(f"objective.max_condition_frames={self.max_condition_frames} must be 0 or more")
+        if not 0 <= self.min_condition_frames <= self.max_condition_frames:
+            raise ValueError(
+                f"objective.min_condition_frames={self.min_condition_frames} must lie between 0 and "
+                f"objective.max_condition_frames={self.max_condition_frames}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,6 +67,7 @@ def draw_noise(config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CT
     A fixed order of draws: a new one is added at the end, else a run's noise would change under it.
     """
     video_scale = math.sqrt(shape_CTHW[1]) if config.scale_sigma_by_frames else 1.0
+    num_counts = config.max_condition_frames - config.min_condition_frames + 1
     draws: list[tuple[Tensor, ...]] = []
     for index in indices:
         digest = hashlib.sha256(f"noise/{seed}/{index}".encode()).digest()
@@ -78,7 +79,7 @@ def draw_noise(config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CT
                 torch.randn(*shape_CTHW, generator=generator),
                 (normal[1] * config.log_augment_sigma_std + config.log_augment_sigma_mean).exp(),
                 torch.randn(*shape_CTHW, generator=generator),
-                (uniform[0] * (config.max_condition_frames + 1)).long(),
+                config.min_condition_frames + (uniform[0] * num_counts).long(),
                 uniform[1] < config.condition_dropout,
                 uniform[2] < config.text_dropout,
             )

@@ -23,8 +23,8 @@ from cosmos_launch.failure import report_failure
 from cosmos_train.config.errors import ConfigError
 
 MAX_VIDEOS, MAX_CLIPS = 12, 48
-HEIGHT_PX, WIDTH_PX, CLIP_FRAMES = 96, 128, 30
-WORLD_STEPS = 400
+HEIGHT_PX, WIDTH_PX, CLIP_FRAMES = 128, 160, 20
+WORLD_STEPS = 600
 CAPTIONS = {
     "bikes": "cyclists and pedestrians in a busy street, filmed from several places",
     "bigbuckbunny": "a cartoon rabbit wakes up in a green meadow",
@@ -165,8 +165,9 @@ def run_demo(out: Path, video: Path | None) -> None:
         result=out / f"world/checkpoints/step-{WORLD_STEPS:08d}",
     )
     stages.run(
-        "evaluation: predict held-out windows from their first frame",
-        f"evaluate {here}/world --out {here}/evaluation.json",
+        "evaluation: the expected future of held-out windows' first frames",
+        # One step from pure noise is the network's mean of all futures; a sample is one of them.
+        f"evaluate {here}/world --out {here}/evaluation.json sample.num_steps=1",
         result=out / "evaluation.json",
     )
     from cosmos_launch.demo_report import held_out_clip, write_demo_report
@@ -174,8 +175,8 @@ def run_demo(out: Path, video: Path | None) -> None:
     clip = held_out_clip(out)
     stages.run(
         "Video2World: sample futures of a held-out clip's first frame",
-        f"sample {here}/world --input {shlex.quote(clip.path)} --prompt {shlex.quote(clip.caption)} --out {here}/samples "
-        f"--num-videos 3 --fps {clip.fps:g}",
+        f"sample {here}/world --out {here}/samples --num-videos 3 --fps {clip.fps:g} "
+        f"--input {shlex.quote(clip.path)} --prompt {shlex.quote(clip.caption)}",
         result=out / "samples/seed-0002.mp4",
     )
     write_demo_report(out, stages.done)

@@ -96,8 +96,8 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
         text=(
             "A Cosmos DiT in Video2World form, trained by megatron-core on two processes: first tensor parallel, then "
             "stopped, and resumed from its distributed checkpoint as data parallel. On "
-            f"{evaluation['num_windows']} held-out windows, given one frame, its sampled futures have a latent error "
-            f"of {mse['model']:.3f}; repeating that frame has {mse['repeat_last_frame']:.3f} "
+            f"{evaluation['num_windows']} held-out windows, given one frame, the future it expects (one step from "
+            f"pure noise: the mean of all futures) has a latent error of {mse['model']:.3f}; repeating that frame has {mse['repeat_last_frame']:.3f} "
             f"(mean squared difference of whitened latents; better on {evaluation['windows_won']} windows)."
         ),
         items=[
@@ -115,12 +115,10 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
 
 def _sample_section(out: Path, run: WorldDiTRun) -> Section:
     clip = held_out_clip(out)
-    truth = read_first_frames(
-        Path(clip.path), run.data.num_frames, height_px=run.data.height_px, width_px=run.data.width_px
-    )
+    truth = read_first_frames(Path(clip.path), run.data.num_frames, run.data)
     rows = [FrameRow("what happened", _frames(truth))]
     for path in sorted((out / "samples").glob("*.mp4")):
-        video = read_first_frames(path, run.data.num_frames, height_px=run.data.height_px, width_px=run.data.width_px)
+        video = read_first_frames(path, run.data.num_frames, run.data)
         rows.append(FrameRow(f"sample, {path.stem}", _frames(video)))
     return Section(
         title="Videos from one frame",

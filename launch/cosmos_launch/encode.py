@@ -13,7 +13,7 @@ import torch
 from cosmos_data.decode import Decoder, choose_decoder
 from cosmos_data.latents import INDEX_NAME, LatentMetadata, LatentStore, LatentWriter
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, cover_windows
+from cosmos_data.plan import Sample, SamplePlan, cover_windows
 from cosmos_launch.progress import progress
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
@@ -54,7 +54,7 @@ def encode_clips(run: WorldDiTRun) -> int:
         print(f"{folder} is complete already")
         return 0
     model, _ = load_tokenizer(Path(run.latents.tokenizer))
-    windows = list(cover_windows(manifest, run.data, hop_frames=run.latents.hop_frames))
+    windows = choose_windows(manifest, run)
     decoder = choose_decoder(run.data, manifest, device)
     started = time.perf_counter()
     writer = LatentWriter(folder, metadata)
@@ -75,6 +75,18 @@ def encode_clips(run: WorldDiTRun) -> int:
         f"{len(windows)} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
     )
     return 0
+
+
+def choose_windows(manifest: Manifest, run: WorldDiTRun) -> list[Sample]:
+    """The windows to cache, clip after clip: regular ones, or for training clips planned ones where asked for."""
+    regular = list(cover_windows(manifest, run.data, hop_frames=run.latents.hop_frames))
+    if not run.latents.planned_per_clip:
+        return regular
+    train = manifest.select("train")
+    plan = SamplePlan(train, run.seed, run.data)
+    planned = [plan.sample(index) for index in range(len(train) * run.latents.planned_per_clip)]
+    planned.sort(key=lambda sample: (sample.clip.clip_id, sample.index))
+    return planned + [sample for sample in regular if sample.clip.split != "train"]
 
 
 @torch.inference_mode()

@@ -4,9 +4,8 @@ import sys
 import time
 import traceback
 
-NAMES_OF_USER_ERRORS = {"ConfigError", "DataError", "ClipError", "TokenizerError"}
 NAMES_OF_FAILURES = {"CheckpointError", "FloatingPointError"}
-"""By name, because importing the classes would import torch before `--help`."""
+"""By name, because importing the classes would import torch. The user's errors of this project are ValueErrors."""
 
 
 def report_failure(error: BaseException, *, rank: int = 0, debug: bool = False) -> int:
@@ -18,7 +17,7 @@ def report_failure(error: BaseException, *, rank: int = 0, debug: bool = False) 
     if isinstance(error, SystemExit | KeyboardInterrupt):
         raise error
     name = type(error).__name__
-    is_users = name in NAMES_OF_USER_ERRORS or isinstance(error, ValueError | FileNotFoundError | PermissionError)
+    is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
     is_known = is_users or name in NAMES_OF_FAILURES or isinstance(error, OSError)
     if rank > 0:
         # Most errors come on all ranks alike. Rank 0 tells them; the launcher then ends this rank in its sleep.

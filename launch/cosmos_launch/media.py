@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifest import Clip
-from cosmos_data.plan import central_box, largest_box
+from cosmos_data.plan import box_size, central_box
 from cosmos_data.transform import cut_and_scale
 from cosmos_data.video import BadVideoError, RgbConverter, probe_video, read_frames
 
 
-def read_first_frames(path: Path, num_frames: int, *, height_px: int, width_px: int) -> Tensor:
-    """uint8 [3, num_frames, H, W]: the largest central part of the picture with this shape, scaled to it.
+def read_first_frames(path: Path, num_frames: int, data: DataConfig) -> Tensor:
+    """uint8 [3, num_frames, H, W]: the middle of the picture, cut and scaled as training windows are.
 
     Raises DataError where the file is missing, is no video or image, has fewer frames or is smaller than asked for.
     """
@@ -31,10 +32,10 @@ def read_first_frames(path: Path, num_frames: int, *, height_px: int, width_px: 
             f"--input {path} has {info.num_frames} frames and {num_frames} are the condition; use a longer video, or a "
             "smaller sample.num_condition_frames"
         )
-    if info.height_px < height_px or info.width_px < width_px:
+    if info.height_px < data.height_px or info.width_px < data.width_px:
         raise DataError(
-            f"--input {path} is {info.width_px}x{info.height_px} px, smaller than the {width_px}x{height_px} px that "
-            "this model was trained at; use a larger picture"
+            f"--input {path} is {info.width_px}x{info.height_px} px, smaller than the {data.width_px}x{data.height_px} "
+            "px that this model was trained at; use a larger picture"
         )
     clip = Clip(
         clip_id=path.name,
@@ -51,13 +52,13 @@ def read_first_frames(path: Path, num_frames: int, *, height_px: int, width_px: 
         caption="",
         split="heldout",
     )
-    box = central_box(info.height_px, info.width_px, *largest_box(info.height_px, info.width_px, height_px, width_px))
+    box = central_box(info.height_px, info.width_px, *box_size(clip, data))
     to_rgb = RgbConverter()
     try:
         frames = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
     except ClipError as error:
         raise DataError(f"--input {error}") from error
-    return cut_and_scale(torch.from_numpy(np.stack(frames)), box, height_px, width_px, flip=False)
+    return cut_and_scale(torch.from_numpy(np.stack(frames)), box, data.height_px, data.width_px, flip=False)
 
 
 def write_mp4(path: Path, video_3THW: Tensor, *, fps: float) -> None:

@@ -33,11 +33,10 @@ def sample(
         raise ConfigError(f"--fps {fps} must be greater than 0")
     world = load_world(path)
     config = sample_config(world.run, overrides)
-    data = world.run.data
     given_BCTHW = None
     if input_path is not None:
         num_frames = frames_for(world, config.num_condition_frames)
-        pixels_3THW = read_first_frames(input_path, num_frames, height_px=data.height_px, width_px=data.width_px)
+        pixels_3THW = read_first_frames(input_path, num_frames, world.run.data)
         latents_1CTHW = world.encode(pixels_3THW[None])
         given_BCTHW = latents_1CTHW.new_zeros(num_videos, *world.store.latent_shape)
         given_BCTHW[:, :, : latents_1CTHW.shape[2]] = latents_1CTHW

@@ -35,8 +35,10 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
         "OMP_NUM_THREADS": str(threads),
     }
     ranks: list[subprocess.Popen] = []
+    received: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(number)
@@ -47,6 +49,8 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A session of its own: it can be ended with the helpers that it starts to write checkpoints.
             ranks.append(subprocess.Popen(command, env=environment | own, start_new_session=True))
+            for number in received:  # while this one was being started
+                ranks[-1].send_signal(number)
         return _wait(ranks)
     finally:
         _end(ranks)

@@ -24,6 +24,16 @@ def say(name, text=""):
 
 """
 
+STOPS = """
+def stop(*_):
+    say('got'); sys.exit(75)
+
+signal.signal({number}, stop)
+say('ready')
+while True:
+    time.sleep(0.05)  # one long sleep could begin just after the signal
+"""
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., int]:
@@ -61,8 +71,9 @@ def test_every_rank_knows_its_place(run: Callable[..., int], tmp_path: Path):
     assert places == [[str(rank), str(rank), "3", "127.0.0.1", port] for rank in range(3)]
 
 
-def test_the_port_is_free(run: Callable[..., int]):
-    assert run("import socket; socket.socket().bind(('127.0.0.1', int(os.environ['MASTER_PORT'])))", 1) == 0
+def test_the_port_is_free_and_anyones(run: Callable[..., int]):
+    code = "import socket; port = int(os.environ['MASTER_PORT']); socket.socket().bind(('127.0.0.1', port)); "
+    assert run(f"{code} sys.exit(port < 1024)", 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -93,13 +104,18 @@ def test_one_failure_ends_all_with_its_code(
     assert capfd.readouterr().err == "cosmos-train: rank 1 failed with exit code 3; the others were ended\n"
 
 
+def test_a_single_rank_has_no_others(run: Callable[..., int], capfd: pytest.CaptureFixture[str]):
+    assert run("sys.exit(1)", 1) == 1
+    assert capfd.readouterr().err == ""
+
+
 def test_the_others_get_a_moment_to_leave_by_themselves(run: Callable[..., int], tmp_path: Path):
     assert run("sys.exit(1) if rank == 0 else (time.sleep(1.0), say('left'))") == 1
     assert (tmp_path / "left1").exists()
 
 
 def test_wrong_input_is_told_by_the_rank_alone(run: Callable[..., int], capfd: pytest.CaptureFixture[str]):
-    assert run("print('cosmos-train: what is wrong', file=sys.stderr); sys.exit(2)", 1) == 2
+    assert run("rank == 0 and print('cosmos-train: what is wrong', file=sys.stderr); sys.exit(2)") == 2
     assert capfd.readouterr().err == "cosmos-train: what is wrong\n"
 
 
@@ -118,18 +134,16 @@ def test_stopping_is_passed_through_and_nobody_is_hurried(
     assert (tmp_path / "closed0").exists() and capfd.readouterr().err == ""
 
 
+def test_a_stop_beside_a_rank_that_is_done_is_a_stop(run: Callable[..., int]):
+    assert run("sys.exit(75 if rank == 1 else 0)") == 75
+
+
 def test_a_failure_beside_a_stop_is_a_failure(run: Callable[..., int]):
     assert run("rank == 1 and time.sleep(0.5); sys.exit(75 if rank == 0 else 1)") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
 def test_signals_are_passed_on(run: Callable[..., int], tmp_path: Path, number: signal.Signals):
-    code = (
-        "def stop(*_):\n"
-        "    say('got'); sys.exit(75)\n"
-        f"signal.signal({int(number)}, stop); say('ready')\n"
-        "while True: time.sleep(0.05)  # one long sleep could begin just after the signal"
-    )
     before = signal.getsignal(number)
 
     def send() -> None:
@@ -138,10 +152,27 @@ def test_signals_are_passed_on(run: Callable[..., int], tmp_path: Path, number: 
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert run(code) == 75
+    assert run(STOPS.format(number=int(number))) == 75
     sender.join()
     assert (tmp_path / "got0").exists() and (tmp_path / "got1").exists()
     assert signal.getsignal(number) is before, "the process has its own handlers back"
+
+
+def test_a_signal_during_the_start_reaches_the_ranks_after_it(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    popen = spawn.subprocess.Popen
+
+    def slow_popen(*arguments, env, **settings):
+        process = popen(*arguments, env=env, **settings)
+        wait_for(tmp_path / f"ready{env['RANK']}")
+        if env["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(spawn.subprocess, "Popen", slow_popen)
+    assert run(STOPS.format(number=15)) == 75
+    assert (tmp_path / "got0").exists() and (tmp_path / "got1").exists()
 
 
 def test_a_command_that_can_not_be_started_leaves_the_handlers_as_they_were():

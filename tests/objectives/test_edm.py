@@ -1,9 +1,11 @@
 """The objective's formulas, its noise as a function of the sample alone, and Video2World conditioning."""
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from cosmos_train.objectives import edm
 from cosmos_train.objectives.config import EdmConfig
@@ -12,83 +14,98 @@ SHAPE = (2, 4, 3, 5)
 CONFIG = EdmConfig(max_condition_frames=2, condition_dropout=0.5)
 
 
-def draw(indices: list[int], config: EdmConfig = CONFIG) -> edm.NoiseDraw:
-    return edm.draw_noise(config, seed=1, indices=indices, shape_CTHW=SHAPE)
+def draw(indices: list[int], *, seed: int = 1) -> edm.NoiseDraw:
+    return edm.draw_noise(CONFIG, seed=seed, indices=indices, shape_CTHW=SHAPE)
 
 
-def test_preconditioning():
-    sigma = torch.tensor([0.01, 0.5, 3.0, 80.0], dtype=torch.float64)
-    for value, skip, out, scale_in, noise, weight in zip(
-        sigma.tolist(),
-        edm.c_skip(sigma, 0.5),
-        edm.c_out(sigma, 0.5),
-        edm.c_in(sigma, 0.5),
-        edm.c_noise(sigma),
-        edm.loss_weight(sigma, 0.5),
-        strict=True,
-    ):
-        total = value**2 + 0.25
-        assert skip.item() == pytest.approx(0.25 / total)
-        assert out.item() == pytest.approx(value * 0.5 / math.sqrt(total))
-        assert scale_in.item() == pytest.approx(1 / math.sqrt(total))
-        assert noise.item() == pytest.approx(math.log(value) / 4)
-        assert (weight * out**2).item() == pytest.approx(1.0), (
-            "the network's own error counts alike at all noise levels"
-        )
+def random(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 3.0, 80.0])
+def test_preconditioning(sigma: float):
+    """Table 1 of the paper, written out in Python's floats."""
+    tensor, data = torch.tensor([sigma], dtype=torch.float64), 0.7
+    total = sigma**2 + data**2
+    assert edm.c_skip(tensor, data).item() == pytest.approx(data**2 / total, rel=1e-14)
+    assert edm.c_out(tensor, data).item() == pytest.approx(sigma * data / math.sqrt(total), rel=1e-14)
+    assert edm.c_in(tensor, data).item() == pytest.approx(1 / math.sqrt(total), rel=1e-14)
+    assert edm.c_noise(tensor).item() == pytest.approx(math.log(sigma) / 4, rel=1e-14)
+    weight = edm.loss_weight(tensor, data)
+    assert weight.item() == pytest.approx(total / (sigma * data) ** 2, rel=1e-14)
+    # So the error of the network itself counts alike at every noise level.
+    assert (weight * edm.c_out(tensor, data) ** 2).item() == pytest.approx(1.0, rel=1e-14)
 
 
 def test_a_sample_has_the_same_noise_in_any_batch():
-    together, alone = draw([4, 9, 2]), draw([9])
-    assert torch.equal(together.noise_BCTHW[1], alone.noise_BCTHW[0])
-    assert together.sigma_B[1] == alone.sigma_B[0]
-    assert together.num_condition_frames_B[1] == alone.num_condition_frames_B[0]
-    assert not torch.equal(together.noise_BCTHW[0], together.noise_BCTHW[1])
-    assert not torch.equal(together.noise_BCTHW[0], together.augment_noise_BCTHW[0])
+    together = draw([4, 9, 2])
+    for position, index in enumerate([4, 9, 2]):
+        alone = draw([index])
+        for field in fields(edm.NoiseDraw):
+            assert torch.equal(getattr(together, field.name)[position], getattr(alone, field.name)[0]), field.name
+
+
+def test_nothing_is_drawn_twice():
+    one, other, other_run = draw([0]), draw([1]), draw([0], seed=2)
+    draws = [d for draw in (one, other, other_run) for d in (draw.noise_BCTHW, draw.augment_noise_BCTHW)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    sigmas = [s.item() for draw in (one, other, other_run) for s in (draw.sigma_B, draw.augment_sigma_B)]
+    assert len(set(sigmas)) == 6
 
 
 def test_distributions():
-    many = edm.draw_noise(CONFIG, seed=0, indices=range(4000), shape_CTHW=(1, 4, 1, 1))
+    config = replace(CONFIG, min_condition_frames=1, max_condition_frames=3)
+    many = edm.draw_noise(config, seed=0, indices=range(4000), shape_CTHW=(1, 4, 1, 1))
     log_sigma = many.sigma_B.log()
     assert log_sigma.mean().item() == pytest.approx(math.log(2), abs=0.05), "the video factor is sqrt(4 frames)"
     assert log_sigma.std().item() == pytest.approx(1.0, abs=0.05)
     assert many.augment_sigma_B.log().mean().item() == pytest.approx(-3, abs=0.1)
-    assert many.num_condition_frames_B.bincount().tolist() == pytest.approx([1333] * 3, abs=120)
+    assert many.augment_sigma_B.log().std().item() == pytest.approx(2, abs=0.1)
+    assert many.num_condition_frames_B.bincount().tolist() == pytest.approx([0, 1333, 1333, 1333], abs=120)
     assert many.drop_condition_B.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert many.drop_text_B.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    for noise in (many.noise_BCTHW, many.augment_noise_BCTHW):
+        assert noise.mean().item() == pytest.approx(0, abs=0.03) and noise.std().item() == pytest.approx(1, abs=0.03)
+    choices = torch.stack((many.drop_condition_B, many.drop_text_B, many.num_condition_frames_B == 1)).double()
+    assert (torch.corrcoef(choices) - torch.eye(3)).abs().max() < 0.06, "each is drawn by itself"
 
 
-def condition(num_frames: int, *, dropped: bool) -> tuple[edm.NoiseDraw, torch.Tensor, edm.NoisyInput]:
-    plain = draw([0])
-    given = edm.NoiseDraw(
-        sigma_B=plain.sigma_B,
-        noise_BCTHW=plain.noise_BCTHW,
-        augment_sigma_B=plain.augment_sigma_B,
-        augment_noise_BCTHW=plain.augment_noise_BCTHW,
-        num_condition_frames_B=torch.tensor([num_frames]),
-        drop_condition_B=torch.tensor([dropped]),
-        drop_text_B=plain.drop_text_B,
+def test_only_video_is_noised_harder():
+    for config, factor in ((CONFIG, 2.0), (replace(CONFIG, scale_sigma_by_frames=False), 1.0)):
+        image, video = (edm.draw_noise(config, seed=1, indices=[5], shape_CTHW=(1, t, 2, 2)) for t in (1, 4))
+        torch.testing.assert_close(video.sigma_B, image.sigma_B * factor)
+        assert torch.equal(video.augment_sigma_B, image.augment_sigma_B)
+
+
+def conditioned(num_frames: int, *, dropped: bool = False) -> tuple[edm.NoiseDraw, Tensor, edm.NoisyInput]:
+    """A draw with that many conditioning frames, a sample, and the two together."""
+    noise = replace(
+        draw([0]), num_condition_frames_B=torch.tensor([num_frames]), drop_condition_B=torch.tensor([dropped])
     )
-    x0 = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(3))
-    return given, x0, edm.add_noise(x0, given, CONFIG)
+    x0 = random(1, *SHAPE) * 0.5
+    return noise, x0, edm.add_noise(x0, noise, CONFIG)
 
 
 def test_conditioning_frames_carry_light_noise():
-    given, x0, noisy = condition(2, dropped=False)
-    light = x0 + given.augment_sigma_B * given.augment_noise_BCTHW
-    torch.testing.assert_close(noisy.net_input_BCTHW[:, :, :2], light[:, :, :2] * edm.c_in(given.augment_sigma_B, 0.5))
-    heavy = (x0 + given.sigma_B * given.noise_BCTHW) * edm.c_in(given.sigma_B, 0.5)
-    torch.testing.assert_close(noisy.net_input_BCTHW[:, :, 2:], heavy[:, :, 2:])
+    given, x0, noisy = conditioned(2)
+    sigma, light_sigma = given.sigma_B.item(), given.augment_sigma_B.item()
+    light = (x0 + light_sigma * given.augment_noise_BCTHW) / math.sqrt(light_sigma**2 + 0.25)
+    heavy = (x0 + sigma * given.noise_BCTHW) / math.sqrt(sigma**2 + 0.25)
+    torch.testing.assert_close(noisy.net_input_BCTHW, torch.cat((light[:, :, :2], heavy[:, :, 2:]), dim=2))
+    torch.testing.assert_close(noisy.noisy_BCTHW, x0 + sigma * given.noise_BCTHW)
     assert noisy.condition_mask_B1T11.flatten().tolist() == [1, 1, 0, 0]
+    assert noisy.is_condition_B1T11.flatten().tolist() == [1, 1, 0, 0]
 
 
 def test_dropped_condition_is_zeros_and_not_announced():
-    _, _, noisy = condition(2, dropped=True)
+    _, _, noisy = conditioned(2, dropped=True)
     assert not noisy.net_input_BCTHW[:, :, :2].any() and not noisy.condition_mask_B1T11.any()
+    assert torch.equal(noisy.net_input_BCTHW[:, :, 2:], conditioned(2)[2].net_input_BCTHW[:, :, 2:])
     assert noisy.is_condition_B1T11.flatten().tolist() == [1, 1, 0, 0], "its error does not count all the same"
 
 
 def test_loss_of_a_perfect_network_is_its_uncertainty():
-    given, x0, noisy = condition(1, dropped=False)
+    given, x0, noisy = conditioned(1)
     sigma = given.sigma_B
     perfect = (x0 - edm.c_skip(sigma, 0.5) * noisy.noisy_BCTHW) / edm.c_out(sigma, 0.5)
     loss, error = edm.edm_loss(x0, perfect, noisy, sigma, torch.tensor([0.3]), CONFIG)
@@ -96,18 +113,45 @@ def test_loss_of_a_perfect_network_is_its_uncertainty():
 
 
 def test_conditioning_frames_have_no_error_but_stay_in_the_mean():
-    given, x0, noisy = condition(1, dropped=False)
-    output = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(4))
-    _, error = edm.edm_loss(x0, output, noisy, given.sigma_B, None, CONFIG)
-    prediction = edm.denoised(output, noisy.noisy_BCTHW, given.sigma_B, 0.5)
-    by_hand = edm.loss_weight(given.sigma_B, 0.5) * (prediction - x0)[:, :, 1:].square().sum() / x0.numel()
-    torch.testing.assert_close(error, by_hand[0])
+    """Two samples, the second with a condition, in fp64 and by hand."""
+    noise = replace(draw([0, 1]), num_condition_frames_B=torch.tensor([0, 3]))
+    x0, output, u = random(2, *SHAPE) * 0.5, random(2, *SHAPE, seed=4), torch.tensor([0.4, -1.2])
+    noisy = edm.add_noise(x0, noise, CONFIG)
+    loss, error = edm.edm_loss(x0, output, noisy, noise.sigma_B, u, replace(CONFIG, loss_scale=10.0))
+
+    wanted_loss, wanted_error = 0.0, 0.0
+    for i, first in enumerate((0, 3)):
+        sigma, x, clean = noise.sigma_B[i].item(), noisy.noisy_BCTHW[i].double(), x0[i].double()
+        total = sigma**2 + 0.25
+        denoised = 0.25 / total * x + 0.5 * sigma / math.sqrt(total) * output[i].double()
+        squares = (denoised - clean)[:, first:].square().sum().item()
+        weighted = total / (0.5 * sigma) ** 2 * squares / clean.numel()
+        wanted_error += weighted / 2
+        wanted_loss += (weighted * math.exp(-u[i].item()) + u[i].item()) / 2
+    assert error.item() == pytest.approx(wanted_error, rel=1e-5)
+    assert loss.item() == pytest.approx(10 * wanted_loss, rel=1e-5)
 
 
-def test_loss_scale():
-    given, x0, noisy = condition(0, dropped=False)
-    losses = [
-        edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, None, EdmConfig(loss_scale=scale))[0]
-        for scale in (1.0, 10.0)
-    ]
-    torch.testing.assert_close(losses[0] * 10, losses[1])
+def test_uncertainty_wants_to_be_the_logarithm_of_the_error():
+    """The minimum of e exp(-u) + u: there the gradient vanishes and every noise level counts alike."""
+    given, x0, noisy = conditioned(0)
+    _, error = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, None, CONFIG)
+    u = error.log().view(1).requires_grad_()
+    loss, _ = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, u, CONFIG)
+    loss.backward()
+    assert u.grad is not None and u.grad.item() == pytest.approx(0, abs=1e-6)
+    assert loss.item() == pytest.approx(1 + error.log().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("text_dropout", 1.2), ("condition_dropout", -0.1), ("sigma_data", 0.0), ("log_sigma_std", 0.0)],
+)
+def test_refuses_a_configuration(key: str, value: float):
+    with pytest.raises(ValueError, match=rf"objective\.{key}={value} "):
+        replace(CONFIG, **{key: value})
+
+
+def test_refuses_more_conditions_at_least_than_at_most():
+    with pytest.raises(ValueError, match=r"objective\.min_condition_frames=3 .*objective\.max_condition_frames=2"):
+        replace(CONFIG, min_condition_frames=3)

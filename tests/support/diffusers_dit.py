@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 
 import torch.nn.functional as F
-from diffusers import CosmosTransformer3DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import RMSNorm
 from diffusers.models.transformers import transformer_cosmos
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from torch import Tensor
 
 from cosmos_train.models.dit.config import DiTConfig
@@ -18,10 +20,11 @@ from cosmos_train.models.dit.model import NORM_EPS, DiT
 if not hasattr(transformer_cosmos, "transforms"):
     # diffusers resizes the padding mask with torchvision, which nothing else here needs: without it the module lacks
     # this name and its forward ends in a NameError. torchvision's nearest is torch's.
-    transformer_cosmos.transforms = SimpleNamespace(
+    stand_in = SimpleNamespace(
         InterpolationMode=SimpleNamespace(NEAREST="nearest"),
         functional=SimpleNamespace(resize=lambda x, size, interpolation: F.interpolate(x, size, mode=interpolation)),
     )
+    setattr(transformer_cosmos, "transforms", stand_in)  # noqa: B010 pyright knows no such attribute
 
 
 def diffusers_twin(dit: DiT) -> CosmosTransformer3DModel:
@@ -41,9 +44,11 @@ def diffusers_twin(dit: DiT) -> CosmosTransformer3DModel:
         patch_size=(1, config.patch_spatial, config.patch_spatial),
         rope_scale=(config.rope_scale_t, config.rope_scale_h, config.rope_scale_w),
     )
-    for name, module in twin.named_modules():
-        if name.endswith((".norm_q", ".norm_k")):
-            module.eps = NORM_EPS  # the released code's; diffusers leaves its attention's default, 1e-5
+    for module in twin.modules():
+        if isinstance(module, Attention):
+            for norm in (module.norm_q, module.norm_k):
+                assert isinstance(norm, RMSNorm)
+                norm.eps = NORM_EPS  # the released code's; diffusers leaves its attention's default, 1e-5
     twin.load_state_dict(twin_names(config, dit.state_dict()))
     return twin
 

@@ -1,0 +1,127 @@
+"""Pictures in and out: an MP4 that is written shows what was given; first frames of videos and images are read."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.footage import CARPHONE
+from torch import Tensor
+
+from cosmos_data.config import DataConfig
+from cosmos_data.errors import DataError
+from cosmos_data.video import probe_video
+from cosmos_launch.media import read_first_frames, write_mp4
+
+
+def window(height_px: int, width_px: int) -> DataConfig:
+    """Windows of this size."""
+    return DataConfig(manifest="", num_frames=17, height_px=height_px, width_px=width_px)
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    return (10 * torch.log10(255**2 / (a.float() - b.float()).square().mean())).item()
+
+
+def decoded(path: Path) -> np.ndarray:
+    """Frames as RGB [T, H, W, 3], by PyAV's own conversion."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def clip() -> Tensor:
+    """uint8 [3, 17, 144, 176] of real footage, as it is."""
+    return read_first_frames(CARPHONE, 17, window(144, 176))
+
+
+# Out.
+
+
+@pytest.mark.parametrize("fps", [24.0, 30000 / 1001, 7.5])
+def test_what_is_written_is_what_is_shown(clip: Tensor, tmp_path: Path, fps: float):
+    write_mp4(tmp_path / "a.mp4", clip, fps=fps)
+    info = probe_video(tmp_path / "a.mp4")
+    assert (info.num_frames, info.height_px, info.width_px, info.codec) == (17, 144, 176, "h264")
+    assert info.fps == pytest.approx(fps)
+    shown = read_first_frames(tmp_path / "a.mp4", 17, window(144, 176))
+    assert min(psnr_db(shown[:, t], clip[:, t]) for t in range(17)) > 35
+    assert (shown.float() - clip.float()).mean(dim=(1, 2, 3)).abs().max() < 1, "colours are not shifted"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_any_player_can_play_it(clip: Tensor, tmp_path: Path):
+    write_mp4(tmp_path / "a.mp4", clip, fps=24)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.pix_fmt, stream.average_rate) == ("yuv420p", Fraction(24))
+        assert container.duration == pytest.approx(17 / 24 * av.time_base, rel=0.01)
+
+
+def test_a_single_frame_is_a_video_too(clip: Tensor, tmp_path: Path):
+    write_mp4(tmp_path / "a.mp4", clip[:, :1], fps=24)
+    assert probe_video(tmp_path / "a.mp4").num_frames == 1
+
+
+def test_an_older_video_of_the_name_is_replaced(clip: Tensor, tmp_path: Path):
+    write_mp4(tmp_path / "a.mp4", clip[:, :3], fps=24)
+    write_mp4(tmp_path / "a.mp4", clip[:, :5], fps=24)
+    assert probe_video(tmp_path / "a.mp4").num_frames == 5
+
+
+def test_what_can_not_be_written_leaves_no_video_of_the_name(clip: Tensor, tmp_path: Path):
+    with pytest.raises(ValueError):
+        write_mp4(tmp_path / "a.mp4", clip[:2], fps=24)  # two colour channels
+    assert list(tmp_path.iterdir()) == []
+
+
+# In.
+
+
+def test_first_frames_of_a_video(clip: Tensor):
+    assert clip.dtype == torch.uint8 and clip.shape == (3, 17, 144, 176)
+    reference = torch.from_numpy(decoded(CARPHONE)[:17].copy()).permute(3, 0, 1, 2)
+    assert min(psnr_db(clip[:, t], reference[:, t]) for t in range(17)) > 30
+    fewer = read_first_frames(CARPHONE, 9, window(144, 176))
+    assert torch.equal(fewer, clip[:, :9])
+
+
+def test_the_largest_central_part_of_the_models_shape(tmp_path: Path):
+    """A white square in the middle of a wide picture becomes all of the picture that is asked for."""
+    picture = np.zeros((64, 160, 3), dtype=np.uint8)
+    picture[:, 48:112] = (255, 200, 0)
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    frames = read_first_frames(tmp_path / "wide.png", 1, window(32, 32))
+    assert frames.shape == (3, 1, 32, 32)
+    assert (frames.float().mean(dim=(1, 2, 3)) - torch.tensor([255.0, 200.0, 0.0])).abs().max() < 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_is_a_video_of_one_frame(clip: Tensor, tmp_path: Path, suffix: str):
+    path = tmp_path / f"first.{suffix}"
+    Image.fromarray(clip[:, 0].permute(1, 2, 0).numpy()).save(path, **({"quality": 95} if suffix == "jpg" else {}))
+    frames = read_first_frames(path, 1, window(144, 176))
+    assert psnr_db(frames[:, 0], clip[:, 0]) > (30 if suffix == "jpg" else 60)
+
+
+def test_what_is_no_input_is_named(tmp_path: Path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(CARPHONE.read_bytes()[:4000])
+    for path, num_frames, size, said in (
+        (tmp_path / "absent.mp4", 1, (64, 64), "is not a file; name a video or an image"),
+        (tmp_path, 1, (64, 64), "is not a file; name a video or an image"),
+        (text, 1, (64, 64), "; name a video or an image"),
+        (torn, 1, (64, 64), "; name a video or an image"),
+        (CARPHONE, 121, (64, 64), "has 120 frames and 121 are the condition; use a longer video, or a smaller sample"),
+        (CARPHONE, 1, (160, 64), "is 176x144 px, smaller than the 64x160 px that this model was trained at; use a la"),
+        (CARPHONE, 1, (64, 192), "is 176x144 px, smaller than the 192x64 px that this model was trained at; use a la"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_first_frames(path, num_frames, height_px=size[0], width_px=size[1])
+        assert str(caught.value).startswith(f"--input {path}") and said in str(caught.value)
+        assert "\n" not in str(caught.value)
