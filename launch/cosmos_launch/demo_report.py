@@ -96,9 +96,10 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
         text=(
             "A Cosmos DiT in Video2World form, trained by megatron-core on two processes: first tensor parallel, then "
             "stopped, and resumed from its distributed checkpoint as data parallel. On "
-            f"{evaluation['num_windows']} held-out windows, given one frame, the future it expects (one step from "
-            f"pure noise: the mean of all futures) has a latent error of {mse['model']:.3f}; repeating that frame has {mse['repeat_last_frame']:.3f} "
-            f"(mean squared difference of whitened latents; better on {evaluation['windows_won']} windows)."
+            f"{evaluation['num_windows']} held-out windows, given one frame, the future it expects (one step from pure "
+            f"noise: the mean of all futures) has a latent error of {mse['model']:.3f}; repeating that frame has "
+            f"{mse['repeat_last_frame']:.3f} (mean squared difference of whitened latents; better on "
+            f"{evaluation['windows_won']} windows)."
         ),
         items=[
             LossCurve(

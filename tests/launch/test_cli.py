@@ -130,8 +130,8 @@ def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(worker, "main", lambda arguments: seen.extend(arguments) or 75)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", WORLD, "seed=3"]) == 75
-    assert seen == [WORLD, "seed=3"]
+    assert main(["train", WORLD, "seed=3", "--debug"]) == 75
+    assert seen == [WORLD, "seed=3", "--debug"]
 
 
 def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -19,7 +19,7 @@ from cosmos_launch.media import read_first_frames, write_mp4
 
 def window(height_px: int, width_px: int) -> DataConfig:
     """Windows of this size."""
-    return DataConfig(manifest="", num_frames=17, height_px=height_px, width_px=width_px)
+    return DataConfig(manifest="unused.parquet", num_frames=17, height_px=height_px, width_px=width_px)
 
 
 def psnr_db(a: Tensor, b: Tensor) -> float:
@@ -99,6 +99,11 @@ def test_the_largest_central_part_of_the_models_shape(tmp_path: Path):
     assert (frames.float().mean(dim=(1, 2, 3)) - torch.tensor([255.0, 200.0, 0.0])).abs().max() < 3
 
 
+def test_a_model_trained_on_crops_is_given_a_crop(clip: Tensor):
+    data = DataConfig(manifest="unused.parquet", num_frames=17, height_px=64, width_px=96, resize="crop")
+    assert torch.equal(read_first_frames(CARPHONE, 17, data), clip[:, :, 40:104, 40:136])
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_is_a_video_of_one_frame(clip: Tensor, tmp_path: Path, suffix: str):
     path = tmp_path / f"first.{suffix}"
@@ -122,6 +127,6 @@ def test_what_is_no_input_is_named(tmp_path: Path):
         (CARPHONE, 1, (64, 192), "is 176x144 px, smaller than the 192x64 px that this model was trained at; use a la"),
     ):
         with pytest.raises(DataError) as caught:
-            read_first_frames(path, num_frames, height_px=size[0], width_px=size[1])
+            read_first_frames(path, num_frames, window(*size))
         assert str(caught.value).startswith(f"--input {path}") and said in str(caught.value)
         assert "\n" not in str(caught.value)

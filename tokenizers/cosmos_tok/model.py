@@ -165,7 +165,7 @@ class CausalVideoTokenizer(nn.Module):
         batch 4, they give an L1 of 0.249; variance-preserving ones 0.224; with silent branches 0.204.
         """
         for name, param in self.named_parameters():
-            if name.endswith(".bias") or name.endswith(("conv2.1.conv3d.weight", "proj_out.conv3d.weight")):
+            if name.endswith((".bias", "conv2.1.conv3d.weight", "proj_out.conv3d.weight")):
                 nn.init.zeros_(param)
             elif param.ndim == 5:
                 nn.init.normal_(param, std=param[0].numel() ** -0.5)
