@@ -222,7 +222,7 @@ def test_an_unknown_include_says_where_it_stands(write):
     ("name", "overrides", "said"),
     [
         (WORLD, "parallel.tp=3", "model.num_heads=4 is not divisible by parallel.tp=3; use a tp of 1, 2, 4"),
-        (WORLD, "parallel.pp=7", "parallel.pp=7 is more than model.num_blocks=6; every stage needs a block"),
+        (WORLD, "parallel.pp=7", "parallel.pp=7 is more than model.num_blocks=4; every stage needs a block"),
         (WORLD, "parallel.tp=0", "parallel.tp=0 must be at least 1"),
         (
             WORLD,
