@@ -66,8 +66,15 @@ def test_distributions():
     assert many.drop_text_B.float().mean().item() == pytest.approx(0.2, abs=0.03)
     for noise in (many.noise_BCTHW, many.augment_noise_BCTHW):
         assert noise.mean().item() == pytest.approx(0, abs=0.03) and noise.std().item() == pytest.approx(1, abs=0.03)
-    choices = torch.stack((many.drop_condition_B, many.drop_text_B, many.num_condition_frames_B == 1)).double()
-    assert (torch.corrcoef(choices) - torch.eye(3)).abs().max() < 0.06, "each is drawn by itself"
+    draws = (
+        many.sigma_B.log(),
+        many.augment_sigma_B.log(),
+        many.num_condition_frames_B,
+        many.drop_condition_B,
+        many.drop_text_B,
+    )
+    correlation = torch.corrcoef(torch.stack([values.double() for values in draws]))
+    assert (correlation - torch.eye(5)).abs().max() < 0.06, "each is drawn by itself"
 
 
 def test_only_video_is_noised_harder():
