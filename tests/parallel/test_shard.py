@@ -78,10 +78,10 @@ def test_weights_depend_on_seed_and_name(ranks: Callable[[int], RankPool], singl
 
 
 def test_the_whole_is_drawn_in_fp32_and_stored_in_the_parameters_type():
-    exact, rounded = (nn.Parameter(torch.zeros(4, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (nn.Parameter(torch.zeros(100, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
     fill = layout_independent_fill(mesh_of(0, 1), seed=1)
     for param in (exact, rounded):
-        fill("w", param, lambda whole, generator: whole.normal_(generator=generator))
+        fill("w", param, lambda whole, generator: whole.uniform_(generator=generator))
     assert torch.equal(exact.to(torch.bfloat16), rounded)
 
 
