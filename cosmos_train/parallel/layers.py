@@ -85,17 +85,24 @@ def leave_sequence(config: TransformerConfig, mesh: Mesh) -> Callable[[Tensor], 
 
 
 class ColumnLinear(tensor_parallel.ColumnParallelLinear):
-    """y = x W^T with the rows of W (the columns of the product) divided over tensor-parallel ranks. No bias."""
+    """y = x W^T with the rows of W (the columns of the product) divided over tensor-parallel ranks. No bias.
+
+    On one rank a plain product gives the same without megatron-core's autograd function, which is Python and costs a
+    small model on a CPU some 3 % (benchmarks/dit_step.py).
+    """
+
+    weight: nn.Parameter
 
     def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh) -> None:
         super().__init__(
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+        self.is_whole = mesh.tp.size() == 1
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
-        return super().forward(x_LBD)[0]
+        return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
 
 
 class RowLinear(tensor_parallel.RowParallelLinear):
@@ -113,10 +120,11 @@ class RowLinear(tensor_parallel.RowParallelLinear):
             tp_group=mesh.tp,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
+        self.is_whole = mesh.tp.size() == 1
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""
-        return super().forward(x_LBD)[0]
+        return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
 
 
 class RMSNorm(nn.Module):

@@ -56,4 +56,6 @@ def rope_angles(
 def apply_rope(x_LBNK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (i, i + K / 2) of every head. cos and sin: [L, 1 or B, 1, K / 2]."""
     first, second = x_LBNK.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat(
+        (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
+    )
