@@ -1,5 +1,6 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
 # make test     set up .venv if needed, then run every test that needs no GPU
+# make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
 PYTHON      ?= python3
 # Which torch: constraints.txt. A GPU site that brings its own: make setup CONSTRAINTS=/dev/null VENV_OPTIONS=--system-site-packages
@@ -9,7 +10,7 @@ VIDEO       ?=
 BIN         := .venv/bin
 EXTRAS      := dali,demo,dev
 
-.PHONY: setup demo test test-gpu lint clean
+.PHONY: setup demo test test-gpu parity lint clean
 
 setup: .venv/installed
 
@@ -27,6 +28,9 @@ test: .venv/installed
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu
+
+parity: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -181,7 +181,7 @@ def make_sides(
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch: this is the CPU's benchmark
     sys.path.append(str(ROOT / "tests"))
     import torch
-    from support.diffusers_dit import diffusers_twin, twin_names  # pyright: ignore[reportMissingImports]
+    from support.diffusers_dit import diffusers_twin, twin_names
 
     from cosmos_train.models.dit.config import DiTConfig
     from cosmos_train.parallel import init
@@ -198,7 +198,7 @@ def make_sides(
         condition_mask=True,
     )
     parallel = ParallelConfig(layers="native")
-    world, _ = build_world_model(config, parallel, init.start(parallel, seed=0), dtype=torch.float32, seed=0)
+    [world], _ = build_world_model(config, parallel, init.start(parallel, seed=0), dtype=torch.float32, seed=0)
     dit = world.net
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig, ReconstructionConfig
-from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.config import ParallelConfig, check_heads, check_recipe
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 
 
@@ -70,10 +70,15 @@ class TokenizerRun(RunConfig):
     """Loss terms."""
 
     def __post_init__(self) -> None:
-        if self.parallel.tp > 1 or self.parallel.pp > 1:
+        if self.parallel.ranks_per_replica > 1:
             raise ConfigError(
-                f"parallel.tp={self.parallel.tp}, parallel.pp={self.parallel.pp}: a tokenizer is trained "
-                "data-parallel only; set both to 1"
+                f"parallel.tp={self.parallel.tp}, parallel.pp={self.parallel.pp}, parallel.cp={self.parallel.cp}: a "
+                "tokenizer is trained data-parallel only; set all three to 1"
+            )
+        if self.parallel.precision.recipe != "none":
+            raise ConfigError(
+                f"parallel.precision.recipe={self.parallel.precision.recipe} is for the matrix products of a "
+                "transformer, and a tokenizer has convolutions; set it to none"
             )
         try:
             self.tokenizer.latent_frames(self.data.num_frames)
@@ -100,17 +105,9 @@ class WorldDiTRun(RunConfig):
     """How `cosmos-train sample` samples this model."""
 
     def __post_init__(self) -> None:
-        if self.model.num_heads % self.parallel.tp:
-            legal = [n for n in range(1, self.model.num_heads + 1) if self.model.num_heads % n == 0]
-            raise ConfigError(
-                f"model.num_heads={self.model.num_heads} is not divisible by parallel.tp={self.parallel.tp}; "
-                f"use a tp of {', '.join(map(str, legal))}"
-            )
-        if self.parallel.pp > self.model.num_blocks:
-            raise ConfigError(
-                f"parallel.pp={self.parallel.pp} is more than model.num_blocks={self.model.num_blocks}; "
-                "every stage needs a block"
-            )
+        check_heads(self.parallel, self.model.num_heads)
+        self.parallel.blocks_per_piece(self.model.num_blocks)
+        check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
         if self.objective.max_condition_frames and not self.model.condition_mask:
             raise ConfigError(
                 f"objective.max_condition_frames={self.objective.max_condition_frames}, but model.condition_mask=false "

@@ -1,43 +1,224 @@
 """How the ranks of a run divide the work. No torch in here: a layout is checked on the login node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cosmos_train.config.errors import ConfigError
 
+CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
+    "fp8_delayed": ((8, 9), None),
+    "fp8_current": ((8, 9), None),
+    "fp8_blockwise": ((9, 0), None),
+    "mxfp8": ((10, 0), (12, 0)),
+    "nvfp4": ((10, 0), None),
+}
+"""Recipe -> the CUDA compute capability from which and, if any, below which TransformerEngine 2.11 runs it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionConfig:
+    """What TransformerEngine computes the blocks' matrix products in. train.precision is that of all the rest.
+
+    Embeddings, AdaLN modulation, norms, attention and the final layer stay in bf16 whatever stands here.
+    """
+
+    recipe: Literal["none", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8", "nvfp4"] = "none"
+    """How numbers are scaled to fit 8 or 4 bits: by an earlier step's largest value (fp8_delayed), the tensor's own
+    (fp8_current), or one per block of it. none computes in train.precision."""
+    format: Literal["auto", "e4m3", "hybrid"] = "auto"
+    """8-bit format; hybrid has e5m2 gradients. auto: hybrid with one scale per tensor, e4m3 with one per block."""
+    amax_history_len: int = 1024
+    """fp8_delayed: steps whose largest values the scale is taken from."""
+    amax_compute: Literal["max", "most_recent"] = "max"
+    """fp8_delayed: which of these values."""
+    bf16_first_blocks: int = 1
+    """Blocks at the start of the model that stay in bf16."""
+    bf16_last_blocks: int = 1
+    """Blocks at the end of the model that stay in bf16."""
+    bf16_modules: tuple[str, ...] = ()
+    """Patterns of names that stay in bf16 too, such as blocks.*.mlp.down or *.cross_attention.*; * is any text."""
+
+    def __post_init__(self) -> None:
+        if self.amax_history_len < 1:
+            raise ValueError(f"parallel.precision.amax_history_len={self.amax_history_len} must be at least 1")
+        for key, value in (
+            ("bf16_first_blocks", self.bf16_first_blocks),
+            ("bf16_last_blocks", self.bf16_last_blocks),
+        ):
+            if value < 0:
+                raise ValueError(f"parallel.precision.{key}={value} must be 0 or more")
+        if self.recipe == "nvfp4" and self.format != "auto":
+            raise ValueError(
+                f"parallel.precision.format={self.format} is an 8-bit format, but recipe=nvfp4 has one of its own, "
+                "e2m1; leave format at auto"
+            )
+        if self.recipe not in ("none", "fp8_delayed") and (self.amax_history_len, self.amax_compute) != (1024, "max"):
+            raise ValueError(
+                f"parallel.precision.amax_history_len={self.amax_history_len} and amax_compute={self.amax_compute} are "
+                f"read by recipe=fp8_delayed only, but recipe={self.recipe}; leave them out"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
-    """How the ranks divide the work. Data parallelism is what remains: world size / (tp * pp)."""
+    """How the ranks divide the work. Data parallelism is what remains: world size / (tp * pp * cp)."""
 
     tp: int = 1
     """Tensor-parallel ranks: heads and MLP columns are divided by it."""
     pp: int = 1
-    """Pipeline stages: consecutive blocks are divided by it."""
+    """Pipeline-parallel ranks: consecutive blocks are divided by it."""
+    pp_chunks: int = 1
+    """Pieces of the model on each pipeline rank; more than 1 interleaves them, which shortens a step's two ends."""
+    pp_first_blocks: int | None = None
+    """Blocks of the very first piece, where the patch embedding is; none divides evenly."""
+    pp_last_blocks: int | None = None
+    """Blocks of the very last piece, where the final layer and the loss are; none divides evenly."""
+    cp: int = 1
+    """Context-parallel ranks: tokens are divided by it, in attention too. Any number of tokens: they are padded."""
+    cp_comm: Literal["all_gather", "a2a", "p2p"] = "all_gather"
+    """How attention sees all tokens: keys and values gathered, tokens exchanged for heads, or a ring (TE only)."""
+    cp_min_tokens: int = 0
+    """Batches with fewer tokens, such as images, are not divided: every rank computes them, nothing is sent."""
     sequence_parallel: bool = False
     """Divide tokens over the tensor-parallel ranks outside attention and MLP. Needs tp > 1."""
-    recompute: Literal["none", "full"] = "none"
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: norms and GELU, or whole blocks."""
     layers: Literal["auto", "native", "te"] = "auto"
     """Who makes the layers: TransformerEngine where CUDA and it are there (auto), or always one of the two."""
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """8-bit and 4-bit matrix products."""
 
     def __post_init__(self) -> None:
-        for key, value in (("tp", self.tp), ("pp", self.pp)):
+        for key, value in (("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("pp_chunks", self.pp_chunks)):
             if value < 1:
                 raise ValueError(f"parallel.{key}={value} must be at least 1")
+        for key, value in (("pp_first_blocks", self.pp_first_blocks), ("pp_last_blocks", self.pp_last_blocks)):
+            if value is not None and (value < 0 or self.pp == 1):
+                raise ValueError(
+                    f"parallel.{key}={value} must be 0 or more and needs a pipeline, but parallel.pp={self.pp}; "
+                    "leave it out, or set parallel.pp to 2 or more"
+                )
         if self.sequence_parallel and self.tp == 1:
             raise ValueError(
                 "parallel.sequence_parallel=true divides tokens over tensor-parallel ranks, but parallel.tp=1; "
                 "set parallel.tp to 2 or more, or switch sequence_parallel off"
             )
+        if self.pp_chunks > 1 and self.pp == 1:
+            raise ValueError(
+                f"parallel.pp_chunks={self.pp_chunks} interleaves pieces of a pipeline, but parallel.pp=1; "
+                "set parallel.pp to 2 or more, or pp_chunks to 1"
+            )
+        if self.precision.recipe != "none" and self.layers == "native":
+            raise ValueError(
+                f"parallel.precision.recipe={self.precision.recipe} is TransformerEngine's, but "
+                "parallel.layers=native; use recipe none, or layers auto or te on a GPU"
+            )
+        if self.cp > 1 and self.cp_comm == "p2p" and self.layers == "native":
+            raise ValueError(
+                "parallel.cp_comm=p2p is TransformerEngine's ring, but parallel.layers=native; "
+                "use cp_comm all_gather or a2a, or layers auto or te on a GPU"
+            )
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that work on the same samples."""
+        return self.tp * self.pp * self.cp
+
+    @property
+    def interleaved_chunks(self) -> int | None:
+        """pp_chunks as megatron-core wants it: None where nothing is interleaved."""
+        return self.pp_chunks if self.pp_chunks > 1 else None
+
+    def blocks_per_piece(self, num_blocks: int) -> list[int]:
+        """Blocks of each piece of the pipeline, from first to last; piece i is on pipeline rank i % pp.
+
+        Raises:
+            ConfigError: a piece would be left without blocks.
+        """
+        num_pieces = self.pp * self.pp_chunks
+        fixed = {0: self.pp_first_blocks, num_pieces - 1: self.pp_last_blocks}
+        given = {piece: count for piece, count in fixed.items() if count is not None}
+        free = [piece for piece in range(num_pieces) if piece not in given]
+        remaining = num_blocks - sum(given.values())
+        if remaining < len(free) or (not free and remaining):
+            raise ConfigError(
+                f"model.num_blocks={num_blocks} can not be cut into parallel.pp={self.pp} * parallel.pp_chunks="
+                f"{self.pp_chunks} = {num_pieces} pieces with pp_first_blocks={self.pp_first_blocks} and "
+                f"pp_last_blocks={self.pp_last_blocks}: {remaining} blocks are left for {len(free)} pieces, which need "
+                f"at least one each; use at most {num_blocks} pieces, or other counts for the first and last"
+            )
+        each, extra = divmod(remaining, len(free)) if free else (0, 0)
+        return [given[p] if p in given else each + (free.index(p) < extra) for p in range(num_pieces)]
 
 
 def check_layout(parallel: ParallelConfig, world_size: int) -> None:
-    """tp * pp must divide the number of processes. Raises ConfigError with the products that do."""
-    ranks_per_replica = parallel.tp * parallel.pp
-    if world_size % ranks_per_replica:
+    """tp * pp * cp must divide the number of processes. Raises ConfigError with the products that do."""
+    if world_size % parallel.ranks_per_replica:
         legal = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise ConfigError(
-            f"parallel.tp={parallel.tp} * parallel.pp={parallel.pp} = {ranks_per_replica} does not divide the "
-            f"{world_size} processes of this run; their product may be {', '.join(map(str, legal))}"
+            f"parallel.tp={parallel.tp} * parallel.pp={parallel.pp} * parallel.cp={parallel.cp} = "
+            f"{parallel.ranks_per_replica} does not divide the {world_size} processes of this run; "
+            f"their product may be {', '.join(map(str, legal))}"
         )
+
+
+def check_heads(parallel: ParallelConfig, num_heads: int) -> None:
+    """Attention heads must divide over tp, and with cp_comm=a2a over tp * cp. Raises ConfigError with legal degrees."""
+    if num_heads % parallel.tp:
+        raise ConfigError(
+            f"model.num_heads={num_heads} is not divisible by parallel.tp={parallel.tp}; "
+            f"use a tp of {_divisors(num_heads)}"
+        )
+    own_heads = num_heads // parallel.tp
+    if parallel.cp_comm == "a2a" and own_heads % parallel.cp:
+        raise ConfigError(
+            f"parallel.cp_comm=a2a divides the {own_heads} heads of a rank (model.num_heads={num_heads} / "
+            f"parallel.tp={parallel.tp}) by parallel.cp={parallel.cp}, which leaves a rest; "
+            f"use a cp of {_divisors(own_heads)}, or cp_comm=all_gather"
+        )
+
+
+def check_precision(config: PrecisionConfig, capability: tuple[int, int], device: str) -> None:
+    """Whether a GPU can compute in the recipe.
+
+    Args:
+        capability: CUDA compute capability of the GPU that the run is for, which need not be here.
+        device: its name, for the message.
+
+    Raises:
+        ConfigError: it can not; the message names the recipes that it can.
+    """
+    legal = [
+        recipe
+        for recipe, (first, end) in CAPABILITIES.items()
+        if capability >= first and (end is None or capability < end)
+    ]
+    if config.recipe == "none" or config.recipe in legal:
+        return
+    first, end = CAPABILITIES[config.recipe]
+    needed = f"{first[0]}.{first[1]} or more" + (f" and less than {end[0]}.{end[1]}" if end else "")
+    raise ConfigError(
+        f"parallel.precision.recipe={config.recipe} needs a compute capability of {needed}, but {device} has "
+        f"{capability[0]}.{capability[1]}; use {', '.join(['none', *legal])}"
+    )
+
+
+def check_recipe(config: PrecisionConfig, weights: str, num_blocks: int) -> None:
+    """A recipe computes on bf16 weights, and some block must be left to it. Raises ConfigError."""
+    if config.recipe == "none":
+        return
+    if weights != "bf16":
+        raise ConfigError(
+            f"parallel.precision.recipe={config.recipe} computes on bf16 weights and activations, but "
+            f"train.precision={weights}; set train.precision=bf16"
+        )
+    if config.bf16_first_blocks + config.bf16_last_blocks >= num_blocks:
+        raise ConfigError(
+            f"parallel.precision.bf16_first_blocks={config.bf16_first_blocks} and "
+            f"bf16_last_blocks={config.bf16_last_blocks} leave none of model.num_blocks={num_blocks} to "
+            f"recipe={config.recipe}; use smaller counts, or recipe none"
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

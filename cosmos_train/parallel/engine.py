@@ -1,8 +1,9 @@
 """megatron-core's DDP, distributed optimizer and schedules around one model: build, step, describe for a checkpoint."""
 
 import importlib.util
+import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.config import ParallelConfig, check_precision
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import Stage
@@ -54,37 +55,52 @@ class StepResult:
 
 
 def make_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
-    """The configured maker of layers; `auto` is TransformerEngine where CUDA and it are there, else the native one."""
+    """The configured maker of layers; `auto` is TransformerEngine where CUDA and it are there, else the native one.
+
+    Raises:
+        ConfigError: TransformerEngine is asked for and not there, or its recipe is not for this GPU.
+    """
+    if mesh.device.type == "meta":  # a plan: names and shapes are the same, whoever makes the layers
+        return native_layers(parallel, config, mesh)
     has_te = mesh.device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
-    if parallel.layers == "native" or (parallel.layers == "auto" and not has_te):
-        return native_layers(config, mesh)
-    if not has_te:  # without it megatron-core hands out mock layers, and says nothing
-        raise ConfigError(
-            "parallel.layers=te needs TransformerEngine on a CUDA device, which this process "
-            f"on {mesh.device} does not have; use auto or native"
-        )
+    needed = _needs_te(parallel)
+    if needed and not has_te:  # without it megatron-core hands out mock layers, and says nothing
+        what, instead = needed
+        raise ConfigError(f"{what}, which this process on {mesh.device} does not have; use {instead}")
+    if not has_te or parallel.layers == "native":
+        return native_layers(parallel, config, mesh)
+    capability, name = torch.cuda.get_device_capability(mesh.device), torch.cuda.get_device_name(mesh.device)
+    check_precision(parallel.precision, capability, name)
     from cosmos_train.parallel.te import te_layers  # needs CUDA to be imported at all
 
-    return te_layers(config, mesh)
+    return te_layers(parallel, config, mesh)
+
+
+def _needs_te(parallel: ParallelConfig) -> tuple[str, str] | None:
+    """What TransformerEngine alone can do of what is asked for, and what to set without it."""
+    if parallel.precision.recipe != "none":
+        return f"parallel.precision.recipe={parallel.precision.recipe} needs TransformerEngine on a CUDA device", "none"
+    if parallel.layers == "te":
+        return "parallel.layers=te needs TransformerEngine on a CUDA device", "auto or native"
+    if parallel.cp > 1 and parallel.cp_comm == "p2p":
+        return "parallel.cp_comm=p2p is TransformerEngine's ring", "all_gather or a2a"
+    return None
 
 
 class Engine:
-    """One model (or pipeline stage) under megatron-core."""
+    """One model, or this rank's pieces of it, under megatron-core."""
 
-    def __init__(self, model: nn.Module, config: TransformerConfig, mesh: Mesh, adam: AdamSettings) -> None:
-        self.model, self.mesh, self.config = model, mesh, config
-        self.stage = Stage(model, config)
-        self.ddp = DistributedDataParallel(
-            config,
-            DistributedDataParallelConfig(
-                use_distributed_optimizer=True,
-                grad_reduce_in_fp32=True,
-                # Across stages, gradients of shared parameters are summed before the data-parallel sum starts.
-                overlap_grad_reduce=mesh.device.type == "cuda" and mesh.pp.size() == 1,
-                overlap_param_gather=mesh.device.type == "cuda" and mesh.pp.size() == 1,
-            ),
-            self.stage,
+    def __init__(self, pieces: Sequence[nn.Module], config: TransformerConfig, mesh: Mesh, adam: AdamSettings) -> None:
+        self.pieces, self.mesh, self.config = pieces, mesh, config
+        # Across stages, gradients of shared parameters are summed before the data-parallel sum starts.
+        overlap = mesh.device.type == "cuda" and mesh.pp.size() == 1
+        ddp_config = DistributedDataParallelConfig(
+            use_distributed_optimizer=True,
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=overlap,
+            overlap_param_gather=overlap,
         )
+        self.ddps = [DistributedDataParallel(config, ddp_config, Stage(piece, config)) for piece in pieces]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.optimizer: MegatronOptimizer = get_megatron_optimizer(
@@ -99,15 +115,16 @@ class Engine:
                     bf16=config.params_dtype == torch.bfloat16,
                     params_dtype=config.params_dtype,
                     use_distributed_optimizer=True,
-                    overlap_param_gather=mesh.device.type == "cuda" and mesh.pp.size() == 1,
+                    overlap_param_gather=overlap,
                 ),
-                [self.ddp],  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
+                self.ddps,  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
                 use_gloo_process_groups=False,
             )
         config.finalize_model_grads_func = self._finalize_gradients
         config.grad_scale_func = self.optimizer.scale_loss
-        if self.ddp.ddp_config.overlap_grad_reduce:
-            config.no_sync_func = self.ddp.no_sync
+        if overlap:
+            [ddp] = self.ddps
+            config.no_sync_func = ddp.no_sync
         self.run_schedule = get_forward_backward_func()
 
     def train_step(
@@ -122,16 +139,21 @@ class Engine:
         """Forward, backward, gradient sum, clipping, update.
 
         Args:
-            batches: yields this rank's micro-batches, the same on all ranks of one replica.
+            batches: yields this rank's micro-batches, the same on all ranks of one replica, of one shape in a step.
             num_tokens: L of the residual stream, for what pipeline stages send to each other.
         """
-        self.ddp.zero_grad_buffer()
-        self.optimizer.zero_grad()
+        self.zero_gradients()
         metrics = self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=False)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         succeeded, grad_norm, _ = cast(tuple[bool, float | None, int | None], self.optimizer.step())
         return StepResult(metrics, float(grad_norm or 0.0), skipped=not succeeded)
+
+    def zero_gradients(self) -> None:
+        """Forget what backward passes have added up."""
+        for ddp in self.ddps:
+            ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()
 
     def evaluate(
         self, forward_loss: ForwardLoss, batches: Iterator[BatchT], *, num_micro_batches: int, num_tokens: int
@@ -150,7 +172,7 @@ class Engine:
         forward_only: bool,
     ) -> dict[str, float]:
         def forward_step(data: Iterator[BatchT], ddp: DistributedDataParallel) -> tuple[Tensor, Callable]:
-            result = forward_loss(ddp, next(data), self.stage.hidden)
+            result = forward_loss(ddp, next(data), cast(Stage, ddp.module).hidden)
             if isinstance(result, Tensor):
                 return result, _no_loss
             loss, metrics = result
@@ -158,8 +180,8 @@ class Engine:
 
         collected: list[dict[str, Tensor]] = self.run_schedule(
             forward_step_func=forward_step,
-            data_iterator=batches,
-            model=self.ddp,
+            data_iterator=list(itertools.tee(batches, len(self.ddps))),  # every piece needs every batch, once loaded
+            model=cast(list[nn.Module], self.ddps),
             num_microbatches=num_micro_batches,
             seq_length=num_tokens,
             micro_batch_size=1,  # unused: shapes are sent along, because T, H, W and B vary
@@ -174,7 +196,7 @@ class Engine:
         Upstream sums there (`has_cond_embedder`), which is right only where each has a gradient bucket of its own.
         """
         if self.mesh.pp.size() > 1:
-            for param in self.model.parameters():
+            for param in itertools.chain.from_iterable(piece.parameters() for piece in self.pieces):
                 if getattr(param, "shared_over_stages", False):
                     dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
         finalize_model_grads(model, *args, **kwargs)

@@ -30,7 +30,7 @@ def start(parallel: ParallelConfig, *, seed: int, timeout_min: float = 30.0) -> 
     """Join the process group and build megatron-core's groups for this layout.
 
     Raises:
-        ConfigError: tp * pp does not divide the world size.
+        ConfigError: tp * pp * cp does not divide the world size.
     """
     # megatron-core 0.16.1 calls collectives by names that torch 2.13 has replaced.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch\.distributed|megatron\.core)")
@@ -55,6 +55,8 @@ def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.interleaved_chunks,
+        context_parallel_size=parallel.cp,
         create_gloo_process_groups=False,
         # No embedding is tied to an output layer at the other end of the pipeline, so there is none to keep equal.
         get_embedding_ranks=lambda pipeline_ranks, *_: pipeline_ranks[:1],
@@ -65,7 +67,10 @@ def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -
         "world": dist.group.WORLD,
         "tp": parallel_state.get_tensor_model_parallel_group(),
         "pp": parallel_state.get_pipeline_model_parallel_group(),
+        "cp": parallel_state.get_context_parallel_group(),
         "dp": parallel_state.get_data_parallel_group(),
+        "replicas": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "tp_cp": parallel_state.get_tensor_and_context_parallel_group(),
     }
     mesh = Mesh(device=device, **cast(dict[str, dist.ProcessGroup], groups))
     log.info("%s of %d on %s: %s", mesh.position, dist.get_world_size(), device, mesh.layout)

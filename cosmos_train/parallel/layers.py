@@ -7,21 +7,35 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   shared_linear(D_in, D_out)   the same for an input that is whole on every rank under sequence parallelism too (text)
   row_linear(D_in, D_out)      [L, B, D_in / tp] of this rank -> [L, B, D_out], summed over ranks
   head_norm(K)                 RMSNorm over the width of a head; name it q_layernorm or k_layernorm (see mcore.py)
-  attention()                  q, k, v [L, B, N / tp, K] -> [L, B, N / tp * K], unmasked
+  attention()                  q, k, v [l, B, N / tp, K] -> [l, B, N / tp * K], unmasked. With a TokenSplit l are this
+                               rank's tokens and each sees those of all ranks; without, k and v are whole (text)
+  split(L)                     how L tokens divide over the ranks (cosmos_train.parallel.context.TokenSplit)
+
+What computes in 8 bits also needs to be told what the layers are called, where the blocks begin and end, and that a
+block is computed again: finish, autocast and checkpoint. The native maker has nothing to do there.
 """
 
 import copy
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from megatron.core import tensor_parallel
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
+
+recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+"""The native Layers.checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +50,16 @@ class Layers:
     row_linear: Callable[[int, int], nn.Module]
     head_norm: Callable[[int], nn.Module]
     attention: Callable[[], nn.Module]
-    enter_sequence: Callable[[Tensor], Tensor]
-    """[L, B, D] whole -> this rank's rows under sequence parallelism; the same tensor without it."""
-    leave_sequence: Callable[[Tensor], Tensor]
-    """This rank's rows -> [L, B, D] whole. What follows must be the same work on every tensor-parallel rank."""
+    split: Callable[[int], TokenSplit]
+    finish: Callable[[nn.Module], None] = lambda model: None
+    """To be called with the model when it has all its layers, under the names that they have in the whole model."""
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    """The blocks of one forward pass run inside, all of them inside one."""
+    checkpoint: Callable[..., Any] = recompute
+    """checkpoint(block, *args): runs the block, keeps its arguments alone, runs it again in the backward pass."""
 
 
-def native_layers(config: TransformerConfig, mesh: Mesh) -> Layers:
+def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
     """megatron-core's tensor-parallel linears and torch's attention: any device, no TransformerEngine."""
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
@@ -53,34 +70,8 @@ def native_layers(config: TransformerConfig, mesh: Mesh) -> Layers:
         shared_linear=lambda d_in, d_out: ColumnLinear(d_in, d_out, unsplit, mesh),
         row_linear=lambda d_in, d_out: RowLinear(d_in, d_out, config, mesh),
         head_norm=lambda head_dim: RMSNorm(head_dim, eps=config.layernorm_epsilon, dtype=config.params_dtype),
-        attention=DotProductAttention,
-        enter_sequence=enter_sequence(config, mesh),
-        leave_sequence=leave_sequence(config, mesh),
-    )
-
-
-def enter_sequence(config: TransformerConfig, mesh: Mesh) -> Callable[[Tensor], Tensor]:
-    """See Layers.enter_sequence. A plain slice: whatever made the tensor gets this rank's part of the gradient."""
-    if not config.sequence_parallel:
-        return lambda x_LBD: x_LBD
-
-    def local_rows(x_LBD: Tensor) -> Tensor:
-        if len(x_LBD) % mesh.tp.size():
-            raise ValueError(
-                f"{len(x_LBD)} tokens do not divide over parallel.tp={mesh.tp.size()} ranks; switch "
-                "parallel.sequence_parallel off, or choose frames and sizes that give a multiple"
-            )
-        return x_LBD.chunk(mesh.tp.size())[mesh.tp.rank()]
-
-    return local_rows
-
-
-def leave_sequence(config: TransformerConfig, mesh: Mesh) -> Callable[[Tensor], Tensor]:
-    """See Layers.leave_sequence. Its gradient is split, not summed, because every rank computes all of it."""
-    if not config.sequence_parallel:
-        return lambda x_LBD: x_LBD
-    return lambda x_LBD: tensor_parallel.gather_from_sequence_parallel_region(
-        x_LBD, tensor_parallel_output_grad=False, group=mesh.tp
+        attention=lambda: SplitAttention(dot_product_attention, exchange=parallel.cp_comm == "a2a"),
+        split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh),
     )
 
 
@@ -140,13 +131,30 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class DotProductAttention(nn.Module):
-    """softmax(q k^T / sqrt(K)) v without a mask."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
 
-    def forward(self, q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:
-        """q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
-        q, k, v = (x.permute(1, 2, 0, 3) for x in (q_LBNK, k_SBNK, v_SBNK))
-        if q.device.type == "cpu":  # whose kernel reads a head's rows several times: together they are faster to read
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out_BNLK = F.scaled_dot_product_attention(q, k, v)
-        return out_BNLK.permute(2, 0, 1, 3).flatten(2)
+
+class SplitAttention(nn.Module):
+    """Attention between tokens that ranks may have divided: the exchange around an attention that knows of no ranks."""
+
+    def __init__(self, attend: Attend, *, exchange: bool) -> None:
+        """exchange: heads for tokens (all-to-all), as in arXiv 2309.14509; else keys and values are gathered."""
+        super().__init__()
+        self.attend, self.exchange = attend, exchange
+
+    def forward(self, q_lBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor, split: TokenSplit | None = None) -> Tensor:
+        """q [l, B, N, K], k and v [S, B, N, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+        if split is None:
+            return self.attend(q_lBNK, k_SBNK, v_SBNK)
+        if self.exchange and split.context is not None:
+            return split.heads_to_rows(self.attend(*(split.rows_to_heads(x) for x in (q_lBNK, k_SBNK, v_SBNK))))
+        return self.attend(q_lBNK, split.all_rows(k_SBNK), split.all_rows(v_SBNK))
+
+
+def dot_product_attention(q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v without a mask: q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
+    q, k, v = (x.permute(1, 2, 0, 3) for x in (q_LBNK, k_SBNK, v_SBNK))
+    if q.device.type == "cpu":  # whose kernel reads a head's rows several times: together they are faster to read
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    return F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(2)

@@ -6,6 +6,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.precision import megatron_precision
 
 
 def transformer_config(
@@ -25,10 +26,13 @@ def transformer_config(
             num_attention_heads=num_heads,
             tensor_model_parallel_size=parallel.tp,
             pipeline_model_parallel_size=parallel.pp,
+            virtual_pipeline_model_parallel_size=parallel.interleaved_chunks,
+            context_parallel_size=parallel.cp,
             sequence_parallel=parallel.sequence_parallel,
             params_dtype=dtype,
             pipeline_dtype=dtype,
             bf16=dtype == torch.bfloat16,
+            **megatron_precision(parallel.precision),
             normalization="RMSNorm",
             layernorm_epsilon=1e-6,
             qk_layernorm=True,  # finalize_model_grads then sums q_ and k_layernorm over tensor-parallel ranks
@@ -42,6 +46,10 @@ def transformer_config(
             masked_softmax_fusion=False,
             bias_dropout_fusion=False,
             bias_activation_fusion=False,
+            # Interleaved over two ranks, a forward and a backward tensor travel to the same rank at once. Batched, they
+            # are matched by order alone and change places: losses and gradients come out wrong, without an error.
+            overlap_p2p_comm=parallel.pp_chunks > 1,
+            batch_p2p_comm=parallel.pp_chunks == 1,
             # Stages tell each other the shape of what they send: frames, sizes and batches vary.
             variable_seq_lengths=True,
             moe_token_dispatcher_type="alltoall",  # there is no MoE, but the line above is refused with the default

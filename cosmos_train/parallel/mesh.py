@@ -16,8 +16,14 @@ class Mesh:
     """Ranks that hold different heads and columns of the same blocks."""
     pp: dist.ProcessGroup
     """Ranks that hold consecutive blocks."""
+    cp: dist.ProcessGroup
+    """Ranks that hold different tokens of the same samples."""
     dp: dist.ProcessGroup
     """Ranks that hold the same parameters and see different samples."""
+    replicas: dist.ProcessGroup
+    """Ranks that hold the same parameters (dp * cp): gradients are summed over them, optimizer states divided."""
+    tp_cp: dist.ProcessGroup
+    """Ranks that together hold the tokens of a sample under sequence parallelism; tp runs fastest."""
 
     @property
     def is_first_stage(self) -> bool:
@@ -36,10 +42,11 @@ class Mesh:
 
     @property
     def layout(self) -> str:
-        """The degrees, as logs and reports show them: `tp2 pp1 dp1`."""
-        return f"tp{self.tp.size()} pp{self.pp.size()} dp{self.dp.size()}"
+        """The degrees, as logs and reports show them: `tp2 pp1 cp1 dp1`."""
+        return f"tp{self.tp.size()} pp{self.pp.size()} cp{self.cp.size()} dp{self.dp.size()}"
 
     @property
     def position(self) -> str:
         """This rank, as logs show it."""
-        return f"rank {self.world.rank()} (tp {self.tp.rank()}, pp {self.pp.rank()}, dp {self.dp.rank()})"
+        places = ", ".join(f"{name} {getattr(self, name).rank()}" for name in ("tp", "pp", "cp", "dp"))
+        return f"rank {self.world.rank()} ({places})"

@@ -1,11 +1,12 @@
 """The optimizer's state as one tensor per parameter and kind, whatever ranks hold it: what checkpoints keep.
 
-megatron-core's distributed optimizer gives each data-parallel rank a slice of one long buffer, so a rank holds parts of
-some parameters. Its own layout-free format (`fully_reshardable`, 0.16.1) reads that buffer as if it had no padding
-between buckets; where it has, states of other parameters come out, with a log line. So we put them together ourselves.
+megatron-core's distributed optimizer gives each rank that has a parameter a slice of one long buffer, so a rank holds
+parts of some parameters. Its own layout-free format (`fully_reshardable`, 0.16.1) reads that buffer as if it had no
+padding between buckets; where it has, states of other parameters come out, with a log line. So we put them together
+ourselves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -36,40 +37,40 @@ def set_adam_step(optimizer: MegatronOptimizer, step: int) -> None:
         group["step"] = step
 
 
-def collect(optimizer: MegatronOptimizer, model: nn.Module, mesh: Mesh) -> dict[str, dict[str, Tensor]]:
+def collect(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], mesh: Mesh) -> dict[str, dict[str, Tensor]]:
     """{name: {kind: fp32 tensor of the parameter's shape on this rank, on the CPU}}.
 
-    Each parameter's state is put together on one data-parallel rank, in turn, and only in that rank's answer: so all of
-    them write a part of a checkpoint, and no device holds more than one whole state more than it has.
+    Each parameter's state is put together on one of the ranks that have it, in turn, and only in that rank's answer: so
+    all of them write a part of a checkpoint, and no device holds more than one whole state more than it has.
     """
     _make_moments(optimizer)
     found: dict[str, dict[str, Tensor]] = {}
-    kinds = state_kinds(model.parameters())
-    for number, (name, param) in enumerate(_trained(model)):
-        writer = number % mesh.dp.size()
+    kinds = state_kinds(param for _, param in _trained(pieces))
+    for number, (name, param) in enumerate(_trained(pieces)):
+        writer = number % mesh.replicas.size()
         part = _part(optimizer, param)
         for kind in kinds:
             flat = torch.zeros(param.numel(), dtype=torch.float32, device=mesh.device)
             if part is not None:
                 part_slice, states = part
                 flat[part_slice] = states[kind].flatten()
-            dist.reduce(flat, dst=dist.get_global_rank(mesh.dp, writer), group=mesh.dp)
-            if mesh.dp.rank() == writer:
+            dist.reduce(flat, dst=dist.get_global_rank(mesh.replicas, writer), group=mesh.replicas)
+            if mesh.replicas.rank() == writer:
                 found.setdefault(name, {})[kind] = flat.view(param.shape).cpu()
     return found
 
 
-def empty(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+def empty(pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
     """The same dictionary for all of this rank's parameters, to be read into."""
-    kinds = state_kinds(model.parameters())
-    return {name: {kind: torch.empty(p.shape, dtype=torch.float32) for kind in kinds} for name, p in _trained(model)}
+    kinds = state_kinds(param for _, param in _trained(pieces))
+    return {name: {kind: torch.empty(p.shape, dtype=torch.float32) for kind in kinds} for name, p in _trained(pieces)}
 
 
 @torch.no_grad()
-def distribute(optimizer: MegatronOptimizer, model: nn.Module, states: dict[str, dict[str, Tensor]]) -> None:
+def distribute(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], states: dict[str, dict[str, Tensor]]) -> None:
     """Take this rank's slices out of whole states."""
     _make_moments(optimizer)
-    for name, param in _trained(model):
+    for name, param in _trained(pieces):
         part = _part(optimizer, param)
         if part is None:
             continue
@@ -78,8 +79,8 @@ def distribute(optimizer: MegatronOptimizer, model: nn.Module, states: dict[str,
             mine[kind].copy_(whole.flatten()[part_slice])
 
 
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+def _trained(pieces: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    return [(name, param) for piece in pieces for name, param in piece.named_parameters() if param.requires_grad]
 
 
 def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:

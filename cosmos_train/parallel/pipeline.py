@@ -1,15 +1,21 @@
-"""Which part of a model a pipeline stage holds, and the wrapper that megatron-core's schedules talk to."""
+"""Which part of a model a pipeline rank holds, what it recomputes, and the wrapper that megatron-core's schedules see.
 
-from dataclasses import dataclass
+A model is cut into pp * pp_chunks pieces of consecutive blocks; piece i is on pipeline rank i % pp. With one piece a
+rank the schedule is 1F1B, with more it is the interleaved one (arXiv 2104.04473).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.utils.checkpoint
 from megatron.core.enums import ModelType
+from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
-from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -17,16 +23,21 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagePlan:
-    """The cut of a model at its edge: which blocks, and whether the first and last layers, are this stage's."""
+    """The cut of a model at its edge: which blocks, and whether the first and last layers, are this piece's."""
 
     blocks: range
     is_first: bool = True
     is_last: bool = True
     num_stages: int = 1
-    recompute: Literal["none", "full"] = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
+    lent: dict[str, nn.Module] = field(default_factory=dict)
+    """Shared modules that the first piece on this rank owns; its other pieces borrow them."""
 
-    def shared(self, module: ModuleT) -> ModuleT:
-        """Mark a module that every stage has a copy of: gradients are summed over stages, the norm counts it once."""
+    def shared(self, name: str, make: Callable[[], ModuleT]) -> "ModuleT | Borrowed":
+        """A module that every pipeline rank has a copy of: gradients are summed over them, the norm counts it once."""
+        if name in self.lent:
+            return Borrowed(self.lent[name])
+        self.lent[name] = module = make()
         if self.num_stages > 1:
             for param in module.parameters():
                 param.shared_over_stages = True  # pyright: ignore[reportAttributeAccessIssue] read by the engine
@@ -39,23 +50,51 @@ class StagePlan:
             return torch.utils.checkpoint.checkpoint(block, x_LBD, cond, use_reentrant=False)
         return block(x_LBD, cond)
 
+    def through(self, cheap: Callable[..., Tensor], costly: Callable[[Tensor], Tensor], *args: Tensor) -> Tensor:
+        """costly(cheap(*args)). Under selective recompute, what cheap gives is not kept but computed again.
 
-def plan_stage(num_blocks: int, mesh: Mesh, *, recompute: Literal["none", "full"] = "none") -> StagePlan:
-    """Consecutive blocks, as even as can be; the first stages take one more where they do not divide."""
-    stages, stage = mesh.pp.size(), mesh.pp.rank()
-    if num_blocks < stages:
-        raise ConfigError(
-            f"parallel.pp={stages} is more than the {num_blocks} blocks of the model; use a pp of 1 to {num_blocks}"
+        For norms and activation functions before a linear, which would keep their output for its own gradient.
+        """
+        if self.recompute != "selective" or not torch.is_grad_enabled():
+            return costly(cheap(*args))
+        # None: nothing here runs in FP8. Upstream takes even False for a yes.
+        forgotten = CheckpointWithoutOutput(fp8=None)  # pyright: ignore[reportArgumentType]
+        output = costly(forgotten.checkpoint(cheap, *args))
+        forgotten.discard_output_and_register_recompute(output)
+        return output
+
+
+class Borrowed(nn.Module):
+    """A module of another piece on this rank: used here, but trained, saved and counted there."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self._owner = (owner,)  # inside a tuple, where torch does not look for submodules
+
+    def forward(self, *args: Any) -> Any:
+        """The owner's forward."""
+        return self._owner[0](*args)
+
+
+def plan_stages(num_blocks: int, parallel: ParallelConfig, mesh: Mesh) -> list[StagePlan]:
+    """This rank's pieces of the model, from first to last.
+
+    Raises:
+        ConfigError: a piece would be left without blocks.
+    """
+    counts = parallel.blocks_per_piece(num_blocks)
+    lent: dict[str, nn.Module] = {}
+    return [
+        StagePlan(
+            blocks=range(sum(counts[:piece]), sum(counts[: piece + 1])),
+            is_first=piece == 0,
+            is_last=piece == len(counts) - 1,
+            num_stages=parallel.pp,
+            recompute=parallel.recompute,
+            lent=lent,
         )
-    each, extra = divmod(num_blocks, stages)
-    start = stage * each + min(stage, extra)
-    return StagePlan(
-        blocks=range(start, start + each + (stage < extra)),
-        is_first=mesh.is_first_stage,
-        is_last=mesh.is_last_stage,
-        num_stages=stages,
-        recompute=recompute,
-    )
+        for piece in range(mesh.pp.rank(), len(counts), parallel.pp)
+    ]
 
 
 class Stage(nn.Module):

@@ -1,49 +1,145 @@
-"""The TransformerEngine maker of layers: megatron-core's TE linears, TE's RMSNorm and its attention.
+"""The TransformerEngine maker of layers: megatron-core's TE linears, TE's RMSNorm, attention and 8-bit products.
 
 Imported only where CUDA and TransformerEngine are there (see cosmos_train.parallel.engine.make_layers). Parameters
 have the names and shapes of the native maker's, so that checkpoints go both ways.
+
+8 bits. One autocast holds all blocks of a forward pass: on leaving it fp8_delayed moves on the scales of every layer
+that it has ever met, so one a block would do that once a block. What stays in bf16 leaves the autocast by itself, by
+megatron-core's switch for a single layer. Layers outside the blocks are torch's own and never in 8 bits.
 """
 
 import copy
-from typing import cast
+import functools
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from megatron.core.extensions.transformer_engine import (
     TEColumnParallelLinear,
     TEDotProductAttention,
-    TENorm,
+    TEQuantizationParams,
+    TEQuantizationRecipe,
     TERowParallelLinear,
+    set_save_original_input,
 )
+from megatron.core.parallel_state import get_amax_reduction_group
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor, nn
+from transformer_engine.common import recipe as te_recipes  # pyright: ignore[reportMissingImports]
+from transformer_engine.pytorch import RMSNorm, autocast, checkpoint  # pyright: ignore[reportMissingImports]
+from transformer_engine.pytorch.quantization import check_recipe_support  # pyright: ignore[reportMissingImports]
 
-from cosmos_train.parallel.layers import Layers, enter_sequence, leave_sequence
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
+from cosmos_train.parallel.context import TokenSplit, pad_rows, split_tokens
+from cosmos_train.parallel.layers import Layers, SplitAttention, dot_product_attention
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.precision import RECIPES, row_multiple, stays_bf16, te_recipe
+
+log = logging.getLogger(__name__)
 
 
-def te_layers(config: TransformerConfig, mesh: Mesh) -> Layers:
-    """TransformerEngine's layers for this layout. Needs a CUDA device."""
+def te_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
+    """TransformerEngine's layers for this layout. Needs a CUDA device.
+
+    Raises:
+        ConfigError: this CUDA version lacks the recipe.
+    """
+    precision, rows = parallel.precision, row_multiple(parallel.precision)
+    config = copy.copy(config)
+    config.use_cpu_initialization = False  # or TransformerEngine's weights would be made on the CPU and stay there
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
+    # Selective recompute forgets a linear's input and makes it again. In 8 bits the linear would keep a copy besides.
+    # Only fp8_delayed has to: its scale for the input has moved on by the time of the backward pass.
+    keeps_input = parallel.recompute == "selective" and precision.recipe not in ("none", "fp8_delayed")
     return Layers(
         name="te",
         tp=mesh.tp.size(),
-        column_linear=lambda d_in, d_out: TEColumnLinear(d_in, d_out, config, mesh),
-        shared_linear=lambda d_in, d_out: TEColumnLinear(d_in, d_out, unsplit, mesh),
-        row_linear=lambda d_in, d_out: TERowLinear(d_in, d_out, config, mesh),
-        # A head's norm sees whole heads, never a part of the tokens' sequence that TE should know of.
-        head_norm=lambda head_dim: cast(nn.Module, TENorm(unsplit, head_dim, eps=config.layernorm_epsilon)),
-        attention=lambda: TEAttention(config),
-        enter_sequence=enter_sequence(config, mesh),
-        leave_sequence=leave_sequence(config, mesh),
+        column_linear=lambda d_in, d_out: TEColumnLinear(d_in, d_out, config, mesh, keeps_input=keeps_input),
+        shared_linear=lambda d_in, d_out: TESharedLinear(
+            d_in, d_out, unsplit, mesh, keeps_input=keeps_input, rows=rows
+        ),
+        row_linear=lambda d_in, d_out: TERowLinear(d_in, d_out, config, mesh, keeps_input=keeps_input),
+        head_norm=lambda head_dim: TENorm(head_dim, config, mesh),
+        attention=lambda: TEAttention(parallel, config, mesh),
+        split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, align=rows),
+        **({} if precision.recipe == "none" else quantization(precision, config.num_layers)),
     )
 
 
-class TEColumnLinear(TEColumnParallelLinear):
+def quantization(config: PrecisionConfig, num_blocks: int) -> dict[str, Callable]:
+    """Layers.finish, autocast and checkpoint for a recipe. Raises ConfigError where this CUDA version lacks it."""
+    name, arguments = te_recipe(config)
+    if "fp8_format" in arguments:
+        arguments["fp8_format"] = te_recipes.Format[arguments["fp8_format"]]
+    recipe = getattr(te_recipes, name)(**arguments)
+    try:
+        check_recipe_support(recipe)
+    except AssertionError as error:
+        raise ConfigError(f"parallel.precision.recipe={config.recipe}: {error}") from error
+
+    def recipe_context() -> AbstractContextManager[None]:
+        # The group is asked for here and not above: a test may have built the groups anew.
+        return autocast(
+            enabled=True, recipe=recipe, amax_reduction_group=get_amax_reduction_group(with_context_parallel=True)
+        )
+
+    return {
+        "finish": functools.partial(choose_layers, config=config, num_blocks=num_blocks),
+        "autocast": recipe_context,
+        "checkpoint": functools.partial(checkpoint, use_reentrant=False),  # re-enters the recipe, as torch's does not
+    }
+
+
+def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int) -> None:
+    """Take the layers that stay in bf16 out of the recipe.
+
+    Raises:
+        ConfigError: the recipe can not divide the weight of a layer that is left to it.
+    """
+    sides, quantized, total = RECIPES[config.recipe].sides, 0, 0
+    for name, layer in model.named_modules():
+        if not isinstance(layer, TEColumnLinear | TERowLinear):
+            continue
+        total += 1
+        if stays_bf16(config, name, num_blocks):
+            layer.te_quant_params = TEQuantizationParams(
+                training_recipe=TEQuantizationRecipe(),  # none: bf16
+                evaluation_recipe=None,  # as in training
+            )
+            continue
+        quantized += 1
+        if any(side % sides for side in layer.weight.shape):
+            d_out, d_in = layer.weight.shape
+            raise ConfigError(
+                f"parallel.precision.recipe={config.recipe} takes weights with sides that are multiples of {sides}, "
+                f"but {name} has {d_out} x {d_in} on each rank; add its name to "
+                "parallel.precision.bf16_modules, or use another parallel.tp or recipe"
+            )
+    log.info("%s: %d of %d linears of the blocks here, the others in bf16", config.recipe, quantized, total)
+
+
+class Stateless:
+    """A layer without TransformerEngine's extra state, which the native layers do not have.
+
+    It holds fp8_delayed's scales, pickled. They are not in a checkpoint: after a restart they are found again.
+    """
+
+    # torch saves extra state of classes whose methods are not its own.
+    get_extra_state = nn.Module.get_extra_state
+    set_extra_state = nn.Module.set_extra_state
+
+
+class TEColumnLinear(Stateless, TEColumnParallelLinear):
     """See cosmos_train.parallel.layers.ColumnLinear."""
 
-    def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh) -> None:
+    def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh, *, keeps_input: bool) -> None:
+        """keeps_input: for the backward pass, instead of a copy in 8 bits."""
         super().__init__(
             d_in,
             d_out,
@@ -55,16 +151,34 @@ class TEColumnLinear(TEColumnParallelLinear):
             is_expert=False,
             tp_group=mesh.tp,
         )
+        if keeps_input:
+            set_save_original_input(self)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
         return super().forward(x_LBD)[0]
 
 
-class TERowLinear(TERowParallelLinear):
+class TESharedLinear(TEColumnLinear):
+    """A column linear of text, whose length nobody pads: rows of zeros go through the product and are cut off."""
+
+    def __init__(
+        self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh, *, keeps_input: bool, rows: int
+    ) -> None:
+        super().__init__(d_in, d_out, config, mesh, keeps_input=keeps_input)
+        self.rows = rows
+
+    def forward(self, x_LBD: Tensor) -> Tensor:
+        """[S, B, d_in] -> [S, B, d_out / tp]."""
+        num_rows = len(x_LBD)
+        return super().forward(pad_rows(x_LBD, math.ceil(num_rows / self.rows) * self.rows))[:num_rows]
+
+
+class TERowLinear(Stateless, TERowParallelLinear):
     """See cosmos_train.parallel.layers.RowLinear."""
 
-    def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh) -> None:
+    def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh, *, keeps_input: bool) -> None:
+        """keeps_input: for the backward pass, instead of a copy in 8 bits."""
         super().__init__(
             d_in,
             d_out,
@@ -76,22 +190,79 @@ class TERowLinear(TERowParallelLinear):
             is_expert=False,
             tp_group=mesh.tp,
         )
+        if keeps_input:
+            set_save_original_input(self)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""
         return super().forward(x_LBD)[0]
 
 
-class TEAttention(nn.Module):
-    """See cosmos_train.parallel.layers.DotProductAttention."""
+class TENorm(Stateless, RMSNorm):
+    """See cosmos_train.parallel.layers.RMSNorm."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, width: int, config: TransformerConfig, mesh: Mesh) -> None:
+        dtype, eps = config.params_dtype, config.layernorm_epsilon
+        super().__init__(width, eps=eps, dtype=dtype, device=mesh.device)  # pyright: ignore[reportCallIssue]
+
+
+class TEAttention(nn.Module):
+    """Attention between tokens that ranks may have divided, by TransformerEngine's own exchange where it can.
+
+    It can where no token is padding, since it knows of no padding without a mask, and where a rank has an even number
+    of them. Text, and batches that are not divided, are exchanged with nobody. Else SplitAttention exchanges: heads for
+    a2a, keys and values for the others. TransformerEngine's kernels are for 16 bits: fp32 is left to torch.
+    """
+
+    def __init__(self, parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> None:
         super().__init__()
-        self.core = TEDotProductAttention(
-            config, layer_number=1, attn_mask_type=AttnMaskType.no_mask, attention_type="cross"
+        num_ranks, exchanges_heads = mesh.cp.size(), parallel.cp_comm == "a2a"
+        has_kernels = config.params_dtype != torch.float32
+        self.attend = TECore(config, mesh) if has_kernels else dot_product_attention
+        self.divided: TECore | None = None
+        attend_between = self.attend
+        if has_kernels and num_ranks > 1:
+            self.divided = TECore(config, mesh, cp_comm=parallel.cp_comm)
+            if exchanges_heads:
+                attend_between = TECore(config, mesh, divide_heads=num_ranks)
+        self.between = SplitAttention(attend_between, exchange=exchanges_heads)
+
+    def forward(self, q_lBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor, split: TokenSplit | None = None) -> Tensor:
+        """q [l, B, N, K], k and v [S, B, N, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+        if split is None:
+            return self.attend(q_lBNK, k_SBNK, v_SBNK)
+        if split.context is None:
+            return self.attend(q_lBNK, split.all_rows(k_SBNK), split.all_rows(v_SBNK))
+        if self.divided is None or split.num_padded != split.num_tokens or len(q_lBNK) % 2:
+            return self.between(q_lBNK, k_SBNK, v_SBNK, split)
+        return self.divided(q_lBNK, k_SBNK, v_SBNK)
+
+
+class TECore(Stateless, TEDotProductAttention):
+    """softmax(q k^T / sqrt(K)) v without a mask: q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
+
+    def __init__(
+        self, config: TransformerConfig, mesh: Mesh, *, cp_comm: str | None = None, divide_heads: int = 1
+    ) -> None:
+        """
+        Args:
+            cp_comm: exchange between context-parallel ranks; none exchanges nothing, whatever the layout is.
+            divide_heads: ranks that have divided this rank's heads among them.
+        """
+        config = copy.copy(config)
+        config.num_attention_heads //= divide_heads
+        config.num_query_groups = config.num_attention_heads
+        if cp_comm is None:
+            config.context_parallel_size = 1
+        super().__init__(
+            config,
+            layer_number=1,
+            attn_mask_type=AttnMaskType.no_mask,
+            attention_type="self" if cp_comm else "cross",  # cross: k and v may have another length
+            cp_comm_type=cp_comm,
+            pg_collection=ProcessGroupCollection(tp=mesh.tp, cp=mesh.cp),
         )
 
-    def forward(self, q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:
-        """q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
-        out: torch.Tensor = self.core(q_LBNK, k_SBNK, v_SBNK, None, attn_mask_type=AttnMaskType.no_mask)
-        return out
+    def forward(self, q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See the class."""
+        return super().forward(q_LBNK, k_SBNK, v_SBNK, None, attn_mask_type=AttnMaskType.no_mask)

@@ -28,6 +28,7 @@ class TokenizerTask:
     """A task of the loop (cosmos_train.train.task.Task)."""
 
     num_tokens = 0
+    step_flops = None
 
     def __init__(self, run: TokenizerRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
@@ -41,6 +42,7 @@ class TokenizerTask:
         self.model = CausalVideoTokenizer(run.tokenizer)
         self.model.init_weights()
         self.model.to(mesh.device, dtype)
+        self.pieces = [self.model]
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """Pixels uint8 [B, 3, T, H, W], decoded ahead. Clips that can not be decoded are replaced and remembered."""

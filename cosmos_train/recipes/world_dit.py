@@ -17,13 +17,15 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.common.uncertainty import LearnedUncertainty
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.dit.flops import dit_cost, num_tokens
 from cosmos_train.models.dit.model import DiT
 from cosmos_train.objectives.edm import NoiseDraw, add_noise, c_noise, draw_noise, edm_loss
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.context import counted_once
 from cosmos_train.parallel.engine import make_layers
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.pipeline import plan_stage
+from cosmos_train.parallel.pipeline import StagePlan, plan_stages
 from cosmos_train.parallel.shard import layout_independent_fill, mark_partial_gradients, torch_dtype
 
 STATISTICS = "latent_statistics.safetensors"
@@ -33,9 +35,10 @@ STATISTICS = "latent_statistics.safetensors"
 class WorldModel(nn.Module):
     """The network and, on the last pipeline stage, the learned uncertainty: what is trained and saved together."""
 
-    def __init__(self, network: DiT, *, learned_uncertainty: bool) -> None:
+    def __init__(self, network: DiT, *, learned_uncertainty: bool, cp: int) -> None:
+        """cp: context-parallel ranks, all of which compute the uncertainty and the loss."""
         super().__init__()
-        self.net = network
+        self.net, self.cp = network, cp
         self.uncertainty = LearnedUncertainty() if learned_uncertainty and network.stage.is_last else None
 
     def forward(self, x_BCTHW: Tensor, c_noise_B: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +46,9 @@ class WorldModel(nn.Module):
         output = self.net(x_BCTHW, c_noise_B, *args, **kwargs)
         if not self.net.stage.is_last:
             return output
-        return output, None if self.uncertainty is None else self.uncertainty(c_noise_B)
+        if self.uncertainty is None:
+            return output, None
+        return output, counted_once(self.uncertainty(c_noise_B), self.cp)
 
 
 def build_world_model(
@@ -54,22 +59,25 @@ def build_world_model(
     dtype: torch.dtype,
     seed: int,
     learned_uncertainty: bool = True,
-) -> tuple[WorldModel, Any]:
-    """This rank's part of the model with its first weights, and megatron-core's view of it."""
+) -> tuple[list[WorldModel], Any]:
+    """This rank's pieces of the model with its first weights, and megatron-core's view of it."""
     engine_config = transformer_config(
         parallel, dtype=dtype, num_layers=config.num_blocks, width=config.width, num_heads=config.num_heads
     )
-    stage = plan_stage(config.num_blocks, mesh, recompute=parallel.recompute)
-    with mesh.device:
-        network = DiT(config, make_layers(parallel, engine_config, mesh), stage)
-        model = WorldModel(network, learned_uncertainty=learned_uncertainty)
-    fill = layout_independent_fill(mesh, seed=seed)
-    network.init_weights(fill)
-    if model.uncertainty is not None:
-        model.uncertainty.init_weights(fill)
-    mark_partial_gradients(network)
-    network.to(dtype)  # the uncertainty stays in fp32
-    return model, engine_config
+    layers, fill = make_layers(parallel, engine_config, mesh), layout_independent_fill(mesh, seed=seed)
+
+    def build(stage: StagePlan) -> WorldModel:
+        with mesh.device:
+            network = DiT(config, layers, stage)
+            piece = WorldModel(network, learned_uncertainty=learned_uncertainty, cp=mesh.cp.size())
+        network.init_weights(fill)
+        if piece.uncertainty is not None:
+            piece.uncertainty.init_weights(fill)
+        mark_partial_gradients(network)
+        network.to(dtype)  # the uncertainty stays in fp32
+        return piece
+
+    return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +103,12 @@ class WorldDiTTask:
         self.plan = IndexPlan(len(self.windows), self.store.digest, run.seed)
         self.data_digest = self.store.digest
         self.statistics = load_statistics(self.store.folder / STATISTICS)
-        _, num_frames, height, width = self.store.latent_shape
-        self.num_tokens = num_frames * (height // run.model.patch_spatial) * (width // run.model.patch_spatial)
-        self.model, self.engine_config = build_world_model(
+        _, *latent_THW = self.store.latent_shape
+        self.num_tokens = num_tokens(run.model, latent_THW)
+        self.step_flops = dit_cost(
+            run.model, batch=run.train.global_batch_size, latent_THW=latent_THW, text_tokens=run.text.max_tokens
+        ).training
+        self.pieces, self.engine_config = build_world_model(
             run.model,
             run.parallel,
             mesh,

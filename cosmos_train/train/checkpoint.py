@@ -15,10 +15,11 @@ Where a run starts, in this order:
   4. scratch
 """
 
+import itertools
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,27 +153,27 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     Raises:
         CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors.
     """
-    check_architecture(folder, engine.model, engine.mesh)
+    check_architecture(folder, engine.pieces, engine.mesh)
     state = _read(_state(engine, ema, is_loading=True), folder, StrictHandling.RAISE_ALL)
-    _copy_into(state["model"], _tensors(engine.model))
+    _copy_into(state["model"], _tensors(engine.pieces))
     if ema is not None:
         _copy_into(state["ema"], ema.average)
-    optimizer_state.distribute(engine.optimizer, engine.model, _by_parameter(state["optimizer"]))
+    optimizer_state.distribute(engine.optimizer, engine.pieces, _by_parameter(state["optimizer"]))
     optimizer_state.set_adam_step(engine.optimizer, state["adam_step"])
 
 
-def load_weights(folder: Path, model: nn.Module, mesh: Mesh, *, averaged: bool = False) -> None:
+def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, averaged: bool = False) -> None:
     """Read the weights alone; their moving average instead, where `averaged`."""
-    check_architecture(folder, model, mesh)
-    wanted = _tensors(model)
-    params = {name for name, _ in model.named_parameters()}  # buffers have no average
+    check_architecture(folder, pieces, mesh)
+    wanted = _tensors(pieces)
+    params = {name for piece in pieces for name, _ in piece.named_parameters()}  # buffers have no average
     sharded = {
         name: _sharded(
             f"{'ema' if averaged and name in params else 'model'}.{name}",
             torch.empty_like(tensor, dtype=torch.float32 if averaged and name in params else tensor.dtype),
             tensor,
             mesh,
-            dp_copy=mesh.dp.rank(),
+            copy=mesh.replicas.rank(),
         )
         for name, tensor in wanted.items()
     }
@@ -185,9 +186,9 @@ def has_average(folder: Path) -> bool:
     return any(key.startswith("ema.") for key in dist_checkpointing.load_tensors_metadata(str(folder)))
 
 
-def check_architecture(folder: Path, model: nn.Module, mesh: Mesh) -> None:
+def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) -> None:
     """Compare names and whole shapes of the model's tensors with the checkpoint's, over all pipeline stages."""
-    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in _tensors(model).items()}
+    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in _tensors(pieces).items()}
     stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
     dist.all_gather_object(stages, mine, group=mesh.pp)
     wanted = {name: shape for stage in stages for name, shape in stage.items()}
@@ -213,41 +214,41 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape))
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def _tensors(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; parameters themselves, for what they are marked with."""
-    kept = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+    kept = itertools.chain.from_iterable(piece.state_dict(keep_vars=True).items() for piece in pieces)
+    return {name: tensor for name, tensor in kept if isinstance(tensor, Tensor)}
 
 
-def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh, *, dp_copy: int) -> ShardedTensor:
+def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh, *, copy: int) -> ShardedTensor:
     """Describe a tensor that is divided as parameter `like` is, and which of its copies is the one to write."""
     dim = partition_dim(like)
     offsets = () if dim is None else ((dim, mesh.tp.rank(), mesh.tp.size()),)
     tp_copy = mesh.tp.rank() if dim is None else 0
     pp_copy = mesh.pp.rank() if getattr(like, "shared_over_stages", False) else 0
-    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, dp_copy))
+    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, copy))
 
 
 def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, Any]:
-    mesh, tensors = engine.mesh, _tensors(engine.model)
-    dp_rank = mesh.dp.rank()
+    mesh, tensors = engine.mesh, _tensors(engine.pieces)
+    copy_rank = mesh.replicas.rank()
     state: dict[str, Any] = {
-        "model": {name: _sharded(f"model.{name}", t, t, mesh, dp_copy=dp_rank) for name, t in tensors.items()}
+        "model": {name: _sharded(f"model.{name}", t, t, mesh, copy=copy_rank) for name, t in tensors.items()}
     }
     if ema is not None:
         state["ema"] = {
-            name: _sharded(f"ema.{name}", average, tensors[name], mesh, dp_copy=dp_rank)
+            name: _sharded(f"ema.{name}", average, tensors[name], mesh, copy=copy_rank)
             for name, average in ema.average.items()
         }
     if is_loading:
-        optimizer = optimizer_state.empty(engine.model)
+        optimizer = optimizer_state.empty(engine.pieces)
     else:
-        optimizer = optimizer_state.collect(engine.optimizer, engine.model, mesh)
+        optimizer = optimizer_state.collect(engine.optimizer, engine.pieces, mesh)
         state["adam_step"] = optimizer_state.adam_step(engine.optimizer)
-    # What is collected lies on one data-parallel rank; what is read is read by all of them.
-    copy = dp_rank if is_loading else 0
+    # What is collected lies on one rank; what is read is read by all that have the parameter.
+    copy = copy_rank if is_loading else 0
     state["optimizer"] = {
-        f"{kind}.{name}": _sharded(f"optimizer.{kind}.{name}", tensor, tensors[name], mesh, dp_copy=copy)
+        f"{kind}.{name}": _sharded(f"optimizer.{kind}.{name}", tensor, tensors[name], mesh, copy=copy)
         for name, kinds in optimizer.items()
         for kind, tensor in kinds.items()
     }

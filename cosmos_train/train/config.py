@@ -54,6 +54,8 @@ class TrainConfig:
     """Number format of weights and activations; bf16 keeps fp32 master weights in the optimizer."""
     threads_per_rank: int = 0
     """CPU threads of each rank; 0 divides the machine's cores among its ranks."""
+    peak_tflops: float | None = None
+    """Dense TFLOP/s of one device, for `mfu` in the metrics; none takes the data sheet's, by the GPU's name."""
 
     def __post_init__(self) -> None:
         for key, value in (
@@ -68,6 +70,10 @@ class TrainConfig:
             raise ValueError(
                 f"train.global_batch_size={self.global_batch_size} is not a multiple of "
                 f"train.micro_batch_size={self.micro_batch_size}"
+            )
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(
+                f"train.peak_tflops={self.peak_tflops} must be greater than 0; leave it out to use the data sheet's"
             )
 
 

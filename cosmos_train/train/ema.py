@@ -1,6 +1,6 @@
 """Exponential moving average of the weights: fp32 copies of what this rank holds, divided as the parameters are."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class Ema:
     """average <- decay * average + (1 - decay) * weight, after every step."""
 
-    def __init__(self, params: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
+    def __init__(self, pieces: Sequence[nn.Module], decay: float) -> None:
         self.decay = decay
-        self.params = dict(params)
+        self.params = {name: param for piece in pieces for name, param in piece.named_parameters()}
         self.average: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in self.params.items()}
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
 from cosmos_train.train.ema import Ema
 from cosmos_train.train.metrics import Metrics
+from cosmos_train.train.mfu import Utilization, peak_tflops
 from cosmos_train.train.optim import learning_rate
 from cosmos_train.train.task import Task
 
@@ -102,13 +103,13 @@ class Session:
 def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str) -> Session:
     """Put the model under the engine, with what the source holds."""
     if source.folder is not None and source.weights_only:
-        checkpoint.load_weights(source.folder, task.model, mesh)  # before the optimizer copies them
+        checkpoint.load_weights(source.folder, task.pieces, mesh)  # before the optimizer copies them
     optim = run.optim
     adam = AdamSettings(
         betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, clip_grad_norm=optim.clip_grad_norm
     )
-    engine = Engine(task.model, task.engine_config, mesh, adam)
-    ema = Ema(task.model.named_parameters(), optim.ema_decay) if optim.ema_decay else None
+    engine = Engine(task.pieces, task.engine_config, mesh, adam)
+    ema = Ema(task.pieces, optim.ema_decay) if optim.ema_decay else None
     step, wandb_id = 0, None
     if mesh.is_main:
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
@@ -128,7 +129,7 @@ def run_steps(session: Session) -> bool:
     num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
     batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
-    window = MetricWindow()
+    utilization, window = _utilization(run, task, mesh), MetricWindow()
     with StopSignal() as stop_signal:
         stopped = False
         while session.step < last_step and not stopped:
@@ -148,7 +149,7 @@ def run_steps(session: Session) -> bool:
             )
             is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
             if session.metrics is not None:
-                session.metrics.step(session.step, window.means(run, task), is_logged=is_logged)
+                session.metrics.step(session.step, window.means(run, task, utilization), is_logged=is_logged)
             if is_logged:
                 window = MetricWindow()
 
@@ -208,17 +209,32 @@ class MetricWindow:
         for name, value in values.items():
             self.sums[name] += value
 
-    def means(self, run: RunConfig, task: Task) -> dict[str, float]:
+    def means(self, run: RunConfig, task: Task, utilization: Utilization | None) -> dict[str, float]:
         """The window's means, with throughput and this process's peak memory."""
-        samples_per_sec = run.train.global_batch_size * self.num_steps / self.step_sec
+        step_sec = self.step_sec / self.num_steps
+        samples_per_sec = run.train.global_batch_size / step_sec
         return {
             **{name: total / self.num_steps for name, total in self.sums.items()},
-            "step_sec": self.step_sec / self.num_steps,
+            "step_sec": step_sec,
             "data_wait_share": self.waited_sec / self.step_sec,
             "samples_per_sec": samples_per_sec,
             "tokens_per_sec": samples_per_sec * task.num_tokens,
+            **({} if utilization is None else utilization.metrics(step_sec)),
             "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
+
+
+def _utilization(run: RunConfig, task: Task, mesh: Mesh) -> Utilization | None:
+    """None where the task counts no FLOPs. On a CPU, and of fp32, there is a peak only where it is configured."""
+    if task.step_flops is None:
+        return None
+    peak = run.train.peak_tflops
+    if peak is None and mesh.device.type == "cuda" and run.train.precision != "fp32":
+        name = torch.cuda.get_device_name(mesh.device)
+        peak = peak_tflops(name, run.train.precision)
+        if peak is None and mesh.is_main:
+            log.warning("no peak is known of %s, so no mfu is logged; set train.peak_tflops", name)
+    return Utilization(step_tflop=task.step_flops.total / 1e12, num_ranks=mesh.world.size(), peak_tflops=peak)
 
 
 def _micro_batches(run: RunConfig, mesh: Mesh, step: int) -> Iterator[Sequence[int]]:

@@ -58,7 +58,8 @@ class Metrics:
             self.wandb.log(dict(values), step=step)
         if self.bar is None:
             left = (time.monotonic() - self.started) / (step - self.first_step) * (self.num_steps - step)
-            shown = "  ".join(f"{name} {values[name]:.4g}" for name in ("loss", "grad_norm", "lr", "step_sec"))
+            names = [name for name in ("loss", "grad_norm", "lr", "step_sec", "mfu") if name in values]
+            shown = "  ".join(f"{name} {values[name]:.4g}" for name in names)
             print(f"step {step}/{self.num_steps}  {shown}  left {_minutes(left)}", flush=True)
 
     def event(self, kind: str, **details: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from cosmos_train.models.common.flops import Flops
 from cosmos_train.parallel.engine import EngineConfig
 
 
@@ -13,14 +14,20 @@ class Task(Protocol):
     """Model, data and loss of one kind of run, on this rank."""
 
     @property
-    def model(self) -> nn.Module:
-        """This rank's part, with its first weights."""
+    def pieces(self) -> Sequence[nn.Module]:
+        """This rank's part of the model, with its first weights: one module, or several where stages interleave."""
         ...
 
     engine_config: EngineConfig
     """megatron-core's view of the model."""
     num_tokens: int
     """Tokens of the residual stream per sample, for throughput; 0 where the model has none."""
+
+    @property
+    def step_flops(self) -> Flops | None:
+        """Model FLOPs of an optimizer step, over the whole global batch; None where they are not counted."""
+        ...
+
     data_digest: str
     """Digest of what sample indices point into. A run is not continued on another."""
 

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     train.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
     train.add_argument("--check", action="store_true", help="validate the run for --nproc ranks and leave")
+    train.add_argument("--dry-run", action="store_true", help="say what each kind of rank would hold, and leave")
+    train.add_argument("--world-size", type=int, help="--dry-run: so many ranks, on any number of machines")
+    train.add_argument("--json", action="store_true", help="--dry-run: one JSON object instead of a table")
 
     tokenize = add("tokenize", _tokenize, "encode the clips of a world model's run into its latent cache")
     tokenize.add_argument("run", help="the world model's YAML")
@@ -117,10 +120,21 @@ def _data(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from cosmos_launch.spawn import is_worker, run_ranks
+    from cosmos_train.config.errors import ConfigError
     from cosmos_train.config.load import load_run
     from cosmos_train.config.validate import check_run
 
+    if not arguments.dry_run and (arguments.world_size is not None or arguments.json):
+        raise ConfigError("--world-size and --json belong to --dry-run; add it, or start ranks here with --nproc")
     run = load_run(arguments.run, arguments.overrides)
+    if arguments.dry_run:
+        world_size = arguments.nproc if arguments.world_size is None else arguments.world_size
+        if world_size < 1:
+            raise ConfigError(f"--world-size {world_size} must be at least 1")
+        check_run(run, world_size)  # before torch is imported
+        from cosmos_launch.plan import dry_run
+
+        return dry_run(run, world_size, as_json=arguments.json)
     check_run(run, arguments.nproc)
     if arguments.check:
         print(f"{arguments.run}: a valid {run.recipe} run for {arguments.nproc} rank{'s' * (arguments.nproc > 1)}")

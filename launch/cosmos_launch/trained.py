@@ -74,7 +74,7 @@ def load_world(path: Path) -> TrainedWorld:
     tokenizer_folder = Path(run.latents.tokenizer)
     store.require(tokenizer_digest=tokenizer_digest(tokenizer_folder))
     tokenizer, tokenizer_config = load_tokenizer(tokenizer_folder)
-    model, _ = build_world_model(
+    [model], _ = build_world_model(
         run.model,
         parallel,
         mesh,
@@ -83,7 +83,7 @@ def load_world(path: Path) -> TrainedWorld:
         learned_uncertainty=run.objective.learned_uncertainty,
     )
     averaged = checkpoint.has_average(folder)
-    checkpoint.load_weights(folder, model, mesh, averaged=averaged)
+    checkpoint.load_weights(folder, [model], mesh, averaged=averaged)
     return TrainedWorld(
         run=run,
         checkpoint_folder=folder,

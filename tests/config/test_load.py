@@ -54,7 +54,7 @@ def write(tmp_path: Path):
 @pytest.mark.parametrize("name", SHIPPED_RUNS)
 def test_every_shipped_run_is_valid(name: str):
     run = load_run(name)
-    check_run(run, run.parallel.tp * run.parallel.pp)
+    check_run(run, run.parallel.ranks_per_replica)
 
 
 @pytest.mark.parametrize("folder", SHIPPED_SECTIONS)
@@ -222,7 +222,44 @@ def test_an_unknown_include_says_where_it_stands(write):
     ("name", "overrides", "said"),
     [
         (WORLD, "parallel.tp=3", "model.num_heads=4 is not divisible by parallel.tp=3; use a tp of 1, 2, 4"),
-        (WORLD, "parallel.pp=7", "parallel.pp=7 is more than model.num_blocks=4; every stage needs a block"),
+        (
+            WORLD,
+            "parallel.pp=7",
+            "model.num_blocks=4 can not be cut into parallel.pp=7 * parallel.pp_chunks=1 = 7 pieces with "
+            "pp_first_blocks=None and pp_last_blocks=None: 4 blocks are left for 7 pieces, which need at least one "
+            "each; use at most 4 pieces, or other counts for the first and last",
+        ),
+        (
+            WORLD,
+            "parallel.pp=2 parallel.pp_chunks=2 parallel.pp_first_blocks=3",
+            "model.num_blocks=4 can not be cut into parallel.pp=2 * parallel.pp_chunks=2 = 4 pieces with "
+            "pp_first_blocks=3 and pp_last_blocks=None: 1 blocks are left for 3 pieces, which need at least one "
+            "each; use at most 4 pieces, or other counts for the first and last",
+        ),
+        (
+            WORLD,
+            "parallel.pp_chunks=2",
+            "parallel.pp_chunks=2 interleaves pieces of a pipeline, but parallel.pp=1; set parallel.pp to 2 or more, "
+            "or pp_chunks to 1",
+        ),
+        (
+            WORLD,
+            "parallel.pp_last_blocks=1",
+            "parallel.pp_last_blocks=1 must be 0 or more and needs a pipeline, but parallel.pp=1; leave it out, or "
+            "set parallel.pp to 2 or more",
+        ),
+        (
+            WORLD,
+            "parallel.tp=2 parallel.cp=4 parallel.cp_comm=a2a",
+            "parallel.cp_comm=a2a divides the 2 heads of a rank (model.num_heads=4 / parallel.tp=2) by parallel.cp=4, "
+            "which leaves a rest; use a cp of 1, 2, or cp_comm=all_gather",
+        ),
+        (
+            WORLD,
+            "parallel.cp=2 parallel.cp_comm=p2p parallel.layers=native",
+            "parallel.cp_comm=p2p is TransformerEngine's ring, but parallel.layers=native; use cp_comm all_gather or "
+            "a2a, or layers auto or te on a GPU",
+        ),
         (WORLD, "parallel.tp=0", "parallel.tp=0 must be at least 1"),
         (
             WORLD,
@@ -246,7 +283,8 @@ def test_an_unknown_include_says_where_it_stands(write):
         (
             TOKENIZER,
             "parallel.tp=2",
-            "parallel.tp=2, parallel.pp=1: a tokenizer is trained data-parallel only; set both to 1",
+            "parallel.tp=2, parallel.pp=1, parallel.cp=1: a tokenizer is trained data-parallel only; set all three to "
+            "1",
         ),
         (TOKENIZER, "data.num_frames=10", "data.num_frames=10 is not 1 + 8 * n; use 9 or 17"),
         (
@@ -267,14 +305,20 @@ def test_sections_check_themselves_and_each_other(name: str, overrides: str, sai
         (
             "parallel.tp=4",
             6,
-            "parallel.tp=4 * parallel.pp=1 = 4 does not divide the 6 processes of this run; their product may be "
-            "1, 2, 3, 6",
+            "parallel.tp=4 * parallel.pp=1 * parallel.cp=1 = 4 does not divide the 6 processes of this run; their "
+            "product may be 1, 2, 3, 6",
         ),
         (
             "",
             3,
             "train.global_batch_size=8 is not a multiple of train.micro_batch_size=4 * 3 data-parallel ranks = 12; "
-            "use a multiple of 12, or another parallel.tp or parallel.pp",
+            "use a multiple of 12, or another parallel.tp, pp or cp",
+        ),
+        (
+            "parallel.pp=2 parallel.pp_chunks=2 train.global_batch_size=12",
+            2,
+            "parallel.pp_chunks=2 sends micro-batches around in groups of parallel.pp=2, but a step has 3 of them "
+            "(train.global_batch_size / 4); use a global batch that is a multiple of 8, or pp_chunks=1",
         ),
         ("", 0, "--nproc 0 must be at least 1"),
     ],

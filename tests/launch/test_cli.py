@@ -168,7 +168,7 @@ WRONG = {
     "degrees": (
         f"train {WORLD} parallel.tp=2 --nproc 3",
         2,
-        "parallel.tp=2 * parallel.pp=1 = 2 does not divide the 3 ",
+        "parallel.tp=2 * parallel.pp=1 * parallel.cp=1 = 2 does not divide the 3 ",
     ),
     "batch": (f"train {WORLD} --nproc 3", 2, "train.global_batch_size=8 is not a multiple of train.micro_batch_size"),
     "no process": (f"train {WORLD} --nproc 0", 2, "--nproc 0 must be at least 1"),

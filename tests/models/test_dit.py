@@ -15,7 +15,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.layers import native_layers
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.pipeline import plan_stage
+from cosmos_train.parallel.pipeline import plan_stages
 from cosmos_train.parallel.shard import layout_independent_fill
 
 SMALL: dict[str, Any] = {
@@ -35,14 +35,16 @@ def make(mesh: Mesh) -> Callable[..., DiT]:
 
     def build(**sizes: Any) -> DiT:
         config = DiTConfig(**(SMALL | sizes))
+        parallel = ParallelConfig()
         mcore = transformer_config(
-            ParallelConfig(),
+            parallel,
             dtype=torch.float32,
             num_layers=config.num_blocks,
             width=config.width,
             num_heads=config.num_heads,
         )
-        dit = DiT(config, native_layers(mcore, mesh), plan_stage(config.num_blocks, mesh))
+        [stage] = plan_stages(config.num_blocks, parallel, mesh)
+        dit = DiT(config, native_layers(parallel, mcore, mesh), stage)
         if torch.get_default_device().type != "meta":
             dit.init_weights(layout_independent_fill(mesh, seed=1))
         return dit

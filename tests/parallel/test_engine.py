@@ -1,60 +1,73 @@
-"""Every layout gives the single process's answer: loss, every gradient, parameters after three steps."""
+"""Every layout gives the single process's answer (benchmarks/parity.py), and the comparison sees known mistakes."""
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import torch
-from support import tiny_world
+from parity import CASES, GRADIENT_TOLERANCE, LOSS_TOLERANCE, Case, Parity
+from support import mistakes
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 
-LAYOUTS = {
-    "dp2": ParallelConfig(),
-    "tp2": ParallelConfig(tp=2),
-    "tp2 sequence": ParallelConfig(tp=2, sequence_parallel=True),
-    "pp2": ParallelConfig(pp=2),
-    "tp2 recompute": ParallelConfig(tp=2, recompute="full"),
-}
+FAST = [case for case in CASES if case.ranks == 2]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache")
+def parity(ranks: Callable[[int], RankPool], tmp_path_factory: pytest.TempPathFactory) -> Parity:
+    return Parity(ranks, tmp_path_factory.mktemp("parity"))
 
 
-@pytest.fixture(scope="module")
-def single(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The answers of one process."""
-    run_dir = tmp_path_factory.mktemp("single")
-    pool = ranks(1)
-    return {
-        "first": pool.run(tiny_world.first_gradients, cache, run_dir, ParallelConfig())[0],
-        "after": pool.run(tiny_world.parameters_after, cache, run_dir, ParallelConfig(), 3)[0],
-    }
+@pytest.mark.parametrize("case", FAST, ids=[case.name for case in FAST])
+def test_layout_gives_the_answer_of_one_process(parity: Parity, case: Case):
+    line = parity.check(case)
+    assert line["ok"], line
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_gradients(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: dict, layout: ParallelConfig):
-    for answer in ranks(2).run(tiny_world.first_gradients, cache, tmp_path, layout):
-        assert answer["loss"] == pytest.approx(single["first"]["loss"], rel=1e-6)
-        for name, gradient in answer["gradients"].items():
-            wanted = single["first"]["gradients"][name]
-            error = (gradient - wanted).abs().max() / wanted.abs().max()
-            assert error < 1e-5, f"gradient of {name} is off by {error:.1e} of its largest value"
+def test_the_layouts_are_those_that_are_promised():
+    """Kinds of parallelism that 2 ranks can show, here; their combinations on 4 and 8 in `make parity`."""
+    for key, values in {
+        "tp": {1, 2},
+        "pp": {1, 2},
+        "cp": {1, 2},
+        "pp_chunks": {1, 2},
+        "sequence_parallel": {False, True},
+        "cp_comm": {"all_gather", "a2a"},
+        "recompute": {"none", "selective", "full"},
+    }.items():
+        assert {getattr(case.parallel, key) for case in FAST} == values
+    degrees = {(case.ranks, case.parallel.tp, case.parallel.pp, case.parallel.cp) for case in CASES}
+    assert {(8, 2, 2, 2), (8, 2, 1, 2), (4, 2, 2, 1), (8, 1, 1, 8)} <= degrees
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_three_steps(
-    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: dict, layout: ParallelConfig
-):
-    answers = ranks(2).run(tiny_world.parameters_after, cache, tmp_path, layout, 3)
-    seen: set[str] = set()
-    for answer in answers:
-        assert answer["losses"] == pytest.approx(single["after"]["losses"], rel=1e-5)
-        assert answer["grad_norms"] == pytest.approx(single["after"]["grad_norms"], rel=1e-5)
-        for name, parameter in answer["parameters"].items():
-            torch.testing.assert_close(parameter, single["after"]["parameters"][name], rtol=0, atol=1e-5)
-        seen |= answer["parameters"].keys()
-    assert seen == single["after"]["parameters"].keys(), "together the ranks hold the whole model"
+CONTEXT, SEQUENCE = ParallelConfig(cp=2), ParallelConfig(tp=2, sequence_parallel=True)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "parallel", "named"),
+    [
+        # A part of the tokens' gradient is missing in what is not divided; what is divided is right.
+        ("no sequence reduction", SEQUENCE, ("modulation", "net.embed", "net.position", "net.timestep", "net.final")),
+        # Another video comes out, so every parameter's gradient is wrong.
+        ("wrong order of context", CONTEXT, ("net.",)),
+        ("context averaged twice", CONTEXT, ("net.", "uncertainty.")),
+        # The wrong ones are those that were drawn, or see what they make.
+        ("same draws on tensor ranks", ParallelConfig(tp=2), ("net.",)),
+    ],
+)
+def test_a_mistake_is_reported_by_name(parity: Parity, mistake: str, parallel: ParallelConfig, named: tuple[str, ...]):
+    case = Case(name=mistake, ranks=2, parallel=parallel)
+    line = parity.check(case, measure=functools.partial(mistakes.answers_with, mistake))
+    assert not line["ok"]
+    assert line["gradient_error"] > 1000 * GRADIENT_TOLERANCE, line
+    assert any(part in line["gradient_of"] for part in named), line
+    if mistake in ("wrong order of context", "same draws on tensor ranks"):
+        assert line["loss_error"] > 1000 * LOSS_TOLERANCE, line
+    else:  # what only exit codes and loss curves would never show
+        assert line["loss_error"] <= LOSS_TOLERANCE, line
+
+
+def test_twice_averaged_is_off_by_exactly_the_degree(parity: Parity):
+    case = Case(name="context averaged twice", ranks=2, parallel=CONTEXT)
+    line = parity.check(case, measure=functools.partial(mistakes.answers_with, "context averaged twice"))
+    assert line["gradient_error"] == pytest.approx(0.5, abs=1e-4)

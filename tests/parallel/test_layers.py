@@ -1,10 +1,6 @@
 """Linears cut over two ranks do what whole ones do, forward and backward; norm and attention follow their formulas."""
 
-import ast
-import inspect
-from collections.abc import Callable, Iterator
-from importlib.metadata import distribution
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -18,7 +14,7 @@ from torch import Tensor
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import make_layers
-from cosmos_train.parallel.layers import DotProductAttention, RMSNorm, enter_sequence, leave_sequence
+from cosmos_train.parallel.layers import RMSNorm, dot_product_attention
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 
@@ -67,19 +63,6 @@ def test_linears(
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_tokens_that_do_not_divide_are_refused():
-    enter = enter_sequence(config_of(ParallelConfig(tp=2, sequence_parallel=True)), mesh_of(1, 2))
-    assert torch.equal(enter(torch.arange(4.0)[:, None, None]).flatten(), torch.tensor([2.0, 3.0]))
-    with pytest.raises(ValueError, match=r"^5 tokens do not divide over parallel.tp=2 ranks; switch parallel.seq"):
-        enter(torch.zeros(5, 1, 1))
-
-
-def test_without_sequence_parallelism_tokens_stay_whole():
-    config, x = config_of(ParallelConfig(tp=2)), torch.zeros(5, 1, 1)
-    assert enter_sequence(config, mesh_of(0, 2))(x) is x
-    assert leave_sequence(config, mesh_of(0, 2))(x) is x
-
-
 def test_norm():
     x, norm = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(1)), RMSNorm(6, eps=0.1)
     with torch.no_grad():
@@ -95,7 +78,7 @@ def test_attention_sees_every_token_of_its_own_sample_and_head():
     k, v = (torch.randn(7, 2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))  # [S, B, N, K]
     scores = torch.einsum("lbnk,sbnk->bnls", q, k) / 4**0.5
     expected = torch.einsum("bnls,sbnk->lbnk", scores.softmax(-1), v).reshape(5, 2, 12)
-    torch.testing.assert_close(DotProductAttention()(q, k, v), expected)
+    torch.testing.assert_close(dot_product_attention(q, k, v), expected)
 
 
 @pytest.mark.parametrize("choice", ["auto", "native"])
@@ -113,84 +96,9 @@ def test_transformer_engine_is_refused_where_it_is_not():
         make_layers(parallel, config_of(parallel), mesh_of(0, 1))
 
 
-# The TransformerEngine maker can not be imported without it, but what it is written against can be read.
-
-
-def signature_of(function: ast.FunctionDef) -> inspect.Signature:
-    """Without `self` or `cls`."""
-    arguments, empty = function.args, inspect.Parameter.empty
-    plain = [*arguments.posonlyargs, *arguments.args]
-    defaults = [empty] * (len(plain) - len(arguments.defaults)) + [None] * len(arguments.defaults)
-    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return inspect.Signature(
-        [
-            inspect.Parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-            for a, default in zip(plain[1:], defaults[1:], strict=True)
-        ]
-        + [
-            inspect.Parameter(a.arg, inspect.Parameter.KEYWORD_ONLY, default=empty if default is None else None)
-            for a, default in named
-        ]
-    )
-
-
-def method_of(name: str, method: str) -> ast.FunctionDef:
-    """The method of one of megatron-core's TransformerEngine classes, or of the class that it inherits from."""
-    source = distribution("megatron-core").locate_file("megatron/core/extensions/transformer_engine.py")
-    classes = {
-        node.name: node for node in ast.parse(Path(str(source)).read_text()).body if isinstance(node, ast.ClassDef)
-    }
-    for node in classes[name].body:
-        if isinstance(node, ast.FunctionDef) and node.name == method:
-            return node
-    [base] = classes[name].bases
-    return method_of(ast.unparse(base), method)
-
-
-def calls_to_megatron() -> Iterator[tuple[str, str, ast.Call]]:
-    """(class of megatron-core, method, call) for every call that cosmos_train/parallel/te.py makes."""
-    tree = ast.parse((Path(__file__).resolve().parents[2] / "cosmos_train/parallel/te.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("TENorm"):
-            yield "TENorm", "__new__", node
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "TEDotProductAttention":
-            yield "TEDotProductAttention", "__init__", node
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.core":
-            yield "TEDotProductAttention", "forward", node
-    for class_node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        for node in ast.walk(class_node):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if isinstance(node, ast.Call) and called.startswith("super().") and class_node.name != "TEAttention":
-                yield ast.unparse(class_node.bases[0]), called.removeprefix("super()."), node
-
-
-def bind(name: str, method: str, call: ast.Call) -> None:
-    """TypeError where the call does not suit the method."""
-    given = {keyword.arg: None for keyword in call.keywords if keyword.arg is not None}
-    signature_of(method_of(name, method)).bind(*call.args, **given)
-
-
-def test_the_transformer_engine_maker_calls_megatron_as_it_wants_to_be_called():
-    checked = []
-    for name, method, call in calls_to_megatron():
-        bind(name, method, call)
-        checked.append(f"{name}.{method}")
-    linears = ("TEColumnParallelLinear", "TERowParallelLinear")
-    attention = [f"TEDotProductAttention.{method}" for method in ("__init__", "forward")]
-    both = [f"{name}.{method}" for name in linears for method in ("__init__", "forward")]
-    assert sorted(checked) == sorted(["TENorm.__new__", *attention, *both])
-
-
-@pytest.mark.parametrize(
-    ("call", "complaint"),
-    [
-        ("f(1)", "missing a required argument: 'hidden_size'"),
-        ("f(1, 2, 3, 4)", "too many positional arguments"),
-        ("f(1, 2, colour=3)", "unexpected keyword argument 'colour'"),
-    ],
-)
-def test_a_wrong_call_is_found_out(call: str, complaint: str):
-    node = ast.parse(call, mode="eval").body
-    assert isinstance(node, ast.Call)
-    with pytest.raises(TypeError, match=complaint):
-        bind("TENorm", "__new__", node)
+def test_a_ring_is_refused_where_it_is_not():
+    """Another exchange would give the same numbers, but not what was asked for."""
+    with pytest.raises(
+        ConfigError, match=r"^parallel.cp_comm=p2p is TransformerEngine's ring, .* cpu .*; use all_gath"
+    ):
+        make_layers(ParallelConfig(cp=2, cp_comm="p2p"), config_of(ParallelConfig(cp=2)), mesh_of(0, 1))

@@ -87,7 +87,7 @@ def optimizer_step(dtype: torch.dtype) -> dict[str, Any]:
     before = model.weight.detach().float()
     config = transformer_config(ParallelConfig(), dtype=dtype, num_layers=1, width=4, num_heads=1)
     engine = Engine(
-        model, config, mesh, AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
+        [model], config, mesh, AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
     )
     x = torch.arange(4.0, dtype=dtype)
 

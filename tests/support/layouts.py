@@ -21,7 +21,7 @@ def groups(parallel: ParallelConfig) -> dict[str, Any]:
     """This rank's place, and what a sum over each of its groups gives where every rank has 10 ** rank."""
     mesh = init.start(parallel, seed=3)
     sums = {}
-    for name in ("world", "tp", "pp", "dp"):
+    for name in ("world", "tp", "pp", "cp", "dp", "replicas", "tp_cp"):
         group = getattr(mesh, name)
         value = torch.tensor([10 ** dist.get_rank()])
         dist.all_reduce(value, group=group)
@@ -74,16 +74,17 @@ def linears(parallel: ParallelConfig) -> dict[str, Tensor]:
     """Output and gradients, made whole, of row(relu(column(x) + shared(text))) and of the norm's weight."""
     mesh = init.start(parallel, seed=1)
     model = _model(parallel, mesh)
-    layers = native_layers(_config(parallel), mesh)
+    layers = native_layers(parallel, _config(parallel), mesh)
     fill = layout_independent_fill(mesh, seed=2)
     for name, param in model.named_parameters():
         fill(name, param, lambda whole, generator: whole.normal_(generator=generator))
     x, text, upstream_gradient = example()
     x.requires_grad_()
     text.requires_grad_()
-    rows = layers.enter_sequence(x)
+    split = layers.split(len(x))
+    rows = split.enter(x)
     hidden = torch.relu(model["column"](rows) + model["shared"](text))
-    y = layers.leave_sequence(model["row"](hidden))
+    y = split.leave(model["row"](hidden))
     y.backward(upstream_gradient)
     assert x.grad is not None and text.grad is not None
     if parallel.sequence_parallel:
@@ -108,7 +109,7 @@ def _config(parallel: ParallelConfig) -> Any:
 
 
 def _model(parallel: ParallelConfig, mesh: Mesh) -> nn.ModuleDict:
-    layers = native_layers(_config(parallel), mesh)
+    layers = native_layers(parallel, _config(parallel), mesh)
     return nn.ModuleDict(
         {
             "column": layers.column_linear(D_IN, D_HIDDEN),

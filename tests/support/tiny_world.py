@@ -1,11 +1,13 @@
 """A tiny world model on a real latent cache of random latents, and what tests ask of it on every rank."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentMetadata, LatentWriter
@@ -23,12 +25,13 @@ from cosmos_train.recipes.world_dit import STATISTICS, WorldDiTTask
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 
 SHAPE_CTHW = (4, 3, 4, 6)
+"""Latents of a window: 18 tokens."""
 MODEL = DiTConfig(
     num_blocks=4, num_heads=4, head_dim=12, adaln_rank=8, latent_channels=4, text_width=8, condition_mask=True
 )
 
 
-def write_cache(folder: Path, *, num_windows: int = 12) -> Path:
+def write_cache(folder: Path, *, num_windows: int = 12, shape_CTHW: tuple[int, ...] = SHAPE_CTHW) -> Path:
     """A complete latent cache with two captions, frame rates that differ, and statistics."""
     generator = torch.Generator().manual_seed(7)
     metadata = LatentMetadata(
@@ -43,13 +46,13 @@ def write_cache(folder: Path, *, num_windows: int = 12) -> Path:
     for caption, length in (("a", 3), ("b", 5)):
         writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
     for clip in range(num_windows // 3):
-        z = torch.randn(3, *SHAPE_CTHW, generator=generator) * 2 + 0.5
+        z = torch.randn(3, *shape_CTHW, generator=generator) * 2 + 0.5
         split = "heldout" if clip == num_windows // 3 - 1 else "train"
         writer.add_clip(
             f"clip{clip}", z, [0, 8, 16], split=split, caption="ab"[clip % 2], fps=24.0 if clip % 2 else 30.0
         )
     writer.finish()
-    c, t = SHAPE_CTHW[:2]
+    c, t = shape_CTHW[:2]
     statistics = LatentStatistics(mean_CT=torch.full((c, t), 0.5), std_CT=torch.full((c, t), 2.0))
     save_statistics(folder / STATISTICS, statistics)
     return folder
@@ -70,7 +73,7 @@ def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any)
         data=DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
         latents=LatentsConfig(folder=str(cache), tokenizer="unused"),
         model=MODEL,
-        objective=EdmConfig(max_condition_frames=2),
+        objective=EdmConfig(max_condition_frames=1),
     )
 
 
@@ -80,7 +83,7 @@ def start(run: WorldDiTRun) -> tuple[WorldDiTTask, Engine, Mesh]:
     task = WorldDiTTask(run, mesh)
     _stir_zeros(task, mesh)
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
-    return task, Engine(task.model, task.engine_config, mesh, adam), mesh
+    return task, Engine(task.pieces, task.engine_config, mesh, adam), mesh
 
 
 def micro_batches(task: WorldDiTTask, step: int, mesh: Mesh) -> list[list[int]]:
@@ -90,20 +93,16 @@ def micro_batches(task: WorldDiTTask, step: int, mesh: Mesh) -> list[list[int]]:
     return [mine[i : i + train.micro_batch_size] for i in range(0, len(mine), train.micro_batch_size)]
 
 
-def first_gradients(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, Any]:
-    """Loss and every whole gradient of the first step, on every rank that holds the parameter."""
-    task, engine, mesh = start(make_run(cache, run_dir, parallel))
+def answers(
+    cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int, num_steps: int = 3
+) -> dict[str, Any]:
+    """What parity is measured by, on this rank: first loss and whole gradients, whole parameters after some steps."""
+    task, engine, mesh = start(make_run(cache, run_dir, parallel, micro_batch_size=micro_batch_size))
     indices = micro_batches(task, 0, mesh)
-    engine.ddp.zero_grad_buffer()
+    engine.zero_gradients()
     metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
-    gradients = {name: whole(param.main_grad, param, mesh) for name, param in task.model.named_parameters()}
-    return {"loss": metrics["loss"], "gradients": gradients}
-
-
-def parameters_after(cache: Path, run_dir: Path, parallel: ParallelConfig, num_steps: int) -> dict[str, Any]:
-    """Losses, gradient norms and whole parameters after some steps."""
-    task, engine, mesh = start(make_run(cache, run_dir, parallel))
+    gradients = {name: whole(param.main_grad, param, mesh) for name, param in parameters(task)}
     losses, norms = [], []
     for step in range(num_steps):
         indices = micro_batches(task, step, mesh)
@@ -116,8 +115,24 @@ def parameters_after(cache: Path, run_dir: Path, parallel: ParallelConfig, num_s
         )
         losses.append(result.metrics["loss"])
         norms.append(result.grad_norm)
-    params = {name: whole(param.detach(), param, mesh) for name, param in task.model.named_parameters()}
-    return {"losses": losses, "grad_norms": norms, "parameters": params}
+    return {
+        "loss": metrics["loss"],
+        "gradients": gradients,
+        "losses": losses,
+        "grad_norms": norms,
+        "parameters": whole_parameters(task, mesh),
+    }
+
+
+def parameters(task: WorldDiTTask) -> Iterator[tuple[str, nn.Parameter]]:
+    """What this rank holds of the model, under the names of the whole model."""
+    for piece in task.pieces:
+        yield from piece.named_parameters()
+
+
+def whole_parameters(task: WorldDiTTask, mesh: Mesh) -> dict[str, Tensor]:
+    """The undivided values of the parameters that this rank holds a part of."""
+    return {name: whole(param.detach(), param, mesh) for name, param in parameters(task)}
 
 
 def whole(tensor: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
@@ -131,16 +146,16 @@ def whole(tensor: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
 
 
 def _gather_gradient_shards(engine: Engine, mesh: Mesh) -> None:
-    """The distributed optimizer leaves each data-parallel rank only its part of the summed gradients."""
-    for buffer in engine.ddp.buffers:
+    """The distributed optimizer leaves each rank that has a parameter only its part of the summed gradients."""
+    for buffer in itertools.chain.from_iterable(ddp.buffers for ddp in engine.ddps):
         for bucket in buffer.buckets:
-            shards = list(bucket.grad_data.chunk(mesh.dp.size()))
-            dist.all_gather(shards, shards[mesh.dp.rank()].clone(), group=mesh.dp)
+            shards = list(bucket.grad_data.chunk(mesh.replicas.size()))
+            dist.all_gather(shards, shards[mesh.replicas.rank()].clone(), group=mesh.replicas)
 
 
 def _stir_zeros(task: WorldDiTTask, mesh: Mesh) -> None:
     """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
     with torch.no_grad():
-        for name, param in task.model.named_parameters():
+        for name, param in parameters(task):
             if name.endswith("modulation.up.weight") or name == "uncertainty.linear.weight":
                 param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)

@@ -47,8 +47,8 @@ def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[
     task = WorldDiTTask(run, mesh)
     folder = checkpoint.newest_checkpoint(run_dir)
     assert folder is not None
-    checkpoint.load_weights(folder, task.model, mesh, averaged=True)
-    return {name: tiny_world.whole(p.detach(), p, mesh) for name, p in task.model.named_parameters()}
+    checkpoint.load_weights(folder, task.pieces, mesh, averaged=True)
+    return tiny_world.whole_parameters(task, mesh)
 
 
 def losses(run_dir: Path) -> dict[int, float]:

@@ -18,6 +18,7 @@ from cosmos_train.train.loop import DONE, STOPPED
 
 DP2, TP2, PP2 = ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)
 SEQUENCE = ParallelConfig(tp=2, sequence_parallel=True)
+CONTEXT, INTERLEAVED = ParallelConfig(cp=2), ParallelConfig(pp=2, pp_chunks=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,11 @@ def test_resume_on_the_same_layout_is_bit_identical(
         assert torch.equal(average, averages[1][name]), name
 
 
-@pytest.mark.parametrize(("before", "after"), [(TP2, DP2), (DP2, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(TP2, DP2), (DP2, CONTEXT), (CONTEXT, INTERLEAVED), (INTERLEAVED, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)],
+    ids=str,
+)
 def test_resume_on_another_layout(
     ranks: Callable[[int], RankPool],
     cache: Path,

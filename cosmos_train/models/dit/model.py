@@ -13,6 +13,7 @@ N heads, K head width, S text tokens, E text width. They mean logical sizes: a r
 The model receives its layers (cosmos_train.parallel.layers) and knows neither ranks nor megatron-core.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from cosmos_train.models.common.patchify import patchify, unpatchify
 from cosmos_train.models.common.rope3d import apply_rope, rope_angles
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.parallel.context import TokenSplit
 from cosmos_train.parallel.layers import Layers, RMSNorm
 from cosmos_train.parallel.pipeline import StagePlan
 from cosmos_train.parallel.shard import Fill, Init
@@ -43,8 +45,10 @@ class Conditioning:
     """Normalised learnable position embedding."""
     rope_cos: Tensor
     rope_sin: Tensor
-    """[L, 1 or B, 1, K / 2]: for all of L, because attention sees all tokens."""
+    """[L, 1 or B, 1, K / 2], for the tokens of this rank's queries."""
     text_SBE: Tensor
+    split: TokenSplit
+    """How the ranks divide the tokens; only self-attention asks."""
 
 
 class TimestepEmbedding(nn.Module):
@@ -126,7 +130,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x_LBD).unflatten(-1, (self.num_heads, 3, self.head_dim)).unbind(-2)  # [L, B, N, K] each
         q = apply_rope(self.q_layernorm(q), cond.rope_cos, cond.rope_sin)
         k = apply_rope(self.k_layernorm(k), cond.rope_cos, cond.rope_sin)
-        return self.out(self.attention(q, k, v))
+        return self.out(self.attention(q, k, v, cond.split))
 
 
 class CrossAttention(nn.Module):
@@ -152,26 +156,28 @@ class CrossAttention(nn.Module):
 class MLP(nn.Module):
     """Linear, GELU, Linear."""
 
-    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+    def __init__(self, config: DiTConfig, layers: Layers, stage: StagePlan) -> None:
         super().__init__()
+        self.stage = stage
         self.up = layers.column_linear(config.width, config.mlp_ratio * config.width)
         self.down = layers.row_linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
         """[L, B, D] -> [L, B, D]."""
-        return self.down(F.gelu(self.up(x_LBD)))
+        return self.stage.through(F.gelu, self.down, self.up(x_LBD))
 
 
 class Block(nn.Module):
     """Self-attention, cross-attention, MLP: each modulated before and gated after."""
 
-    def __init__(self, config: DiTConfig, layers: Layers) -> None:
+    def __init__(self, config: DiTConfig, layers: Layers, stage: StagePlan) -> None:
         super().__init__()
+        self.stage = stage
         self.self_attention = SelfAttention(config, layers)
         self.self_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
         self.cross_attention = CrossAttention(config, layers)
         self.cross_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
-        self.mlp = MLP(config, layers)
+        self.mlp = MLP(config, layers, stage)
         self.mlp_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
 
     def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
@@ -183,7 +189,8 @@ class Block(nn.Module):
             (self.mlp, self.mlp_modulation),
         ):
             shift, one_plus_scale, gate = modulation(cond)
-            x_LBD = torch.addcmul(x_LBD, gate, layer(modulated_norm(x_LBD, shift, one_plus_scale), cond))
+            branch = functools.partial(layer, cond=cond)
+            x_LBD = torch.addcmul(x_LBD, gate, self.stage.through(modulated_norm, branch, x_LBD, shift, one_plus_scale))
         return x_LBD
 
 
@@ -209,10 +216,10 @@ class DiT(nn.Module):
         if stage.is_first:
             self.embed = nn.Linear(config.in_channels * config.patch_spatial**2, config.width, bias=False)
         # Every stage has its own copy of what conditions all blocks; their gradients are summed over the stages.
-        self.timestep = stage.shared(TimestepEmbedding(config.width))
-        self.position = stage.shared(PositionEmbedding(config))
+        self.timestep = stage.shared("timestep", lambda: TimestepEmbedding(config.width))
+        self.position = stage.shared("position", lambda: PositionEmbedding(config))
         # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
-        self.blocks = nn.ModuleDict({str(i): Block(config, layers) for i in stage.blocks})
+        self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
         if stage.is_last:
             self.final = FinalLayer(config)
 
@@ -244,7 +251,7 @@ class DiT(nn.Module):
         cond = self._conditioning(grid, c_noise_B, text_BSE, fps_B)
         if self.stage.is_first:
             channels = _add_masks(x_BCTHW, condition_mask_B1THW, padding_mask_B1HW)
-            tokens = self.layers.enter_sequence(patchify(channels, self.config.patch_spatial))
+            tokens = cond.split.enter(patchify(channels, self.config.patch_spatial))
             x_LBD = self.embed(tokens)
         else:
             assert hidden_LBD is not None, "a stage that is not the first needs the previous stage's output"
@@ -253,7 +260,7 @@ class DiT(nn.Module):
             x_LBD = self.stage.run_block(block, x_LBD, cond)
         if not self.stage.is_last:
             return x_LBD
-        patches = self.layers.leave_sequence(self.final(x_LBD, cond))
+        patches = cond.split.leave(self.final(x_LBD, cond))
         return unpatchify(patches, self.config.patch_spatial, grid)
 
     def init_weights(self, fill: Fill) -> None:
@@ -277,7 +284,7 @@ class DiT(nn.Module):
     def _conditioning(
         self, grid: tuple[int, int, int], c_noise_B: Tensor, text_BSE: Tensor, fps_B: Sequence[float]
     ) -> Conditioning:
-        config = self.config
+        config, split = self.config, self.layers.split(math.prod(grid))
         embedding_BD, modulation_B3D = self.timestep(c_noise_B)
         angles = rope_angles(
             *grid,
@@ -291,10 +298,11 @@ class DiT(nn.Module):
         return Conditioning(
             embedding_BD=F.silu(embedding_BD),
             modulation_B3D=modulation_B3D,
-            position_L1D=self.layers.enter_sequence(self.position(grid)).to(dtype),
-            rope_cos=angles.cos().to(dtype),
-            rope_sin=angles.sin().to(dtype),
+            position_L1D=split.enter(self.position(grid)).to(dtype),
+            rope_cos=split.context_rows(angles.cos()).to(dtype),
+            rope_sin=split.context_rows(angles.sin()).to(dtype),
             text_SBE=text_BSE.transpose(0, 1).to(dtype),
+            split=split,
         )
 
     def _check_input(self, x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None) -> None:

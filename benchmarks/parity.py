@@ -1,0 +1,214 @@
+"""Every parallel layout against the single process: the same loss, gradients and parameters after three steps.
+
+    python benchmarks/parity.py                          all layouts, up to 8 gloo processes (make parity)
+    python benchmarks/parity.py --ranks 2 --only cp2     those that are named so
+
+A small Cosmos DiT, real in kind, in fp32, from the same weights and samples. Prints one JSON line per layout:
+loss_error is relative, gradient_error is the largest difference of a gradient as a part of that parameter's largest
+gradient, parameter_error is absolute; the parameter with the largest one is named. Exits with 1 where one exceeds its
+tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT / "tests") not in sys.path:
+    sys.path.append(str(ROOT / "tests"))
+
+from support import tiny_world  # noqa: E402
+from support.ranks import RankPool  # noqa: E402
+
+from cosmos_train.parallel.config import ParallelConfig  # noqa: E402
+
+LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE = 1e-6, 1e-5, 1e-5
+SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One layout on one kind of batch."""
+
+    name: str
+    ranks: int
+    parallel: ParallelConfig
+    batch: str = "odd"
+    micro_batch_size: int = 1
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one rank in one step; the global batch is always 4."""
+        return 4 * self.parallel.ranks_per_replica // (self.ranks * self.micro_batch_size)
+
+
+def _cases() -> Iterator[Case]:
+    def case(name: str, ranks: int, batch: str = "odd", micro_batch_size: int = 1, **parallel: Any) -> Case:
+        config = ParallelConfig(**parallel)
+        return Case(name=name, ranks=ranks, parallel=config, batch=batch, micro_batch_size=micro_batch_size)
+
+    yield case("dp2", 2)
+    yield case("dp2 two samples at once", 2, micro_batch_size=2)
+    yield case("tp2", 2, tp=2)
+    yield case("tp2 sequence", 2, tp=2, sequence_parallel=True)
+    yield case("tp2 sequence video", 2, "video", tp=2, sequence_parallel=True)
+    yield case("tp2 sequence selective", 2, tp=2, sequence_parallel=True, recompute="selective")
+    yield case("tp2 full", 2, tp=2, recompute="full")
+    yield case("pp2", 2, pp=2)
+    yield case("pp2 uneven", 2, pp=2, pp_first_blocks=1)
+    yield case("pp2 interleaved", 2, pp=2, pp_chunks=2)
+    yield case("pp2 interleaved full", 2, pp=2, pp_chunks=2, recompute="full")
+    yield case("cp2 all_gather", 2, cp=2)
+    yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
+    yield case("cp2 selective", 2, cp=2, recompute="selective")
+    yield case("cp2 two samples at once", 2, "video", 2, cp=2)
+    yield case("cp2 image divided", 2, "image", cp=2)
+    yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
+
+    yield case("tp4", 4, tp=4)
+    yield case("pp4", 4, pp=4)
+    yield case("pp4 without blocks at the ends", 4, pp=4, pp_first_blocks=0, pp_last_blocks=0)
+    yield case("cp4 all_gather", 4, cp=4)
+    yield case("cp4 a2a", 4, cp=4, cp_comm="a2a")
+    yield case("cp4 image whole", 4, "image", cp=4, cp_min_tokens=45)
+    yield case("tp2 dp2", 4, tp=2)
+    yield case("pp2 dp2", 4, pp=2)
+    yield case("cp2 dp2", 4, cp=2)
+    yield case("tp2 pp2", 4, tp=2, pp=2)
+    yield case("tp2 pp2 sequence interleaved", 4, tp=2, pp=2, sequence_parallel=True, pp_chunks=2)
+    yield case("tp2 cp2", 4, tp=2, cp=2)
+    yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
+    yield case("tp2 cp2 sequence a2a", 4, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("tp2 cp2 sequence image whole", 4, "image", tp=2, cp=2, sequence_parallel=True, cp_min_tokens=45)
+    yield case("pp2 cp2", 4, pp=2, cp=2)
+    yield case("pp2 cp2 interleaved a2a", 4, pp=2, cp=2, pp_chunks=2, cp_comm="a2a")
+
+    yield case("cp8 all_gather", 8, cp=8)
+    for recompute in ("none", "selective", "full"):
+        layout = {"tp": 2, "pp": 2, "cp": 2, "sequence_parallel": True, "recompute": recompute}
+        yield case(f"tp2 pp2 cp2 sequence {recompute}", 8, **layout)
+    yield case("tp2 pp2 cp2 sequence a2a video", 8, "video", tp=2, pp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("tp2 pp2 cp2 interleaved", 8, tp=2, pp=2, cp=2, pp_chunks=2)
+    yield case("tp2 pp2 cp2 image whole", 8, "image", tp=2, pp=2, cp=2, cp_min_tokens=45)
+    yield case("tp2 cp2 dp2", 8, tp=2, cp=2)
+    yield case("tp2 cp2 dp2 sequence a2a", 8, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("pp2 cp2 dp2", 8, pp=2, cp=2)
+    yield case("tp2 pp2 dp2 sequence", 8, tp=2, pp=2, sequence_parallel=True)
+
+
+CASES = tuple(_cases())
+
+
+class Parity:
+    """Answers of layouts, compared with the single process's, which are kept."""
+
+    def __init__(self, pool: Callable[[int], RankPool], folder: Path) -> None:
+        """pool(n): n running gloo processes. folder: for the latents of each kind of batch."""
+        self.pool, self.folder = pool, folder
+        self.single: dict[str, dict[str, Any]] = {}
+
+    def check(self, case: Case, *, measure: Callable[..., dict[str, Any]] = tiny_world.answers) -> dict[str, Any]:
+        """One line of the report. `measure` runs on every rank; tests pass one with a mistake in it."""
+        cache = self.folder / case.batch
+        if not cache.exists():
+            tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch])
+        if case.batch not in self.single:
+            [self.single[case.batch]] = self.pool(1).run(tiny_world.answers, cache, self.folder, ParallelConfig(), 1)
+        started = time.perf_counter()
+        found = self.pool(case.ranks).run(measure, cache, self.folder, case.parallel, case.micro_batch_size)
+        errors = compare(found, self.single[case.batch])
+        return {
+            "layout": case.name,
+            "ranks": case.ranks,
+            "batch": case.batch,
+            "recompute": case.parallel.recompute,
+            "microbatches": case.micro_batches,
+            **errors,
+            "seconds": round(time.perf_counter() - started, 1),
+            "ok": errors["loss_error"] <= LOSS_TOLERANCE
+            and errors["gradient_error"] <= GRADIENT_TOLERANCE
+            and errors["parameter_error"] <= PARAMETER_TOLERANCE,
+        }
+
+
+def compare(found: list[dict[str, Any]], single: dict[str, Any]) -> dict[str, Any]:
+    """The largest errors over ranks and parameters. Raises AssertionError where the ranks lack a part of the model."""
+    held = set().union(*(answer["gradients"] for answer in found))
+    assert held == single["gradients"].keys(), f"not on any rank: {single['gradients'].keys() - held}"
+    gradients = [
+        (float((gradient - wanted).abs().max() / wanted.abs().max()), name)
+        for answer in found
+        for name, gradient in answer["gradients"].items()
+        for wanted in (single["gradients"][name],)
+    ]
+    parameters = [
+        (float((parameter - single["parameters"][name]).abs().max()), name)
+        for answer in found
+        for name, parameter in answer["parameters"].items()
+    ]
+    losses = [abs(answer["loss"] / single["loss"] - 1) for answer in found]
+    (gradient_error, gradient_of), (parameter_error, parameter_of) = max(gradients), max(parameters)
+    return {
+        "loss_error": max(losses),
+        "gradient_error": gradient_error,
+        "gradient_of": gradient_of,
+        "parameter_error": parameter_error,
+        "parameter_of": parameter_of,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Every parallel layout against the single process.")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8], help="layouts of so many processes")
+    parser.add_argument("--only", default="", help="layouts whose name contains this")
+    options = parser.parse_args()
+    chosen = [case for case in CASES if case.ranks in options.ranks and options.only in case.name]
+    if not chosen:
+        sys.exit(f"no layout has {options.only!r} in its name; there are: {', '.join(case.name for case in CASES)}")
+    pools: dict[int, RankPool] = {}
+
+    def pool(num_ranks: int) -> RankPool:
+        for other in set(pools) - {1, num_ranks}:
+            pools.pop(other).close()
+        if num_ranks not in pools:
+            pools[num_ranks] = RankPool(num_ranks)
+        return pools[num_ranks]
+
+    started, lines = time.perf_counter(), []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            parity = Parity(pool, Path(folder))
+            for case in chosen:
+                lines.append(parity.check(case))
+                print(json.dumps(lines[-1]), flush=True)
+    finally:
+        for started_pool in pools.values():
+            started_pool.close()
+    summary = {
+        "layouts": len(lines),
+        "failed": [line["layout"] for line in lines if not line["ok"]],
+        **{f"largest_{key}": max(line[key] for line in lines) for key in ("loss_error", "gradient_error")},
+        "largest_parameter_error": max(line["parameter_error"] for line in lines),
+        "seconds": round(time.perf_counter() - started),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+    }
+    print(json.dumps(summary))
+    sys.exit(bool(summary["failed"]))
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

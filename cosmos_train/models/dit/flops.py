@@ -1,0 +1,60 @@
+"""Floating-point operations of the DiT, read top to bottom as model.py is. No torch in here.
+
+Letters as there: B batch, T latent frames, H W latent rows and columns, L tokens, D width, S text tokens. The learned
+uncertainty, 256 operations a sample, is not the network's and is left out.
+"""
+
+from collections.abc import Sequence
+
+from cosmos_train.models.common.flops import Cost, attention, linear
+from cosmos_train.models.dit.config import DiTConfig
+
+
+def num_tokens(config: DiTConfig, latent_THW: Sequence[int]) -> int:
+    """L of a sample. Raises ValueError where the latents can not be cut into patches."""
+    frames, height, width = latent_THW
+    patch = config.patch_spatial
+    if height % patch or width % patch:
+        raise ValueError(
+            f"latents of {height} x {width} cells can not be cut into patches of model.patch_spatial={patch}; "
+            "use a height and width whose latents divide"
+        )
+    return frames * (height // patch) * (width // patch)
+
+
+def dit_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_tokens: int) -> Cost:
+    """The whole network on a batch of B samples of the same size, linear in B."""
+    d, patch_cells = config.width, config.patch_spatial**2
+    rows = batch * num_tokens(config, latent_THW)
+    block = block_cost(config, batch=batch, latent_THW=latent_THW, text_tokens=text_tokens)
+    return (
+        linear(rows, patch_cells * config.in_channels, d, input_has_gradient=False)
+        + linear(batch, d, d, input_has_gradient=False)  # timestep MLP, of a sinusoid
+        + linear(batch, d, 3 * d)
+        + block * config.num_blocks
+        + modulation_cost(config, batch, num_chunks=2)
+        + linear(rows, d, patch_cells * config.latent_channels)
+    )
+
+
+def block_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_tokens: int) -> Cost:
+    """One block. Its forward pass, times the blocks, is what parallel.recompute=full adds to a training step.
+
+    `selective` adds nothing that is counted here: it computes norms and activation functions again, no product.
+    """
+    d, hidden, tokens = config.width, config.mlp_ratio * config.width, num_tokens(config, latent_THW)
+    rows = batch * tokens
+    self_attention = linear(rows, d, 3 * d) + attention(batch, tokens, tokens, d) + linear(rows, d, d)
+    cross_attention = (
+        linear(rows, d, d)
+        + linear(batch * text_tokens, config.text_width, 2 * d, input_has_gradient=False)
+        + attention(batch, tokens, text_tokens, d)
+        + linear(rows, d, d)
+    )
+    mlp = linear(rows, d, hidden) + linear(rows, hidden, d)
+    return self_attention + cross_attention + mlp + modulation_cost(config, batch, num_chunks=3) * 3
+
+
+def modulation_cost(config: DiTConfig, batch: int, *, num_chunks: int) -> Cost:
+    """AdaLN-LoRA of one sub-layer: D -> rank -> num_chunks * D, a row per sample."""
+    return linear(batch, config.width, config.adaln_rank) + linear(batch, config.adaln_rank, num_chunks * config.width)

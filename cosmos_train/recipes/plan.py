@@ -1,0 +1,247 @@
+"""What each kind of rank of a run would hold, and what a step would compute, found without starting any of them.
+
+The model is built by the recipe's own code, on the meta device and in megatron-core's groups over ranks that are not
+there (cosmos_train.parallel.fake): once for each place in the pipeline, because along the other axes all ranks hold
+equally much. Places that hold equally much are one kind of rank.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from cosmos_data.latents import INDEX_NAME, LatentStore
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.store import CONFIG, load_tokenizer
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldDiTRun
+from cosmos_train.config.validate import check_run
+from cosmos_train.models.common.flops import Flops
+from cosmos_train.models.dit.flops import block_cost, dit_cost, num_tokens
+from cosmos_train.parallel.context import split_tokens
+from cosmos_train.parallel.fake import fake_stages
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import torch_dtype, whole_shape
+from cosmos_train.recipes.world_dit import WorldModel, build_world_model, check_fits
+
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes on one rank's device that stay from step to step. Activations and the padding of buffers come on top."""
+
+    weights: int
+    gradients: int
+    """Summed in fp32, whatever the weights are."""
+    optimizer: int
+    """Adam's moments and, of weights that are not fp32, master weights: a part, divided over the replicas (dp * cp)."""
+    ema: int
+    """The moving average of all that the rank holds, in fp32; 0 where none is kept."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.ema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankKind:
+    """Ranks that hold equally much."""
+
+    stages: tuple[int, ...]
+    """Their places in the pipeline."""
+    num_ranks: int
+    blocks: int
+    """Of the model, on each of them."""
+    parameters: int
+    memory: Memory
+    tokens: int
+    """Rows of the residual stream in a micro-batch, padding included; 0 where the model has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Sizes of one sample inside the model, before ranks divide it."""
+
+    latent_CTHW: tuple[int, ...]
+    tokens: int
+    text_tokens: int
+    source: str
+    """What told the sizes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run on so many ranks."""
+
+    world_size: int
+    layout: str
+    precision: str
+    parameters: int
+    """Of the whole model."""
+    global_batch_size: int
+    micro_batch_size: int
+    num_micro_batches: int
+    """That each rank passes through its part of the model in a step."""
+    sample: Sample | None
+    """None where the model has no tokens."""
+    step_flops: Flops | None
+    """Model FLOPs of a step over all ranks; None where they are not counted."""
+    recompute: str
+    recompute_flops: Flops | None
+    """What it adds to them."""
+    kinds: tuple[RankKind, ...]
+
+
+def make_plan(run: RunConfig, world_size: int) -> Plan:
+    """Check the run as training does, build it, and count.
+
+    Raises:
+        ConfigError: the run can not be trained on so many ranks, or data and model do not fit each other.
+        ValueError: latents can not be cut into the model's patches.
+    """
+    check_run(run, world_size)
+    sample = plan_sample(run) if isinstance(run, WorldDiTRun) else None
+    parameters, layout, kinds = 0, "", []
+    for stage, mesh in enumerate(fake_stages(run.parallel, world_size)):
+        pieces = _build(run, mesh)
+        parameters += _whole_parameters(pieces, mesh)
+        layout = mesh.layout
+        kind = RankKind(
+            stages=(stage,),
+            num_ranks=world_size // run.parallel.pp,
+            blocks=sum(len(piece.net.blocks) for piece in pieces if isinstance(piece, WorldModel)),
+            parameters=sum(param.numel() for param in _parameters(pieces)),
+            memory=_memory(pieces, mesh, has_ema=run.optim.ema_decay > 0),
+            tokens=0 if sample is None else _tokens(run, sample, mesh),
+        )
+        kinds.append(kind)
+    train, data_parallel = run.train, world_size // run.parallel.ranks_per_replica
+    step_flops, recompute_flops = _flops(run, sample)
+    return Plan(
+        world_size=world_size,
+        layout=layout,
+        precision=train.precision,
+        parameters=parameters,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size,
+        num_micro_batches=train.global_batch_size // (train.micro_batch_size * data_parallel),
+        sample=sample,
+        step_flops=step_flops,
+        recompute=run.parallel.recompute,
+        recompute_flops=recompute_flops,
+        kinds=_without_repeats(kinds),
+    )
+
+
+def plan_sample(run: WorldDiTRun) -> Sample:
+    """Sizes of a sample: the latent cache's, or where there is none yet, those that the configuration will give it.
+
+    Raises:
+        ConfigError: the cache is another model's, or data and tokenizer do not fit.
+        ValueError: latents can not be cut into the model's patches.
+    """
+    if (Path(run.latents.folder) / INDEX_NAME).is_file():
+        store = LatentStore(run.latents.folder)
+        check_fits(run.model, store)
+        latent_CTHW, source = store.latent_shape, f"the latent cache {run.latents.folder}"
+    else:
+        tokenizer, source = TokenizerConfig(), "the data section, for a tokenizer of 8x8x8: there is no other yet"
+        if (Path(run.latents.tokenizer) / CONFIG).is_file():
+            _, tokenizer = load_tokenizer(Path(run.latents.tokenizer))
+            source = f"the data section, for the tokenizer {run.latents.tokenizer}"
+        try:
+            frames = tokenizer.latent_frames(run.data.num_frames)
+            height, width = tokenizer.latent_size(run.data.height_px, run.data.width_px)
+        except ValueError as error:  # the tokenizer does not know which section the number comes from
+            raise ConfigError(f"data.{error}") from error
+        latent_CTHW = (run.model.latent_channels, frames, height, width)
+    return Sample(
+        latent_CTHW=latent_CTHW,
+        tokens=num_tokens(run.model, latent_CTHW[1:]),
+        text_tokens=run.text.max_tokens,
+        source=source,
+    )
+
+
+def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
+    """One rank's pieces of the model, without values."""
+    dtype = torch_dtype(run.train.precision)
+    match run:
+        case WorldDiTRun():
+            pieces, _ = build_world_model(
+                run.model,
+                # TransformerEngine's layers have the native ones' parameters, and are made on a GPU only.
+                dataclasses.replace(run.parallel, layers="auto"),
+                mesh,
+                dtype=dtype,
+                seed=run.seed,
+                learned_uncertainty=run.objective.learned_uncertainty,
+            )
+            return pieces
+        case TokenizerRun():
+            with mesh.device:
+                return [CausalVideoTokenizer(run.tokenizer).to(dtype)]
+    raise AssertionError(f"recipe {run.recipe!r} is in config.schema.RUNS, but has no plan")
+
+
+def _flops(run: RunConfig, sample: Sample | None) -> tuple[Flops | None, Flops | None]:
+    """(of a step, what parallel.recompute adds); None where they are not counted."""
+    if not isinstance(run, WorldDiTRun) or sample is None:
+        return None, None
+    batch, latent_THW, text = run.train.global_batch_size, sample.latent_CTHW[1:], sample.text_tokens
+    step = dit_cost(run.model, batch=batch, latent_THW=latent_THW, text_tokens=text).training
+    if run.parallel.recompute != "full":
+        return step, Flops()
+    block = block_cost(run.model, batch=batch, latent_THW=latent_THW, text_tokens=text)
+    return step, block.forward * run.model.num_blocks
+
+
+def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, has_ema: bool) -> Memory:
+    """Of one rank under the engine: see cosmos_train.parallel.engine and cosmos_train.parallel.optimizer_state."""
+    weights = gradients = states = 0
+    for param in _parameters(pieces):
+        in_fp32 = FP32_BYTES * param.numel()
+        weights += param.element_size() * param.numel()
+        gradients += in_fp32
+        states += in_fp32 * (2 if param.element_size() == FP32_BYTES else 3)
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=math.ceil(states / mesh.replicas.size()),
+        ema=gradients if has_ema else 0,
+    )
+
+
+def _tokens(run: RunConfig, sample: Sample, mesh: Mesh) -> int:
+    split = split_tokens(sample.tokens, run.parallel, mesh)
+    return run.train.micro_batch_size * split.num_padded // (1 if split.both is None else split.both.size())
+
+
+def _whole_parameters(pieces: Sequence[nn.Module], mesh: Mesh) -> int:
+    """Of the undivided model; what several stages have a copy of counts on the one that owns it."""
+    owned = (param for param in _parameters(pieces) if not getattr(param, "shared", False))
+    return sum(math.prod(whole_shape(param, mesh)) for param in owned)
+
+
+def _parameters(pieces: Sequence[nn.Module]) -> Iterable[nn.Parameter]:
+    return (param for piece in pieces for param in piece.parameters())
+
+
+def _without_repeats(kinds: Sequence[RankKind]) -> tuple[RankKind, ...]:
+    """Kinds that differ in their stages alone become one."""
+    found: dict[RankKind, RankKind] = {}
+    for kind in kinds:
+        key = dataclasses.replace(kind, stages=())
+        known = found.get(key)
+        found[key] = kind if known is None else _together(known, kind)
+    return tuple(found.values())
+
+
+def _together(one: RankKind, other: RankKind) -> RankKind:
+    return dataclasses.replace(one, stages=one.stages + other.stages, num_ranks=one.num_ranks + other.num_ranks)
