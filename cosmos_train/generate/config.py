@@ -1,14 +1,21 @@
 """How a trained model is sampled. No torch in here."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """EDM-Euler sampling with classifier-free guidance."""
+    """Sampling with classifier-free guidance. The defaults are the released inference code's; see configs/sample/."""
 
+    sampler: Literal["euler", "heun", "2ab"] = "euler"
+    """First order; second order with two evaluations a step; second order from the last two steps' estimates."""
     num_steps: int = 35
-    """Sigmas from sigma_max down to sigma_min; one network evaluation (two with guidance) each."""
+    """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, Heun twice as many)."""
+    start_std: Literal["hypot", "sigma_max"] = "hypot"
+    """Deviation of the first noise: sqrt(sigma_max^2 + 1), as data of deviation 1 would add, or sigma_max alone."""
+    last_step: Literal["clean", "none"] = "clean"
+    """From sigma_min to the estimate of the clean sample, or stop there, as diffusers' converted pipelines do."""
     sigma_max: float = 80.0
     """First noise level."""
     sigma_min: float = 0.0002

@@ -4,6 +4,7 @@ Latents in here are whitened and scaled to sigma_data, as in training. One seed 
 on the CPU in fp32, whatever the device and the layout.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.objectives.edm import c_in, c_noise, denoised, first_frames_mask
-from cosmos_train.objectives.samplers import euler, karras_sigmas
+from cosmos_train.objectives.samplers import SAMPLERS, karras_sigmas
 
 
 class Network(Protocol):
@@ -87,7 +88,10 @@ def sample_world(
         return condition.restore(x0)
 
     sigmas = karras_sigmas(config.num_steps, sigma_max=config.sigma_max, sigma_min=config.sigma_min, rho=config.rho)
-    x_BCTHW = euler(denoise, noise_BCTHW.double().to(device), sigmas, on_step)
+    if config.last_step == "none":
+        sigmas = sigmas[:-1]
+    start_std = math.hypot(config.sigma_max, 1) if config.start_std == "hypot" else config.sigma_max
+    x_BCTHW = SAMPLERS[config.sampler](denoise, noise_BCTHW.double().to(device) * start_std, sigmas, on_step)
     return condition.restore(x_BCTHW).float()
 
 

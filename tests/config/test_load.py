@@ -18,11 +18,12 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import configs_dir, find_yaml, load_run, to_dict, to_yaml
 from cosmos_train.config.schema import RUNS, TokenizerRun, WorldDiTRun
 from cosmos_train.config.validate import check_run
+from cosmos_train.generate.config import SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
 
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 SHIPPED_RUNS = sorted(path.relative_to(configs_dir()).as_posix() for path in configs_dir().glob("run/**/*.yaml"))
-SHIPPED_SECTIONS = {"data": DataConfig, "model": DiTConfig, "tokenizer": TokenizerConfig}
+SHIPPED_SECTIONS = {"data": DataConfig, "model": DiTConfig, "sample": SampleConfig, "tokenizer": TokenizerConfig}
 """Folder under configs/ -> the dataclass that each of its files fills."""
 
 

@@ -1,4 +1,4 @@
-"""Noise levels and Euler steps as diffusers has them, and as a case with a closed form says they must be."""
+"""Noise levels and steps as diffusers has them, and as a case with a closed form says they must be."""
 
 import itertools
 import math
@@ -9,10 +9,11 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor
 
 from cosmos_train.objectives import edm
-from cosmos_train.objectives.samplers import euler, karras_sigmas
+from cosmos_train.objectives.samplers import SAMPLERS, euler, exponential_multistep, karras_sigmas
 
 MEAN, STD = 0.7, 0.3
 NOISE = torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+START = NOISE * math.sqrt(80.0**2 + 1)
 
 
 def ideal(x: Tensor, sigma: float) -> Tensor:
@@ -20,8 +21,9 @@ def ideal(x: Tensor, sigma: float) -> Tensor:
     return (MEAN * sigma**2 + x * STD**2) / (sigma**2 + STD**2)
 
 
-def sample(num_steps: int) -> Tensor:
-    return euler(ideal, NOISE, karras_sigmas(num_steps, sigma_max=80.0, sigma_min=0.002, rho=7.0), lambda _: None)
+def sample(sampler: str, num_steps: int) -> Tensor:
+    sigmas = karras_sigmas(num_steps, sigma_max=80.0, sigma_min=0.002, rho=7.0)
+    return SAMPLERS[sampler](ideal, START, sigmas, lambda _: None)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 35])
@@ -48,26 +50,64 @@ def test_steps_are_diffusers():
         scheduler.scale_model_input(theirs, time)
         output = (ideal(theirs, sigma.item()) - edm.c_skip(sigma, 0.5) * theirs) / edm.c_out(sigma, 0.5)
         theirs = scheduler.step(output, time, theirs, return_dict=False)[0]
-    ours = euler(ideal, NOISE, karras_sigmas(12, sigma_max=80.0, sigma_min=0.0002, rho=7.0), lambda _: None)
+    ours = euler(ideal, START, karras_sigmas(12, sigma_max=80.0, sigma_min=0.0002, rho=7.0), lambda _: None)
     torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_reaches_the_distribution():
-    x = sample(200)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_reaches_the_distribution(sampler: str):
+    x = sample(sampler, 200)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert x.std().item() == pytest.approx(STD, rel=0.02)
 
 
-def test_twice_the_steps_halve_the_error():
-    """The flow of a Gaussian in closed form: the distance from the mean shrinks as the deviation at sigma does."""
-    start = NOISE * math.sqrt(80.0**2 + 1)
-    exact = MEAN + (start - MEAN) * STD / math.sqrt(80.0**2 + STD**2)
-    errors = [(sample(num_steps) - exact).abs().mean().item() for num_steps in (20, 40, 80, 160)]
+@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2), ("2ab", 2)])
+def test_twice_the_steps_divide_the_error_by_two_to_the_order(sampler: str, order: int):
+    """The flow of a Gaussian in closed form: the distance from the mean shrinks as the deviation at sigma does.
+
+    Between two levels above 0: the step to 0 is Euler's in every sampler.
+    """
+
+    def exact(sigma: float) -> Tensor:
+        return MEAN + (START - MEAN) * math.hypot(sigma, STD) / math.hypot(80.0, STD)
+
+    errors = []
+    for num_steps in (40, 80, 160):
+        sigmas = karras_sigmas(num_steps, sigma_max=80.0, sigma_min=0.1, rho=7.0)[:-1]
+        reached = SAMPLERS[sampler](ideal, START, sigmas, lambda _: None)
+        errors.append((reached - exact(0.1)).abs().mean().item())
     for coarse, fine in itertools.pairwise(errors):
-        assert 1.7 < coarse / fine < 2.4, errors
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.3), errors
 
 
-def test_says_when_a_step_is_done():
+def test_multistep_is_exact_where_the_estimate_is_linear_in_log_sigma():
+    """dx/dlambda = D - x with D = a + b lambda has x = a - b + b lambda + c e^-lambda: any step size must follow it."""
+    a, b, c = 0.3, -0.2, 5.0
+
+    def solution(sigma: float) -> float:
+        return a - b - b * math.log(sigma) + c * sigma
+
+    def estimate(_x: Tensor, sigma: float) -> Tensor:
+        return torch.tensor(a - b * math.log(sigma), dtype=torch.float64)
+
+    sigmas = torch.tensor([3.9, 1.0, 0.2], dtype=torch.float64)
+    x = torch.tensor([solution(3.9)], dtype=torch.float64)
+    reached = exponential_multistep(estimate, x, sigmas, lambda _: None)
+    first = exponential_multistep(estimate, x, sigmas[:2], lambda _: None)
+    # The first step knows one value of D and is of first order; what it misses decays with the sample, e^-h.
+    missed = first.item() - solution(1.0)
+    assert abs(missed) > 1e-3
+    assert reached.item() - solution(0.2) == pytest.approx(missed * 0.2, rel=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_last_step_to_zero_is_the_estimate(sampler: str):
+    sigmas = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(SAMPLERS[sampler](ideal, START, sigmas, lambda _: None), ideal(START, 2.0))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_says_when_a_step_is_done(sampler: str):
     seen: list[int] = []
-    euler(ideal, NOISE[:1], karras_sigmas(3, sigma_max=80.0, sigma_min=0.002, rho=7.0), seen.append)
+    SAMPLERS[sampler](ideal, NOISE[:1], karras_sigmas(3, sigma_max=80.0, sigma_min=0.002, rho=7.0), seen.append)
     assert seen == [1, 2, 3]
