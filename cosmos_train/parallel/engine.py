@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class StepResult:
     """Mean over the global batch."""
     grad_norm: float
     skipped: bool
-    """The optimizer found a gradient that is not finite and left the weights alone."""
+    """The loss or the gradient was not finite, and the weights and the optimizer were left as they were."""
 
 
 def make_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
@@ -146,8 +147,13 @@ class Engine:
         metrics = self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=False)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        succeeded, grad_norm, _ = cast(tuple[bool, float | None, int | None], self.optimizer.step())
-        return StepResult(metrics, float(grad_norm or 0.0), skipped=not succeeded)
+        # megatron-core looks for values that are not finite only where it scales the loss, for fp16.
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())  # of the whole model: the same on every rank
+        if not all(map(math.isfinite, (grad_norm, *metrics.values()))):
+            return StepResult(metrics, grad_norm, skipped=True)
+        self.optimizer.step()
+        return StepResult(metrics, grad_norm, skipped=False)
 
     def zero_gradients(self) -> None:
         """Forget what backward passes have added up."""

@@ -50,6 +50,8 @@ class TrainConfig:
     """Save and leave with exit code 75 after this step, as if the scheduler had asked for it. Run again to go on."""
     log_every_steps: int = 10
     """Steps between two lines of metrics."""
+    max_skipped_steps: int = 10
+    """Steps in a row whose loss or gradient is not finite: each is skipped, one more than this stops the run."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and activations; bf16 keeps fp32 master weights in the optimizer."""
     threads_per_rank: int = 0
@@ -71,6 +73,8 @@ class TrainConfig:
                 f"train.global_batch_size={self.global_batch_size} is not a multiple of "
                 f"train.micro_batch_size={self.micro_batch_size}"
             )
+        if self.max_skipped_steps < 0:
+            raise ValueError(f"train.max_skipped_steps={self.max_skipped_steps} must be 0 (stop at once) or more")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(
                 f"train.peak_tflops={self.peak_tflops} must be greater than 0; leave it out to use the data sheet's"

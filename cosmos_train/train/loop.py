@@ -21,7 +21,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
-from cosmos_train.parallel.engine import AdamSettings, Engine
+from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
 from cosmos_train.train.ema import Ema
@@ -131,7 +131,7 @@ def run_steps(session: Session) -> bool:
     batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = _utilization(run, task, mesh), MetricWindow()
     with StopSignal() as stop_signal:
-        stopped = False
+        stopped, skipped_in_a_row = False, 0
         while session.step < last_step and not stopped:
             started, waited_sec = time.perf_counter(), batches.waited_sec
             session.step += 1
@@ -139,16 +139,18 @@ def run_steps(session: Session) -> bool:
             result = session.engine.train_step(
                 task.forward_loss, batches, num_micro_batches=num_micro_batches, lr=lr, num_tokens=task.num_tokens
             )
-            _check_finite(result.metrics, session.step, run.train.global_batch_size)
-            if session.ema is not None:
-                session.ema.update()
-
-            seconds = time.perf_counter() - started
-            window.add(
-                {**result.metrics, "grad_norm": result.grad_norm, "lr": lr}, seconds, batches.waited_sec - waited_sec
-            )
+            if result.skipped:
+                skipped_in_a_row += 1
+                _note_skipped(session, result, skipped_in_a_row)
+            else:
+                skipped_in_a_row = 0
+                if session.ema is not None:
+                    session.ema.update()
+                seconds = time.perf_counter() - started
+                values = {**result.metrics, "grad_norm": result.grad_norm, "lr": lr}
+                window.add(values, seconds, batches.waited_sec - waited_sec)
             is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
-            if session.metrics is not None:
+            if session.metrics is not None and window.num_steps:
                 session.metrics.step(session.step, window.means(run, task, utilization), is_logged=is_logged)
             if is_logged:
                 window = MetricWindow()
@@ -265,11 +267,19 @@ def _check_continues(progress: checkpoint.Progress, run: RunConfig, task: Task, 
         )
 
 
-def _check_finite(values: dict[str, float], step: int, global_batch_size: int) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        first = (step - 1) * global_batch_size
+def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
+    """Name the samples of a step that was skipped. Raises FloatingPointError where there were too many in a row."""
+    train, step = session.run.train, session.step
+    values = {**result.metrics, "grad_norm": result.grad_norm}
+    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    first = (step - 1) * train.global_batch_size
+    samples = f"samples {first} to {first + train.global_batch_size - 1}"
+    session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
+    if in_a_row > train.max_skipped_steps:
         raise FloatingPointError(
-            f"{', '.join(bad)} not finite at step {step} (samples {first} to {first + global_batch_size - 1}); "
-            "the newest checkpoint is intact; lower optim.lr, or look at these samples"
+            f"{bad} not finite at step {step} ({samples}), {in_a_row} steps in a row, more than "
+            f"train.max_skipped_steps={train.max_skipped_steps}; the newest checkpoint is intact; lower optim.lr, or "
+            "look at these samples"
         )
+    if session.mesh.is_main:
+        log.warning("step %d skipped: %s not finite (%s)", step, bad, samples)

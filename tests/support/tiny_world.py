@@ -31,8 +31,10 @@ MODEL = DiTConfig(
 )
 
 
-def write_cache(folder: Path, *, num_windows: int = 12, shape_CTHW: tuple[int, ...] = SHAPE_CTHW) -> Path:
-    """A complete latent cache with two captions, frame rates that differ, and statistics."""
+def write_cache(
+    folder: Path, *, num_windows: int = 12, shape_CTHW: tuple[int, ...] = SHAPE_CTHW, broken: bool = False
+) -> Path:
+    """A complete latent cache with two captions, frame rates that differ, and statistics. broken: one window is NaN."""
     generator = torch.Generator().manual_seed(7)
     metadata = LatentMetadata(
         tokenizer_digest="0" * 64,
@@ -47,6 +49,8 @@ def write_cache(folder: Path, *, num_windows: int = 12, shape_CTHW: tuple[int, .
         writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
     for clip in range(num_windows // 3):
         z = torch.randn(3, *shape_CTHW, generator=generator) * 2 + 0.5
+        if broken and clip == 0:
+            z[1] = torch.nan
         split = "heldout" if clip == num_windows // 3 - 1 else "train"
         writer.add_clip(
             f"clip{clip}", z, [0, 8, 16], split=split, caption="ab"[clip % 2], fps=24.0 if clip % 2 else 30.0
