@@ -18,7 +18,7 @@ from cosmos_train.config.schema import RUNS
 MISSING = "???"
 """How omegaconf writes a value that is still to be given."""
 NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
-PLURALS = {int: "whole numbers", float: "numbers"}
+PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def mismatch(values: Mapping[Any, Any], recipe: str) -> str | None:

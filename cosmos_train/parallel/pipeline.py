@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
-import torch.utils.checkpoint
 from megatron.core.enums import ModelType
 from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer import TransformerConfig
@@ -44,10 +43,10 @@ class StagePlan:
                 param.shared = not self.is_first  # pyright: ignore[reportAttributeAccessIssue] by megatron-core's norm
         return module
 
-    def run_block(self, block: nn.Module, x_LBD: Tensor, cond: Any) -> Tensor:
-        """Run a block, keeping its activations or recomputing them in the backward pass."""
+    def run_block(self, block: nn.Module, x_LBD: Tensor, cond: Any, checkpoint: Callable[..., Tensor]) -> Tensor:
+        """Run a block, keeping its activations or, by the maker's checkpoint, recomputing them in the backward pass."""
         if self.recompute == "full" and torch.is_grad_enabled():
-            return torch.utils.checkpoint.checkpoint(block, x_LBD, cond, use_reentrant=False)
+            return checkpoint(block, x_LBD, cond)
         return block(x_LBD, cond)
 
     def through(self, cheap: Callable[..., Tensor], costly: Callable[[Tensor], Tensor], *args: Tensor) -> Tensor:
@@ -57,7 +56,7 @@ class StagePlan:
         """
         if self.recompute != "selective" or not torch.is_grad_enabled():
             return costly(cheap(*args))
-        # None: nothing here runs in FP8. Upstream takes even False for a yes.
+        # None: what is computed again has no product in FP8. Upstream takes even False for a yes.
         forgotten = CheckpointWithoutOutput(fp8=None)  # pyright: ignore[reportArgumentType]
         output = costly(forgotten.checkpoint(cheap, *args))
         forgotten.discard_output_and_register_recompute(output)

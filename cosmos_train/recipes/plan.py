@@ -25,6 +25,7 @@ from cosmos_train.models.dit.flops import block_cost, dit_cost, num_tokens
 from cosmos_train.parallel.context import split_tokens
 from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.precision import row_multiple
 from cosmos_train.parallel.shard import torch_dtype, whole_shape
 from cosmos_train.recipes.world_dit import WorldModel, build_world_model, check_fits
 
@@ -176,8 +177,7 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
         case WorldDiTRun():
             pieces, _ = build_world_model(
                 run.model,
-                # TransformerEngine's layers have the native ones' parameters, and are made on a GPU only.
-                dataclasses.replace(run.parallel, layers="auto"),
+                run.parallel,
                 mesh,
                 dtype=dtype,
                 seed=run.seed,
@@ -219,7 +219,7 @@ def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, has_ema: bool) -> Memory
 
 
 def _tokens(run: RunConfig, sample: Sample, mesh: Mesh) -> int:
-    split = split_tokens(sample.tokens, run.parallel, mesh)
+    split = split_tokens(sample.tokens, run.parallel, mesh, align=row_multiple(run.parallel.precision))
     return run.train.micro_batch_size * split.num_padded // (1 if split.both is None else split.both.size())
 
 

@@ -233,7 +233,8 @@ def _utilization(run: RunConfig, task: Task, mesh: Mesh) -> Utilization | None:
     peak = run.train.peak_tflops
     if peak is None and mesh.device.type == "cuda" and run.train.precision != "fp32":
         name = torch.cuda.get_device_name(mesh.device)
-        peak = peak_tflops(name, run.train.precision)
+        recipe = run.parallel.precision.recipe
+        peak = peak_tflops(name, "bf16" if recipe == "none" else "fp4" if recipe == "nvfp4" else "fp8")
         if peak is None and mesh.is_main:
             log.warning("no peak is known of %s, so no mfu is logged; set train.peak_tflops", name)
     return Utilization(step_tflop=task.step_flops.total / 1e12, num_ranks=mesh.world.size(), peak_tflops=peak)

@@ -15,11 +15,12 @@ from typing import Any, cast, get_args, get_type_hints
 import pytest
 import torch
 from megatron.core.transformer.module import MegatronModule
-from support import te_signatures
+from support import gpu_dit, te_signatures
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
+from cosmos_train.parallel import init
 from cosmos_train.parallel.config import CAPABILITIES, ParallelConfig, PrecisionConfig, check_precision, check_recipe
 from cosmos_train.parallel.engine import make_layers
 from cosmos_train.parallel.mcore import transformer_config
@@ -347,3 +348,19 @@ def test_first_and_last_blocks_stay_in_bf16_by_default():
 )
 def test_names_stay_in_bf16_by_pattern(pattern: str, name: str, stays: bool):
     assert stays_bf16(PrecisionConfig(recipe="mxfp8", bf16_modules=(pattern,)), name, 8) is stays
+
+
+# Padding
+
+
+def test_padding_changes_neither_output_nor_gradients():
+    """Of the network that tests/gpu asks the same of in 8 bits."""
+    mesh = init.start(ParallelConfig(), seed=1)
+    try:
+        plain, padded = (gpu_dit.build(gpu_dit.NATIVE, mesh, torch.float32)[0].net for _ in range(2))
+        padded = gpu_dit.padded(padded, gpu_dit.NATIVE, mesh, align=128)
+        assert padded.layers.split(gpu_dit.NUM_TOKENS).num_padded == 256
+        found, wanted = (gpu_dit.answers(network, torch.float32) for network in (padded, plain))
+    finally:
+        init.stop()
+    assert max(gpu_dit.errors(found, wanted).values()) < 1e-5

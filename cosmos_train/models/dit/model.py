@@ -222,6 +222,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
         if stage.is_last:
             self.final = FinalLayer(config)
+        layers.finish(self)
 
     def forward(
         self,
@@ -256,8 +257,9 @@ class DiT(nn.Module):
         else:
             assert hidden_LBD is not None, "a stage that is not the first needs the previous stage's output"
             x_LBD = hidden_LBD
-        for block in self.blocks.values():
-            x_LBD = self.stage.run_block(block, x_LBD, cond)
+        with self.layers.autocast():
+            for block in self.blocks.values():
+                x_LBD = self.stage.run_block(block, x_LBD, cond, self.layers.checkpoint)
         if not self.stage.is_last:
             return x_LBD
         patches = cond.split.leave(self.final(x_LBD, cond))
