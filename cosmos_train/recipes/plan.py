@@ -15,7 +15,6 @@ from torch import nn
 
 from cosmos_data.latents import INDEX_NAME, LatentStore
 from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import CONFIG, load_tokenizer
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldDiTRun
@@ -27,6 +26,7 @@ from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import row_multiple
 from cosmos_train.parallel.shard import torch_dtype, whole_shape
+from cosmos_train.recipes.tokenizer import TrainedTokenizer
 from cosmos_train.recipes.world_dit import WorldModel, build_world_model, check_fits
 
 FP32_BYTES = 4
@@ -186,7 +186,7 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
             return pieces
         case TokenizerRun():
             with mesh.device:
-                return [CausalVideoTokenizer(run.tokenizer).to(dtype)]
+                return [TrainedTokenizer(run).to(dtype)]
     raise AssertionError(f"recipe {run.recipe!r} is in config.schema.RUNS, but has no plan")
 
 

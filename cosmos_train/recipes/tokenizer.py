@@ -1,27 +1,101 @@
-"""Training a causal video tokenizer: windows of real video, reconstructed. Data-parallel only."""
+"""Training a causal video tokenizer: windows of real video, and single frames, reconstructed. Data-parallel only."""
 
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cosmos_data.config import DataConfig
 from cosmos_data.decode import choose_decoder
 from cosmos_data.loader import BadClip, VideoBatches
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import SamplePlan
-from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
-from cosmos_tok.store import save_tokenizer
+from cosmos_data.plan import Sample, SamplePlan
+from cosmos_tok.metrics import WINDOW_PX, ssim
+from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
+from cosmos_tok.store import load_tokenizer, save_tokenizer
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import TokenizerRun
+from cosmos_train.objectives.adversarial import (
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_hinge,
+    frozen,
+    generator_hinge,
+)
+from cosmos_train.objectives.config import DiscriminatorConfig
+from cosmos_train.objectives.reconstruction import ReconstructionTerms, weighted_sum
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.train import checkpoint
 
 log = logging.getLogger(__name__)
 EXPORT = "tokenizer"
 """Folder of the finished tokenizer inside the run's folder."""
+
+
+class TrainedTokenizer(nn.Module):
+    """All that a run trains: the tokenizer and, where there is an adversarial term, the discriminator beside it.
+
+    One module, so that both are under one DDP, one optimizer, one moving average, and in every checkpoint.
+    """
+
+    def __init__(self, run: TokenizerRun) -> None:
+        super().__init__()
+        self.tokenizer = CausalVideoTokenizer(run.tokenizer)
+        self.tokenizer.init_weights()  # before the discriminator draws: the same weights with it and without
+        self.discriminator = PatchDiscriminator(run.loss.discriminator) if run.loss.adversarial.weight else None
+
+    def forward(self, video_B3THW: Tensor) -> tuple[Tensor, Tensor]:
+        """(reconstruction of the video's shape, latents or codes [B, C, T', H', W'])."""
+        z_BCTHW = self.tokenizer.encode(video_B3THW)
+        return self.tokenizer.decode(z_BCTHW), z_BCTHW
+
+    @property
+    def last_weight(self) -> Tensor:
+        """The last matrix on the way to pixels, at which the adaptive weight compares gradients."""
+        return [param for param in self.tokenizer.decoder.parameters() if param.ndim > 1][-1]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelBatch:
+    """A micro-batch and when it is used."""
+
+    pixels_B3THW: Tensor
+    """uint8; T = 1 in a step of images."""
+    step: int
+    """Finished steps of the run."""
+
+
+class ImageVideoPlan(SamplePlan):
+    """A sample plan in which all samples of some steps are single frames, evenly spread over the run.
+
+    The paper alternates mini-batches of images and of video at a preset frequency. Which step is which depends on its
+    number alone: every rank agrees, and so does a run that was resumed.
+    """
+
+    def __init__(
+        self, clips: Manifest, seed: int, config: DataConfig, *, image_share: float, global_batch_size: int
+    ) -> None:
+        super().__init__(clips, seed, config)
+        self._images = SamplePlan(clips, seed, replace(config, num_frames=1))
+        self._image_share, self._global_batch_size = image_share, global_batch_size
+
+    def sample(self, index: int, attempt: int = 0) -> Sample:
+        """Sample `index` of the run; the plan of images takes its frames from all over the clip."""
+        if is_image_step(index // self._global_batch_size, self._image_share):
+            return self._images.sample(index, attempt)
+        return super().sample(index, attempt)
+
+
+def is_image_step(step: int, image_share: float) -> bool:
+    """Whether the step after `step` finished ones is of images: where the sum of the shares reaches another whole."""
+    return math.floor((step + 1) * image_share) > math.floor(step * image_share)
 
 
 class TokenizerTask:
@@ -32,20 +106,28 @@ class TokenizerTask:
 
     def __init__(self, run: TokenizerRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.plan = SamplePlan(Manifest.read(run.data.manifest).select("train"), run.seed, run.data)
+        self.plan = ImageVideoPlan(
+            Manifest.read(run.data.manifest).select("train"),
+            run.seed,
+            run.data,
+            image_share=run.image_share,
+            global_batch_size=run.train.global_batch_size,
+        )
         self.decoder = choose_decoder(run.data, self.plan.clips, mesh.device)
         self.data_digest = self.plan.manifest_digest
         self.bad_clips: dict[str, BadClip] = {}
         dtype = torch_dtype(run.train.precision)
         self.engine_config = transformer_config(run.parallel, dtype=dtype, num_layers=1, width=1, num_heads=1)
         torch.manual_seed(run.seed)  # every rank makes the same weights, on the CPU
-        self.model = CausalVideoTokenizer(run.tokenizer)
-        self.model.init_weights()
+        self.model = TrainedTokenizer(run)
+        if run.tokenizer_from is not None:
+            _copy_weights(Path(run.tokenizer_from), self.model.tokenizer)
         self.model.to(mesh.device, dtype)
         self.pieces = [self.model]
+        self.terms = ReconstructionTerms(run.loss, mesh.device, dtype)
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
-        """Pixels uint8 [B, 3, T, H, W], decoded ahead. Clips that can not be decoded are replaced and remembered."""
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[PixelBatch]:
+        """Decoded ahead. Clips that can not be decoded are replaced and remembered."""
         loader = VideoBatches(
             self.plan,
             self.decoder,
@@ -55,21 +137,101 @@ class TokenizerTask:
         )
         self.bad_clips = loader.bad_clips
         for batch in loader:
-            yield batch.pixels_B3THW.to(self.mesh.device)
+            step = batch.samples[0].index // self.run.train.global_batch_size
+            yield PixelBatch(batch.pixels_B3THW.to(self.mesh.device), step)
 
-    def forward_loss(self, model: nn.Module, batch: Tensor, hidden: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean absolute difference of pixels in [-1, 1]; PSNR of the batch beside it."""
-        video = to_unit_range(batch).to(self.engine_config.params_dtype)
-        difference = (model(video) - video).float()
-        loss = self.run.loss.l1 * difference.abs().mean()
-        psnr_db = -10 * torch.log10(difference.detach().square().mean() / 4)  # the range of pixels is 2
-        return loss, {"loss": loss.detach(), "psnr_db": psnr_db}
+    def forward_loss(
+        self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted terms of this step, and how well the batch was reconstructed.
+
+        A term that does not count yet is logged as 0. With a discriminator its own loss is added, which has no gradient
+        to the tokenizer, so that one backward pass trains both.
+        """
+        config, video = self.run.loss, to_unit_range(batch.pixels_B3THW)
+        reconstruction, z_BCTHW = model(video)
+        terms = self.terms(video, reconstruction, batch.step)
+        loss = weighted_sum(terms, config, batch.step)
+        of_discriminator = torch.zeros_like(loss)
+        metrics = _quality(batch.pixels_B3THW, reconstruction.detach())
+        if self.run.tokenizer.kind == "discrete":
+            metrics |= code_use(self.model.tokenizer.indices(z_BCTHW.detach()), self.run.tokenizer.codebook_size)
+        if self.model.discriminator is not None:
+            # Its own loss first: DDP gathers updated parameters when it meets them, and `frozen` goes past DDP.
+            of_discriminator = _discriminator_loss(self.model.discriminator, video, reconstruction)
+            weight = torch.zeros_like(loss)
+            if config.adversarial.at(batch.step):
+                terms["adversarial"] = generator_hinge(frozen(self.model.discriminator, reconstruction).float())
+                balance = self._balance(config.discriminator, loss, terms["adversarial"])
+                weight = config.adversarial.at(batch.step) * balance
+                loss = loss + weight * terms["adversarial"]
+            metrics |= {"adversarial_weight": weight, "discriminator": of_discriminator}
+        off = torch.zeros_like(loss)
+        metrics |= {name: terms.get(name, off) for name, term in config.terms.items() if term.weight}
+        return loss + of_discriminator, {"loss": loss} | metrics
+
+    def _balance(self, config: DiscriminatorConfig, others: Tensor, adversarial: Tensor) -> Tensor:
+        """What the adversarial term's weight is multiplied by; 1 also where nothing has a gradient."""
+        if config.adaptive and others.requires_grad:
+            return adaptive_weight(others, adversarial, self.model.last_weight)
+        return torch.ones_like(others)
 
     def finish(self, run_dir: Path) -> None:
-        """Write RUN/tokenizer: config.json and model.safetensors, and name the clips that could not be decoded."""
+        """Write RUN/tokenizer: config.json and model.safetensors, and name the clips that could not be decoded.
+
+        The tokenizer alone; where the run keeps a moving average of the weights, that.
+        """
         for bad in self.bad_clips.values():
             log.warning("clip %s could not be decoded and was replaced: %s", bad.clip_id, bad.reason)
+        self.model.float()
+        if self.run.optim.ema_decay:
+            newest = checkpoint.newest_checkpoint(run_dir)
+            assert newest is not None  # the last step is always saved
+            checkpoint.load_weights(newest, self.pieces, self.mesh, averaged=True)
         if self.mesh.is_main:
             metadata = {"manifest_digest": self.data_digest, "steps": str(self.run.train.num_steps)}
             shutil.rmtree(run_dir / EXPORT, ignore_errors=True)  # of fewer steps, where the run was prolonged
-            save_tokenizer(run_dir / EXPORT, self.model.float(), self.run.tokenizer, metadata)
+            save_tokenizer(run_dir / EXPORT, self.model.tokenizer, self.run.tokenizer, metadata)
+
+
+def _discriminator_loss(discriminator: PatchDiscriminator, video: Tensor, reconstruction: Tensor) -> Tensor:
+    both = torch.cat([video.to(reconstruction.dtype), reconstruction.detach()])
+    real_logits, fake_logits = discriminator(both).float().chunk(2)
+    return discriminator_hinge(real_logits, fake_logits)
+
+
+def code_use(indices_BTHW: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """How a discrete tokenizer uses its codes within one micro-batch.
+
+    code_usage: different codes over as many as there could have been. code_perplexity: exp of the entropy of their
+    frequencies, the number of equally frequent codes that would be as hard to guess.
+    """
+    _, counts = indices_BTHW.unique(return_counts=True)
+    frequency = counts.float() / counts.sum()
+    return {
+        "code_usage": torch.full_like(frequency[0], len(counts) / min(codebook_size, indices_BTHW.numel())),
+        "code_perplexity": (-frequency * frequency.log()).sum().exp(),
+    }
+
+
+def _quality(pixels_B3THW: Tensor, reconstruction_B3THW: Tensor) -> dict[str, Tensor]:
+    """PSNR of the batch before rounding; SSIM, which is slow, of the first window's last frame."""
+    difference = reconstruction_B3THW.float() - to_unit_range(pixels_B3THW)
+    found = {"psnr_db": -10 * torch.log10(difference.square().mean() / 4)}  # the range of pixels is 2
+    if min(pixels_B3THW.shape[-2:]) >= WINDOW_PX:
+        last = ssim(pixels_B3THW[:1, :, -1:], to_uint8(reconstruction_B3THW[:1, :, -1:]))
+        found["ssim"] = last.per_frame_BT.mean().float()
+    return found
+
+
+def _copy_weights(folder: Path, tokenizer: CausalVideoTokenizer) -> None:
+    """Start from a tokenizer on disk. Raises ConfigError where it is of another architecture."""
+    trained, config = load_tokenizer(folder)
+    found, wanted = asdict(config), asdict(tokenizer.config)
+    differing = [f"tokenizer.{key}={wanted[key]} (there {found[key]})" for key in wanted if wanted[key] != found[key]]
+    if differing:
+        raise ConfigError(
+            f"tokenizer_from={folder} is another tokenizer than the configured one: {', '.join(differing)}; "
+            "use its sizes, or train from scratch without tokenizer_from"
+        )
+    tokenizer.load_state_dict(trained.state_dict())

@@ -82,6 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file to write")
     evaluate.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
 
+    convert = add(
+        "convert", _convert, "turn a tokenizer of another project into ours, or ours into theirs, and prove it"
+    )
+    convert.add_argument("source", type=Path, help="a checkpoint file, or a folder of ours, NVIDIA's or diffusers'")
+    convert.add_argument("--out", type=Path, required=True, help="folder to make")
+    convert.add_argument("--to", choices=("ours", "official", "training", "diffusers"), default="ours", help="layout")
+    convert.add_argument("--arguments", type=Path, help="JSON of the official constructor's arguments")
+    convert.add_argument(
+        "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"
+    )
+
     doctor = add("doctor", _doctor, "what this machine has, what is missing and what that costs")
     doctor.add_argument("--json", action="store_true", help="one JSON array instead of a table")
 
@@ -180,6 +191,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from cosmos_launch.evaluate import evaluate
 
     return evaluate(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.convert import convert
+
+    return convert(
+        arguments.source, arguments.out, to=arguments.to, arguments=arguments.arguments, weights=arguments.weights
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

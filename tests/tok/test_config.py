@@ -33,7 +33,9 @@ def test_yaml_states_the_parameter_count_of_the_model_it_describes(path: Path) -
 
 
 def test_the_released_tokenizers_are_shipped() -> None:
-    released = {"cv8x8x8_720p", "cv4x8x8_360p", "dv8x16x16_720p", "dv4x8x8_360p", "cv8x8x8_0.1", "cv8x8x8_small"}
+    released = {"cv8x8x8_720p", "cv4x8x8_360p", "dv8x16x16_720p", "dv4x8x8_360p"}
+    released |= {f"{kind}{rate}_0.1" for kind in ("cv", "dv") for rate in ("4x8x8", "8x8x8", "8x16x16")}
+    released |= {f"{kind}{rate}_{of}" for kind in ("ci", "di") for rate in ("8x8", "16x16") for of in ("360p", "0.1")}
     assert released <= {path.name.removesuffix(".yaml") for path in YAMLS}
 
 
@@ -44,9 +46,15 @@ def test_the_defaults_are_the_720p_tokenizer() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"spatial_rate": 12}, r"tokenizer.spatial_rate=12 is not a power of two above 1; use 8 or 16"),
-        ({"temporal_rate": 1}, r"tokenizer.temporal_rate=1 is not a power of two above 1; use 2 or 4"),
-        ({"patch": 0}, r"tokenizer.patch=0 is not a power of two above 1; use 2 or 4"),
+        ({"spatial_rate": 12}, r"tokenizer.spatial_rate=12 is not a power of two; use 8 or 16"),
+        ({"temporal_rate": 6}, r"tokenizer.temporal_rate=6 is not a power of two; use 4 or 8"),
+        ({"patch": 0}, r"tokenizer.patch=0 is not a power of two; use 1 or 2"),
+        ({"media": "audio"}, r"tokenizer.media=audio is not a medium; use video or image"),
+        ({"media": "image"}, r"tokenizer.temporal_rate=8, but media=image has no time; use 1"),
+        ({"media": "image", "temporal_rate": 1, "channels": 16}, r"widths \(16, 32, 64, 64\).*use multiples of 32"),
+        ({"media": "image", "temporal_rate": 1, "extra_resampling": True}, r"media=image takes neither"),
+        ({"encoder_attention": (3,)}, r"tokenizer.encoder_attention=\(3,\) names a level that is not there.*0 to 2"),
+        ({"wavelet": 1.0}, r"tokenizer.wavelet=1.0 is no rounding of 0.707"),
         ({"patch": 16}, r"tokenizer.patch=16 is larger than the smallest rate 8.*at most 8"),
         ({"patch": 2}, r"need 2 resamplings in space and 2 in time, but the decoder with 3 levels has 1 and 1"),
         ({"spatial_rate": 32}, r"need 3 resamplings in space and 1 in time, but the encoder with 3 levels has 2 and 1"),
@@ -72,6 +80,10 @@ def test_resampling_plans_of_the_family() -> None:
     assert cv4.upsampling == ((True, False), (True, True))
     assert TokenizerConfig(spatial_rate=16).upsampling == ((True, False), (True, True))
     assert TokenizerConfig(temporal_rate=4).downsampling == ((True, False), (False, False))
+    legacy = TokenizerConfig(patch=2, legacy_upsampling=True)
+    assert legacy.upsampling == ((True, True), (True, True))
+    image = TokenizerConfig(media="image", temporal_rate=1, spatial_rate=16, patch=2)
+    assert image.downsampling == image.upsampling == ((True, False),) * 3
 
 
 def test_frames_and_sizes() -> None:

@@ -59,3 +59,32 @@ def test_the_first_frame_is_alone_in_its_patch() -> None:
     assert torch.equal(haar.patch(video, 4)[:, :, 0], haar.patch(changed, 4)[:, :, 0])
     # Constant in time, so nothing is left in the bands that are high in t at the second, more significant level.
     assert haar.patch(video, 4)[:, 96:, 0].abs().max() == 0
+
+
+def images_by_convolution(video: torch.Tensor, p: int) -> torch.Tensor:
+    """The definition for images: first along the width, then along the height, halved at every level."""
+    x = video.transpose(1, 2).flatten(0, 1)
+    filters = [torch.tensor([1.0, sign], dtype=torch.float64) / math.sqrt(2) for sign in (1.0, -1.0)]
+    for _ in range(int(math.log2(p))):
+        bands, groups = [x], x.shape[1]
+        for shape, stride in (((1, 1, 1, 2), (1, 2)), ((1, 1, 2, 1), (2, 1))):
+            kernels = [f.view(shape).repeat(groups, 1, 1, 1) for f in filters]
+            bands = [F.conv2d(band, kernel, stride=stride, groups=groups) for band in bands for kernel in kernels]
+        x = torch.cat(bands, dim=1) / 2
+    return x.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_patches_of_images_are_those_of_their_definition(p: int) -> None:
+    video = torch.randn(2, 3, 3, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bands = haar.patch_frames(video, p)
+    assert bands.shape == (2, 3 * p**2, 3, 8 // p, 16 // p)
+    torch.testing.assert_close(bands, images_by_convolution(video, p), rtol=0, atol=1e-12)
+    torch.testing.assert_close(haar.unpatch_frames(bands, p), video, rtol=0, atol=1e-12)
+
+
+def test_filters_of_another_length_scale_both_directions() -> None:
+    video = torch.randn(1, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(haar.patch(video, 4, gain=0.5), haar.patch(video, 4) * 0.5)
+    bands = haar.patch(video, 4)
+    assert torch.equal(haar.unpatch(bands, 4, gain=0.5), haar.unpatch(bands, 4) * 0.5)

@@ -10,6 +10,11 @@ in float32 and rounded once at the end.
 Channel order of one level: lll, llh, lhl, lhh, hll, hlh, hhl, hhh in (t, h, w), each holding all the input's channels;
 the second level treats all of them as its channels. (Cosmos, arXiv 2501.03575, section 4.)
 
+Images have the same transform of two axes, divided by 2 per level, with one difference of the released weights: their
+sub-bands are ordered in (w, h), so lh is high in h.
+
+Filters a, a that are not exactly 1/sqrt(2) scale both directions by the same `gain`, see `TokenizerConfig.wavelet`.
+
 B batch, C channels, T frames, H rows, W columns, p patch side (a power of two).
 """
 
@@ -17,7 +22,7 @@ import torch
 from torch import Tensor
 
 
-def patch(video_BCTHW: Tensor, p: int) -> Tensor:
+def patch(video_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
     """[B, C, 1 + p n, H, W] -> [B, C p^3, 1 + n, H/p, W/p], same dtype."""
     x = _wide(video_BCTHW)
     first = x[:, :, :1].expand(-1, -1, p - 1, -1, -1)
@@ -25,22 +30,40 @@ def patch(video_BCTHW: Tensor, p: int) -> Tensor:
     for _ in range(p.bit_length() - 1):
         corners = [x[:, :, t::2, h::2, w::2] for t in (0, 1) for h in (0, 1) for w in (0, 1)]
         x = torch.cat(_sums_and_differences(corners), dim=1)
-    return x.div_(p**3).to(video_BCTHW.dtype)
+    return x.mul_(gain / p**3).to(video_BCTHW.dtype)
 
 
-def unpatch(bands_BCTHW: Tensor, p: int) -> Tensor:
+def unpatch(bands_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
     """[B, C p^3, 1 + n, H/p, W/p] -> [B, C, 1 + p n, H, W], same dtype."""
     x = _wide(bands_BCTHW)
     for _ in range(p.bit_length() - 1):
         corners = torch.stack(_sums_and_differences(list(x.chunk(8, dim=1))), dim=2)
         x = corners.unflatten(2, (2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6).flatten(4, 5).flatten(2, 3)
-    return x[:, :, p - 1 :].to(bands_BCTHW.dtype)
+    x = x[:, :, p - 1 :]
+    return (x if gain == 1.0 else x * gain).to(bands_BCTHW.dtype)
+
+
+def patch_frames(video_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
+    """[B, C, T, H, W] -> [B, C p^2, T, H/p, W/p], same dtype: every frame by itself, as images are coded."""
+    x = _wide(video_BCTHW)
+    for _ in range(p.bit_length() - 1):
+        x = torch.cat(_sums_and_differences([x[..., h::2, w::2] for w in (0, 1) for h in (0, 1)]), dim=1)
+    return (x * (gain / p**2)).to(video_BCTHW.dtype)
+
+
+def unpatch_frames(bands_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
+    """[B, C p^2, T, H/p, W/p] -> [B, C, T, H, W], same dtype, the inverse of `patch_frames`."""
+    x = _wide(bands_BCTHW)
+    for _ in range(p.bit_length() - 1):
+        corners = torch.stack(_sums_and_differences(list(x.chunk(4, dim=1))), dim=2)
+        x = corners.unflatten(2, (2, 2)).permute(0, 1, 4, 5, 3, 6, 2).flatten(5).flatten(3, 4)
+    return (x if gain == 1.0 else x * gain).to(bands_BCTHW.dtype)
 
 
 def _sums_and_differences(parts: list[Tensor]) -> list[Tensor]:
-    """Over each axis in turn, of eight parts numbered 4 t + 2 h + w; done twice it gives 8 times the parts."""
-    for axis in (1, 2, 4):
-        parts = [parts[i ^ axis] - parts[i] if i & axis else parts[i] + parts[i ^ axis] for i in range(8)]
+    """Over each axis in turn, of 8 parts numbered 4 t + 2 h + w, or 4; done twice it gives 8 or 4 times the parts."""
+    for axis in (1 << n for n in range(len(parts).bit_length() - 1)):
+        parts = [parts[i ^ axis] - parts[i] if i & axis else parts[i] + parts[i ^ axis] for i in range(len(parts))]
     return parts
 
 

@@ -8,9 +8,13 @@ pixels into rows, are views. Any layout gives the same values; this one is what 
 1 x 3 x 3 run as 2-D convolutions over folded frames: oneDNN's 3-D kernel is up to 3x slower at small widths.
 
 Names follow the released state dicts: a convolution keeps its weight in a child called `conv3d`, a norm in `norm`.
+Blocks take their norms and convolutions from a `Primitives`, because images have the same blocks made of 2-D ones.
 
 B batch, C channels, T frames, H rows, W columns.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -101,16 +105,28 @@ class FactorizedConv(nn.Sequential):
         super().__init__(SpatialConv(in_channels, out_channels), TemporalConv(out_channels, out_channels))
 
 
+@dataclass(frozen=True)
+class Primitives:
+    """What blocks are made of: a norm of c channels, a 3-wide convolution and a linear map from a to b channels."""
+
+    norm: Callable[[int], nn.Module]
+    conv: Callable[[int, int], nn.Module]
+    point: Callable[[int, int], nn.Module]
+
+
+VIDEO = Primitives(FrameNorm, FactorizedConv, PointwiseConv)
+
+
 class ResBlock(nn.Module):
     """x + conv(swish(norm(conv(swish(norm(x)))))), with a linear map of x where the channels change."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, of: Primitives = VIDEO) -> None:
         super().__init__()
-        self.norm1 = FrameNorm(in_channels)
-        self.conv1 = FactorizedConv(in_channels, out_channels)
-        self.norm2 = FrameNorm(out_channels)
-        self.conv2 = FactorizedConv(out_channels, out_channels)
-        self.nin_shortcut = PointwiseConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.norm1 = of.norm(in_channels)
+        self.conv1 = of.conv(in_channels, out_channels)
+        self.norm2 = of.norm(out_channels)
+        self.conv2 = of.conv(out_channels, out_channels)
+        self.nin_shortcut = of.point(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         h_BCTHW = self.conv1(F.silu(self.norm1(x_BCTHW)))
@@ -177,13 +193,13 @@ class Upsample(nn.Module):
 class _Attention(nn.Module):
     """What both attentions share: norm, one head as wide as the channels, and the output map with its residual."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, of: Primitives = VIDEO) -> None:
         super().__init__()
-        self.norm = FrameNorm(channels)
-        self.q = PointwiseConv(channels, channels)
-        self.k = PointwiseConv(channels, channels)
-        self.v = PointwiseConv(channels, channels)
-        self.proj_out = PointwiseConv(channels, channels)
+        self.norm = of.norm(channels)
+        self.q = of.point(channels, channels)
+        self.k = of.point(channels, channels)
+        self.v = of.point(channels, channels)
+        self.proj_out = of.point(channels, channels)
 
 
 class SpatialAttention(_Attention):

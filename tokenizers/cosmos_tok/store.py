@@ -20,17 +20,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 
 FORMAT = "cosmos-tok 1"
 CONFIG, WEIGHTS, STATISTICS = "config.json", "model.safetensors", "latent_statistics.safetensors"
 NUM_SHOWN = 3  # differing tensors that an error names
-
-
-class TokenizerError(ValueError):
-    """A tokenizer folder that cannot be written or read, with the reason and the remedy."""
 
 
 def save_tokenizer(
@@ -62,7 +58,7 @@ def save_tokenizer(
     aside.rename(folder)
 
 
-def load_tokenizer(folder: Path) -> tuple[CausalVideoTokenizer, TokenizerConfig]:
+def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerConfig]:
     """The model, on the CPU in the stored dtype and in eval mode, and its config.
 
     TokenizerError if a file is missing or damaged, or the weights are not those of the config's architecture.
@@ -75,7 +71,9 @@ def load_tokenizer(folder: Path) -> tuple[CausalVideoTokenizer, TokenizerConfig]
         raise TokenizerError(f"{folder / WEIGHTS} cannot be read: {error}; copy the tokenizer again") from error
     with torch.device("meta"):
         model = CausalVideoTokenizer(config)
-    _require_same_tensors(folder, {name: tensor.shape for name, tensor in model.state_dict().items()}, weights)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    remedy = "use the config that the weights were trained with"
+    require_same_tensors(str(folder / WEIGHTS), f"the architecture in {CONFIG}", expected, weights, remedy)
     model.load_state_dict(weights, assign=True)
     return model.eval(), config
 
@@ -109,16 +107,17 @@ def _read_config(folder: Path) -> tuple[TokenizerConfig, dict[str, Any]]:
         raise TokenizerError(f"{path} is not a tokenizer's config: {error!r}; copy the tokenizer again") from error
 
 
-def _require_same_tensors(folder: Path, expected: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor]) -> None:
+def require_same_tensors(
+    where: str, what: str, expected: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor], remedy: str
+) -> None:
+    """TokenizerError that names the first tensors in which the weights at `where` differ from `what`."""
     differences = []
     for name in sorted(expected.keys() | found.keys()):
         wanted = list(expected[name]) if name in expected else "absent"
         given = list(found[name].shape) if name in found else "absent"
         if wanted != given:
-            differences.append(f"{name}: {given} in the file, {wanted} in the config's architecture")
+            differences.append(f"{name}: {given} in the file, {wanted} in {what}")
     if differences:
         more = f"; and {len(differences) - NUM_SHOWN} more" if len(differences) > NUM_SHOWN else ""
-        raise TokenizerError(
-            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {'; '.join(differences[:NUM_SHOWN])}{more}; "
-            f"use the config that the weights were trained with"
-        )
+        shown = "; ".join(differences[:NUM_SHOWN])
+        raise TokenizerError(f"{where} does not fit {what}: {shown}{more}; {remedy}")

@@ -1,0 +1,496 @@
+"""NVIDIA's own layout of tokenizer checkpoints: which file holds what, and the architecture that its tensors tell.
+
+Names of parameters are those of this package (see `model`). What surrounds them differs by file:
+
+    model.pt, *.safetensors     the bare names
+    training checkpoint         {"model": {"network.NAME", "ema.network-NAME with dashes for dots", losses}, ...}
+    encoder.jit + decoder.jit,  TorchScript; the same names, the decoder of a discrete tokenizer with its quantiser
+    autoencoder.jit             under `inv_quant.`
+    mean_std.pt,                beside them: latent statistics of video and of single frames
+    image_mean_std.pt
+
+Files of cosmos-predict1 also hold buffers (BUFFERS), which tell the wavelet and the FSQ levels; those of the 0.1
+release lack them, and hold resampling convolutions that are never used. What no tensor tells is taken from the
+arguments of the official constructor, where the caller has them, and at last from a name such as `CV8x8x8` in the path.
+
+Pickles are read with weights_only, so that a file cannot run code.
+"""
+
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cosmos_tok import fsq
+from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
+from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.store import require_same_tensors
+from cosmos_tok.whitening import LatentStatistics
+
+BUFFERS = re.compile(
+    r"(encoder\.patcher|decoder\.unpatcher)(3d)?\.(wavelets|_arange|patch_size_buffer)"
+    r"|quantizer\.(_levels|_basis|implicit_codebook)"
+)
+FIRST_TENSOR = re.compile(r"(.*?)(encoder|decoder)\.conv_in\.(0\.conv3d\.)?weight")
+NAME = re.compile(r"(?<![a-z])([cd])([iv])-?(\d+)x(\d+)(?:x(\d+))?", re.IGNORECASE)
+CONTAINERS = ("model", "state_dict", "module", "network", "model_state_dict")
+OFFICIAL_LEVELS = (8, 8, 8, 5, 5, 5)
+IGNORED_ARGUMENTS = {"attn_resolutions", "resolution", "dropout", "name", "num_quantizers", "dtype", "legacy_mode"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an official file holds, under bare names."""
+
+    tensors: Mapping[str, Tensor]
+    config: TokenizerConfig
+    notes: list[str]
+    """What was left out, or taken from elsewhere than the tensors."""
+    archives: tuple[Path, ...] = ()
+    """TorchScript files that the tensors come from: encoder and decoder, or one of both."""
+
+    def model(self) -> CausalVideoTokenizer:
+        """Float32, which holds every bfloat16 and float16 number exactly, and in eval mode."""
+        return model_of(self.config, {k: v for k, v in self.tensors.items() if not BUFFERS.fullmatch(k)})
+
+
+@dataclass
+class _Arguments:
+    """The official constructor's arguments, with a note for every guess that stands in for one."""
+
+    given: Mapping[str, Any]
+    path: Path
+    probe: Callable[[], tuple[int, int]] | None = None
+    """Temporal and spatial rate of a TorchScript archive, by running it."""
+    notes: list[str] = field(default_factory=list)
+
+    def hint(self, media: str) -> re.Match[str] | None:
+        """The name in the path, such as CV8x8x8, if it is one of such a medium."""
+        for part in (self.path.name, self.path.parent.name):
+            found = NAME.search(part)
+            if found and (found[2].lower() == "v") == (media == "video") == (found[5] is not None):
+                return found
+        return None
+
+
+def read_official(path: Path, arguments: Mapping[str, Any] | None = None, *, weights: str = "network") -> Checkpoint:
+    """The tokenizer in an official file, or in a folder of official files.
+
+    `arguments` are the official constructor's, for what the tensors do not tell; `weights` is `network` or `ema`, for
+    training checkpoints that hold both. TokenizerError if the file is damaged, of an unknown layout or architecture.
+    """
+    files = _files(Path(path))
+    archives = tuple(file for file in files if is_torchscript(file))
+    stored: dict[str, Tensor] = {}
+    for file in files:
+        stored |= _read_tensors(file)
+    known = _Arguments(dict(arguments or {}), files[0], (lambda: _run_for_rates(archives[0])) if archives else None)
+    tensors = _bare_names(stored, weights, files[0], known.notes)
+    config = derive_config(tensors, known)
+    return Checkpoint(tensors, config, known.notes, archives)
+
+
+def model_of(config: TokenizerConfig, tensors: Mapping[str, Tensor], where: str = "the file") -> CausalVideoTokenizer:
+    """A float32 model of exactly these weights; TokenizerError names the first tensors that differ."""
+    with torch.device("meta"):
+        model = CausalVideoTokenizer(config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    remedy = "its layout is not the released one, or --arguments are another tokenizer's"
+    require_same_tensors(where, "the architecture derived from it", expected, tensors, remedy)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def official_tensors(model: CausalVideoTokenizer) -> dict[str, Tensor]:
+    """Weights and buffers under official names, float32, as in cosmos-predict1; the 0.1 release has no buffers."""
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return tensors if model.config.extra_resampling else tensors | buffers(model.config)
+
+
+def training_tensors(model: CausalVideoTokenizer) -> dict[str, Tensor]:
+    """The same with the names of a training checkpoint: the network's, and their average's with dashes."""
+    tensors = official_tensors(model)
+    averages = {name: tensors[name] for name in model.state_dict()}
+    dashed = {"ema." + f"network.{name}".replace(".", "-"): tensor for name, tensor in averages.items()}
+    return {f"network.{name}": tensor for name, tensor in tensors.items()} | dashed
+
+
+def official_arguments(config: TokenizerConfig) -> dict[str, Any]:
+    """The arguments with which the official constructor makes this architecture."""
+    arguments = {
+        "name": {"video": "Causal", "image": ""}[config.media] + config.kind[0].upper() + config.media[0].upper(),
+        "channels": config.channels,
+        "channels_mult": list(config.channel_multipliers),
+        "num_res_blocks": config.num_res_blocks,
+        "in_channels": 3,
+        "out_channels": 3,
+        "patch_size": config.patch,
+        "patch_method": "haar",
+        "z_channels": config.z_channels,
+        "z_factor": 1,
+        "spatial_compression": config.spatial_rate,
+        "dropout": 0.0,
+        **_attention_arguments(config),
+    }
+    if config.media == "video":
+        arguments |= {
+            "temporal_compression": config.temporal_rate,
+            "legacy_mode": config.legacy_upsampling,
+            "num_groups": 1,
+            "encoder": "FACTORIZED",
+            "decoder": "FACTORIZED",
+        }
+    else:
+        arguments |= {"encoder": "Default", "decoder": "Default"}
+    if config.kind == "discrete":
+        return arguments | {
+            "embedding_dim": config.latent_channels,
+            "levels": list(config.fsq_levels),
+            "quantizer": "FSQ",
+        }
+    return arguments | {"latent_channels": config.latent_channels, "formulation": "AE"}
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, whatever it is called."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_statistics(path: Path, channels: int) -> LatentStatistics | None:
+    """Latent statistics from an official mean_std.pt, or None if there is no such file.
+
+    Rounded to bfloat16, as the official code uses them: a difference of up to 0.4 %, which its diffusion models know.
+    """
+    if not path.is_file():
+        return None
+    stored = _load_pickle(path)
+    try:
+        mean, std = (torch.as_tensor(part).reshape(channels, -1).bfloat16().float() for part in stored)
+        return LatentStatistics(mean, std, {"source": path.name})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TokenizerError(
+            f"{path} does not hold a mean and a deviation of {channels} channels by latent frames ({error}); "
+            f"move it away to convert without statistics"
+        ) from error
+
+
+# Reading
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """The files that hold the tokenizer that `path` names."""
+    if path.is_dir():
+        for names in (("model.pt",), ("encoder.jit", "decoder.jit"), ("autoencoder.jit",)):
+            if all((path / name).is_file() for name in names):
+                return tuple(path / name for name in names)
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors")]
+        if len(files) == 1:
+            return (files[0],)
+        raise TokenizerError(
+            f"{path} is no tokenizer: it has neither config.json with model.safetensors or "
+            f"diffusion_pytorch_model.safetensors, nor model.pt, nor encoder.jit and decoder.jit, nor autoencoder.jit, "
+            f"and {len(files)} other checkpoints; name the file"
+        )
+    if not path.is_file():
+        raise TokenizerError(f"{path} does not exist; name a checkpoint file or a tokenizer's folder")
+    for ours, theirs in (("encoder.jit", "decoder.jit"), ("_enc.jit", "_dec.jit")):
+        for half, other, order in ((ours, theirs, 1), (theirs, ours, -1)):
+            if path.name.endswith(half) and not path.name.endswith(f"auto{half}"):
+                sibling = path.with_name(path.name.removesuffix(half) + other)
+                if not sibling.is_file():
+                    raise TokenizerError(f"{path} is half a tokenizer; put {sibling.name} beside it")
+                return (path, sibling)[::order]
+    return (path,)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise TokenizerError(f"{path} cannot be read: {error}; copy the file again") from error
+    if is_torchscript(path):
+        return {name.removeprefix("inv_quant."): tensor for name, tensor in load_archive(path).state_dict().items()}
+    stored = _load_pickle(path)
+    for _ in range(3):
+        if isinstance(stored, Mapping) and not any(isinstance(value, Tensor) for value in stored.values()):
+            stored = next((stored[key] for key in CONTAINERS if isinstance(stored.get(key), Mapping)), stored)
+    if not isinstance(stored, Mapping):
+        raise TokenizerError(f"{path} holds a {type(stored).__name__}, not a state dict; name a tokenizer's checkpoint")
+    return {str(name): tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+
+
+def load_archive(path: Path) -> torch.jit.ScriptModule:
+    """A TorchScript file, on the CPU; TorchScript can compute and nothing else."""
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read: {_first_line(error)}; copy the file again") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TokenizerError(
+            f"{path} holds more than tensors, or is damaged, and is not read, since a pickle can run code: "
+            f"{_first_line(error)}; save its state dict alone, or copy the file again"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise TokenizerError(f"{path} cannot be read: {_first_line(error)}; copy the file again") from error
+
+
+def _bare_names(stored: Mapping[str, Tensor], weights: str, path: Path, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors of one network in the file, without what stands before their names."""
+    if weights not in ("network", "ema"):
+        raise TokenizerError(f"weights={weights} is neither network nor ema; use one of them")
+    dotted = {name.replace("-", ".") if name.startswith("ema") else name: t for name, t in stored.items()}
+    prefixes = {found[1] for name in dotted if (found := FIRST_TENSOR.fullmatch(name))}
+    if not prefixes:
+        raise TokenizerError(
+            f"{path} has an unknown layout: none of its {len(stored)} tensors is encoder.conv_in.0.conv3d.weight "
+            f"(video) or encoder.conv_in.weight (image), with or without a prefix; the first are {sorted(stored)[:3]}"
+        )
+    averaged = {prefix for prefix in prefixes if prefix.startswith("ema")}
+    wanted = averaged if weights == "ema" or not prefixes - averaged else prefixes - averaged
+    if not wanted or len(wanted) > 1:
+        raise TokenizerError(f"{path} has networks under {sorted(prefixes)}, and weights={weights} does not name one")
+    (prefix,) = wanted
+    if prefixes - wanted:
+        notes.append(f"the file has networks under {sorted(prefixes)}: took {prefix!r} (--weights network or ema)")
+    bare = {name.removeprefix(prefix): tensor for name, tensor in dotted.items() if name.startswith(prefix)}
+    # Averages are of parameters alone; the buffers, which tell the FSQ levels, stand with the network.
+    for name, tensor in dotted.items():
+        found = re.search(r"(encoder|decoder|quantizer)\..*", name)
+        if found and BUFFERS.fullmatch(found[0]):
+            bare.setdefault(found[0], tensor)
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantizer.")
+    kept = {name: tensor for name, tensor in bare.items() if name.startswith(parts)}
+    if len(stored) > len(kept) and not prefixes - wanted:
+        notes.append(f"left out {len(stored) - len(kept)} tensors that are not the network's")
+    return kept
+
+
+def _run_for_rates(archive: Path) -> tuple[int, int]:
+    """Temporal and spatial rate, by what an encoder makes of a clip."""
+    module = load_archive(archive)
+    dtype = next(module.parameters()).dtype
+    with torch.inference_mode():
+        z_BCTHW = module.encoder(torch.zeros(1, 3, 33, 64, 64, dtype=dtype))
+    return 32 // max(1, z_BCTHW.shape[2] - 1), 64 // z_BCTHW.shape[4]
+
+
+# The architecture
+
+
+def derive_config(tensors: Mapping[str, Tensor], known: _Arguments) -> TokenizerConfig:
+    """The architecture that the tensors have; a TokenizerError if there is none, or if an argument contradicts it."""
+    media = "video" if "encoder.conv_in.0.conv3d.weight" in tensors else "image"
+    inner = ".0.conv3d.weight" if media == "video" else ".weight"
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise TokenizerError(
+                f"{known.path} lacks {name}, which every {media} tokenizer has; name a whole checkpoint"
+            )
+        return tuple(tensors[name].shape)
+
+    def count(pattern: str) -> int:
+        numbers = {int(found[1]) for name in tensors if (found := re.match(pattern, name))}
+        return len(numbers)
+
+    channels, in_channels = shape(f"encoder.conv_in{inner}")[:2]
+    num_levels = count(r"encoder\.down\.(\d+)\.block\.")
+    widths = [shape(f"encoder.down.{i}.block.0.conv1{inner}")[0] for i in range(num_levels)]
+    if not widths or any(width % channels for width in widths):
+        raise TokenizerError(
+            f"{known.path} has levels of the widths {widths}, which are not multiples of the first convolution's "
+            f"{channels} channels; no tokenizer of this family has those"
+        )
+    z_channels, z_moments = shape(f"decoder.conv_in{inner}")[1], shape(f"encoder.conv_out{inner}")[0]
+    point = ".conv3d.weight" if media == "video" else ".weight"
+    latent_channels, moments = shape(f"post_quant_conv{point}")[1], shape(f"quant_conv{point}")[0]
+    if z_moments != z_channels or moments != latent_channels:
+        raise TokenizerError(
+            f"{known.path} encodes to {moments} channels and decodes from {latent_channels}: it has the VAE "
+            f"formulation (z_factor=2), which samples; convert a tokenizer of the AE formulation"
+        )
+    patch = _patch(in_channels, media, known)
+    kind, levels = _kind(tensors, latent_channels, media, known)
+    temporal, spatial, extra, legacy = _resampling(tensors, num_levels, patch, media, known)
+    config = TokenizerConfig(
+        media=media,
+        kind=kind,
+        temporal_rate=temporal,
+        spatial_rate=spatial,
+        patch=patch,
+        channels=channels,
+        channel_multipliers=tuple(width // channels for width in widths),
+        num_res_blocks=count(r"encoder\.down\.0\.block\.(\d+)\."),
+        z_channels=z_channels,
+        latent_channels=latent_channels,
+        fsq_levels=levels,
+        extra_resampling=extra,
+        legacy_upsampling=legacy,
+        encoder_attention=tuple(i for i in range(num_levels) if count(rf"encoder\.down\.{i}\.attn\.(\d+)\.")),
+        decoder_attention=tuple(i for i in range(num_levels) if count(rf"decoder\.up\.{i}\.attn\.(\d+)\.")),
+        wavelet=_wavelet(tensors, known),
+    )
+    _require_no_contradiction(config, known)
+    return config
+
+
+def _patch(in_channels: int, media: str, known: _Arguments) -> int:
+    axes = 3 if media == "video" else 2
+    patch = round((in_channels / 3) ** (1 / axes))
+    if 3 * patch**axes != in_channels:
+        raise TokenizerError(
+            f"{known.path} takes {in_channels} channels after its patches, which is not 3 times a patch side to the "
+            f"power of {axes}; only tokenizers of RGB {media}s are known"
+        )
+    return patch
+
+
+def _kind(tensors: Mapping[str, Tensor], latent_channels: int, media: str, known: _Arguments):
+    """(kind, FSQ levels), from the surest of: the quantiser's buffers, the arguments, the path's name, the channels."""
+    if "quantizer._levels" in tensors:
+        return "discrete", tuple(round(level) for level in tensors["quantizer._levels"].tolist())
+    given = known.given
+    if "levels" in given and "latent_channels" not in given:
+        return "discrete", tuple(given["levels"])
+    if "latent_channels" in given or "formulation" in given or any(name.endswith(".wavelets") for name in tensors):
+        return "continuous", OFFICIAL_LEVELS
+    hint = known.hint(media)
+    if "embedding_dim" in given or (hint[1].lower() == "d" if hint else latent_channels == len(OFFICIAL_LEVELS)):
+        if latent_channels != len(OFFICIAL_LEVELS):
+            raise TokenizerError(
+                f"{known.path} is a discrete tokenizer of {latent_channels} code channels and does not say their "
+                f'levels; pass --arguments with {{"levels": [...]}}'
+            )
+        why = hint[0] if hint else f"its {latent_channels} latent channels"
+        known.notes.append(f"discrete with the levels {OFFICIAL_LEVELS}, by {why}; no tensor says so")
+        return "discrete", OFFICIAL_LEVELS
+    return "continuous", OFFICIAL_LEVELS
+
+
+def _resampling(
+    tensors: Mapping[str, Tensor], num_levels: int, patch: int, media: str, known: _Arguments
+) -> tuple[int, int, bool, bool]:
+    """(temporal rate, spatial rate, extra convolutions, legacy upsampling), from which convolutions there are."""
+    if media == "image":
+        num = sum(f"encoder.down.{i}.downsample.conv.weight" in tensors for i in range(num_levels))
+        return 1, patch * 2**num, False, False
+    places = range(num_levels - 1)
+    down = [[f"encoder.down.{i}.downsample.conv{n}.conv3d.weight" in tensors for n in (1, 2, 3)] for i in places]
+    up = [[f"decoder.up.{i + 1}.upsample.conv{n}.conv3d.weight" in tensors for n in (1, 2, 3)] for i in places]
+    if down and all(map(all, down)) and all(map(all, up)):
+        # A state dict with buffers is from cosmos-predict1, which creates no convolution that is not used.
+        all_used = patch * 2 ** len(down)
+        has_buffers = any(name.endswith(".wavelets") for name in tensors) and known.probe is None
+        temporal, spatial = (all_used, all_used) if has_buffers and not _says_rates(known) else _rates(known)
+        is_extra = not (has_buffers and temporal == spatial == all_used)
+        return temporal, spatial, is_extra, not is_extra or bool(known.given.get("legacy_mode", False))
+    num_spatial, num_temporal = sum(place[0] for place in down), sum(place[1] for place in down)
+    # Time doubles at the innermost place of the decoder in legacy mode alone.
+    legacy = bool(num_temporal) and bool(up) and up[-1][0]
+    return patch * 2**num_temporal, patch * 2**num_spatial, False, legacy
+
+
+def _says_rates(known: _Arguments) -> bool:
+    return "temporal_compression" in known.given and "spatial_compression" in known.given
+
+
+def _rates(known: _Arguments) -> tuple[int, int]:
+    """Temporal and spatial rate of a file that holds all resampling convolutions, used or not."""
+    if _says_rates(known):
+        return int(known.given["temporal_compression"]), int(known.given["spatial_compression"])
+    if known.probe is not None:
+        return known.probe()
+    if hint := known.hint("video"):
+        known.notes.append(f"rates by the name {hint[0]}: a file of the 0.1 release does not say them")
+        return int(hint[3]), int(hint[4])
+    raise TokenizerError(
+        f"{known.path} holds every resampling convolution, as files of the 0.1 release do, so its tensors do not tell "
+        f'its rates; pass --arguments with {{"temporal_compression": 8, "spatial_compression": 8}} or what they are'
+    )
+
+
+def _wavelet(tensors: Mapping[str, Tensor], known: _Arguments) -> float:
+    """The number of the Haar filters, by the buffers; 1/sqrt(2) to float32's precision is 1/sqrt(2)."""
+    found = {v for name, t in tensors.items() if name.endswith(".wavelets") for v in t.flatten().tolist()} or {HAAR}
+    method = known.given.get("patch_method", "haar")
+    if method != "haar" or len(found) > 1 or 1.0 in found:
+        raise TokenizerError(
+            f"{known.path} has patches by {method!r} with the filters {sorted(found)}; only Haar wavelets are known"
+        )
+    (wavelet,) = found
+    if abs(wavelet - HAAR) < 1e-6:
+        return HAAR
+    known.notes.append(
+        f"the wavelet is {wavelet:.8g}, as rounding to 16 bit makes it; kept, since it scales the results"
+    )
+    return wavelet
+
+
+def _require_no_contradiction(config: TokenizerConfig, known: _Arguments) -> None:
+    expected = official_arguments(config)
+    unread = sorted(known.given.keys() - expected.keys() - IGNORED_ARGUMENTS)
+    if config.media == "image":
+        unread = [key for key in unread if key not in ("temporal_compression", "num_groups")]
+    if unread:
+        known.notes.append(f"arguments not read: {', '.join(unread)}")
+    for key, value in known.given.items():
+        stated = list(value) if isinstance(value, (list, tuple)) else value
+        if key in expected and key not in IGNORED_ARGUMENTS and stated != expected[key]:
+            raise TokenizerError(
+                f"argument {key}={value} contradicts {known.path}, whose tensors say {expected[key]}; "
+                f"correct the argument, or leave it out"
+            )
+
+
+def _attention_arguments(config: TokenizerConfig) -> dict[str, Any]:
+    """`resolution` and `attn_resolutions` that put attention where the encoder has it."""
+    resolution, sizes, size = 1024, [], 1024 // config.patch
+    for i in range(len(config.channel_multipliers)):
+        sizes.append(size)
+        if config.media == "video" or config.downsampling[i][0]:
+            size //= 2
+    return {"resolution": resolution, "attn_resolutions": sorted({sizes[i] for i in config.encoder_attention})}
+
+
+def buffers(config: TokenizerConfig) -> dict[str, Tensor]:
+    """What cosmos-predict1 stores beside the weights and expects when it loads strictly."""
+    suffix = "3d" if config.media == "video" else ""
+    wavelets, places = torch.full((2,), config.wavelet), torch.arange(2)
+    buffers = {
+        f"{part}{suffix}.{name}": value.clone()
+        for part in ("encoder.patcher", "decoder.unpatcher")
+        for name, value in (("wavelets", wavelets), ("_arange", places))
+    }
+    if config.media == "video":
+        buffers["encoder.patcher3d.patch_size_buffer"] = torch.tensor([config.patch], dtype=torch.int32)
+    if config.kind == "discrete":
+        levels = config.fsq_levels
+        indices = torch.arange(config.codebook_size).view(1, 1, 1, -1)
+        buffers |= {
+            "quantizer._levels": torch.tensor(levels, dtype=torch.int32),
+            "quantizer._basis": torch.tensor([math.prod(levels[:c]) for c in range(len(levels))], dtype=torch.int32),
+            "quantizer.implicit_codebook": fsq.indices_to_codes(indices, levels)[0, :, 0, 0].t().contiguous(),
+        }
+    return buffers
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
