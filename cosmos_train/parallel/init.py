@@ -50,8 +50,7 @@ def start(parallel: ParallelConfig, *, seed: int, timeout_min: float = 30.0) -> 
 def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -> Mesh:
     """megatron-core's groups over the processes there are. A second call replaces the groups of the first."""
     check_layout(parallel, dist.get_world_size())
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
+    _leave_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
@@ -80,8 +79,17 @@ def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -
 def stop() -> None:
     """Leave the groups, so that the process ends without a warning."""
     if dist.is_initialized():
-        parallel_state.destroy_model_parallel()
+        _leave_groups()
         dist.destroy_process_group()
+
+
+def _leave_groups() -> None:
+    """megatron-core only forgets its groups. With gloo each keeps its threads, some fifty a layout."""
+    groups = parallel_state._global_process_group_list or []
+    parallel_state.destroy_model_parallel()
+    for group in groups:
+        if group is not None:  # the default group
+            dist.destroy_process_group(group)
 
 
 def _choose_device(local_rank: int) -> torch.device:
