@@ -27,6 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from provenance import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 
@@ -264,14 +266,6 @@ def cpu_name() -> str:
     """The processor's model as the kernel has it."""
     match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return match[1] if match else platform.machine()
-
-
-def commit() -> str:
-    """The commit measured, with a plus sign where the working tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
-    )
-    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import gc
 import json
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from provenance import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # a GPU machine has the checkout, rarely the installed package
@@ -361,14 +362,6 @@ def free() -> None:
         quantization.FP8GlobalStateManager.reset()
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def commit() -> str:
-    """The commit measured, with a plus sign where the working tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
-    )
-    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

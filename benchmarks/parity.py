@@ -11,7 +11,6 @@ tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divide
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT / "tests") not in sys.path:
     sys.path.append(str(ROOT / "tests"))
 
+from provenance import commit  # noqa: E402
 from support import tiny_world  # noqa: E402
 from support.ranks import RankPool  # noqa: E402
 
@@ -199,15 +199,10 @@ def main() -> None:
         "largest_parameter_error": max(line["parameter_error"] for line in lines),
         "seconds": round(time.perf_counter() - started),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
     }
     print(json.dumps(summary))
     sys.exit(bool(summary["failed"]))
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from provenance import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 BARE = "python -c pass"
 
@@ -66,14 +68,6 @@ def wall_seconds(arguments: list[str]) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
     return taken
-
-
-def commit() -> str:
-    """The commit measured, with a plus sign where the working tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True
-    )
-    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
