@@ -14,6 +14,7 @@ N frames, C channels, H rows, W columns.
 
 import pickle
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,14 +39,14 @@ LITE_HALVINGS, LITE_TAPS = (1, 3, 5, 11), (0, 2, 4, 10, 15)
 LITE_NORM_EPS = 1e-3
 
 
-class Features(nn.Module):
+class Features(nn.Module, ABC):
     """What both networks are."""
 
     layer_weights: Sequence[float]
 
+    @abstractmethod
     def forward(self, frames_N3HW: Tensor) -> list[Tensor]:
         """Five features [N, C, H', W']."""
-        raise NotImplementedError
 
 
 def load_features(config: FeaturesConfig) -> Features:

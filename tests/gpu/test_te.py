@@ -122,10 +122,9 @@ def test_blocks_and_names_stay_in_bf16(mesh: Mesh, recipe: Any):
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-@pytest.mark.parametrize("recipe", ["none", *recipes_of_this_gpu()])
+@pytest.mark.parametrize("recipe", ["none", *(param for param in recipes_of_this_gpu() if param.values != ("nvfp4",))])
 def test_what_is_computed_again_is_what_was_forgotten(mesh: Mesh, recipe: str, recompute: Any):
-    if recipe == "nvfp4":
-        pytest.skip("rounds gradients at random")
+    """Not of nvfp4, which rounds gradients at random."""
     kept = answers(build(with_recipe(recipe), mesh, torch.bfloat16)[0].net, torch.bfloat16)
     again = answers(build(with_recipe(recipe, recompute=recompute), mesh, torch.bfloat16)[0].net, torch.bfloat16)
     # Attention's backward pass adds in any order; otherwise nothing may differ.

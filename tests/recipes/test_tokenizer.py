@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_tokenizer
+from support import tiny_tokenizer, training
 from support.footage import CARPHONE
 from support.ranks import RankPool
 from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE, logged
@@ -102,7 +102,7 @@ def test_a_run_starts_from_a_tokenizer_with_another_loss(
     after = ranks(1).run(tiny_tokenizer.gradients, manifest, tmp_path, settings, 0)[0]["metrics"]["l1"]
     assert after < 0.98 * before
     other = settings | {"tokenizer": dataclasses.replace(CONTINUOUS, channels=16)}
-    name, message = ranks(1).run(tiny_tokenizer.failure_of, manifest, tmp_path, other)[0]
+    name, message = ranks(1).run(training.failure_of, tiny_tokenizer.run_loop, manifest, tmp_path, other)[0]
     assert name == "ConfigError" and "tokenizer.channels=16 (there 8)" in message
 
 
@@ -263,5 +263,5 @@ def test_a_checkpoint_without_a_discriminator_is_no_start(
     settings = PLAIN | {"train": {"num_steps": 2}}
     assert ranks(1).run(tiny_tokenizer.run_loop, manifest, tmp_path / "plain", settings) == [DONE]
     warm = {"checkpoint": CheckpointConfig(init_from=str(tmp_path / "plain"))}
-    name, message = ranks(1).run(tiny_tokenizer.failure_of, manifest, tmp_path / "warm", warm)[0]
+    name, message = ranks(1).run(training.failure_of, tiny_tokenizer.run_loop, manifest, tmp_path / "warm", warm)[0]
     assert name == "CheckpointError" and "discriminator.layers.0.bias: absent in the checkpoint" in message

@@ -60,15 +60,6 @@ def run_loop(manifest: Path, run_dir: Path, settings: dict[str, Any]) -> int:
     return train(run, TokenizerTask(run, mesh), mesh, wandb_online=False, code_version="test")
 
 
-def failure_of(*arguments: Any) -> tuple[str, str]:
-    """(class, message) of what run_loop raises; empty where it does not."""
-    try:
-        run_loop(*arguments)
-    except Exception as error:  # the test looks at which one it is
-        return type(error).__name__, str(error)
-    return "", ""
-
-
 def logged(run_dir: Path) -> dict[int, dict[str, float]]:
     """Step -> what it is about, of metrics.jsonl, without times; a step that was run twice has its last values."""
     timing = ("step_sec", "samples_per_sec", "tokens_per_sec", "data_wait_share", "peak_memory_gib", "time")

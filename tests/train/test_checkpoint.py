@@ -123,7 +123,7 @@ def test_another_architecture_is_refused(
     shutil.copytree(uninterrupted, tmp_path / "run")
     for layout in (DP2, PP2):
         for name, message in ranks(2).run(
-            training.failure_of, cache, tmp_path / "run", layout, {"num_steps": 8}, {"adaln_rank": 4}
+            training.failure_of, training.run_loop, cache, tmp_path / "run", layout, {"num_steps": 8}, {"adaln_rank": 4}
         ):
             assert name == "CheckpointError"
             assert "another architecture" in message
@@ -135,10 +135,12 @@ def test_changed_data_seed_or_batch_is_refused(
 ):
     other = tiny_world.write_cache(tmp_path / "other", num_windows=9)
     shutil.copytree(uninterrupted, tmp_path / "run")
-    name, message = ranks(1).run(training.failure_of, other, tmp_path / "run", DP2, {"num_steps": 8})[0]
+    name, message = ranks(1).run(
+        training.failure_of, training.run_loop, other, tmp_path / "run", DP2, {"num_steps": 8}
+    )[0]
     assert name == "ConfigError" and "digest" in message and "checkpoint.init_from" in message
     name, message = ranks(1).run(
-        training.failure_of, cache, tmp_path / "run", DP2, {"num_steps": 8, "global_batch_size": 8}
+        training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, {"num_steps": 8, "global_batch_size": 8}
     )[0]
     assert name == "ConfigError" and "train.global_batch_size=4" in message
 
@@ -167,7 +169,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk_leaves_the_checkpoint_before(ranks: Callable[[int], RankPool], cache: Path, small_disk: Path):
     run_dir = small_disk / "run"
-    for name, message in ranks(2).run(training.failure_of, cache, run_dir, DP2, {"num_steps": 6}):
+    for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, run_dir, DP2, {"num_steps": 6}):
         assert name == "CheckpointError"
         assert "could not write the checkpoint of step" in message and "the disk is full" in message
     newest = checkpoint.newest_checkpoint(run_dir)

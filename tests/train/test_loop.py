@@ -40,7 +40,9 @@ def test_too_many_in_a_row_stop_the_run_and_spare_the_checkpoint(
     ranks: Callable[[int], RankPool], broken: Path, tmp_path: Path
 ):
     settings = {"num_steps": 20, "max_skipped_steps": 0, "checkpoint": {"every_steps": 1}}
-    [(name, message), other] = ranks(2).run(training.failure_of, broken, tmp_path, ParallelConfig(), settings)
+    [(name, message), other] = ranks(2).run(
+        training.failure_of, training.run_loop, broken, tmp_path, ParallelConfig(), settings
+    )
     assert (name, message) == other and name == "FloatingPointError"
     step = next(event["step"] for event in training.events(tmp_path) if event["event"] == "skipped")
     assert f"not finite at step {step} (samples {4 * step - 4} to {4 * step - 1}), 1 steps in a row" in message

@@ -152,17 +152,16 @@ def _to_config(stored: Mapping[str, Any], path: Path) -> TokenizerConfig:
 
 
 def _from_config(config: TokenizerConfig) -> dict[str, Any]:
-    obstacles = {
-        "media": config.media != "video",
-        "kind": config.kind != "continuous",
-        "z_channels": config.z_channels != config.latent_channels,
-        "legacy_upsampling": config.legacy_upsampling,
-        "decoder_attention": config.decoder_attention != config.encoder_attention,
-    }
-    for key, is_there in obstacles.items():
-        if is_there:
+    for key, value, possible in (
+        ("media", config.media, "video"),
+        ("kind", config.kind, "continuous"),
+        ("z_channels", config.z_channels, config.latent_channels),
+        ("legacy_upsampling", config.legacy_upsampling, False),
+        ("decoder_attention", config.decoder_attention, config.encoder_attention),
+    ):
+        if value != possible:
             raise TokenizerError(
-                f"tokenizer.{key}={getattr(config, key)} has no place in diffusers' {CLASS_NAME}, which is a "
+                f"tokenizer.{key}={value} has no place in diffusers' {CLASS_NAME}, which is a "
                 f"continuous video tokenizer with z_channels = latent_channels; convert it --to ours or official"
             )
     arguments = official_arguments(config)
