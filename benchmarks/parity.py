@@ -3,7 +3,8 @@
     python benchmarks/parity.py                          all layouts, up to 8 gloo processes (make parity)
     python benchmarks/parity.py --ranks 2 --only cp2     those that are named so
 
-A small Cosmos DiT, real in kind, in fp32, from the same weights and samples. Prints one JSON line per layout:
+A small Cosmos DiT and a small autoregressive model, real in kind, in fp32, from the same weights and samples. Prints
+one JSON line per layout:
 loss_error is relative, gradient_error is the largest difference of a gradient as a part of that parameter's largest
 gradient, parameter_error is absolute; the parameter with the largest one is named. Exits with 1 where one exceeds its
 tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
@@ -18,20 +19,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT / "tests") not in sys.path:
     sys.path.append(str(ROOT / "tests"))
 
 from provenance import commit  # noqa: E402
-from support import tiny_world  # noqa: E402
+from support import tiny_ar, tiny_world  # noqa: E402
 from support.ranks import RankPool  # noqa: E402
 
 from cosmos_train.parallel.config import ParallelConfig  # noqa: E402
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE = 1e-6, 1e-5, 1e-5
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
+SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5)}
+"""Of the autoregressive model's codes: as many tokens as the DiT's latents make."""
+MEASURES = {"dit": tiny_world.answers, "ar": tiny_ar.answers}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,7 @@ class Case:
     parallel: ParallelConfig
     batch: str = "odd"
     micro_batch_size: int = 1
+    model: Literal["dit", "ar"] = "dit"
 
     @property
     def micro_batches(self) -> int:
@@ -104,7 +109,42 @@ def _cases() -> Iterator[Case]:
     yield case("tp2 pp2 dp2 sequence", 8, tp=2, pp=2, sequence_parallel=True)
 
 
-CASES = tuple(_cases())
+def _ar_cases() -> Iterator[Case]:
+    """What differs in it: causal attention, shared keys and values, a vocabulary that is divided, weights in norms."""
+
+    def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
+        return Case(name=f"ar {name}", ranks=ranks, parallel=ParallelConfig(**parallel), batch=batch, model="ar")
+
+    yield case("dp2", 2)
+    yield case("tp2", 2, tp=2)
+    yield case("tp2 sequence selective", 2, tp=2, sequence_parallel=True, recompute="selective")
+    yield case("pp2 interleaved", 2, pp=2, pp_chunks=2)
+    yield case("pp2 full", 2, pp=2, recompute="full")
+    yield case("cp2 all_gather", 2, cp=2)
+    yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
+    yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
+
+    yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
+    yield case("cp4 all_gather", 4, cp=4)
+    yield case("cp4 a2a", 4, cp=4, cp_comm="a2a")
+    yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
+    yield case("tp2 cp2 sequence a2a", 4, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("tp2 pp2 sequence interleaved", 4, tp=2, pp=2, sequence_parallel=True, pp_chunks=2)
+
+    yield case("cp8 all_gather", 8, cp=8)
+    yield case("tp2 pp2 cp2 sequence", 8, tp=2, pp=2, cp=2, sequence_parallel=True)
+    yield case(
+        "tp2 cp2 dp2 sequence a2a selective",
+        8,
+        tp=2,
+        cp=2,
+        sequence_parallel=True,
+        cp_comm="a2a",
+        recompute="selective",
+    )
+
+
+CASES = (*_cases(), *_ar_cases())
 
 
 class Parity:
@@ -113,18 +153,22 @@ class Parity:
     def __init__(self, pool: Callable[[int], RankPool], folder: Path) -> None:
         """pool(n): n running gloo processes. folder: for the latents of each kind of batch."""
         self.pool, self.folder = pool, folder
-        self.single: dict[str, dict[str, Any]] = {}
+        self.single: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def check(self, case: Case, *, measure: Callable[..., dict[str, Any]] = tiny_world.answers) -> dict[str, Any]:
+    def check(self, case: Case, *, measure: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
         """One line of the report. `measure` runs on every rank; tests pass one with a mistake in it."""
-        cache = self.folder / case.batch
+        correct, key = MEASURES[case.model], (case.model, case.batch)
+        cache = self.folder / case.model / case.batch
         if not cache.exists():
-            tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch])
-        if case.batch not in self.single:
-            [self.single[case.batch]] = self.pool(1).run(tiny_world.answers, cache, self.folder, ParallelConfig(), 1)
+            if case.model == "dit":
+                tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch])
+            else:
+                tiny_ar.write_cache(cache, shape_THW=SHAPES_THW[case.batch])
+        if key not in self.single:
+            [self.single[key]] = self.pool(1).run(correct, cache, self.folder, ParallelConfig(), 1)
         started = time.perf_counter()
-        found = self.pool(case.ranks).run(measure, cache, self.folder, case.parallel, case.micro_batch_size)
-        errors = compare(found, self.single[case.batch])
+        found = self.pool(case.ranks).run(measure or correct, cache, self.folder, case.parallel, case.micro_batch_size)
+        errors = compare(found, self.single[key])
         return {
             "layout": case.name,
             "ranks": case.ranks,

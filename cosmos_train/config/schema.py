@@ -11,8 +11,9 @@ from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
-from cosmos_train.objectives.config import EdmConfig, ReconstructionConfig
-from cosmos_train.parallel.config import ParallelConfig, check_heads, check_recipe
+from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.objectives.config import EdmConfig, NextTokenConfig, ReconstructionConfig
+from cosmos_train.parallel.config import ParallelConfig, check_heads, check_recipe, check_vocabulary
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 
 
@@ -41,7 +42,7 @@ class RunConfig:
     """What every run has."""
 
     recipe: str
-    """The kind of run: tokenizer or world_dit. It decides which sections there are."""
+    """The kind of run: tokenizer, world_dit or world_ar. It decides which sections there are."""
     run_dir: str
     """Folder of the run: resolved YAML, metrics, checkpoints. The same command with the same folder resumes."""
     train: TrainConfig
@@ -139,5 +140,27 @@ class WorldDiTRun(RunConfig):
             )
 
 
-RUNS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerRun, "world_dit": WorldDiTRun}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldARRun(RunConfig):
+    """Train an autoregressive world model on the cached codes of a discrete tokenizer."""
+
+    data: DataConfig
+    """Clips and windows that the cache is made of."""
+    latents: LatentsConfig
+    """The cache of codes."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text encoder of captions and prompts; read where model.cross_attention is true."""
+    model: WorldARConfig
+    """Architecture."""
+    objective: NextTokenConfig = field(default_factory=NextTokenConfig)
+    """Which codes are learned, and how large logits may grow."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.parallel, self.model.num_heads, self.model.num_kv_heads)
+        check_vocabulary(self.parallel, self.model.vocab_size)
+        self.parallel.blocks_per_piece(self.model.num_blocks)
+        check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
+
+
+RUNS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerRun, "world_dit": WorldDiTRun, "world_ar": WorldARRun}
 """`recipe` -> the sections of such a run."""

@@ -1,6 +1,7 @@
 """Constants of the diffusion objective. No torch in here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,3 +138,22 @@ class ReconstructionConfig:
             "flow": self.flow,
             "adversarial": self.adversarial,
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextTokenConfig:
+    """The loss of an autoregressive world model."""
+
+    condition_frames: int = 1
+    """Latent frames at the start of a sample that are given and need not be predicted."""
+    z_loss: float = 1e-4
+    """Factor of what keeps logits small: 1e-4 in the released code, 3e-4 in the paper, each of its own measure."""
+    z_loss_of: Literal["logsumexp", "logits"] = "logsumexp"
+    """Mean square of what: ln sum exp of a token's logits, as in the released code, or each logit, as in the paper."""
+
+    def __post_init__(self) -> None:
+        if self.condition_frames < 0 or self.z_loss < 0:
+            raise ValueError(
+                f"objective.condition_frames={self.condition_frames} and objective.z_loss={self.z_loss} must be 0 or "
+                "more"
+            )

@@ -1,5 +1,6 @@
 """How the ranks of a run divide the work. No torch in here: a layout is checked on the login node."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -162,19 +163,34 @@ def check_layout(parallel: ParallelConfig, world_size: int) -> None:
         )
 
 
-def check_heads(parallel: ParallelConfig, num_heads: int) -> None:
-    """Attention heads must divide over tp, and with cp_comm=a2a over tp * cp. Raises ConfigError with legal degrees."""
-    if num_heads % parallel.tp:
+def check_heads(parallel: ParallelConfig, num_heads: int, num_kv_heads: int | None = None) -> None:
+    """Attention heads must divide over tp, and with cp_comm=a2a over tp * cp. Raises ConfigError with legal degrees.
+
+    num_kv_heads: where there are fewer of them than query heads.
+    """
+    counts = {"num_heads": num_heads} | ({} if num_kv_heads is None else {"num_kv_heads": num_kv_heads})
+    for key, count in counts.items():
+        if count % parallel.tp:
+            raise ConfigError(
+                f"model.{key}={count} is not divisible by parallel.tp={parallel.tp}; use a tp of "
+                f"{_divisors(math.gcd(*counts.values()))}"
+            )
+        own_heads = count // parallel.tp
+        if parallel.cp_comm == "a2a" and own_heads % parallel.cp:
+            raise ConfigError(
+                f"parallel.cp_comm=a2a divides the {own_heads} heads of a rank (model.{key}={count} / "
+                f"parallel.tp={parallel.tp}) by parallel.cp={parallel.cp}, which leaves a rest; "
+                f"use a cp of {_divisors(own_heads)}, or cp_comm=all_gather"
+            )
+
+
+def check_vocabulary(parallel: ParallelConfig, vocab_size: int) -> None:
+    """Codes must divide over tp. Raises ConfigError with legal degrees."""
+    if vocab_size % parallel.tp:
+        legal = [str(n) for n in range(1, parallel.tp + 1) if vocab_size % n == 0]
         raise ConfigError(
-            f"model.num_heads={num_heads} is not divisible by parallel.tp={parallel.tp}; "
-            f"use a tp of {_divisors(num_heads)}"
-        )
-    own_heads = num_heads // parallel.tp
-    if parallel.cp_comm == "a2a" and own_heads % parallel.cp:
-        raise ConfigError(
-            f"parallel.cp_comm=a2a divides the {own_heads} heads of a rank (model.num_heads={num_heads} / "
-            f"parallel.tp={parallel.tp}) by parallel.cp={parallel.cp}, which leaves a rest; "
-            f"use a cp of {_divisors(own_heads)}, or cp_comm=all_gather"
+            f"model.vocab_size={vocab_size} is not divisible by parallel.tp={parallel.tp}; use a tp of "
+            f"{', '.join(legal)}"
         )
 
 

@@ -6,10 +6,15 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   column_linear(D_in, D_out)   [L, B, D_in] whole      -> [L, B, D_out / tp]: this rank's columns
   shared_linear(D_in, D_out)   the same for an input that is whole on every rank under sequence parallelism too (text)
   row_linear(D_in, D_out)      [L, B, D_in / tp] of this rank -> [L, B, D_out], summed over ranks
+  norm(D)                      RMSNorm of the residual stream
   head_norm(K)                 RMSNorm over the width of a head; name it q_layernorm or k_layernorm (see mcore.py)
-  attention()                  q, k, v [l, B, N / tp, K] -> [l, B, N / tp * K], unmasked. With a TokenSplit l are this
-                               rank's tokens and each sees those of all ranks; without, k and v are whole (text)
+  attention()                  q [l, B, N / tp, K], k and v [l, B, G / tp, K] -> [l, B, N / tp * K], unmasked; G
+                               key/value heads, each for N / G queries. With a TokenSplit l are this rank's tokens and
+                               each sees those of all ranks; without, k and v are whole (text)
+  causal_attention()           the same for tokens that see themselves and those before them
+  vocab_embedding(rows, D)     ids [B, l] of a context-parallel chunk -> [l / tp, B, D]: this rank's rows
   split(L)                     how L tokens divide over the ranks (cosmos_train.parallel.context.TokenSplit)
+  causal_split(L)              the same, with equal work for causal attention
 
 What computes in 8 bits also needs to be told what the layers are called, where the blocks begin and end, and that a
 block is computed again: finish, autocast and checkpoint. The native maker has nothing to do there.
@@ -48,9 +53,13 @@ class Layers:
     column_linear: Callable[[int, int], nn.Module]
     shared_linear: Callable[[int, int], nn.Module]
     row_linear: Callable[[int, int], nn.Module]
+    norm: Callable[[int], nn.Module]
     head_norm: Callable[[int], nn.Module]
     attention: Callable[[], nn.Module]
+    causal_attention: Callable[[], nn.Module]
+    vocab_embedding: Callable[[int, int], nn.Module]
     split: Callable[[int], TokenSplit]
+    causal_split: Callable[[int], TokenSplit]
     finish: Callable[[nn.Module], None] = lambda model: None
     """To be called with the model when it has all its layers, under the names that they have in the whole model."""
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -63,15 +72,24 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
     """megatron-core's tensor-parallel linears and torch's attention: any device, no TransformerEngine."""
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
+
+    def norm(width: int) -> RMSNorm:
+        return RMSNorm(width, eps=config.layernorm_epsilon, dtype=config.params_dtype)
+
+    exchange = parallel.cp_comm == "a2a"
     return Layers(
         name="native",
         tp=mesh.tp.size(),
         column_linear=lambda d_in, d_out: ColumnLinear(d_in, d_out, config, mesh),
         shared_linear=lambda d_in, d_out: ColumnLinear(d_in, d_out, unsplit, mesh),
         row_linear=lambda d_in, d_out: RowLinear(d_in, d_out, config, mesh),
-        head_norm=lambda head_dim: RMSNorm(head_dim, eps=config.layernorm_epsilon, dtype=config.params_dtype),
-        attention=lambda: SplitAttention(dot_product_attention, exchange=parallel.cp_comm == "a2a"),
+        norm=norm,
+        head_norm=norm,
+        attention=lambda: SplitAttention(dot_product_attention, exchange=exchange),
+        causal_attention=lambda: SplitCausalAttention(exchange=exchange),
+        vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),
         split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh),
+        causal_split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, causal=True),
     )
 
 
@@ -118,6 +136,26 @@ class RowLinear(tensor_parallel.RowParallelLinear):
         return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
 
 
+class VocabEmbedding(tensor_parallel.VocabParallelEmbedding):
+    """A table of D numbers a token id, its rows divided over tensor-parallel ranks; any device, in bf16 or fp32."""
+
+    def __init__(self, num_rows: int, width: int, config: TransformerConfig, mesh: Mesh) -> None:
+        super().__init__(
+            num_rows,
+            width,
+            init_method=nn.init.zeros_,
+            reduce_scatter_embeddings=config.sequence_parallel,
+            config=config,
+            tp_group=mesh.tp,
+        )
+        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+
+    def forward(self, ids_Bl: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """[B, l] -> [l, B, D], or under sequence parallelism this rank's part of the rows."""
+        x = super().forward(ids_Bl)
+        return x if self.reduce_scatter_embeddings else x.transpose(0, 1).contiguous()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension."""
 
@@ -132,7 +170,7 @@ class RMSNorm(nn.Module):
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
+"""q [L, B, N, K], k and v [S, B, G, K] -> [L, B, N * K]."""
 
 
 class SplitAttention(nn.Module):
@@ -143,18 +181,56 @@ class SplitAttention(nn.Module):
         super().__init__()
         self.attend, self.exchange = attend, exchange
 
-    def forward(self, q_lBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor, split: TokenSplit | None = None) -> Tensor:
-        """q [l, B, N, K], k and v [S, B, N, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+    def forward(self, q_lBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, split: TokenSplit | None = None) -> Tensor:
+        """q [l, B, N, K], k and v [S, B, G, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
         if split is None:
-            return self.attend(q_lBNK, k_SBNK, v_SBNK)
+            return self.attend(q_lBNK, k_SBGK, v_SBGK)
         if self.exchange and split.context is not None:
-            return split.heads_to_rows(self.attend(*(split.rows_to_heads(x) for x in (q_lBNK, k_SBNK, v_SBNK))))
-        return self.attend(q_lBNK, split.all_rows(k_SBNK), split.all_rows(v_SBNK))
+            return split.heads_to_rows(self.attend(*(split.rows_to_heads(x) for x in (q_lBNK, k_SBGK, v_SBGK))))
+        return self.attend_rows(q_lBNK, split.all_rows(k_SBGK), split.all_rows(v_SBGK), split)
+
+    def attend_rows(self, q_lBNK: Tensor, k_LBGK: Tensor, v_LBGK: Tensor, split: TokenSplit) -> Tensor:
+        """Attention of this rank's rows to all tokens."""
+        return self.attend(q_lBNK, k_LBGK, v_LBGK)
 
 
-def dot_product_attention(q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v without a mask: q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
-    q, k, v = (x.permute(1, 2, 0, 3) for x in (q_LBNK, k_SBNK, v_SBNK))
+class SplitCausalAttention(SplitAttention):
+    """The same where a token sees itself and those before it. Needs a split that is made for it."""
+
+    def __init__(self, *, exchange: bool) -> None:
+        """exchange: see SplitAttention."""
+        super().__init__(causal_attention, exchange=exchange)
+
+    def attend_rows(self, q_lBNK: Tensor, k_LBGK: Tensor, v_LBGK: Tensor, split: TokenSplit) -> Tensor:
+        """Each run of this rank's consecutive tokens sees what lies before its end, and so costs no more than that."""
+        runs = split.runs
+        queries = q_lBNK.split([len(run) for run in runs])
+        return torch.cat(
+            [causal_attention(q, k_LBGK, v_LBGK, first=run.start) for q, run in zip(queries, runs, strict=True)]
+        )
+
+
+def dot_product_attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v without a mask: q [L, B, N, K], k and v [S, B, G, K] -> [L, B, N * K]."""
+    return _attention(q_LBNK, k_SBGK, v_SBGK, {})
+
+
+def causal_attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, *, first: int = 0) -> Tensor:
+    """The same, where query i sees the keys 0 .. first + i. first: the keys before the first query's own."""
+    end = first + len(q_LBNK)
+    k_SBGK, v_SBGK = k_SBGK[:end], v_SBGK[:end]
+    if first == 0:
+        return _attention(q_LBNK, k_SBGK, v_SBGK, {"is_causal": True})
+    if len(q_LBNK) == 1:  # sees every key
+        return _attention(q_LBNK, k_SBGK, v_SBGK, {})
+    shape = (len(q_LBNK), len(k_SBGK))
+    sees = torch.ones(shape, dtype=torch.bool, device=q_LBNK.device).tril(diagonal=first)
+    return _attention(q_LBNK, k_SBGK, v_SBGK, {"attn_mask": sees})
+
+
+def _attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, mask: dict[str, Any]) -> Tensor:
+    q, k, v = (x.permute(1, 2, 0, 3) for x in (q_LBNK, k_SBGK, v_SBGK))
     if q.device.type == "cpu":  # whose kernel reads a head's rows several times: together they are faster to read
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(2)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **mask).permute(2, 0, 1, 3).flatten(2)

@@ -10,13 +10,23 @@ from cosmos_train.parallel.precision import megatron_precision
 
 
 def transformer_config(
-    parallel: ParallelConfig, *, dtype: torch.dtype, num_layers: int, width: int, num_heads: int
+    parallel: ParallelConfig,
+    *,
+    dtype: torch.dtype,
+    num_layers: int,
+    width: int,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    norm_eps: float = 1e-6,
 ) -> TransformerConfig:
     """megatron-core's view of a model.
 
     Args:
         dtype: of weights, activations and what pipeline stages send.
         width: D of the residual stream; the schedules take the shape of what stages send from it.
+        num_kv_heads: key/value heads that groups of query heads share; none: as many as there are query heads.
+        head_dim: K; none: D / num_heads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it warns of a default of its own
@@ -24,6 +34,8 @@ def transformer_config(
             num_layers=num_layers,
             hidden_size=width,
             num_attention_heads=num_heads,
+            num_query_groups=num_kv_heads or num_heads,
+            kv_channels=head_dim or width // num_heads,
             tensor_model_parallel_size=parallel.tp,
             pipeline_model_parallel_size=parallel.pp,
             virtual_pipeline_model_parallel_size=parallel.interleaved_chunks,
@@ -34,7 +46,7 @@ def transformer_config(
             bf16=dtype == torch.bfloat16,
             **megatron_precision(parallel.precision),
             normalization="RMSNorm",
-            layernorm_epsilon=1e-6,
+            layernorm_epsilon=norm_eps,
             qk_layernorm=True,  # finalize_model_grads then sums q_ and k_layernorm over tensor-parallel ranks
             attention_dropout=0.0,
             hidden_dropout=0.0,

@@ -72,10 +72,11 @@ def stays_bf16(config: PrecisionConfig, module: str, num_blocks: int) -> bool:
         num_blocks: of the whole model.
     """
     parts = module.split(".")
-    if parts[0] == "blocks":
-        block = int(parts[1])
-        if block < config.bf16_first_blocks or block >= num_blocks - config.bf16_last_blocks:
-            return True
+    if parts[0] != "blocks":  # the output over a vocabulary
+        return True
+    block = int(parts[1])
+    if block < config.bf16_first_blocks or block >= num_blocks - config.bf16_last_blocks:
+        return True
     names = (module, f"{module}.weight")
     return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in config.bf16_modules)
 

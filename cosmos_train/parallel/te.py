@@ -36,7 +36,13 @@ from transformer_engine.pytorch.quantization import check_recipe_support  # pyri
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
 from cosmos_train.parallel.context import TokenSplit, pad_rows, split_tokens
-from cosmos_train.parallel.layers import Layers, SplitAttention, dot_product_attention
+from cosmos_train.parallel.layers import (
+    Layers,
+    SplitAttention,
+    SplitCausalAttention,
+    VocabEmbedding,
+    dot_product_attention,
+)
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import RECIPES, row_multiple, stays_bf16, te_recipe
 
@@ -65,9 +71,13 @@ def te_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -
             d_in, d_out, unsplit, mesh, keeps_input=keeps_input, rows=rows
         ),
         row_linear=lambda d_in, d_out: TERowLinear(d_in, d_out, config, mesh, keeps_input=keeps_input),
+        norm=lambda width: TENorm(width, config, mesh),
         head_norm=lambda head_dim: TENorm(head_dim, config, mesh),
         attention=lambda: TEAttention(parallel, config, mesh),
+        causal_attention=lambda: TECausalAttention(parallel, config, mesh),
+        vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),
         split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, align=rows),
+        causal_split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, align=rows, causal=True),
         **({} if precision.recipe == "none" else quantization(precision, config.num_layers)),
     )
 
@@ -227,42 +237,74 @@ class TEAttention(nn.Module):
                 attend_between = TECore(config, mesh, divide_heads=num_ranks)
         self.between = SplitAttention(attend_between, exchange=exchanges_heads)
 
-    def forward(self, q_lBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor, split: TokenSplit | None = None) -> Tensor:
-        """q [l, B, N, K], k and v [S, B, N, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+    def forward(self, q_lBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, split: TokenSplit | None = None) -> Tensor:
+        """q [l, B, N, K], k and v [S, B, G, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
         if split is None:
-            return self.attend(q_lBNK, k_SBNK, v_SBNK)
+            return self.attend(q_lBNK, k_SBGK, v_SBGK)
         if split.context is None:
-            return self.attend(q_lBNK, split.all_rows(k_SBNK), split.all_rows(v_SBNK))
+            return self.attend(q_lBNK, split.all_rows(k_SBGK), split.all_rows(v_SBGK))
         if self.divided is None or split.num_padded != split.num_tokens or len(q_lBNK) % 2:
-            return self.between(q_lBNK, k_SBNK, v_SBNK, split)
-        return self.divided(q_lBNK, k_SBNK, v_SBNK)
+            return self.between(q_lBNK, k_SBGK, v_SBGK, split)
+        return self.divided(q_lBNK, k_SBGK, v_SBGK)
+
+
+class TECausalAttention(nn.Module):
+    """The same where a token sees itself and those before it: by TransformerEngine's own exchange, always.
+
+    Padding stands at the end, where no real token looks, and a causal split gives each rank the two chunks that
+    TransformerEngine expects. fp32 is left to torch.
+    """
+
+    def __init__(self, parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> None:
+        super().__init__()
+        self.in_fp32 = SplitCausalAttention(exchange=parallel.cp_comm == "a2a")
+        self.whole: TECore | None = None
+        self.divided: TECore | None = None
+        if config.params_dtype != torch.float32:
+            self.whole = TECore(config, mesh, mask=AttnMaskType.causal)
+            if mesh.cp.size() > 1:
+                self.divided = TECore(config, mesh, mask=AttnMaskType.causal, cp_comm=parallel.cp_comm)
+
+    def forward(self, q_lBNK: Tensor, k_lBGK: Tensor, v_lBGK: Tensor, split: TokenSplit) -> Tensor:
+        """q [l, B, N, K], k and v [l, B, G, K] -> [l, B, N * K]."""
+        core = self.whole if split.context is None else self.divided
+        return self.in_fp32(q_lBNK, k_lBGK, v_lBGK, split) if core is None else core(q_lBNK, k_lBGK, v_lBGK)
 
 
 class TECore(Stateless, TEDotProductAttention):
-    """softmax(q k^T / sqrt(K)) v without a mask: q [L, B, N, K], k and v [S, B, N, K] -> [L, B, N * K]."""
+    """softmax(q k^T / sqrt(K)) v: q [L, B, N, K], k and v [S, B, G, K] -> [L, B, N * K]."""
 
     def __init__(
-        self, config: TransformerConfig, mesh: Mesh, *, cp_comm: str | None = None, divide_heads: int = 1
+        self,
+        config: TransformerConfig,
+        mesh: Mesh,
+        *,
+        mask: AttnMaskType = AttnMaskType.no_mask,
+        cp_comm: str | None = None,
+        divide_heads: int = 1,
     ) -> None:
         """
         Args:
+            mask: causal needs as many keys as queries.
             cp_comm: exchange between context-parallel ranks; none exchanges nothing, whatever the layout is.
             divide_heads: ranks that have divided this rank's heads among them.
         """
         config = copy.copy(config)
+        config.num_query_groups = (config.num_query_groups or config.num_attention_heads) // divide_heads
         config.num_attention_heads //= divide_heads
-        config.num_query_groups = config.num_attention_heads
         if cp_comm is None:
             config.context_parallel_size = 1
         super().__init__(
             config,
             layer_number=1,
-            attn_mask_type=AttnMaskType.no_mask,
-            attention_type="self" if cp_comm else "cross",  # cross: k and v may have another length
+            attn_mask_type=mask,
+            # cross: k and v may have another length
+            attention_type="self" if cp_comm or mask is AttnMaskType.causal else "cross",
             cp_comm_type=cp_comm,
             pg_collection=ProcessGroupCollection(tp=mesh.tp, cp=mesh.cp),
         )
+        self.mask = mask
 
-    def forward(self, q_LBNK: Tensor, k_SBNK: Tensor, v_SBNK: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See the class."""
-        return super().forward(q_LBNK, k_SBNK, v_SBNK, None, attn_mask_type=AttnMaskType.no_mask)
+        return super().forward(q_LBNK, k_SBGK, v_SBGK, None, attn_mask_type=self.mask)

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import make_layers
-from cosmos_train.parallel.layers import RMSNorm, dot_product_attention
+from cosmos_train.parallel.layers import RMSNorm, causal_attention, dot_product_attention
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 
@@ -102,3 +102,17 @@ def test_a_ring_is_refused_where_it_is_not():
         ConfigError, match=r"^parallel.cp_comm=p2p is TransformerEngine's ring, .* cpu .*; use all_gath"
     ):
         make_layers(ParallelConfig(cp=2, cp_comm="p2p"), config_of(ParallelConfig(cp=2)), mesh_of(0, 1))
+
+
+def test_causal_attention_by_its_formula():
+    """Query i sees keys 0 .. first + i; two query heads share a key/value head."""
+    generator = torch.Generator().manual_seed(1)
+    k, v = (torch.randn(9, 2, 2, 4, generator=generator, dtype=torch.float64) for _ in range(2))  # [S, B, G, K]
+    for first, length in ((0, 9), (3, 4), (8, 1), (0, 2)):
+        q = torch.randn(length, 2, 4, 4, generator=generator, dtype=torch.float64)  # [L, B, N, K]
+        keys, values = (x.repeat_interleave(2, dim=2) for x in (k, v))
+        scores = torch.einsum("lbnk,sbnk->bnls", q, keys) / 4**0.5
+        sees = torch.arange(9) <= first + torch.arange(length)[:, None]
+        weights = scores.masked_fill(~sees, -torch.inf).softmax(-1)
+        expected = torch.einsum("bnls,sbnk->lbnk", weights, values).flatten(2)
+        torch.testing.assert_close(causal_attention(q, k, v, first=first), expected)

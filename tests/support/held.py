@@ -21,7 +21,7 @@ def held(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str) -
     for piece in task.pieces:
         for block in piece.net.blocks.values():
             block.register_forward_pre_hook(lambda _block, inputs: rows.append(inputs[0].shape[0] * inputs[0].shape[1]))
-    indices = tiny_world.micro_batches(task, 0, mesh)
+    indices = tiny_world.micro_batches(run, 0, mesh)
     engine.train_step(
         task.forward_loss, task.batches(indices), num_micro_batches=len(indices), lr=1e-3, num_tokens=task.num_tokens
     )

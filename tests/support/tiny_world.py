@@ -13,7 +13,7 @@ from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentMetadata, LatentWriter
 from cosmos_data.plan import rank_slice
 from cosmos_tok.whitening import LatentStatistics, save_statistics
-from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.config.schema import LatentsConfig, RunConfig, WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.parallel import init
@@ -21,8 +21,10 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim
-from cosmos_train.recipes.world_dit import STATISTICS, WorldDiTTask
+from cosmos_train.recipes.table import make_task
+from cosmos_train.recipes.world_dit import STATISTICS
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+from cosmos_train.train.task import Task
 
 SHAPE_CTHW = (4, 3, 4, 6)
 """Latents of a window: 18 tokens."""
@@ -81,18 +83,18 @@ def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any)
     )
 
 
-def start(run: WorldDiTRun) -> tuple[WorldDiTTask, Engine, Mesh]:
+def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
     """The run's task under the engine, on this rank, with weights in which nothing is zero."""
     mesh = init.start(run.parallel, seed=run.seed)
-    task = WorldDiTTask(run, mesh)
+    task = make_task(run, mesh)
     _stir_zeros(task, mesh)
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
     return task, Engine(task.pieces, task.engine_config, mesh, adam), mesh
 
 
-def micro_batches(task: WorldDiTTask, step: int, mesh: Mesh) -> list[list[int]]:
+def micro_batches(run: RunConfig, step: int, mesh: Mesh) -> list[list[int]]:
     """This rank's sample indices of one step."""
-    train = task.run.train
+    train = run.train
     mine = list(rank_slice(step, train.global_batch_size, mesh.dp.rank(), mesh.dp.size()))
     return [mine[i : i + train.micro_batch_size] for i in range(0, len(mine), train.micro_batch_size)]
 
@@ -101,15 +103,20 @@ def answers(
     cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int, num_steps: int = 3
 ) -> dict[str, Any]:
     """What parity is measured by, on this rank: first loss and whole gradients, whole parameters after some steps."""
-    task, engine, mesh = start(make_run(cache, run_dir, parallel, micro_batch_size=micro_batch_size))
-    indices = micro_batches(task, 0, mesh)
+    return answers_of(make_run(cache, run_dir, parallel, micro_batch_size=micro_batch_size), num_steps)
+
+
+def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
+    """The same, of any run."""
+    task, engine, mesh = start(run)
+    indices = micro_batches(run, 0, mesh)
     engine.zero_gradients()
     metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
     gradients = {name: whole(param.main_grad, param, mesh) for name, param in parameters(task)}
     losses, norms = [], []
     for step in range(num_steps):
-        indices = micro_batches(task, step, mesh)
+        indices = micro_batches(run, step, mesh)
         result = engine.train_step(
             task.forward_loss,
             task.batches(indices),
@@ -128,13 +135,13 @@ def answers(
     }
 
 
-def parameters(task: WorldDiTTask) -> Iterator[tuple[str, nn.Parameter]]:
+def parameters(task: Task) -> Iterator[tuple[str, nn.Parameter]]:
     """What this rank holds of the model, under the names of the whole model."""
     for piece in task.pieces:
         yield from piece.named_parameters()
 
 
-def whole_parameters(task: WorldDiTTask, mesh: Mesh) -> dict[str, Tensor]:
+def whole_parameters(task: Task, mesh: Mesh) -> dict[str, Tensor]:
     """The undivided values of the parameters that this rank holds a part of."""
     return {name: whole(param.detach(), param, mesh) for name, param in parameters(task)}
 
@@ -157,7 +164,7 @@ def _gather_gradient_shards(engine: Engine, mesh: Mesh) -> None:
             dist.all_gather(shards, shards[mesh.replicas.rank()].clone(), group=mesh.replicas)
 
 
-def _stir_zeros(task: WorldDiTTask, mesh: Mesh) -> None:
+def _stir_zeros(task: Task, mesh: Mesh) -> None:
     """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
     with torch.no_grad():
         for name, param in parameters(task):

@@ -1,0 +1,233 @@
+"""The autoregressive Cosmos world model (arXiv 2501.03575, section 5.2), read top to bottom: parts, block, model.
+
+A Llama-like decoder over the codes of a discrete video tokenizer:
+  - no biases; RMSNorm before each sub-layer, per-head RMSNorm on queries and keys; SwiGLU; embedding and output untied
+  - rotary positions over (t, y, x) by index; the Video2World models also add a sinusoid of it before every block,
+    attend to text in every block, and begin with a token of their own
+  - a group's queries, key and value lie together in one matrix, [G, N / G + 2, K, D], and the MLP's gate and value
+    alternate, [F / 16, 2, 16, D], so that a tensor-parallel rank's part is contiguous; the converters take them apart
+
+Letters: B batch, L tokens, D width, N query heads, G key/value heads, K head width, F hidden width of the MLP, V codes,
+S text tokens, E text width. They mean logical sizes: a rank may hold N / tp heads or some of L.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosmos_train.models.common.rope3d import apply_rope
+from cosmos_train.models.world_ar.config import GATE_GROUP, WorldARConfig
+from cosmos_train.models.world_ar.positions import grid_positions, rotary_angles, sinusoids
+from cosmos_train.parallel.context import TokenSplit
+from cosmos_train.parallel.layers import Layers
+from cosmos_train.parallel.pipeline import StagePlan
+from cosmos_train.parallel.shard import Fill, Init
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every block is told besides the residual stream."""
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+    """[l, 1, 1, K / 2], for the tokens of this rank's queries."""
+    position_L1D: Tensor | None
+    """Sinusoid of the residual stream's tokens, where the model adds it."""
+    text_SBE: Tensor | None
+    split: TokenSplit
+    """How the ranks divide the tokens; only self-attention asks."""
+
+
+class SelfAttention(nn.Module):
+    """Attention of every token to itself and to those before it, in groups of heads that share keys and values."""
+
+    def __init__(self, config: WorldARConfig, layers: Layers) -> None:
+        super().__init__()
+        self.num_groups, self.head_dim = config.num_kv_heads // layers.tp, config.head_dim
+        self.per_group = config.num_heads // config.num_kv_heads
+        self.qkv = layers.column_linear(config.width, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
+        self.q_layernorm = layers.head_norm(config.head_dim)
+        self.k_layernorm = layers.head_norm(config.head_dim)
+        self.attention = layers.causal_attention()
+        self.out = layers.row_linear(config.num_heads * config.head_dim, config.width)
+
+    def forward(self, x_LBD: Tensor, context: Context) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        groups = self.qkv(x_LBD).unflatten(-1, (self.num_groups, self.per_group + 2, self.head_dim))
+        q = groups[..., : self.per_group, :].flatten(2, 3)  # [L, B, N, K]
+        k, v = groups[..., self.per_group :, :].unbind(-2)  # [L, B, G, K]
+        q = apply_rope(self.q_layernorm(q), context.rope_cos, context.rope_sin)
+        k = apply_rope(self.k_layernorm(k), context.rope_cos, context.rope_sin)
+        return self.out(self.attention(q, k, v, context.split))
+
+
+class CrossAttention(nn.Module):
+    """Attention of every token to the text states; positions past the prompt's end are zero states, unmasked."""
+
+    def __init__(self, config: WorldARConfig, layers: Layers) -> None:
+        super().__init__()
+        self.num_heads, self.num_groups = config.num_heads // layers.tp, config.num_kv_heads // layers.tp
+        self.head_dim = config.head_dim
+        self.q = layers.column_linear(config.width, config.num_heads * config.head_dim)
+        self.kv = layers.shared_linear(config.text_width, 2 * config.num_kv_heads * config.head_dim)  # rows: [G, 2, K]
+        self.q_layernorm = layers.head_norm(config.head_dim)
+        self.k_layernorm = layers.head_norm(config.head_dim)
+        self.attention = layers.attention()
+        self.out = layers.row_linear(config.num_heads * config.head_dim, config.width)
+
+    def forward(self, x_LBD: Tensor, context: Context) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        q = self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim))
+        k, v = self.kv(context.text_SBE).unflatten(-1, (self.num_groups, 2, self.head_dim)).unbind(-2)
+        return self.out(self.attention(self.q_layernorm(q), self.k_layernorm(k), v))
+
+
+class SwiGLU(nn.Module):
+    """W_down (silu(W_gate x) * W_value x)."""
+
+    def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan) -> None:
+        super().__init__()
+        self.stage = stage
+        self.up = layers.column_linear(config.width, 2 * config.ffn_width)
+        self.down = layers.row_linear(config.ffn_width, config.width)
+
+    def forward(self, x_LBD: Tensor, context: Context) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        return self.stage.through(gated, self.down, self.up(x_LBD))
+
+
+def gated(x_LBF: Tensor) -> Tensor:
+    """silu(gate) * value: [L, B, 2 F] -> [L, B, F]."""
+    gate, value = x_LBF.unflatten(-1, (-1, 2, GATE_GROUP)).unbind(-2)
+    return (F.silu(gate) * value).flatten(2)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where the model has it, MLP: each normalised before and added after."""
+
+    def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan) -> None:
+        super().__init__()
+        self.stage = stage
+        self.self_norm = layers.norm(config.width)
+        self.self_attention = SelfAttention(config, layers)
+        if config.cross_attention:
+            self.cross_norm = layers.norm(config.width)
+            self.cross_attention = CrossAttention(config, layers)
+        self.mlp_norm = layers.norm(config.width)
+        self.mlp = SwiGLU(config, layers, stage)
+        self.has_text = config.cross_attention
+
+    def forward(self, x_LBD: Tensor, context: Context) -> Tensor:
+        """[L, B, D] -> [L, B, D]."""
+        if context.position_L1D is not None:
+            x_LBD = x_LBD + context.position_L1D
+        x_LBD = x_LBD + self._branch(self.self_norm, self.self_attention, x_LBD, context)
+        if self.has_text:
+            x_LBD = x_LBD + self._branch(self.cross_norm, self.cross_attention, x_LBD, context)
+        return x_LBD + self._branch(self.mlp_norm, self.mlp, x_LBD, context)
+
+    def _branch(self, norm: nn.Module, layer: nn.Module, x_LBD: Tensor, context: Context) -> Tensor:
+        return self.stage.through(norm, functools.partial(layer, context=context), x_LBD)
+
+
+class WorldAR(nn.Module):
+    """Codes so far -> logits of the next one, or one pipeline stage of it."""
+
+    def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan) -> None:
+        super().__init__()
+        self.config, self.layers, self.stage = config, layers, stage
+        if stage.is_first:
+            self.embed = layers.vocab_embedding(config.embedding_rows, config.width)
+        # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
+        self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
+        if stage.is_last:
+            self.final_norm = layers.norm(config.width)
+            self.output = layers.column_linear(config.width, config.vocab_size)
+        layers.finish(self)
+
+    def forward(
+        self,
+        ids_BL: Tensor,
+        grid_HW: tuple[int, int],
+        *,
+        text_BSE: Tensor | None = None,
+        hidden_LBD: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, TokenSplit]:
+        """(logits [l, B, V / tp] of a chunk of the tokens, how ranks divide them) on the last stage; on others the
+        residual stream [l, B, D]. A token's logits are of the code that follows it.
+
+        Args:
+            ids_BL: codes with time outermost, after the begin token where the model has one. Whole on every rank.
+            grid_HW: rows and columns of codes in a latent frame.
+            text_BSE: encoder states, zeros past the prompt's end; required exactly where the model attends to text.
+            hidden_LBD: the previous stage's output, on all stages but the first.
+        """
+        if (text_BSE is not None) != self.config.cross_attention:
+            raise ValueError(
+                f"model.cross_attention={self.config.cross_attention}, but text states were "
+                f"{'not given' if text_BSE is None else 'given'}"
+            )
+        context = self._context(ids_BL, grid_HW, text_BSE)
+        if self.stage.is_first:
+            x_LBD = self.embed(context.split.context_rows(ids_BL.T).T)
+        else:
+            assert hidden_LBD is not None, "a stage that is not the first needs the previous stage's output"
+            x_LBD = hidden_LBD
+        with self.layers.autocast():
+            for block in self.blocks.values():
+                x_LBD = self.stage.run_block(block, x_LBD, context, self.layers.checkpoint)
+        if not self.stage.is_last:
+            return x_LBD
+        return self.output(self.final_norm(x_LBD)), context.split
+
+    def init_weights(self, fill: Fill) -> None:
+        """As released: embeddings normal(1), output normal(1 / sqrt(D)), else truncated normal(0.02); what adds to the
+        residual stream of block i, and the MLP's value, by sqrt(2 (i + 1)) less."""
+        for name, param in self.named_parameters():
+            less = math.sqrt(2 * (int(name.split(".")[1]) + 1)) if name.startswith("blocks.") else 1.0
+            if name.endswith("norm.weight"):
+                fill(name, param, lambda weight, _generator: weight.fill_(1.0))
+            elif name == "embed.weight":
+                fill(name, param, lambda weight, generator: weight.normal_(generator=generator))
+            elif name == "output.weight":
+                fill(name, param, _truncated_normal(self.config.width**-0.5))
+            elif name.endswith("up.weight"):
+                fill(name, param, functools.partial(_gate_and_value, less=less))
+            else:
+                adds = name.endswith(("out.weight", "down.weight"))
+                fill(name, param, _truncated_normal(0.02 / less if adds else 0.02))
+
+    def _context(self, ids_BL: Tensor, grid_HW: tuple[int, int], text_BSE: Tensor | None) -> Context:
+        num_tokens = ids_BL.shape[1]
+        config, split = self.config, self.layers.causal_split(num_tokens)
+        place_L3 = grid_positions(config, range(num_tokens), grid_HW, ids_BL.device)
+        angle = rotary_angles(config, place_L3)
+        dtype = next(self.parameters()).dtype
+        return Context(
+            rope_cos=split.context_rows(angle.cos()).to(dtype),
+            rope_sin=split.context_rows(angle.sin()).to(dtype),
+            position_L1D=split.enter(sinusoids(config.width, place_L3)).to(dtype)
+            if config.absolute_positions
+            else None,
+            text_SBE=None if text_BSE is None else text_BSE.transpose(0, 1).to(dtype),
+            split=split,
+        )
+
+
+def _truncated_normal(std: float) -> Init:
+    """Cut at three standard deviations."""
+
+    def init(weight: Tensor, generator: torch.Generator) -> None:
+        nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std, generator=generator)
+
+    return init
+
+
+def _gate_and_value(weight: Tensor, generator: torch.Generator, *, less: float) -> None:
+    """Rows [F / 16, 2, 16, D]: the gate's as any linear's, the value's smaller."""
+    _truncated_normal(0.02)(weight, generator)
+    weight.unflatten(0, (-1, 2, GATE_GROUP))[:, 1].div_(less)

@@ -1,0 +1,42 @@
+"""What an autoregressive model reads and says, which of it counts, and the loss."""
+
+import pytest
+import torch
+
+from cosmos_train.objectives.config import NextTokenConfig
+from cosmos_train.objectives.next_token import counts, next_token_loss, sequence
+
+CODES_BTHW = torch.arange(12).reshape(1, 3, 2, 2)
+
+
+def test_without_a_begin_token_the_first_code_is_only_read():
+    ids, targets = sequence(CODES_BTHW, None)
+    assert ids.tolist() == [list(range(11))] and targets.tolist() == [list(range(1, 12))]
+
+
+def test_with_a_begin_token_every_code_is_said():
+    ids, targets = sequence(CODES_BTHW, 64)
+    assert ids.tolist() == [[64, *range(11)]] and targets.tolist() == [list(range(12))]
+
+
+@pytest.mark.parametrize(
+    ("begin_id", "frames", "first_that_counts"),
+    # As the released code counts: one less than the given codes is left out, with and without a begin token.
+    [(None, 1, 4), (None, 2, 8), (64, 1, 3), (64, 2, 7), (None, 0, 1), (64, 0, 0)],
+)
+def test_given_frames_do_not_count(begin_id: int | None, frames: int, first_that_counts: int):
+    _, targets = sequence(CODES_BTHW, begin_id)
+    mask = counts(targets.shape[1], 4, NextTokenConfig(condition_frames=frames), torch.device("cpu"))
+    assert targets[0, mask].tolist() == list(range(first_that_counts, 12))
+
+
+def test_given_tokens_are_part_of_the_z_loss_only():
+    nll, squares = torch.tensor([[7.0], [1.0], [3.0]]), torch.tensor([[30.0], [0.0], [0.0]])
+    mask = torch.tensor([False, True, True])
+    assert next_token_loss(nll, squares, mask, NextTokenConfig(z_loss=0.5)).item() == 2 + 0.5 * 10
+    assert next_token_loss(nll, squares, mask, NextTokenConfig(z_loss=0.0)).item() == 2
+
+
+def test_refused():
+    with pytest.raises(ValueError, match=r"objective\.condition_frames=-1 and .* must be 0 or more"):
+        NextTokenConfig(condition_frames=-1)

@@ -1,0 +1,57 @@
+"""A run of an autoregressive world model: it learns, resumes on another layout, and says what it can not read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny_ar, tiny_world
+from support.ranks import RankPool
+
+from cosmos_data.latents import LatentStore
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.recipes.world_ar import check_fits, num_tokens
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_ar.write_cache(tmp_path_factory.mktemp("codes") / "cache", shape_THW=(3, 2, 3))
+
+
+def test_it_learns_what_it_sees(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path):
+    """Twelve windows of random codes, again and again: at first every code is as likely as any other."""
+    [losses] = ranks(1).run(losses_of, cache, tmp_path, 60)
+    assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), rel=0.25)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def losses_of(cache: Path, run_dir: Path, num_steps: int) -> list[float]:
+    run = tiny_ar.make_run(cache, run_dir, ParallelConfig(), micro_batch_size=4)
+    task, engine, mesh = tiny_world.start(run)
+    losses = []
+    for step in range(num_steps):
+        indices = tiny_world.micro_batches(run, step, mesh)
+        result = engine.train_step(
+            task.forward_loss, task.batches(indices), num_micro_batches=1, lr=1e-2, num_tokens=task.num_tokens
+        )
+        losses.append(result.metrics["nll"])
+    return losses
+
+
+@pytest.mark.parametrize(("begin_token", "tokens"), [(True, 18), (False, 17)])
+def test_tokens_of_a_sample(begin_token: bool, tokens: int):
+    assert num_tokens(replace(tiny_ar.MODEL, begin_token=begin_token), (3, 2, 3)) == tokens
+
+
+def test_latents_are_not_codes(cache: Path, tmp_path: Path):
+    latents = LatentStore(tiny_world.write_cache(tmp_path / "latents"))
+    with pytest.raises(ConfigError, match=r"holds latents of 4 channels in torch.float32, but .*; tokenize with a DV"):
+        check_fits(tiny_ar.MODEL, latents)
+    codes = LatentStore(cache)
+    check_fits(tiny_ar.MODEL, codes)
+    with pytest.raises(ConfigError, match=r"^model.vocab_size=4, but .* has code \d+; set the product of"):
+        check_fits(replace(tiny_ar.MODEL, vocab_size=4), codes)
+    with pytest.raises(ConfigError, match=r"^model.text_width=9, but .* has 8; set 8"):
+        check_fits(replace(tiny_ar.MODEL, text_width=9), codes)

@@ -1,0 +1,76 @@
+"""A tiny autoregressive world model, with all that the released kinds have, on a real cache of random codes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from support import tiny_world
+
+from cosmos_data.config import DataConfig
+from cosmos_data.latents import LatentMetadata, LatentWriter
+from cosmos_train.config.schema import LatentsConfig, WorldARRun
+from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+
+MODEL = WorldARConfig(
+    num_blocks=4,
+    width=40,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=12,
+    ffn_width=64,
+    vocab_size=32,
+    begin_token=True,
+    cross_attention=True,
+    text_width=8,
+    absolute_positions=True,
+    yarn_scale=2.0,
+    yarn_original_THW=(2, 3, 4),
+)
+
+
+def write_cache(folder: Path, *, shape_THW: tuple[int, int, int], num_windows: int = 12) -> Path:
+    """A complete cache of codes with two captions."""
+    generator = torch.Generator().manual_seed(7)
+    metadata = LatentMetadata(
+        tokenizer_digest="0" * 64,
+        text_encoder="test",
+        manifest_digest="1" * 64,
+        window_frames=17,
+        height_px=32,
+        width_px=48,
+    )
+    writer = LatentWriter(folder, metadata)
+    for caption, length in (("a", 3), ("b", 5)):
+        writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
+    for clip in range(num_windows // 3):
+        codes = torch.randint(MODEL.vocab_size, (3, 1, *shape_THW), generator=generator, dtype=torch.int32)
+        writer.add_clip(f"clip{clip}", codes, [0, 8, 16], split="train", caption="ab"[clip % 2], fps=24.0)
+    writer.finish()
+    return folder
+
+
+def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldARRun:
+    """A run of the tiny model; `train` overrides fields of its loop."""
+    loop = TrainConfig(**{"num_steps": 4, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1} | train)
+    return WorldARRun(
+        recipe="world_ar",
+        run_dir=str(run_dir),
+        seed=3,
+        train=loop,
+        optim=OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
+        parallel=parallel,
+        checkpoint=CheckpointConfig(every_steps=2),
+        tracking=TrackingConfig(wandb="disabled"),
+        data=DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
+        latents=LatentsConfig(folder=str(cache), tokenizer="unused"),
+        model=MODEL,
+    )
+
+
+def answers(
+    cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int, num_steps: int = 3
+) -> dict[str, Any]:
+    """See tiny_world.answers."""
+    return tiny_world.answers_of(make_run(cache, run_dir, parallel, micro_batch_size=micro_batch_size), num_steps)
