@@ -60,6 +60,7 @@ def _cases() -> Iterator[Case]:
         config = ParallelConfig(**parallel)
         return Case(name=name, ranks=ranks, parallel=config, batch=batch, micro_batch_size=micro_batch_size)
 
+    yield case("compiled", 1, compile="blocks")
     yield case("dp2", 2)
     yield case("dp2 two samples at once", 2, micro_batch_size=2)
     yield case("tp2", 2, tp=2)
@@ -211,7 +212,7 @@ def compare(found: list[dict[str, Any]], single: dict[str, Any]) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Every parallel layout against the single process.")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8], help="layouts of so many processes")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="layouts of so many processes")
     parser.add_argument("--only", default="", help="layouts whose name contains this")
     options = parser.parse_args()
     chosen = [case for case in CASES if case.ranks in options.ranks and options.only in case.name]

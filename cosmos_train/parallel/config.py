@@ -82,8 +82,14 @@ class ParallelConfig:
     """Batches with fewer tokens, such as images, are not divided: every rank computes them, nothing is sent."""
     sequence_parallel: bool = False
     """Divide tokens over the tensor-parallel ranks outside attention and MLP. Needs tp > 1."""
+    tp_overlap: bool = False
+    """Send between tensor-parallel ranks while products are computed: TransformerEngine's userbuffers, for batches of
+    one size. Needs sequence_parallel, GPUs joined by NVLink, and a recipe other than fp8_blockwise and nvfp4."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: norms and GELU, or whole blocks."""
+    compile: Literal["none", "blocks", "cuda_graphs"] = "none"
+    """Compile every block with torch.compile, and replay what is compiled as CUDA graphs, for small batches of one
+    size. TransformerEngine's layers are not compiled; what lies between them is."""
     layers: Literal["auto", "native", "te"] = "auto"
     """Who makes the layers: TransformerEngine where CUDA and it are there (auto), or always one of the two."""
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -103,6 +109,26 @@ class ParallelConfig:
             raise ValueError(
                 "parallel.sequence_parallel=true divides tokens over tensor-parallel ranks, but parallel.tp=1; "
                 "set parallel.tp to 2 or more, or switch sequence_parallel off"
+            )
+        if self.tp_overlap and not self.sequence_parallel:
+            raise ValueError(
+                "parallel.tp_overlap=true hides what sequence parallelism sends, but parallel.sequence_parallel=false; "
+                "switch that on, or tp_overlap off"
+            )
+        if self.tp_overlap and self.layers == "native":
+            raise ValueError(
+                "parallel.tp_overlap=true is TransformerEngine's, but parallel.layers=native; use layers auto or te on "
+                "GPUs, or switch tp_overlap off"
+            )
+        if self.tp_overlap and self.precision.recipe in ("fp8_blockwise", "nvfp4"):
+            raise ValueError(
+                f"parallel.tp_overlap=true sends 16-bit or 8-bit tensors with one scale or MXFP8's, but "
+                f"parallel.precision.recipe={self.precision.recipe}; use another recipe, or switch tp_overlap off"
+            )
+        if self.compile == "cuda_graphs" and self.pp > 1:
+            raise ValueError(
+                f"parallel.compile=cuda_graphs keeps one micro-batch's activations, but parallel.pp={self.pp} has "
+                "several on their way; use compile=blocks, or parallel.pp=1"
             )
         if self.pp_chunks > 1 and self.pp == 1:
             raise ValueError(

@@ -83,6 +83,8 @@ def _needs_te(parallel: ParallelConfig) -> tuple[str, str] | None:
         return f"parallel.precision.recipe={parallel.precision.recipe} needs TransformerEngine on a CUDA device", "none"
     if parallel.layers == "te":
         return "parallel.layers=te needs TransformerEngine on a CUDA device", "auto or native"
+    if parallel.tp_overlap:
+        return "parallel.tp_overlap=true is TransformerEngine's userbuffers", "tp_overlap=false"
     if parallel.cp > 1 and parallel.cp_comm == "p2p":
         return "parallel.cp_comm=p2p is TransformerEngine's ring", "all_gather or a2a"
     return None

@@ -17,7 +17,7 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   causal_split(L)              the same, with equal work for causal attention
 
 What computes in 8 bits also needs to be told what the layers are called, where the blocks begin and end, and that a
-block is computed again: finish, autocast and checkpoint. The native maker has nothing to do there.
+block is computed again: finish, autocast and checkpoint. parallel.compile needs the first two as well.
 """
 
 import copy
@@ -62,8 +62,8 @@ class Layers:
     causal_split: Callable[[int], TokenSplit]
     finish: Callable[[nn.Module], None] = lambda model: None
     """To be called with the model when it has all its layers, under the names that they have in the whole model."""
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
-    """The blocks of one forward pass run inside, all of them inside one."""
+    autocast: Callable[[Tensor], AbstractContextManager[None]] = lambda x_LBD: nullcontext()
+    """autocast(x): all blocks of one forward pass run inside; x [l, B, D] is what goes into the first one."""
     checkpoint: Callable[..., Any] = recompute
     """checkpoint(block, *args): runs the block, keeps its arguments alone, runs it again in the backward pass."""
 
@@ -90,7 +90,24 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
         vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),
         split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh),
         causal_split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, causal=True),
+        finish=functools.partial(compile_blocks, parallel=parallel),
+        autocast=functools.partial(new_graph_step, parallel=parallel),
     )
+
+
+def compile_blocks(model: nn.Module, *, parallel: ParallelConfig) -> None:
+    """Layers.finish of parallel.compile. A block is compiled when it is first called, anew for each size of batch."""
+    if parallel.compile == "none":
+        return
+    for block in model.get_submodule("blocks").children():
+        block.compile(mode="reduce-overhead" if parallel.compile == "cuda_graphs" else None)
+
+
+def new_graph_step(x_LBD: Tensor, *, parallel: ParallelConfig) -> AbstractContextManager[None]:
+    """Layers.autocast of parallel.compile: what CUDA graphs gave in the forward pass before may be overwritten."""
+    if parallel.compile == "cuda_graphs":
+        torch.compiler.cudagraph_mark_step_begin()
+    return nullcontext()
 
 
 class ColumnLinear(tensor_parallel.ColumnParallelLinear):

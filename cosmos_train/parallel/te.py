@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from megatron.core.extensions.transformer_engine import (
@@ -30,7 +31,14 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor, nn
 from transformer_engine.common import recipe as te_recipes  # pyright: ignore[reportMissingImports]
-from transformer_engine.pytorch import RMSNorm, autocast, checkpoint  # pyright: ignore[reportMissingImports]
+from transformer_engine.pytorch import (  # pyright: ignore[reportMissingImports]
+    RMSNorm,
+    UserBufferQuantizationMode,
+    autocast,
+    checkpoint,
+    destroy_ub,
+    initialize_ub,
+)
 from transformer_engine.pytorch.quantization import check_recipe_support  # pyright: ignore[reportMissingImports]
 
 from cosmos_train.config.errors import ConfigError
@@ -41,7 +49,9 @@ from cosmos_train.parallel.layers import (
     SplitAttention,
     SplitCausalAttention,
     VocabEmbedding,
+    compile_blocks,
     dot_product_attention,
+    new_graph_step,
 )
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import RECIPES, row_multiple, stays_bf16, te_recipe
@@ -60,6 +70,7 @@ def te_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -
     config.use_cpu_initialization = False  # or TransformerEngine's weights would be made on the CPU and stay there
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
+    config.tp_comm_overlap = parallel.tp_overlap
     # Selective recompute forgets a linear's input and makes it again. In 8 bits the linear would keep a copy besides.
     # Only fp8_delayed has to: its scale for the input has moved on by the time of the backward pass.
     keeps_input = parallel.recompute == "selective" and precision.recipe not in ("none", "fp8_delayed")
@@ -78,12 +89,67 @@ def te_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -
         vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),
         split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, align=rows),
         causal_split=lambda num_tokens: split_tokens(num_tokens, parallel, mesh, align=rows, causal=True),
-        **({} if precision.recipe == "none" else quantization(precision, config.num_layers)),
+        **during_blocks(parallel, config, mesh),
     )
 
 
-def quantization(config: PrecisionConfig, num_blocks: int) -> dict[str, Callable]:
-    """Layers.finish, autocast and checkpoint for a recipe. Raises ConfigError where this CUDA version lacks it."""
+def during_blocks(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> dict[str, Callable]:
+    """Layers.finish, autocast and checkpoint. Raises ConfigError where this CUDA version lacks the recipe."""
+    recipe = None if parallel.precision.recipe == "none" else make_recipe(parallel.precision)
+    buffers = Userbuffers(mesh, has_recipe=recipe is not None) if parallel.tp_overlap else None
+
+    def contexts(x_LBD: Tensor) -> AbstractContextManager[None]:
+        if buffers is not None:
+            buffers.require(x_LBD)
+        without = new_graph_step(x_LBD, parallel=parallel)
+        if recipe is None:
+            return without
+        # The group is asked for here and not above: a test may have built the groups anew.
+        return autocast(
+            enabled=True, recipe=recipe, amax_reduction_group=get_amax_reduction_group(with_context_parallel=True)
+        )
+
+    def finish(model: nn.Module) -> None:
+        if recipe is not None:
+            choose_layers(model, config=parallel.precision, num_blocks=config.num_layers)
+        compile_blocks(model, parallel=parallel)
+
+    if recipe is None:
+        return {"finish": finish, "autocast": contexts}
+    return {
+        "finish": finish,
+        "autocast": contexts,
+        "checkpoint": functools.partial(checkpoint, use_reentrant=False),  # re-enters the recipe, as torch's does not
+    }
+
+
+class Userbuffers:
+    """Memory through which linears send while they compute. A process has one set of it, for one size of batch."""
+
+    def __init__(self, mesh: Mesh, *, has_recipe: bool) -> None:
+        """has_recipe: some layers send 8 bits; those that stay in bf16 send that."""
+        self.tp = mesh.tp
+        self.modes = [UserBufferQuantizationMode.NONE, *([UserBufferQuantizationMode.FP8] if has_recipe else [])]
+        self.shape: list[int] = []
+
+    def require(self, x_LBD: Tensor) -> None:
+        """Made for the first batch. Raises ConfigError at one of another size."""
+        shape = [x_LBD.shape[0] * self.tp.size() * x_LBD.shape[1], x_LBD.shape[2]]
+        if not self.shape:
+            destroy_ub()  # an earlier model's
+            initialize_ub(
+                shape, self.tp.size(), quantization_modes=self.modes, dtype=x_LBD.dtype, bootstrap_backend="nccl"
+            )
+            self.shape = shape
+        if shape != self.shape:
+            raise ConfigError(
+                f"parallel.tp_overlap=true has buffers for {self.shape[0]} tokens, the first batch's, but a batch has "
+                f"{shape[0]}; train on one size and kind of batch, or switch tp_overlap off"
+            )
+
+
+def make_recipe(config: PrecisionConfig) -> Any:
+    """TransformerEngine's recipe. Raises ConfigError where this CUDA version lacks it."""
     name, arguments = te_recipe(config)
     if "fp8_format" in arguments:
         arguments["fp8_format"] = te_recipes.Format[arguments["fp8_format"]]
@@ -92,18 +158,7 @@ def quantization(config: PrecisionConfig, num_blocks: int) -> dict[str, Callable
         check_recipe_support(recipe)
     except AssertionError as error:
         raise ConfigError(f"parallel.precision.recipe={config.recipe}: {error}") from error
-
-    def recipe_context() -> AbstractContextManager[None]:
-        # The group is asked for here and not above: a test may have built the groups anew.
-        return autocast(
-            enabled=True, recipe=recipe, amax_reduction_group=get_amax_reduction_group(with_context_parallel=True)
-        )
-
-    return {
-        "finish": functools.partial(choose_layers, config=config, num_blocks=num_blocks),
-        "autocast": recipe_context,
-        "checkpoint": functools.partial(checkpoint, use_reentrant=False),  # re-enters the recipe, as torch's does not
-    }
+    return recipe
 
 
 def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int) -> None:
@@ -159,6 +214,7 @@ class TEColumnLinear(Stateless, TEColumnParallelLinear):
             bias=False,
             skip_bias_add=False,
             is_expert=False,
+            tp_comm_buffer_name="fc1",  # of buffers as large as the residual stream, one for all columns
             tp_group=mesh.tp,
         )
         if keeps_input:
@@ -198,6 +254,7 @@ class TERowLinear(Stateless, TERowParallelLinear):
             input_is_parallel=True,
             skip_bias_add=False,
             is_expert=False,
+            tp_comm_buffer_name="fc2",  # one for all rows
             tp_group=mesh.tp,
         )
         if keeps_input:

@@ -75,7 +75,7 @@ def test_type_and_default_are_told_as_yaml_has_them():
 
 def test_a_key_knows_its_recipes():
     assert KEYS["seed"].recipes == tuple(RUNS)
-    assert KEYS["latents.folder"].recipes == ("world_dit",)
+    assert KEYS["latents.folder"].recipes == ("world_dit", "world_ar")
     for recipe in RUNS:
         assert keys_of(recipe).keys() == {path for path, key in KEYS.items() if recipe in key.recipes}
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support import layouts
 from support.ranks import RankPool
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
@@ -116,3 +116,17 @@ def test_causal_attention_by_its_formula():
         weights = scores.masked_fill(~sees, -torch.inf).softmax(-1)
         expected = torch.einsum("bnls,sbnk->lbnk", weights, values).flatten(2)
         torch.testing.assert_close(causal_attention(q, k, v, first=first), expected)
+
+
+@pytest.mark.parametrize(
+    ("choice", "modes"), [("none", []), ("blocks", [None] * 2), ("cuda_graphs", ["reduce-overhead"] * 2)]
+)
+def test_every_block_is_compiled(monkeypatch: pytest.MonkeyPatch, choice: Any, modes: list[str | None]):
+    """That compiled blocks give the same answer is shown by `make parity`: it takes a while."""
+    seen: list[str | None] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode=None: seen.append(mode))
+    model = nn.Module()
+    model.blocks = nn.ModuleDict({"0": nn.Linear(2, 2), "1": nn.Linear(2, 2)})
+    parallel = ParallelConfig(compile=choice)
+    make_layers(parallel, config_of(parallel), mesh_of(0, 1)).finish(model)
+    assert seen == modes

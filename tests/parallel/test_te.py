@@ -138,6 +138,8 @@ def test_the_maker_calls_megatron_and_transformer_engine_as_they_want_to_be_call
         "autocast",
         "checkpoint",
         "check_recipe_support",
+        "destroy_ub",
+        "initialize_ub",
         "get_amax_reduction_group",
         "set_save_original_input",
     }

@@ -27,6 +27,7 @@ RECORDED = {
     ],
     f"{PYTORCH}/quantization.py": ["autocast", "check_recipe_support"],
     f"{PYTORCH}/distributed.py": ["checkpoint"],
+    f"{PYTORCH}/module/base.py": ["UserBufferQuantizationMode", "initialize_ub", "destroy_ub"],
     f"{PYTORCH}/module/linear.py": ["Linear.__init__", "Linear.forward"],
     f"{PYTORCH}/module/rmsnorm.py": ["RMSNorm.__init__"],
     f"{PYTORCH}/ops/basic/rmsnorm.py": ["RMSNorm.__init__"],

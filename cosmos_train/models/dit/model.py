@@ -257,7 +257,7 @@ class DiT(nn.Module):
         else:
             assert hidden_LBD is not None, "a stage that is not the first needs the previous stage's output"
             x_LBD = hidden_LBD
-        with self.layers.autocast():
+        with self.layers.autocast(x_LBD):
             for block in self.blocks.values():
                 x_LBD = self.stage.run_block(block, x_LBD, cond, self.layers.checkpoint)
         if not self.stage.is_last:
