@@ -1,5 +1,6 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
 # make test     set up .venv if needed, then run every test that needs no GPU
+# make test-slurm   jobs on a real Slurm of two nodes on this host; needs slurm-wlm, munge and root
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
 PYTHON      ?= python3
@@ -10,7 +11,7 @@ VIDEO       ?=
 BIN         := .venv/bin
 EXTRAS      := dali,demo,dev
 
-.PHONY: setup demo test test-gpu parity lint clean
+.PHONY: setup demo test test-gpu test-slurm parity lint clean
 
 setup: .venv/installed
 
@@ -28,6 +29,11 @@ test: .venv/installed
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu
+
+test-slurm: .venv/installed
+	@lacking=$$(slurm/testcluster/cluster.sh missing | tr '\n' ' '); test -z "$$lacking" \
+	  || { echo "not here: $$lacking: as root, apt-get install slurm-wlm munge" >&2; exit 3; }
+	$(BIN)/python -m pytest tests/launch/test_slurm.py
 
 parity: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py

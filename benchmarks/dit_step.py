@@ -17,16 +17,15 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from interleaved import time_in_turns
 from provenance import commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,33 +125,18 @@ def main() -> None:
 def compare(size: Size, rounds: int, threads: int) -> dict[str, Any]:
     """Times of both sides in turn, and how far their answers are apart."""
     sides, difference = make_sides(size, threads)
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for round_index in range(-2, rounds):
-        for side in list(sides) if round_index % 2 else list(reversed(sides)):
-            begin, cpu_begin = time.perf_counter(), time.process_time()
-            sides[side]()
-            if round_index >= 0:
-                seconds[side].append(time.perf_counter() - begin)
-                cpu_seconds[side].append(time.process_time() - cpu_begin)
     figures: dict[str, Any] = {
         "width": size.num_heads * size.head_dim,
         "blocks": size.num_blocks,
         "tokens": size.num_tokens,
         "batch": size.batch,
-        "rounds": rounds,
+        **time_in_turns(sides, rounds, warmups=2),
     }
-    for side, times in seconds.items():
-        median = statistics.median(times)
+    for side in sides:
         figures |= {
-            f"{side}_sec": round(median, 4),
-            f"{side}_range_sec": [round(min(times), 4), round(max(times), 4)],
-            f"{side}_tokens_per_sec": round(size.batch * size.num_tokens / median),
-            f"{side}_gflop_per_sec": round(size.gflop() / median, 1),
+            f"{side}_tokens_per_sec": round(size.batch * size.num_tokens / figures[f"{side}_sec"]),
+            f"{side}_gflop_per_sec": round(size.gflop() / figures[f"{side}_sec"], 1),
         }
-    for key, times in (("time_ratio", seconds), ("cpu_ratio", cpu_seconds)):
-        ratios = [ours / theirs for ours, theirs in zip(times["ours"], times["diffusers"], strict=True)]
-        figures[key] = round(statistics.median(ratios), 3)
     return figures | difference()
 
 
@@ -186,9 +170,9 @@ def make_sides(
     from support.diffusers_dit import diffusers_twin, twin_names
 
     from cosmos_train.models.dit.config import DiTConfig
+    from cosmos_train.models.dit.world import build_world_model
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.recipes.world_dit import build_world_model
 
     torch.set_num_threads(threads)
     config = DiTConfig(

@@ -94,8 +94,8 @@ def measure(side: str, kind: str, tokens: int, mesh: Any, rounds: int, blocks: i
     """The row of one side, with as many blocks as fit."""
     import torch
 
+    from cosmos_train.config.gpus import peak_tflops
     from cosmos_train.models.dit.flops import dit_cost
-    from cosmos_train.train.mfu import peak_tflops
 
     blocks = blocks or blocks_that_fit(lambda few: timed(make(side, kind, few, tokens, mesh)[0], rounds=1))
     while True:
@@ -339,7 +339,7 @@ def ceiling(name: str, number_format: str, flop: int, run: Callable[[], Any], ro
     """The row of a bare product."""
     import torch
 
-    from cosmos_train.train.mfu import peak_tflops
+    from cosmos_train.config.gpus import peak_tflops
 
     tflops = flop / timed(run, rounds=5 * rounds).sec / 1e12
     peak: float | None = peak_tflops(torch.cuda.get_device_name(), "fp8" if number_format == "fp8" else "bf16")

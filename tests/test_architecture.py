@@ -24,10 +24,10 @@ SOURCE_ROOTS = {
 LAYERS = [
     ["cosmos_launch"],
     ["cosmos_train.recipes"],
+    ["cosmos_train.interop"],
     [
         "cosmos_train.train",
         "cosmos_train.generate",
-        "cosmos_train.interop",
         "cosmos_train.evaluate",
         "cosmos_train.guard",
     ],
@@ -42,7 +42,7 @@ HOMES = {
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint"],
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
     "wandb": ["cosmos_train.train.metrics"],
-    "diffusers": ["cosmos_tok.convert"],  # run beside ours, where installed, to prove a conversion
+    "diffusers": ["cosmos_tok.convert", "cosmos_train.interop.compare"],  # run beside ours, where installed
     "os.environ": ["cosmos_train.parallel.init", "cosmos_launch"],
 }
 

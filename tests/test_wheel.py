@@ -59,6 +59,7 @@ def test_every_file_of_the_packages_and_every_configuration_travels(wheel: Path)
     files = [(path, root) for name, root in PACKAGES.items() for path in (root / name).rglob("*") if path.is_file()]
     expected = {path.relative_to(root).as_posix() for path, root in files if "__pycache__" not in path.parts}
     expected |= {f"cosmos_train/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {"cosmos_launch/slurm/train.sbatch"}
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert sorted(expected - inside) == []
 
@@ -92,6 +93,17 @@ def test_the_configurations_are_found_beside_the_package(python: Path, tmp_path:
     assert found["there"]
     assert Path(found["folder"]).is_relative_to(python.parent.parent)
     assert Path(found["folder"]).parts[-2:] == ("cosmos_train", "configs")
+
+
+def test_a_job_is_rendered_from_the_wheel_alone(python: Path, tmp_path: Path) -> None:
+    program = """
+        import contextlib, io, json
+        from cosmos_launch.cli import main
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            code = main("submit run/demo_world --cluster cpu_two_nodes --nodes 2 --dry-run".split())
+        print(json.dumps({"code": code, "first": shown.getvalue().splitlines()[0]}))
+    """
+    assert output_of(python, program, tmp_path) == {"code": 0, "first": "#!/bin/bash"}
 
 
 def test_hugging_faces_tokenizers_is_still_itself(python: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from cosmos_train.config.cluster import ClusterFile
+from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS
 
 PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
@@ -42,13 +44,13 @@ class Key:
 
 
 def all_keys() -> dict[str, Key]:
-    """Path -> key, over all kinds of run, sections before what is in them."""
+    """Path -> key, over all kinds of run and the cluster file, sections before what is in them."""
     found: dict[str, Key] = {}
     for recipe in RUNS:
         for path, key in keys_of(recipe).items():
             known = found.get(path)
             found[path] = dataclasses.replace(key, recipes=(*known.recipes, recipe)) if known else key
-    return found
+    return found | keys_of_cluster()
 
 
 def keys_of(recipe: str) -> dict[str, Key]:
@@ -56,11 +58,22 @@ def keys_of(recipe: str) -> dict[str, Key]:
     return {key.path: key for key in _keys_of(RUNS[recipe], "", recipe)}
 
 
+def keys_of_cluster() -> dict[str, Key]:
+    """Path -> key, of a cluster file: each begins with `cluster`, as in an override."""
+    return {key.path: key for key in _keys_of(ClusterFile, "", "none: it is the cluster file's")}
+
+
+def keys_of_protocol() -> dict[str, Key]:
+    """Path -> key, of a file of configs/evaluate, whose keys belong to no section."""
+    return {key.path: key for key in _keys_of(ProtocolConfig, "", "none: it is an evaluation's")}
+
+
 def readers(key: Key) -> list[str]:
     """Modules that look the key up, in alphabetical order."""
     field = key.path.rsplit(".", 1)[-1]
-    names = {key.section, "config", "run"} if key.section != "run" else {"run"}
-    section_is_there = re.compile(rf"\b{key.owner.__name__}\b|\.{key.section}\b|\b{key.section}_config\b")
+    section = key.section.rsplit(".", 1)[-1]
+    names = {section, "config", "run"} if section != "run" else {"run"}
+    section_is_there = re.compile(rf"\b{key.owner.__name__}\b|\.{section}\b|\b{section}_config\b")
     found = {
         module
         for module, source, lookups in _sources()

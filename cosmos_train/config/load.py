@@ -6,7 +6,7 @@ model: {num_blocks: 4}              # the file's own values stand over the inclu
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from cosmos_train.config.cluster import ClusterConfig, ClusterFile
 from cosmos_train.config.errors import ConfigError, nearest
+from cosmos_train.config.keys import Key, keys_of, keys_of_cluster, keys_of_protocol
 from cosmos_train.config.mismatch import mismatch
+from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS, RunConfig
+from cosmos_train.config.validate import fit_to_cluster
 
 OVERRIDE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*=.*", re.DOTALL | re.IGNORECASE)
 
@@ -45,21 +49,44 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule."""
     path = find_yaml(name)
     merged = OmegaConf.merge(_with_includes(path), *map(_parse_override, overrides))
-    values = OmegaConf.to_container(merged)
-    assert isinstance(values, dict)
-    recipe = values.get("recipe")
+    assert isinstance(merged, DictConfig)
+    recipe = merged.get("recipe")
     if not isinstance(recipe, str) or recipe not in RUNS:
         given = "recipe is missing" if recipe is None else f"recipe={recipe} is unknown"
         raise ConfigError(f"{path}: {given}; use one of {', '.join(RUNS)}")
-    try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RUNS[recipe]), merged))
-    except OmegaConfBaseException as error:
-        # Where all values fit, it is an interpolation that leads nowhere.
-        raise ConfigError(f"{path}: {mismatch(values, recipe) or _key_and_first_line(error)}") from error
-    except ValueError as error:  # a section's own check, in __post_init__
-        raise ConfigError(f"{path}: {error}") from error
+    run = _typed(merged, RUNS[recipe], path, keys=keys_of(recipe), kind=f"a {recipe} run")
     assert isinstance(run, RunConfig)
     return run
+
+
+def load_cluster(name: str, overrides: Sequence[str] = ()) -> ClusterConfig:
+    """Read and validate a cluster file; overrides are `cluster.key=value`. Raises ConfigError as load_run does."""
+    path = find_yaml(name if "/" in name or name.endswith((".yaml", ".yml")) else f"cluster/{name}")
+    merged = OmegaConf.merge({"cluster": _read(path)}, *map(_parse_override, overrides))
+    assert isinstance(merged, DictConfig)
+    file = _typed(merged, ClusterFile, path, keys=keys_of_cluster(), kind="a cluster file")
+    assert isinstance(file, ClusterFile)
+    return file.cluster
+
+
+def load_run_on_cluster(name: str, cluster_name: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, ClusterConfig]:
+    """A run, checked for the GPUs of a cluster and measured by their peak. `cluster.key=value` overrides the file's."""
+    for_cluster = [override for override in overrides if override.startswith("cluster.")]
+    cluster = load_cluster(cluster_name, for_cluster)
+    run = load_run(name, [override for override in overrides if override not in for_cluster])
+    return fit_to_cluster(run, cluster), cluster
+
+
+def load_protocol(name: str | None, overrides: Sequence[str] = ()) -> ProtocolConfig:
+    """A file of configs/evaluate, or for None the defaults; overrides are `key=value`. Raises ConfigError."""
+    path = None if name is None else find_yaml(name)
+    base = OmegaConf.create({}) if path is None else _read(path)
+    merged = OmegaConf.merge(base, *map(_parse_override, overrides))
+    assert isinstance(merged, DictConfig)
+    where = path or Path("evaluate tokenizer")
+    protocol = _typed(merged, ProtocolConfig, where, keys=keys_of_protocol(), kind="an evaluation's protocol")
+    assert isinstance(protocol, ProtocolConfig)
+    return protocol
 
 
 def to_yaml(run: RunConfig) -> str:
@@ -72,6 +99,19 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(run))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _typed(merged: DictConfig, into: type, path: Path, *, keys: Mapping[str, Key], kind: str) -> Any:
+    """The values as the dataclass they belong to."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(into), merged))
+    except OmegaConfBaseException as error:
+        values = OmegaConf.to_container(merged)
+        assert isinstance(values, dict)
+        # Where all values fit, it is an interpolation that leads nowhere.
+        raise ConfigError(f"{path}: {mismatch(values, keys, kind) or _key_and_first_line(error)}") from error
+    except ValueError as error:  # a section's own check, in __post_init__
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _with_includes(path: Path) -> DictConfig:

@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cosmos_train.config.errors import nearest
-from cosmos_train.config.keys import Key, as_yaml, keys_of
-from cosmos_train.config.schema import RUNS
+from cosmos_train.config.keys import Key, all_keys, as_yaml
 
 MISSING = "???"
 """How omegaconf writes a value that is still to be given."""
@@ -21,13 +20,17 @@ NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
-def mismatch(values: Mapping[Any, Any], recipe: str) -> str | None:
-    """The sentence, without the name of the file; None where every key is known, given and of its type."""
-    keys = keys_of(recipe)
+def mismatch(values: Mapping[Any, Any], keys: Mapping[str, Key], kind: str) -> str | None:
+    """The sentence, without the name of the file; None where every key is known, given and of its type.
+
+    Args:
+        keys: those that there are, by path.
+        kind: what has them, for the message: `a tokenizer run`.
+    """
     given = dict(_leaves(values, keys))
     for path, value in given.items():
         if path not in keys:
-            return _unknown(path, recipe, keys)
+            return _unknown(path, kind, keys)
         if not _fits(keys[path], value):
             return f"{path}={_shown(value)} is not {_rule(keys[path])}"
     required = [path for path, key in keys.items() if key.default == "required" and key.type_name != "section"]
@@ -47,10 +50,12 @@ def _leaves(values: Mapping[Any, Any], keys: Mapping[str, Key], prefix: str = ""
             yield path, value
 
 
-def _unknown(path: str, recipe: str, keys: Mapping[str, Key]) -> str:
-    others = [other for other in RUNS if path in keys_of(other)]
-    if others:
-        return f"{path} is no key of a {recipe} run, only of {', '.join(others)}; remove it, or correct `recipe`"
+def _unknown(path: str, kind: str, keys: Mapping[str, Key]) -> str:
+    elsewhere = all_keys().get(path)
+    if path.startswith("cluster") and elsewhere is not None:
+        return f"{path} is no key of {kind}, but of a cluster file; name one with --cluster"
+    if elsewhere is not None:
+        return f"{path} is no key of {kind}, only of {', '.join(elsewhere.recipes)}; remove it, or correct `recipe`"
     return f"unknown key {path}{nearest(path, keys) or '; `cosmos-train explain` lists the keys'}"
 
 
@@ -74,6 +79,8 @@ def _in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (Union, UnionType):
         return " or ".join(_in_words(argument) for argument in arguments)
+    if origin is dict:
+        return "a mapping of names to texts"
     if origin is tuple:
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
         return f"a list of {count}{PLURALS[arguments[0]]}"

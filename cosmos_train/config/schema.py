@@ -27,6 +27,8 @@ class LatentsConfig:
     """Folder of the trained tokenizer: RUN/tokenizer of a tokenizer run."""
     hop_frames: int = 8
     """Frames from the start of one cached window to the start of the next in the same clip, cut from the middle."""
+    image_folder: str | None = None
+    """Folder of a cache of single frames (`tokenize` with data.num_frames=1), which has its own statistics."""
     planned_per_clip: int = 0
     """Cache so many planned windows (random start, crop and mirroring) of each training clip instead; 0 is none."""
 
@@ -73,6 +75,8 @@ class TokenizerRun(RunConfig):
     """Share of the steps that are trained on single frames of the clips instead of windows, spread evenly."""
     tokenizer_from: str | None = None
     """Folder of a trained tokenizer whose weights this run starts from, e.g. to go on with other loss terms."""
+    statistics_windows: int = 128
+    """Training windows, and as many single frames, whose latents give the whitening statistics at the end; 0: none."""
 
     def __post_init__(self) -> None:
         if self.parallel.ranks_per_replica > 1:
@@ -93,6 +97,8 @@ class TokenizerRun(RunConfig):
         self._check_loss_fits()
         if not 0 <= self.image_share <= 1:
             raise ConfigError(f"image_share={self.image_share} is not a share; use a number from 0 to 1")
+        if self.statistics_windows < 0:
+            raise ConfigError(f"statistics_windows={self.statistics_windows} must be 0 or more")
         if self.tokenizer_from and self.checkpoint.init_from:
             raise ConfigError(
                 f"tokenizer_from={self.tokenizer_from!r} and checkpoint.init_from={self.checkpoint.init_from!r} "
@@ -119,6 +125,10 @@ class WorldDiTRun(RunConfig):
     """Clips and windows that the cache is made of."""
     latents: LatentsConfig
     """The latent cache."""
+    image_share: float = 0.0
+    """Share of the steps that are trained on the images of latents.image_folder instead of videos, spread evenly."""
+    images_per_video: int = 1
+    """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder of captions and prompts."""
     model: DiTConfig
@@ -132,6 +142,15 @@ class WorldDiTRun(RunConfig):
         check_heads(self.parallel, self.model.num_heads)
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
+        if not 0 <= self.image_share < 1:
+            raise ConfigError(f"image_share={self.image_share} must be 0 (videos alone) or more, and below 1")
+        if (self.image_share > 0) != (self.latents.image_folder is not None):
+            raise ConfigError(
+                f"image_share={self.image_share} and latents.image_folder={self.latents.image_folder} belong together; "
+                "set both for joint training on images and videos, or neither"
+            )
+        if self.images_per_video < 1:
+            raise ConfigError(f"images_per_video={self.images_per_video} must be at least 1")
         if self.objective.max_condition_frames and not self.model.condition_mask:
             raise ConfigError(
                 f"objective.max_condition_frames={self.objective.max_condition_frames}, but model.condition_mask=false "

@@ -1,5 +1,6 @@
 """How a trained model is sampled. No torch in here."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,22 +24,55 @@ class SampleConfig:
     rho: float = 7.0
     """Curvature of the noise levels (Karras et al. 2022, equation 5)."""
     guidance: float = 7.0
-    """g in x0 = cond + g * (cond - uncond): 0 means no guidance and halves the work."""
+    """g of guidance_from. Where it means no guidance (0 from cond, 1 from uncond) the work is halved."""
+    guidance_from: Literal["cond", "uncond"] = "cond"
+    """cond: x0 = cond + g * (cond - uncond), as the released models and diffusers' Cosmos pipelines count; uncond:
+    x0 = uncond + g * (cond - uncond), as most other models do. 7 of the first is 8 of the second."""
+    cfg_parallel: bool = False
+    """Compute cond and uncond at the same time, on two halves of the data-parallel ranks."""
     augment_sigma: float = 0.001
     """Video2World: noise level put on the conditioning frames."""
     num_condition_frames: int = 1
     """Video2World: conditioning latent frames; 1 stands for one pixel frame, 2 for 1 + temporal_rate."""
     negative_prompt: str = ""
-    """Prompt of the unguided branch; empty text states where it is empty."""
+    """Prompt of uncond. Where it is empty, uncond sees text states of zeros, which text dropout has trained; for a
+    model that was trained without text dropout guidance then needs a negative prompt."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"sample.num_steps={self.num_steps} must be at least 1")
+        least = 1 if self.last_step == "clean" else 2
+        if self.num_steps < least:
+            raise ValueError(
+                f"sample.num_steps={self.num_steps} must be at least {least} with sample.last_step={self.last_step}"
+            )
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"sample.sigma_min={self.sigma_min} must lie between 0 and sample.sigma_max={self.sigma_max}"
             )
-        if self.guidance < 0:
-            raise ValueError(f"sample.guidance={self.guidance} must be 0 (off) or greater")
+        off = {"cond": 0, "uncond": 1}[self.guidance_from]
+        if not off <= self.guidance < math.inf:
+            raise ValueError(
+                f"sample.guidance={self.guidance} must be {off} (off) or greater with sample.guidance_from="
+                f"{self.guidance_from}"
+            )
+        if self.cfg_parallel and not self.is_guided:
+            raise ValueError(
+                f"sample.cfg_parallel=true computes the two branches of guidance at once, but sample.guidance="
+                f"{self.guidance} is none; set cfg_parallel=false"
+            )
         if self.num_condition_frames < 0:
             raise ValueError(f"sample.num_condition_frames={self.num_condition_frames} must be 0 or more")
+
+    @property
+    def num_updates(self) -> int:
+        """Times that the sample changes: once less than there are levels, unless the clean sample comes after them."""
+        return self.num_steps if self.last_step == "clean" else self.num_steps - 1
+
+    @property
+    def guidance_weight(self) -> float:
+        """w in x0 = cond + w * (cond - uncond), whichever way guidance is counted."""
+        return self.guidance if self.guidance_from == "cond" else self.guidance - 1
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether there is an uncond branch at all."""
+        return self.guidance_weight != 0

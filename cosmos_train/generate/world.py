@@ -1,39 +1,27 @@
 """Sampling a diffusion world model: noise -> latents, with text guidance and conditioning frames (Video2World).
 
 Latents in here are whitened and scaled to sigma_data, as in training. One seed is one video: noise is drawn per sample
-on the CPU in fp32, whatever the device and the layout.
+on the CPU in fp32, whatever the device, the layout and the batch. A batch is K videos of one scene, such as K futures
+of one state: they share its text, its conditioning frames and what the network makes of the noise level.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cosmos_train.generate.config import SampleConfig
+from cosmos_train.generate.network import Evaluate, Network, NetworkInput, in_turn
 from cosmos_train.objectives.edm import c_in, c_noise, denoised, first_frames_mask
 from cosmos_train.objectives.samplers import SAMPLERS, karras_sigmas
 
 
-class Network(Protocol):
-    """F(x; c_noise) of a world model that is whole on this rank, such as cosmos_train.models.dit.model.DiT."""
-
-    def __call__(
-        self,
-        x_BCTHW: Tensor,
-        c_noise_B: Tensor,
-        text_BSE: Tensor,
-        *,
-        fps_B: Sequence[float],
-        condition_mask_B1THW: Tensor | None,
-    ) -> Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What is asked for: one entry of the batch is one video."""
+    """What is asked for: one seed is one video. Text and given latents with a batch of 1 are those of all videos."""
 
     text_BSE: Tensor
     negative_text_BSE: Tensor
@@ -42,9 +30,27 @@ class Scene:
     seed_B: Sequence[int]
     given_BCTHW: Tensor | None = None
     """Latents whose first num_condition_frames are the conditions; what lies behind them is not looked at."""
+    noise_BCTHW: Tensor | None = None
+    """The first noise, of deviation 1, in place of what the seeds give."""
+
+    def __post_init__(self) -> None:
+        batch = len(self.seed_B)
+        for name, size in (
+            ("text_BSE", len(self.text_BSE)),
+            ("negative_text_BSE", len(self.negative_text_BSE)),
+            ("given_BCTHW", 1 if self.given_BCTHW is None else len(self.given_BCTHW)),
+        ):
+            if size not in (1, batch):
+                raise ValueError(f"scene.{name} has a batch of {size} and there are {batch} seeds; use 1 or {batch}")
+        if len(self.fps_B) != batch or not all(0 < fps < math.inf for fps in self.fps_B):
+            raise ValueError(
+                f"scene.fps_B={list(self.fps_B)} must be one rate greater than 0 for each of {batch} seeds"
+            )
 
 
-@torch.no_grad()
+OnStep = Callable[[int], None]
+
+
 def sample_world(
     network: Network,
     scene: Scene,
@@ -52,7 +58,28 @@ def sample_world(
     *,
     sigma_data: float,
     has_condition_mask: bool,
-    on_step: Callable[[int], None] = lambda _step: None,
+    on_step: OnStep = lambda _step: None,
+) -> Tensor:
+    """sample_scene with a network that every rank calls alike: of one process, or tensor- or context-parallel."""
+    return sample_scene(
+        in_turn(network),
+        scene,
+        config,
+        sigma_data=sigma_data,
+        has_condition_mask=has_condition_mask,
+        on_step=on_step,
+    )
+
+
+@torch.no_grad()
+def sample_scene(
+    evaluate: Evaluate,
+    scene: Scene,
+    config: SampleConfig,
+    *,
+    sigma_data: float,
+    has_condition_mask: bool,
+    on_step: OnStep = lambda _step: None,
 ) -> Tensor:
     """Latents [B, C, T, H, W] in fp32; conditioning frames come back as they were given.
 
@@ -61,31 +88,23 @@ def sample_world(
         on_step: called with the number of finished steps.
 
     Raises:
-        ValueError: conditioning frames for a network without the mask channel, or more of them than frames.
+        ValueError: conditioning frames for a network without the mask channel, of another size, more of them than
+            frames, or fewer than asked for.
     """
-    noise_BCTHW = _noise(scene, "video")
-    device = scene.text_BSE.device
+    noise_BCTHW = _noise(scene, "video") if scene.noise_BCTHW is None else scene.noise_BCTHW
+    device, dtype = scene.text_BSE.device, scene.text_BSE.dtype
     condition = _Condition.of(scene, config, has_condition_mask=has_condition_mask)
-    dtype = scene.text_BSE.dtype
+    texts = [scene.text_BSE, scene.negative_text_BSE] if config.is_guided else [scene.text_BSE]
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> Tensor:
-        sigma_B = torch.full((len(scene.fps_B),), sigma, dtype=torch.float64, device=device)
-        scaled, mask = condition.apply(x_BCTHW * c_in(sigma_B[0], sigma_data), sigma, sigma_data)
-
-        def predict(text_BSE: Tensor) -> Tensor:
-            output = network(
-                scaled.to(dtype),
-                c_noise(sigma_B).float(),
-                text_BSE,
-                fps_B=scene.fps_B,
-                condition_mask_B1THW=mask,
-            )
-            return denoised(output, x_BCTHW, sigma_B, sigma_data)
-
-        x0 = predict(scene.text_BSE)
-        if config.guidance > 0:
-            x0 = x0 + config.guidance * (x0 - predict(scene.negative_text_BSE))
-        return condition.restore(x0)
+        sigma_1 = torch.tensor([sigma], dtype=torch.float64, device=device)
+        scaled, mask = condition.apply(x_BCTHW * c_in(sigma_1, sigma_data), sigma, sigma_data)
+        net_input, noise_level = scaled.to(dtype), c_noise(sigma_1).float()
+        outputs = evaluate([NetworkInput(net_input, noise_level, text, scene.fps_B, mask) for text in texts])
+        x0, *x0_uncond = (denoised(output, x_BCTHW, sigma_1, sigma_data) for output in outputs)
+        for uncond in x0_uncond:
+            x0 = x0 + config.guidance_weight * (x0 - uncond)
+        return condition.restore(x0, sigma)
 
     sigmas = karras_sigmas(config.num_steps, sigma_max=config.sigma_max, sigma_min=config.sigma_min, rho=config.rho)
     if config.last_step == "none":
@@ -95,14 +114,27 @@ def sample_world(
     return condition.restore(x_BCTHW).float()
 
 
+def window_seeds(seed_B: Sequence[int], window: int) -> list[int]:
+    """Seeds of the n-th window of long videos: the videos' own for the first, unrelated to any video's for others."""
+    if window == 0:
+        return list(seed_B)
+    digests = (hashlib.sha256(f"window/{window}/{seed}".encode()).digest() for seed in seed_B)
+    return [int.from_bytes(digest[:8], "big") >> 2 for digest in digests]
+
+
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """The given frames during sampling; a video without any has an all-zero mask."""
+    """The given frames during sampling; a video without any has an all-zero mask.
+
+    As in the released inference code: while the sample is noisier than the conditions, it carries them, lightly noised,
+    and its estimate is them; from there on (sigma <= augment_sigma) these frames are denoised like the others. The mask
+    channel marks them throughout.
+    """
 
     given_BCTHW: Tensor | None
     noisy_BCTHW: Tensor | None
     """The given latents with the light noise that training puts on them too."""
-    mask_B1T11: Tensor | None
+    mask_11T11: Tensor | None
     augment_sigma: float
 
     @classmethod
@@ -120,29 +152,42 @@ class _Condition:
         if not has_condition_mask:
             return cls(None, None, None, config.augment_sigma)
         device = scene.text_BSE.device
-        mask = first_frames_mask(torch.tensor([num_frames] * len(scene.fps_B), device=device), scene.shape_CTHW[1])
+        mask = first_frames_mask(torch.tensor([num_frames], device=device), scene.shape_CTHW[1])
         if scene.given_BCTHW is None:
             return cls(None, None, mask, config.augment_sigma)
-        noise = _noise(scene, "condition").to(device)
-        noisy = scene.given_BCTHW + config.augment_sigma * noise
-        return cls(scene.given_BCTHW.double(), noisy.double(), mask, config.augment_sigma)
+        given = _first_frames(scene.given_BCTHW, num_frames, scene.shape_CTHW)
+        noisy = given + config.augment_sigma * _noise(scene, "condition").to(device)
+        return cls(given.double(), noisy.double(), mask, config.augment_sigma)
 
     def apply(self, scaled_BCTHW: Tensor, sigma: float, sigma_data: float) -> tuple[Tensor, Tensor | None]:
-        """(network input, condition mask). Below the conditions' own noise level they are no condition any more."""
-        if self.mask_B1T11 is None:
+        """(network input, condition mask)."""
+        if self.mask_11T11 is None:
             return scaled_BCTHW, None
-        mask = self.mask_B1T11 if sigma > self.augment_sigma else torch.zeros_like(self.mask_B1T11)
-        full_mask = mask.expand(-1, -1, -1, *scaled_BCTHW.shape[3:])
-        if self.noisy_BCTHW is None:
-            return scaled_BCTHW, full_mask
+        mask = self.mask_11T11.expand(len(scaled_BCTHW), 1, -1, *scaled_BCTHW.shape[3:])
+        if self.noisy_BCTHW is None or sigma <= self.augment_sigma:
+            return scaled_BCTHW, mask
         conditions = self.noisy_BCTHW * c_in(torch.tensor(self.augment_sigma, dtype=torch.float64), sigma_data)
-        return torch.where(mask > 0, conditions, scaled_BCTHW), full_mask
+        return torch.where(self.mask_11T11 > 0, conditions, scaled_BCTHW), mask
 
-    def restore(self, x0_BCTHW: Tensor) -> Tensor:
-        """The given latents at the conditioning frames, x0 elsewhere."""
-        if self.given_BCTHW is None or self.mask_B1T11 is None:
+    def restore(self, x0_BCTHW: Tensor, sigma: float = math.inf) -> Tensor:
+        """The given latents at the conditioning frames while they are conditions, x0 elsewhere."""
+        if self.given_BCTHW is None or self.mask_11T11 is None or sigma <= self.augment_sigma:
             return x0_BCTHW
-        return torch.where(self.mask_B1T11 > 0, self.given_BCTHW, x0_BCTHW)
+        return torch.where(self.mask_11T11 > 0, self.given_BCTHW, x0_BCTHW)
+
+
+def _first_frames(given_BCTHW: Tensor, num_frames: int, shape_CTHW: tuple[int, int, int, int]) -> Tensor:
+    """The given latents' first frames, followed by zeros up to the video's length."""
+    channels, total, *size_HW = shape_CTHW
+    found = given_BCTHW.shape
+    if found[1] != channels or list(found[3:]) != size_HW or found[2] < num_frames:
+        raise ValueError(
+            f"conditioning latents of shape {list(found)} do not fit a video of {channels} channels and "
+            f"{size_HW[0]} x {size_HW[1]} cells with sample.num_condition_frames={num_frames}; "
+            f"give latents [1 or B, {channels}, at least {num_frames}, {size_HW[0]}, {size_HW[1]}]"
+        )
+    frames = given_BCTHW[:, :, :num_frames]
+    return torch.cat((frames, frames.new_zeros(*found[:2], total - num_frames, *found[3:])), dim=2)
 
 
 def _noise(scene: Scene, purpose: str) -> Tensor:

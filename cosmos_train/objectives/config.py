@@ -31,7 +31,9 @@ class EdmConfig:
     log_augment_sigma_std: float = 2.0
     """Video2World: standard deviation of ln(sigma) of the noise put on conditioning frames."""
     text_dropout: float = 0.2
-    """Probability that a sample's text states are replaced by zeros."""
+    """Probability that a sample's text states are replaced by zeros: 0.2 in the released code, 0 in the paper."""
+    loss_on_padding: bool = False
+    """Count the error of cells that are padding (data.resize=pad) too; if not, a sample's mean is over the others."""
 
     def __post_init__(self) -> None:
         for key, value in (("condition_dropout", self.condition_dropout), ("text_dropout", self.text_dropout)):

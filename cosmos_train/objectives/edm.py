@@ -8,6 +8,7 @@ every layout and after every resume, and there is no generator state to save.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from cosmos_train.objectives.config import EdmConfig
+
+SIGMA_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, math.inf)
+"""Noise levels at which the error is logged apart."""
 
 
 def c_skip(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -61,16 +65,22 @@ class NoiseDraw:
         return NoiseDraw(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def draw_noise(config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CTHW: Sequence[int]) -> NoiseDraw:
+def draw_noise(
+    config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CTHW: Sequence[int], stream: str = "noise"
+) -> NoiseDraw:
     """Draw for each sample index of the run from a generator of its own. fp32, on the CPU.
 
-    A fixed order of draws: a new one is added at the end, else a run's noise would change under it.
+    A fixed order of draws: a new one is added at the end, else a run's noise would change under it. At least one frame
+    is left to be predicted, so an image (T = 1) has no conditioning frame.
+
+    Args:
+        stream: keeps what is numbered by itself apart, as images are from videos.
     """
     video_scale = math.sqrt(shape_CTHW[1]) if config.scale_sigma_by_frames else 1.0
     num_counts = config.max_condition_frames - config.min_condition_frames + 1
     draws: list[tuple[Tensor, ...]] = []
     for index in indices:
-        digest = hashlib.sha256(f"noise/{seed}/{index}".encode()).digest()
+        digest = hashlib.sha256(f"{stream}/{seed}/{index}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         normal, uniform = torch.randn(2, generator=generator), torch.rand(3, generator=generator)
         draws.append(
@@ -79,7 +89,7 @@ def draw_noise(config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CT
                 torch.randn(*shape_CTHW, generator=generator),
                 (normal[1] * config.log_augment_sigma_std + config.log_augment_sigma_mean).exp(),
                 torch.randn(*shape_CTHW, generator=generator),
-                config.min_condition_frames + (uniform[0] * num_counts).long(),
+                (config.min_condition_frames + (uniform[0] * num_counts).long()).clamp(max=shape_CTHW[1] - 1),
                 uniform[1] < config.condition_dropout,
                 uniform[2] < config.text_dropout,
             )
@@ -146,16 +156,33 @@ def edm_loss(
     sigma_B: Tensor,
     uncertainty_B: Tensor | None,
     config: EdmConfig,
-) -> tuple[Tensor, Tensor]:
-    """(loss, weighted squared error), scalars.
+    *,
+    padding_B1HW: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, weighted squared error, the error of each sample [B]); the first two are means over the samples.
 
-    Conditioning frames count as predicted: no error, but they stay in the mean and keep the term u(sigma).
+    Conditioning frames count as predicted: no error, but they stay in the mean and keep the term u(sigma). Cells that
+    are padding (1 in the mask) are left out of the mean, unless config.loss_on_padding.
     """
     prediction = denoised(output_BCTHW, noisy.noisy_BCTHW, sigma_B, config.sigma_data)
-    error = (prediction - x0_BCTHW) * (1 - noisy.is_condition_B1T11)
-    error_B = loss_weight(sigma_B, config.sigma_data) * error.square().mean(dim=(1, 2, 3, 4))
+    square = ((prediction - x0_BCTHW) * (1 - noisy.is_condition_B1T11)).square()
+    if padding_B1HW is None or config.loss_on_padding:
+        mean_B = square.mean(dim=(1, 2, 3, 4))
+    else:
+        counts_BHW = 1 - padding_B1HW[:, 0]
+        mean_B = (square.mean(dim=(1, 2)) * counts_BHW).sum(dim=(1, 2)) / counts_BHW.sum(dim=(1, 2))
+    error_B = loss_weight(sigma_B, config.sigma_data) * mean_B
     loss_B = error_B if uncertainty_B is None else error_B * torch.exp(-uncertainty_B) + uncertainty_B
-    return loss_B.mean() * config.loss_scale, error_B.mean()
+    return loss_B.mean() * config.loss_scale, error_B.mean(), error_B
+
+
+def by_noise_level(error_B: Tensor, sigma_B: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """{range of sigma: (sum of the errors of its samples, their number)}, each between two of SIGMA_EDGES."""
+    found = {}
+    for low, high in itertools.pairwise(SIGMA_EDGES):
+        is_in_B = ((sigma_B >= low) & (sigma_B < high)).float()
+        found[f"{low:g}-{high:g}"] = ((error_B * is_in_B).sum(), is_in_B.sum())
+    return found
 
 
 def _over_video(x_B: Tensor) -> Tensor:

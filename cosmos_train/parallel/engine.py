@@ -139,12 +139,14 @@ class Engine:
         num_micro_batches: int,
         lr: float,
         num_tokens: int,
+        on_gradients: Callable[[], None] | None = None,
     ) -> StepResult:
         """Forward, backward, gradient sum, clipping, update.
 
         Args:
             batches: yields this rank's micro-batches, the same on all ranks of one replica, of one shape in a step.
             num_tokens: L of the residual stream, for what pipeline stages send to each other.
+            on_gradients: called when gradients are summed, and not clipped yet.
         """
         self.zero_gradients()
         metrics = self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=False)
@@ -153,6 +155,8 @@ class Engine:
         # megatron-core looks for values that are not finite only where it scales the loss, for fp16.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())  # of the whole model: the same on every rank
+        if on_gradients is not None:
+            on_gradients()
         if not all(map(math.isfinite, (grad_norm, *metrics.values()))):
             return StepResult(metrics, grad_norm, skipped=True)
         self.optimizer.step()

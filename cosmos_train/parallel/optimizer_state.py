@@ -6,7 +6,7 @@ padding between buckets; where it has, states of other parameters come out, with
 ourselves.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from cosmos_train.parallel.mesh import Mesh
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+Parts = dict[str, tuple[slice, dict[str, Tensor]]]
+"""Name of a parameter -> (which slice of it, flattened, this rank updates; kind -> values of that slice)."""
 MASTER = "param"
 """megatron-core's name of the fp32 master weights, which there are only where the model's are of another format."""
 
@@ -38,21 +40,27 @@ def set_adam_step(optimizer: MegatronOptimizer, step: int) -> None:
 
 
 def collect(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], mesh: Mesh) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's own state as `put_together` gives it."""
+    _make_moments(optimizer)
+    kinds = state_kinds(param for _, param in _trained(pieces))
+    return put_together(_parts(optimizer, pieces), kinds, pieces, mesh)
+
+
+def put_together(
+    parts: Parts, kinds: Sequence[str], pieces: Sequence[nn.Module], mesh: Mesh
+) -> dict[str, dict[str, Tensor]]:
     """{name: {kind: fp32 tensor of the parameter's shape on this rank, on the CPU}}.
 
     Each parameter's state is put together on one of the ranks that have it, in turn, and only in that rank's answer: so
     all of them write a part of a checkpoint, and no device holds more than one whole state more than it has.
     """
-    _make_moments(optimizer)
     found: dict[str, dict[str, Tensor]] = {}
-    kinds = state_kinds(param for _, param in _trained(pieces))
     for number, (name, param) in enumerate(_trained(pieces)):
         writer = number % mesh.replicas.size()
-        part = _part(optimizer, param)
         for kind in kinds:
             flat = torch.zeros(param.numel(), dtype=torch.float32, device=mesh.device)
-            if part is not None:
-                part_slice, states = part
+            if name in parts:
+                part_slice, states = parts[name]
                 flat[part_slice] = states[kind].flatten()
             dist.reduce(flat, dst=dist.get_global_rank(mesh.replicas, writer), group=mesh.replicas)
             if mesh.replicas.rank() == writer:
@@ -60,23 +68,41 @@ def collect(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], mesh: Mes
     return found
 
 
-def empty(pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """The same dictionary for all of this rank's parameters, to be read into."""
-    kinds = state_kinds(param for _, param in _trained(pieces))
+def empty(pieces: Sequence[nn.Module], kinds: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
+    """The same dictionary for all of this rank's parameters, to be read into; the optimizer's own kinds by default."""
+    if kinds is None:
+        kinds = state_kinds(param for _, param in _trained(pieces))
     return {name: {kind: torch.empty(p.shape, dtype=torch.float32) for kind in kinds} for name, p in _trained(pieces)}
 
 
-@torch.no_grad()
 def distribute(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], states: dict[str, dict[str, Tensor]]) -> None:
-    """Take this rank's slices out of whole states."""
+    """Take this rank's slices out of whole states, into the optimizer."""
     _make_moments(optimizer)
-    for name, param in _trained(pieces):
-        part = _part(optimizer, param)
-        if part is None:
-            continue
-        part_slice, mine = part
+    take_apart(_parts(optimizer, pieces), states)
+
+
+@torch.no_grad()
+def take_apart(parts: Parts, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Copy this rank's slices out of whole states."""
+    for name, (part_slice, mine) in parts.items():
         for kind, whole in states[name].items():
             mine[kind].copy_(whole.flatten()[part_slice])
+
+
+def masters(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:
+    """The fp32 weights that this rank updates, as kind `param`: of an fp32 model a part of the weights themselves."""
+    parts = _parts(optimizer, pieces)
+    return {name: (where, {MASTER: states[MASTER]}) for name, (where, states) in parts.items()}
+
+
+def gradients(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The flat part of each gradient that this rank updates with, once they are summed over the replicas."""
+    slices = _slices(optimizer)
+    return {
+        name: param.main_grad.flatten()[slices[param]]  # pyright: ignore[reportAttributeAccessIssue] megatron-core's
+        for name, param in _trained(pieces)
+        if param in slices
+    }
 
 
 def _trained(pieces: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
@@ -89,13 +115,32 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
     return only
 
 
-def _part(optimizer: MegatronOptimizer, param: nn.Parameter) -> tuple[slice, dict[str, Tensor]] | None:
-    """(this rank's slice of the flat parameter, its states), or None where another rank holds all of it."""
+def _slices(optimizer: MegatronOptimizer) -> dict[nn.Parameter, slice]:
+    """Which slice of each flat parameter this rank updates; those of which it updates nothing are left out."""
     inner = _distributed(optimizer)
-    if param not in inner.model_param_group_index_map:
-        return None
-    held = inner._get_model_param_range_map(param)["param"]
-    return slice(held.start, held.end), inner._get_main_param_and_optimizer_states(param)
+    held = {param: inner._get_model_param_range_map(param)["param"] for param in inner.model_param_group_index_map}
+    return {param: slice(where.start, where.end) for param, where in held.items()}
+
+
+def _parts(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:
+    """This rank's slices, with their fp32 weights and what the optimizer keeps of them.
+
+    Not by upstream's `_get_main_param_and_optimizer_states`: in a group of bf16 and fp32 parameters (a network and its
+    fp32 uncertainty) it answers with the state of another parameter, because the optimizer has the fp32 ones first.
+    """
+    inner, slices = _distributed(optimizer), _slices(optimizer)
+    updated = {}
+    for of_model, of_optimizer in (
+        (inner.model_float16_groups, inner.shard_fp32_from_float16_groups),
+        (inner.model_fp32_groups, inner.shard_fp32_groups),
+    ):
+        for params, shards in zip(of_model, of_optimizer, strict=True):
+            updated.update(zip(params, shards, strict=True))
+    return {
+        name: (slices[param], {MASTER: updated[param], **inner.optimizer.state[updated[param]]})
+        for name, param in _trained(pieces)
+        if param in slices
+    }
 
 
 def _make_moments(optimizer: MegatronOptimizer) -> None:

@@ -17,19 +17,30 @@ from cosmos_data.latents import INDEX_NAME, LatentStore
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import CONFIG, load_tokenizer
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldDiTRun
+from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldARRun, WorldDiTRun
 from cosmos_train.config.validate import check_run
 from cosmos_train.models.common.flops import Flops
-from cosmos_train.models.dit.flops import block_cost, dit_cost, num_tokens
+from cosmos_train.models.dit.flops import all_blocks_cost, num_tokens
+from cosmos_train.models.dit.world import build_world_model
+from cosmos_train.models.world_ar import flops as ar_flops
+from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel.context import split_tokens
 from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import row_multiple
 from cosmos_train.parallel.shard import torch_dtype, whole_shape
+from cosmos_train.recipes import world_ar
 from cosmos_train.recipes.tokenizer import TrainedTokenizer
-from cosmos_train.recipes.world_dit import WorldModel, build_world_model, check_fits
+from cosmos_train.recipes.world_batches import check_fits
+from cosmos_train.recipes.world_dit import step_cost
+from cosmos_train.train.ema import profiles
 
 FP32_BYTES = 4
+RELEASED_TOKENIZERS = {
+    WorldDiTRun: TokenizerConfig(),
+    WorldARRun: TokenizerConfig(kind="discrete", spatial_rate=16, latent_channels=6),
+}
+"""What the released world models were trained on: CV8x8x8 and DV8x16x16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +53,7 @@ class Memory:
     optimizer: int
     """Adam's moments and, of weights that are not fp32, master weights: a part, divided over the replicas (dp * cp)."""
     ema: int
-    """The moving average of all that the rank holds, in fp32; 0 where none is kept."""
+    """Moving averages in fp32, of the part that the rank's optimizer updates; 0 where none is kept."""
 
     @property
     def total(self) -> int:
@@ -107,7 +118,7 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
         ValueError: latents can not be cut into the model's patches.
     """
     check_run(run, world_size)
-    sample = plan_sample(run) if isinstance(run, WorldDiTRun) else None
+    sample = plan_sample(run) if isinstance(run, WorldDiTRun | WorldARRun) else None
     parameters, layout, kinds = 0, "", []
     for stage, mesh in enumerate(fake_stages(run.parallel, world_size)):
         pieces = _build(run, mesh)
@@ -116,9 +127,9 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
         kind = RankKind(
             stages=(stage,),
             num_ranks=world_size // run.parallel.pp,
-            blocks=sum(len(piece.net.blocks) for piece in pieces if isinstance(piece, WorldModel)),
+            blocks=0 if sample is None else sum(_num_blocks(piece) for piece in pieces),
             parameters=sum(param.numel() for param in _parameters(pieces)),
-            memory=_memory(pieces, mesh, has_ema=run.optim.ema_decay > 0),
+            memory=_memory(pieces, mesh, num_averages=len(profiles(run.optim))),
             tokens=0 if sample is None else _tokens(run, sample, mesh),
         )
         kinds.append(kind)
@@ -140,7 +151,7 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
     )
 
 
-def plan_sample(run: WorldDiTRun) -> Sample:
+def plan_sample(run: WorldDiTRun | WorldARRun) -> Sample:
     """Sizes of a sample: the latent cache's, or where there is none yet, those that the configuration will give it.
 
     Raises:
@@ -149,10 +160,15 @@ def plan_sample(run: WorldDiTRun) -> Sample:
     """
     if (Path(run.latents.folder) / INDEX_NAME).is_file():
         store = LatentStore(run.latents.folder)
-        check_fits(run.model, store)
+        if isinstance(run, WorldARRun):
+            world_ar.check_fits(run.model, store)
+        else:
+            check_fits(run.model, store)
         latent_CTHW, source = store.latent_shape, f"the latent cache {run.latents.folder}"
     else:
-        tokenizer, source = TokenizerConfig(), "the data section, for a tokenizer of 8x8x8: there is no other yet"
+        tokenizer = RELEASED_TOKENIZERS[type(run)]
+        rates = f"{tokenizer.temporal_rate}x{tokenizer.spatial_rate}x{tokenizer.spatial_rate}"
+        source = f"the data section, for a tokenizer of {rates}: there is no other yet"
         if (Path(run.latents.tokenizer) / CONFIG).is_file():
             _, tokenizer = load_tokenizer(Path(run.latents.tokenizer))
             source = f"the data section, for the tokenizer {run.latents.tokenizer}"
@@ -161,11 +177,14 @@ def plan_sample(run: WorldDiTRun) -> Sample:
             height, width = tokenizer.latent_size(run.data.height_px, run.data.width_px)
         except ValueError as error:  # the tokenizer does not know which section the number comes from
             raise ConfigError(f"data.{error}") from error
-        latent_CTHW = (run.model.latent_channels, frames, height, width)
+        latent_CTHW = (1 if isinstance(run, WorldARRun) else run.model.latent_channels, frames, height, width)
+    latent_THW = latent_CTHW[1:]
     return Sample(
         latent_CTHW=latent_CTHW,
-        tokens=num_tokens(run.model, latent_CTHW[1:]),
-        text_tokens=run.text.max_tokens,
+        tokens=world_ar.num_tokens(run.model, latent_THW)
+        if isinstance(run, WorldARRun)
+        else num_tokens(run.model, latent_THW),
+        text_tokens=0 if isinstance(run, WorldARRun) and not run.model.cross_attention else run.text.max_tokens,
         source=source,
     )
 
@@ -184,6 +203,9 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
                 learned_uncertainty=run.objective.learned_uncertainty,
             )
             return pieces
+        case WorldARRun():
+            pieces, _ = build_world_ar(run.model, run.parallel, mesh, dtype=dtype, seed=run.seed)
+            return pieces
         case TokenizerRun():
             with mesh.device:
                 return [TrainedTokenizer(run).to(dtype)]
@@ -192,17 +214,36 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
 
 def _flops(run: RunConfig, sample: Sample | None) -> tuple[Flops | None, Flops | None]:
     """(of a step, what parallel.recompute adds); None where they are not counted."""
+    if isinstance(run, WorldARRun) and sample is not None:
+        return _ar_flops(run, sample)
     if not isinstance(run, WorldDiTRun) or sample is None:
         return None, None
-    batch, latent_THW, text = run.train.global_batch_size, sample.latent_CTHW[1:], sample.text_tokens
-    step = dit_cost(run.model, batch=batch, latent_THW=latent_THW, text_tokens=text).training
+    channels, _, *latent_HW = sample.latent_CTHW
+    image_CTHW = (channels, 1, *latent_HW) if run.image_share else None
+    step = step_cost(run, sample.latent_CTHW, image_CTHW).training
     if run.parallel.recompute != "full":
         return step, Flops()
-    block = block_cost(run.model, batch=batch, latent_THW=latent_THW, text_tokens=text)
-    return step, block.forward * run.model.num_blocks
+    return step, step_cost(run, sample.latent_CTHW, image_CTHW, part=all_blocks_cost).forward
 
 
-def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, has_ema: bool) -> Memory:
+def _ar_flops(run: WorldARRun, sample: Sample) -> tuple[Flops, Flops]:
+    sizes = {
+        "batch": run.train.global_batch_size,
+        "num_tokens": sample.tokens,
+        "text_tokens": sample.text_tokens,
+    }
+    step = ar_flops.world_ar_cost(run.model, **sizes).training
+    again = ar_flops.recomputed_cost(run.model, **sizes).forward * run.model.num_blocks
+    return step, again if run.parallel.recompute == "full" else Flops()
+
+
+def _num_blocks(piece: nn.Module) -> int:
+    """Of a piece of a transformer."""
+    [blocks] = [module for name, module in piece.named_modules() if name in ("blocks", "net.blocks")]
+    return len(list(blocks.children()))
+
+
+def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, num_averages: int) -> Memory:
     """Of one rank under the engine: see cosmos_train.parallel.engine and cosmos_train.parallel.optimizer_state."""
     weights = gradients = states = 0
     for param in _parameters(pieces):
@@ -214,12 +255,13 @@ def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, has_ema: bool) -> Memory
         weights=weights,
         gradients=gradients,
         optimizer=math.ceil(states / mesh.replicas.size()),
-        ema=gradients if has_ema else 0,
+        ema=math.ceil(num_averages * gradients / mesh.replicas.size()),
     )
 
 
 def _tokens(run: RunConfig, sample: Sample, mesh: Mesh) -> int:
-    split = split_tokens(sample.tokens, run.parallel, mesh, align=row_multiple(run.parallel.precision))
+    align, is_causal = row_multiple(run.parallel.precision), isinstance(run, WorldARRun)
+    split = split_tokens(sample.tokens, run.parallel, mesh, align=align, causal=is_causal)
     return run.train.micro_batch_size * split.num_padded // (1 if split.both is None else split.both.size())
 
 

@@ -1,21 +1,18 @@
 """Training a causal video tokenizer: windows of real video, and single frames, reconstructed. Data-parallel only."""
 
 import logging
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cosmos_data.config import DataConfig
 from cosmos_data.decode import choose_decoder
 from cosmos_data.loader import BadClip, VideoBatches
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, SamplePlan
-from cosmos_tok.metrics import WINDOW_PX, ssim
+from cosmos_data.plan import SamplePlan, read_parts
+from cosmos_tok.metrics import WINDOW_PX, code_use, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 from cosmos_train.config.errors import ConfigError
@@ -32,11 +29,14 @@ from cosmos_train.objectives.reconstruction import ReconstructionTerms, weighted
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.recipes.latent_statistics import measure_latents
 from cosmos_train.train import checkpoint
 
 log = logging.getLogger(__name__)
 EXPORT = "tokenizer"
 """Folder of the finished tokenizer inside the run's folder."""
+QUARANTINE = "quarantine.jsonl"
+"""File inside the run's folder that names the clips that could not be decoded."""
 
 
 class TrainedTokenizer(nn.Module):
@@ -72,32 +72,6 @@ class PixelBatch:
     """Finished steps of the run."""
 
 
-class ImageVideoPlan(SamplePlan):
-    """A sample plan in which all samples of some steps are single frames, evenly spread over the run.
-
-    The paper alternates mini-batches of images and of video at a preset frequency. Which step is which depends on its
-    number alone: every rank agrees, and so does a run that was resumed.
-    """
-
-    def __init__(
-        self, clips: Manifest, seed: int, config: DataConfig, *, image_share: float, global_batch_size: int
-    ) -> None:
-        super().__init__(clips, seed, config)
-        self._images = SamplePlan(clips, seed, replace(config, num_frames=1))
-        self._image_share, self._global_batch_size = image_share, global_batch_size
-
-    def sample(self, index: int, attempt: int = 0) -> Sample:
-        """Sample `index` of the run; the plan of images takes its frames from all over the clip."""
-        if is_image_step(index // self._global_batch_size, self._image_share):
-            return self._images.sample(index, attempt)
-        return super().sample(index, attempt)
-
-
-def is_image_step(step: int, image_share: float) -> bool:
-    """Whether the step after `step` finished ones is of images: where the sum of the shares reaches another whole."""
-    return math.floor((step + 1) * image_share) > math.floor(step * image_share)
-
-
 class TokenizerTask:
     """A task of the loop (cosmos_train.train.task.Task)."""
 
@@ -106,15 +80,12 @@ class TokenizerTask:
 
     def __init__(self, run: TokenizerRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.plan = ImageVideoPlan(
-            Manifest.read(run.data.manifest).select("train"),
-            run.seed,
-            run.data,
-            image_share=run.image_share,
-            global_batch_size=run.train.global_batch_size,
+        self.parts = read_parts(run.data, "train")
+        self.plan = SamplePlan(
+            self.parts, run.seed, run.data, image_share=run.image_share, group_size=run.train.global_batch_size
         )
         self.decoder = choose_decoder(run.data, self.plan.clips, mesh.device)
-        self.data_digest = self.plan.manifest_digest
+        self.data_digest = self.plan.digest
         self.bad_clips: dict[str, BadClip] = {}
         dtype = torch_dtype(run.train.precision)
         self.engine_config = transformer_config(run.parallel, dtype=dtype, num_layers=1, width=1, num_heads=1)
@@ -128,13 +99,8 @@ class TokenizerTask:
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[PixelBatch]:
         """Decoded ahead. Clips that can not be decoded are replaced and remembered."""
-        loader = VideoBatches(
-            self.plan,
-            self.decoder,
-            micro_batches,
-            prefetch_batches=self.run.data.prefetch_batches,
-            max_bad_share=self.run.data.max_bad_share,
-        )
+        quarantine = Path(self.run.run_dir) / QUARANTINE
+        loader = VideoBatches(self.plan, self.decoder, micro_batches, quarantine=quarantine)
         self.bad_clips = loader.bad_clips
         for batch in loader:
             step = batch.samples[0].index // self.run.train.global_batch_size
@@ -155,7 +121,8 @@ class TokenizerTask:
         of_discriminator = torch.zeros_like(loss)
         metrics = _quality(batch.pixels_B3THW, reconstruction.detach())
         if self.run.tokenizer.kind == "discrete":
-            metrics |= code_use(self.model.tokenizer.indices(z_BCTHW.detach()), self.run.tokenizer.codebook_size)
+            _, counts = self.model.tokenizer.indices(z_BCTHW.detach()).unique(return_counts=True)
+            metrics |= code_use(counts, self.run.tokenizer.codebook_size)
         if self.model.discriminator is not None:
             # Its own loss first: DDP gathers updated parameters when it meets them, and `frozen` goes past DDP.
             of_discriminator = _discriminator_loss(self.model.discriminator, video, reconstruction)
@@ -176,8 +143,12 @@ class TokenizerTask:
             return adaptive_weight(others, adversarial, self.model.last_weight)
         return torch.ones_like(others)
 
+    def warm_start(self, source: Path) -> None:
+        """The weights of another run."""
+        checkpoint.load_weights(checkpoint.resolve(source), self.pieces, self.mesh)
+
     def finish(self, run_dir: Path) -> None:
-        """Write RUN/tokenizer: config.json and model.safetensors, and name the clips that could not be decoded.
+        """Write RUN/tokenizer: architecture, weights, whitening statistics; name the clips that could not be decoded.
 
         The tokenizer alone; where the run keeps a moving average of the weights, that.
         """
@@ -188,30 +159,33 @@ class TokenizerTask:
             newest = checkpoint.newest_checkpoint(run_dir)
             assert newest is not None  # the last step is always saved
             checkpoint.load_weights(newest, self.pieces, self.mesh, averaged=True)
+        statistics = image_statistics = None
+        if self.run.tokenizer.kind == "continuous" and self.run.statistics_windows:
+            statistics, image_statistics = measure_latents(
+                self.model.tokenizer.eval(),
+                self.parts,
+                self.run.data,
+                self.decoder,
+                self.mesh,
+                num_windows=self.run.statistics_windows,
+            )
         if self.mesh.is_main:
             metadata = {"manifest_digest": self.data_digest, "steps": str(self.run.train.num_steps)}
             shutil.rmtree(run_dir / EXPORT, ignore_errors=True)  # of fewer steps, where the run was prolonged
-            save_tokenizer(run_dir / EXPORT, self.model.tokenizer, self.run.tokenizer, metadata)
+            save_tokenizer(
+                run_dir / EXPORT,
+                self.model.tokenizer,
+                self.run.tokenizer,
+                metadata,
+                statistics=statistics,
+                image_statistics=image_statistics,
+            )
 
 
 def _discriminator_loss(discriminator: PatchDiscriminator, video: Tensor, reconstruction: Tensor) -> Tensor:
     both = torch.cat([video.to(reconstruction.dtype), reconstruction.detach()])
     real_logits, fake_logits = discriminator(both).float().chunk(2)
     return discriminator_hinge(real_logits, fake_logits)
-
-
-def code_use(indices_BTHW: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """How a discrete tokenizer uses its codes within one micro-batch.
-
-    code_usage: different codes over as many as there could have been. code_perplexity: exp of the entropy of their
-    frequencies, the number of equally frequent codes that would be as hard to guess.
-    """
-    _, counts = indices_BTHW.unique(return_counts=True)
-    frequency = counts.float() / counts.sum()
-    return {
-        "code_usage": torch.full_like(frequency[0], len(counts) / min(codebook_size, indices_BTHW.numel())),
-        "code_perplexity": (-frequency * frequency.log()).sum().exp(),
-    }
 
 
 def _quality(pixels_B3THW: Tensor, reconstruction_B3THW: Tensor) -> dict[str, Tensor]:

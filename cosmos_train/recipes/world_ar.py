@@ -19,7 +19,8 @@ from cosmos_train.objectives.next_token import counts, next_token_loss, sequence
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
-from cosmos_train.recipes.world_dit import pad_text
+from cosmos_train.recipes.world_batches import pad_text
+from cosmos_train.train import checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class WorldARTask:
         loss = next_token_loss(nll_LB, squares_LB, counts_L, config)
         metrics = {"loss": loss, "nll": nll_LB[counts_L].mean(), "accuracy": hits_LB[counts_L].mean()}
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def warm_start(self, source: Path) -> None:
+        """The weights of another run, of any layout."""
+        checkpoint.load_weights(checkpoint.resolve(source), self.pieces, self.mesh)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

@@ -1,17 +1,18 @@
 """Checkpoints: one folder each, complete or absent, readable by any layout (megatron-core's dist_checkpointing).
 
     RUN/checkpoints/step-00000200/
-        *.distcp, .metadata, common.pt, metadata.json     megatron-core's: model, optimizer, moving average
+        *.distcp, .metadata, common.pt, metadata.json     megatron-core's: model, optimizer, moving averages
         run.yaml                                          the run as it was configured
+        digests.json                                      SHA-256 of each file, compared before it is read
         complete.json                                     written last: step, samples consumed, digests, W&B id, version
 
 It is written as step-00000200.partial and renamed; a folder without complete.json is never read. There is no generator
 state in it: what is random in a run is a function of the seed and the sample's index.
 
 Where a run starts, in this order:
-  1. its own newest complete checkpoint
+  1. its own newest complete checkpoint that is whole
   2. checkpoint.resume_from   another run's checkpoint: weights, optimizer, step
-  3. checkpoint.init_from     another run's weights, step 0
+  3. checkpoint.init_from     another run's weights, or another project's (Task.warm_start), step 0
   4. scratch
 """
 
@@ -19,7 +20,7 @@ import itertools
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import Tensor, nn
@@ -38,32 +40,29 @@ from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim, whole_shape
+from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
+from cosmos_train.train.checkpoint_folder import (
+    MARKER,
+    CheckpointError,
+    Progress,
+    damage_of,
+    digests_of,
+    list_checkpoints,
+    prune,
+    remove_partial,
+    resolve,
+    set_aside,
+    write_digests,
+)
+from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
+from cosmos_train.train.checkpoint_folder import read_progress as read_progress
 from cosmos_train.train.config import CheckpointConfig
-from cosmos_train.train.ema import Ema
+from cosmos_train.train.ema import PLAIN, Ema
+from cosmos_train.train.signals import deaf_children
 
 log = logging.getLogger(__name__)
-MARKER = "complete.json"
-FORMAT = 1
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or is not one that this run can start from. Exit code 1."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """What complete.json says: how far the run is, and what it must not be continued without."""
-
-    step: int
-    samples_consumed: int
-    seed: int
-    data_digest: str
-    """Digest of what the sample plan is over; another one is refused."""
-    layout: str
-    """Layout that wrote it, for the log; any layout reads it."""
-    wandb_id: str | None = None
-    code_version: str = ""
-    format: int = FORMAT
+SNAPSHOTS = "ema"
+"""Folder of snapshots of the power-law averages inside the run's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,80 +74,139 @@ class Source:
     reason: str
 
 
-def choose_source(run_dir: Path, config: CheckpointConfig) -> Source:
-    """The numbered list above. Raises CheckpointError where a named checkpoint is not a complete one."""
-    own = newest_checkpoint(run_dir)
-    if own is not None:
-        return Source(own, weights_only=False, reason="this run's newest checkpoint")
+def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source:
+    """The numbered list above, the same on every rank. What a crash left half-written is removed on the way.
+
+    Raises:
+        CheckpointError: a named checkpoint is not a complete one, or damaged; or all of the run's own are.
+    """
+    if mesh.is_main:
+        remove_partial(run_dir)
+    own = list_checkpoints(run_dir)
+    for folder in reversed(own):
+        damage = _damage(folder, config, mesh)
+        if not damage:
+            is_newest = folder == own[-1]
+            reason = "this run's newest checkpoint" + ("" if is_newest else " that is whole: a newer one is damaged")
+            return Source(folder, weights_only=False, reason=reason)
+        if mesh.is_main:
+            set_aside(folder)
+            log.warning("%s is damaged (%s) and set aside; going back to the one before it", folder, damage)
+    if own:
+        raise CheckpointError(
+            f"all {len(own)} checkpoints of {run_dir} are damaged and were set aside; restore one of them, or start "
+            "afresh with another run_dir"
+        )
     if config.resume_from is not None:
-        return Source(resolve(Path(config.resume_from)), weights_only=False, reason="checkpoint.resume_from")
+        folder = resolve(Path(config.resume_from))
+        if damage := _damage(folder, config, mesh):
+            raise CheckpointError(f"{folder} is damaged ({damage}); restore it, or name another one")
+        return Source(folder, weights_only=False, reason="checkpoint.resume_from")
     if config.init_from is not None:
-        return Source(resolve(Path(config.init_from)), weights_only=True, reason="checkpoint.init_from (weights only)")
+        return Source(Path(config.init_from), weights_only=True, reason="checkpoint.init_from (weights only)")
     return Source(None, weights_only=False, reason="scratch: the run has no checkpoint and names none")
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or None."""
-    complete = [folder for folder in (run_dir / "checkpoints").glob("step-*") if (folder / MARKER).is_file()]
-    return max(complete, key=lambda folder: folder.name, default=None)
+def _damage(folder: Path, config: CheckpointConfig, mesh: Mesh) -> str:
+    """What differs from its digests, where checkpoint.verify asks for that; the same on every rank."""
+    if not config.verify:
+        return ""
+    return "; ".join(phrase for found in _of_all(damage_of, folder, mesh) for phrase in found)
 
 
-def resolve(path: Path) -> Path:
-    """A checkpoint folder, given itself or its run's folder. Raises CheckpointError where there is none."""
-    if (path / MARKER).is_file():
-        return path
-    newest = newest_checkpoint(path)
-    if newest is None:
-        raise CheckpointError(
-            f"{path} is neither a complete checkpoint (it has no {MARKER}) nor a run folder with one in checkpoints/"
-        )
-    return newest
+def _of_all(read: Callable[..., Any], folder: Path, mesh: Mesh) -> list[Any]:
+    """read(folder) of every rank, each for its part of the files."""
+    found: list[Any] = [None] * mesh.world.size()
+    dist.barrier(group=mesh.world)  # what others wrote is there
+    mine = read(folder, part=mesh.world.rank(), num_parts=mesh.world.size())
+    dist.all_gather_object(found, mine, group=mesh.world)
+    return found
 
 
-def read_progress(folder: Path) -> Progress:
-    """complete.json of a checkpoint. Raises CheckpointError where a newer version of the code wrote it."""
-    fields = json.loads((folder / MARKER).read_text())
-    if fields.get("format", 0) > FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {fields['format']} and this code reads up to {FORMAT}; "
-            "use a newer cosmos-train"
-        )
-    return Progress(**fields)
-
-
-def save(run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str, *, keep_last: int) -> Path:
-    """Write a checkpoint aside, rename it, then remove those that are older than the newest keep_last.
+def save(
+    run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str, config: CheckpointConfig
+) -> Path:
+    """Write a checkpoint aside, rename it, then remove those that need not be kept.
 
     Raises:
         CheckpointError: on every rank, when any rank could not write. Earlier checkpoints are untouched.
     """
     final = run_dir / "checkpoints" / f"step-{progress.step:08d}"
-    partial = final.with_suffix(".partial")
+    _write(final, lambda: _state(engine, ema, is_loading=False), engine.mesh, progress, run_yaml)
     if engine.mesh.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier(group=engine.mesh.world)
-    failure: BaseException | None = None
-    try:
-        # One writer process a rank (megatron-core forks it): more only help where a rank has several disks.
-        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-        dist_checkpointing.save(_state(engine, ema, is_loading=False), str(partial), sharded_strategy=strategy)
-        if engine.mesh.is_main:
-            (partial / "run.yaml").write_text(run_yaml)
-            (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
-            partial.rename(final)
-    except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
-        failure = error
-    _agree_on_failure(failure, engine.mesh, partial, progress.step)
-    if engine.mesh.is_main:
-        complete = sorted(folder for folder in final.parent.glob("step-*") if (folder / MARKER).is_file())
-        for old in complete[:-keep_last]:
-            shutil.rmtree(old)
+        prune(run_dir, keep_last=config.keep_last, keep_every_steps=config.keep_every_steps)
     return final
 
 
+def save_snapshot(run_dir: Path, engine: Engine, ema: Ema, progress: Progress, run_yaml: str) -> Path:
+    """Write the power-law averages alone to RUN/ema/step-..., where all stay: `cosmos-train ema` reads them.
+
+    Raises:
+        CheckpointError: as save does.
+    """
+    final = run_dir / SNAPSHOTS / f"step-{progress.step:08d}"
+    keys = [key for key in ema.keys if key != PLAIN]
+    _write(final, lambda: _ema_state(engine, ema, keys, is_loading=False), engine.mesh, progress, run_yaml)
+    return final
+
+
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
+    """Write whole tensors by their names in a checkpoint, from one process, as a folder that checkpoints are read from.
+
+    Raises:
+        CheckpointError: as save does.
+    """
+    state = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in tensors.items()}
+    _write(folder, lambda: state, mesh, progress, run_yaml)
+
+
+def tensor_names(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and number format of every tensor in a checkpoint's folder, by its name there."""
+    found = dist_checkpointing.load_tensors_metadata(str(folder))
+    return {name: (tuple(t.global_shape), t.dtype) for name, t in found.items() if isinstance(t, ShardedTensor)}
+
+
+def read_tensors(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Whole tensors of a checkpoint's folder, by their names there."""
+    known = tensor_names(folder)
+    empty = {name: torch.empty(known[name][0], dtype=known[name][1]) for name in names}
+    wanted = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in empty.items()}
+    return _read({"tensors": wanted}, folder, StrictHandling.RAISE_UNEXPECTED)["tensors"]
+
+
+def _write(final: Path, state: Callable[[], dict[str, Any]], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
+    """Write a folder aside and rename it. Raises CheckpointError on every rank, when any rank could not write."""
+    partial = final.with_suffix(".partial")
+    if mesh.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier(group=mesh.world)
+    failure: BaseException | None = None
+    try:
+        with deaf_children():  # megatron-core keeps a process that passes on what its writers say
+            filesystem_async._get_write_results_queue()
+        # One writer process a rank (megatron-core forks it): more only help where a rank has several disks.
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        dist_checkpointing.save(state(), str(partial), sharded_strategy=strategy)
+        if mesh.is_main:
+            (partial / "run.yaml").write_text(run_yaml)
+    except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
+        failure = error
+    _agree_on_failure(failure, mesh, partial, progress.step)
+    digests = _of_all(digests_of, partial, mesh)
+    try:
+        if mesh.is_main:
+            write_digests(partial, {name: digest for part in digests for name, digest in part.items()})
+            (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
+            shutil.rmtree(final, ignore_errors=True)  # a snapshot, where the run went on from a step before it
+            partial.rename(final)
+    except OSError as error:
+        failure = error
+    _agree_on_failure(failure, mesh, partial, progress.step)
+
+
 def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
-    """Read weights, optimizer and moving average into this layout.
+    """Read weights, optimizer and moving averages into this layout.
 
     Raises:
         CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors.
@@ -157,7 +215,7 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     state = _read(_state(engine, ema, is_loading=True), folder, StrictHandling.RAISE_ALL)
     _copy_into(state["model"], _tensors(engine.pieces))
     if ema is not None:
-        _copy_into(state["ema"], ema.average)
+        ema.load(_by_parameter(state["ema"]))
     optimizer_state.distribute(engine.optimizer, engine.pieces, _by_parameter(state["optimizer"]))
     optimizer_state.set_adam_step(engine.optimizer, state["adam_step"])
 
@@ -166,24 +224,20 @@ def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, avera
     """Read the weights alone; their moving average instead, where `averaged`."""
     check_architecture(folder, pieces, mesh)
     wanted = _tensors(pieces)
-    params = {name for piece in pieces for name, _ in piece.named_parameters()}  # buffers have no average
-    sharded = {
-        name: _sharded(
-            f"{'ema' if averaged and name in params else 'model'}.{name}",
-            torch.empty_like(tensor, dtype=torch.float32 if averaged and name in params else tensor.dtype),
-            tensor,
-            mesh,
-            copy=mesh.replicas.rank(),
-        )
-        for name, tensor in wanted.items()
-    }
+    # Buffers, and parameters that were not trained, have no average.
+    average = {name for name in tensor_names(folder) if name.startswith(f"{PLAIN}.")} if averaged else set()
+    sharded = {}
+    for name, tensor in wanted.items():
+        key = f"{PLAIN}.{name}" if f"{PLAIN}.{name}" in average else f"model.{name}"
+        data = torch.empty_like(tensor, dtype=torch.float32 if key in average else tensor.dtype)
+        sharded[name] = _sharded(key, data, tensor, mesh, copy=mesh.replicas.rank())
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
     _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)
 
 
 def has_average(folder: Path) -> bool:
-    """Whether the checkpoint has a moving average of the weights."""
-    return any(key.startswith("ema.") for key in dist_checkpointing.load_tensors_metadata(str(folder)))
+    """Whether the checkpoint has a plain moving average of the weights."""
+    return any(name.startswith(f"{PLAIN}.") for name in tensor_names(folder))
 
 
 def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) -> None:
@@ -193,8 +247,8 @@ def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) ->
     dist.all_gather_object(stages, mine, group=mesh.pp)
     wanted = {name: shape for stage in stages for name, shape in stage.items()}
     stored = {
-        key.removeprefix("model."): tuple(sharded.global_shape)
-        for key, sharded in dist_checkpointing.load_tensors_metadata(str(folder)).items()
+        key.removeprefix("model."): shape
+        for key, (shape, _) in tensor_names(folder).items()
         if key.startswith("model.")
     }
     differences = [
@@ -236,29 +290,39 @@ def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, An
         "model": {name: _sharded(f"model.{name}", t, t, mesh, copy=copy_rank) for name, t in tensors.items()}
     }
     if ema is not None:
-        state["ema"] = {
-            name: _sharded(f"ema.{name}", average, tensors[name], mesh, copy=copy_rank)
-            for name, average in ema.average.items()
-        }
+        state["ema"] = _ema_state(engine, ema, ema.keys, is_loading=is_loading)
     if is_loading:
         optimizer = optimizer_state.empty(engine.pieces)
     else:
         optimizer = optimizer_state.collect(engine.optimizer, engine.pieces, mesh)
         state["adam_step"] = optimizer_state.adam_step(engine.optimizer)
-    # What is collected lies on one rank; what is read is read by all that have the parameter.
-    copy = copy_rank if is_loading else 0
-    state["optimizer"] = {
-        f"{kind}.{name}": _sharded(f"optimizer.{kind}.{name}", tensor, tensors[name], mesh, copy=copy)
-        for name, kinds in optimizer.items()
+    state["optimizer"] = _divided(optimizer, engine, prefix="optimizer.", is_loading=is_loading)
+    return state
+
+
+def _ema_state(engine: Engine, ema: Ema, keys: Sequence[str], *, is_loading: bool) -> dict[str, ShardedTensor]:
+    averages = optimizer_state.empty(engine.pieces, keys) if is_loading else ema.whole(keys)
+    return _divided(averages, engine, prefix="", is_loading=is_loading)
+
+
+def _divided(
+    states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str, is_loading: bool
+) -> dict[str, ShardedTensor]:
+    """{kind, name: that kind of state, divided as the parameter is}, stored as prefix + kind.name."""
+    mesh, tensors = engine.mesh, _tensors(engine.pieces)
+    # What was put together lies on one rank; what is read is read by all that have the parameter.
+    copy = mesh.replicas.rank() if is_loading else 0
+    return {
+        f"{kind} {name}": _sharded(f"{prefix}{kind}.{name}", tensor, tensors[name], mesh, copy=copy)
+        for name, kinds in states.items()
         for kind, tensor in kinds.items()
     }
-    return state
 
 
 def _by_parameter(states: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in states.items():
-        kind, name = key.split(".", 1)
+        kind, name = key.split(" ", 1)
         found.setdefault(name, {})[kind] = tensor
     return found
 

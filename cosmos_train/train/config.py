@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_SIGMA_REL = 12**-0.5
+"""Relative width of the plain mean over all steps; power-law averages are narrower."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -26,12 +29,26 @@ class OptimConfig:
     """Gradients are scaled down to this global norm; 0 switches it off."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights, per step; 0 keeps none."""
+    ema_sigma_rels: tuple[float, ...] = ()
+    """Relative widths of power-law averages that are kept too, e.g. [0.05,0.1]; `cosmos-train ema` makes others."""
+    ema_snapshot_every_steps: int = 1000
+    """Steps between two snapshots of the power-law averages in RUN/ema; the last step always has one."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr} must be greater than 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optim.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average")
+        for sigma_rel in self.ema_sigma_rels:
+            if not 0 < sigma_rel < MAX_SIGMA_REL:
+                raise ValueError(
+                    f"optim.ema_sigma_rels={list(self.ema_sigma_rels)}: {sigma_rel} must lie between 0 and "
+                    f"{MAX_SIGMA_REL:.3f}, the width of the plain mean over all steps"
+                )
+        if len(set(self.ema_sigma_rels)) < len(self.ema_sigma_rels):
+            raise ValueError(f"optim.ema_sigma_rels={list(self.ema_sigma_rels)} names a width twice; name it once")
+        if self.ema_snapshot_every_steps < 1:
+            raise ValueError(f"optim.ema_snapshot_every_steps={self.ema_snapshot_every_steps} must be at least 1")
         if self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps={self.warmup_steps} must be 0 or more")
 
@@ -50,8 +67,12 @@ class TrainConfig:
     """Save and leave with exit code 75 after this step, as if the scheduler had asked for it. Run again to go on."""
     log_every_steps: int = 10
     """Steps between two lines of metrics."""
+    block_stats_every_steps: int = 0
+    """Steps between two with root mean squares of each block's output and gradients in the metrics; 0: none."""
     max_skipped_steps: int = 10
     """Steps in a row whose loss or gradient is not finite: each is skipped, one more than this stops the run."""
+    hang_sec: float = 1800.0
+    """Seconds without a finished step or save after which the run hangs: stacks are written and it ends; 0 is never."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and activations; bf16 keeps fp32 master weights in the optimizer."""
     threads_per_rank: int = 0
@@ -73,8 +94,12 @@ class TrainConfig:
                 f"train.global_batch_size={self.global_batch_size} is not a multiple of "
                 f"train.micro_batch_size={self.micro_batch_size}"
             )
+        if self.block_stats_every_steps < 0:
+            raise ValueError(f"train.block_stats_every_steps={self.block_stats_every_steps} must be 0 (off) or more")
         if self.max_skipped_steps < 0:
             raise ValueError(f"train.max_skipped_steps={self.max_skipped_steps} must be 0 (stop at once) or more")
+        if self.hang_sec < 0:
+            raise ValueError(f"train.hang_sec={self.hang_sec} must be 0 (never) or more")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(
                 f"train.peak_tflops={self.peak_tflops} must be greater than 0; leave it out to use the data sheet's"
@@ -89,10 +114,19 @@ class CheckpointConfig:
     """Steps between two checkpoints; the last step is always saved."""
     keep_last: int = 2
     """Checkpoints kept; older ones are removed after a newer one is complete."""
+    keep_every_steps: int = 0
+    """Checkpoints of a multiple of so many steps are kept for ever; 0 keeps the last ones alone."""
+    verify: bool = True
+    """Compare a checkpoint with its digests before reading it; a damaged one of this run is passed over."""
     resume_from: str | None = None
     """A checkpoint of another run to go on from, with its optimizer and step, if this run has none of its own."""
     init_from: str | None = None
-    """A checkpoint whose weights alone are the start of this run (warm start), if there is nothing to resume."""
+    """A checkpoint whose weights alone are the start of this run (warm start), if there is nothing to resume: of
+    another run, or of a world model also an official or diffusers one, or an exported folder."""
+    init_new: tuple[str, ...] = ()
+    """Tensors that init_from may lack, by name or pattern such as net.blocks.*: they keep their first weights."""
+    init_unused: tuple[str, ...] = ()
+    """Tensors of init_from that this run may lack, by name or pattern."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 1 or self.keep_last < 1:
@@ -100,6 +134,8 @@ class CheckpointConfig:
                 f"checkpoint.every_steps={self.every_steps} and checkpoint.keep_last={self.keep_last} "
                 "must be at least 1"
             )
+        if self.keep_every_steps < 0:
+            raise ValueError(f"checkpoint.keep_every_steps={self.keep_every_steps} must be 0 (none) or more")
         if self.resume_from and self.init_from:
             raise ValueError(
                 f"checkpoint.resume_from={self.resume_from!r} and checkpoint.init_from={self.init_from!r} exclude "

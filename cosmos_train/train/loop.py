@@ -16,29 +16,39 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cosmos_data.plan import rank_slice
+from cosmos_data.order import rank_slice
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.gpus import peak_tflops, product_format
 from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
-from cosmos_train.train.ema import Ema
-from cosmos_train.train.metrics import Metrics
-from cosmos_train.train.mfu import Utilization, peak_tflops
+from cosmos_train.train.block_stats import BlockStats
+from cosmos_train.train.ema import Ema, profiles
+from cosmos_train.train.metrics import Metrics, ratios
+from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
+from cosmos_train.train.signals import STOP_SIGNALS
 from cosmos_train.train.task import Task
+from cosmos_train.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 DONE, STOPPED = 0, 75
 """Exit codes: all steps are done; stopped early, saved, to be started again."""
 
 
-def train(run: RunConfig, task: Task, mesh: Mesh, *, wandb_online: bool, code_version: str) -> int:
-    """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank."""
+def train(
+    run: RunConfig, task: Task, mesh: Mesh, *, wandb_online: bool, code_version: str, failures: Path | None = None
+) -> int:
+    """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
+
+    Args:
+        failures: folder in which ranks write down what they fail of (train.failures).
+    """
     check_run(run, mesh.world.size())
-    source = checkpoint.choose_source(Path(run.run_dir), run.checkpoint)
+    source = checkpoint.choose_source(Path(run.run_dir), run.checkpoint, mesh)
     session = start(run, task, mesh, source, code_version=code_version)
     with contextlib.ExitStack() as stack:
         if mesh.is_main:
@@ -54,7 +64,15 @@ def train(run: RunConfig, task: Task, mesh: Mesh, *, wandb_online: bool, code_ve
             stack.callback(metrics.close)
             metrics.event("start", step=session.step, layout=mesh.layout, source=source.reason, ranks=mesh.world.size())
             session.metrics, session.wandb_id = metrics, metrics.wandb_id
-        is_done = run_steps(session)
+        watchdog = Watchdog(
+            Path(run.run_dir) / "stacks",
+            failures,
+            rank=mesh.world.rank(),
+            num_ranks=mesh.world.size(),
+            limit_sec=run.train.hang_sec,
+        )
+        with watchdog:
+            is_done = run_steps(session, watchdog)
         if is_done:
             task.finish(Path(run.run_dir))
         session.event("done" if is_done else "stop", layout=mesh.layout)
@@ -86,7 +104,18 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of where the run stands."""
         started = time.perf_counter()
-        progress = checkpoint.Progress(
+        run_dir, run_yaml = Path(self.run.run_dir), to_yaml(self.run)
+        folder = checkpoint.save(run_dir, self.engine, self.ema, self.progress(), run_yaml, self.run.checkpoint)
+        self.event("save", folder=folder.name, seconds=time.perf_counter() - started)
+
+    def save_snapshot(self) -> None:
+        """Write the power-law averages as they stand."""
+        assert self.ema is not None
+        checkpoint.save_snapshot(Path(self.run.run_dir), self.engine, self.ema, self.progress(), to_yaml(self.run))
+
+    def progress(self) -> checkpoint.Progress:
+        """Where the run stands."""
+        return checkpoint.Progress(
             step=self.step,
             samples_consumed=self.step * self.run.train.global_batch_size,
             seed=self.run.seed,
@@ -95,21 +124,19 @@ class Session:
             wandb_id=self.wandb_id,
             code_version=self.code_version,
         )
-        run_dir, keep_last = Path(self.run.run_dir), self.run.checkpoint.keep_last
-        folder = checkpoint.save(run_dir, self.engine, self.ema, progress, to_yaml(self.run), keep_last=keep_last)
-        self.event("save", folder=folder.name, seconds=time.perf_counter() - started)
 
 
 def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str) -> Session:
     """Put the model under the engine, with what the source holds."""
     if source.folder is not None and source.weights_only:
-        checkpoint.load_weights(source.folder, task.pieces, mesh)  # before the optimizer copies them
+        task.warm_start(source.folder)  # before the optimizer copies the weights
     optim = run.optim
     adam = AdamSettings(
         betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, clip_grad_norm=optim.clip_grad_norm
     )
     engine = Engine(task.pieces, task.engine_config, mesh, adam)
-    ema = Ema(task.pieces, optim.ema_decay) if optim.ema_decay else None
+    kept = profiles(optim)
+    ema = Ema(engine, kept) if kept else None
     step, wandb_id = 0, None
     if mesh.is_main:
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
@@ -123,31 +150,40 @@ def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, 
     return Session(run, task, mesh, engine, ema, code_version, step, wandb_id)
 
 
-def run_steps(session: Session) -> bool:
+def run_steps(session: Session, watchdog: Watchdog) -> bool:
     """Load, forward, backward, update, log, save. Returns whether all steps of the run are done."""
     run, task, mesh = session.run, session.task, session.mesh
     num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
     batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = _utilization(run, task, mesh), MetricWindow()
+    blocks = BlockStats(session.engine) if run.train.block_stats_every_steps else None
     with StopSignal() as stop_signal:
         stopped, skipped_in_a_row = False, 0
         while session.step < last_step and not stopped:
             started, waited_sec = time.perf_counter(), batches.waited_sec
             session.step += 1
             lr = learning_rate(session.step, run.optim, run.train.num_steps)
+            if blocks is not None and session.step % run.train.block_stats_every_steps == 0:
+                blocks.start()
             result = session.engine.train_step(
-                task.forward_loss, batches, num_micro_batches=num_micro_batches, lr=lr, num_tokens=task.num_tokens
+                task.forward_loss,
+                batches,
+                num_micro_batches=num_micro_batches,
+                lr=lr,
+                num_tokens=task.num_tokens,
+                on_gradients=None if blocks is None else blocks.add_gradients,
             )
+            of_blocks = {} if blocks is None else blocks.finish()
             if result.skipped:
                 skipped_in_a_row += 1
                 _note_skipped(session, result, skipped_in_a_row)
             else:
                 skipped_in_a_row = 0
                 if session.ema is not None:
-                    session.ema.update()
+                    session.ema.update(session.step)
                 seconds = time.perf_counter() - started
-                values = {**result.metrics, "grad_norm": result.grad_norm, "lr": lr}
+                values = {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
                 window.add(values, seconds, batches.waited_sec - waited_sec)
             is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
             if session.metrics is not None and window.num_steps:
@@ -155,9 +191,14 @@ def run_steps(session: Session) -> bool:
             if is_logged:
                 window = MetricWindow()
 
+            is_snapshot = session.step % run.optim.ema_snapshot_every_steps == 0 or session.step == run.train.num_steps
+            if run.optim.ema_sigma_rels and is_snapshot:
+                session.save_snapshot()
             stopped = stop_signal.was_given(mesh)
             if session.step % run.checkpoint.every_steps == 0 or session.step == last_step or stopped:
+                watchdog.beat()
                 session.save()
+            watchdog.beat()
     return session.step >= run.train.num_steps
 
 
@@ -166,7 +207,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self.received = False
-        self.previous = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGUSR1)}
+        self.previous = {n: signal.signal(n, self._receive) for n in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -216,7 +257,7 @@ class MetricWindow:
         step_sec = self.step_sec / self.num_steps
         samples_per_sec = run.train.global_batch_size / step_sec
         return {
-            **{name: total / self.num_steps for name, total in self.sums.items()},
+            **ratios({name: total / self.num_steps for name, total in self.sums.items()}),
             "step_sec": step_sec,
             "data_wait_share": self.waited_sec / self.step_sec,
             "samples_per_sec": samples_per_sec,
@@ -233,8 +274,7 @@ def _utilization(run: RunConfig, task: Task, mesh: Mesh) -> Utilization | None:
     peak = run.train.peak_tflops
     if peak is None and mesh.device.type == "cuda" and run.train.precision != "fp32":
         name = torch.cuda.get_device_name(mesh.device)
-        recipe = run.parallel.precision.recipe
-        peak = peak_tflops(name, "bf16" if recipe == "none" else "fp4" if recipe == "nvfp4" else "fp8")
+        peak = peak_tflops(name, product_format(run.parallel.precision.recipe))
         if peak is None and mesh.is_main:
             log.warning("no peak is known of %s, so no mfu is logged; set train.peak_tflops", name)
     return Utilization(step_tflop=task.step_flops.total / 1e12, num_ranks=mesh.world.size(), peak_tflops=peak)

@@ -7,16 +7,36 @@ after a restart, because the id lies in the checkpoint.
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from cosmos_train.train.config import TrackingConfig
+from cosmos_train.train.signals import deaf_children
 
 log = logging.getLogger(__name__)
+NumberT = TypeVar("NumberT", float, Tensor)
+SUM, COUNT = ":sum", ":count"
+"""Ends of the names of two values whose ratio is meant: what not every batch has, such as a range of noise levels."""
+
+
+def as_ratio(name: str, total: NumberT, count: NumberT) -> dict[str, NumberT]:
+    """A metric that is a mean over what `count` counts, in the form that `ratios` puts together."""
+    return {name + SUM: total, name + COUNT: count}
+
+
+def ratios(values: Mapping[str, float]) -> dict[str, float]:
+    """Means or sums of metrics -> the same, each pair of sum and count as one ratio; left out where nothing counted."""
+    found = {name: value for name, value in values.items() if not name.endswith((SUM, COUNT))}
+    for name, total in values.items():
+        count = values.get(name.removesuffix(SUM) + COUNT, 0.0)
+        if name.endswith(SUM) and count > 0:
+            found[name.removesuffix(SUM)] = total / count
+    return found
 
 
 class Metrics:
@@ -35,17 +55,15 @@ class Metrics:
     ) -> None:
         self.num_steps, self.first_step, self.started = num_steps, first_step, time.monotonic()
         self.file = _open_for_append(run_dir / "metrics.jsonl")
-        self.wandb = _start_wandb(run_dir, tracking, wandb_id, run_config, online=wandb_online)
+        with deaf_children():
+            self.wandb = _start_wandb(run_dir, tracking, wandb_id, run_config, online=wandb_online)
+        self.wandb_id: str | None = None if self.wandb is None else self.wandb.id
+        """Id of the W&B run, for the checkpoint."""
         self.console = Console()
         self.bar = _progress_bar(self.console) if self.console.is_terminal else None
         if self.bar is not None:
             self.bar.start()
             self.task = self.bar.add_task("", total=num_steps, completed=first_step, loss="")
-
-    @property
-    def wandb_id(self) -> str | None:
-        """Id of the W&B run, for the checkpoint."""
-        return None if self.wandb is None else self.wandb.id
 
     def step(self, step: int, values: Mapping[str, float], *, is_logged: bool) -> None:
         """Count a step; write its values where it is one that is logged."""
@@ -54,8 +72,7 @@ class Metrics:
         if not is_logged:
             return
         self._write({"step": step, "time": time.time(), **values})
-        if self.wandb is not None:
-            self.wandb.log(dict(values), step=step)
+        self._tell_wandb(lambda run: run.log(dict(values), step=step))
         if self.bar is None:
             left = (time.monotonic() - self.started) / (step - self.first_step) * (self.num_steps - step)
             names = [name for name in ("loss", "grad_norm", "lr", "step_sec", "mfu") if name in values]
@@ -70,9 +87,18 @@ class Metrics:
         """End the bar, the file and the W&B run."""
         if self.bar is not None:
             self.bar.stop()
-        if self.wandb is not None:
-            self.wandb.finish()
+        self._tell_wandb(lambda run: run.finish())
         self.file.close()
+
+    def _tell_wandb(self, tell: Callable[[Any], None]) -> None:
+        """W&B has a process of its own. Should that be gone, the run is not: metrics.jsonl has everything."""
+        if self.wandb is None:
+            return
+        try:
+            tell(self.wandb)
+        except Exception as error:  # of many classes, and none of them a reason to lose a run
+            log.warning("W&B is left out from here on (%s); metrics.jsonl has everything", error)
+            self.wandb = None
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")

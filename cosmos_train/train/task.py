@@ -41,6 +41,10 @@ class Task(Protocol):
         """(loss, metrics) on the last pipeline stage, what the next stage needs on the others."""
         ...
 
+    def warm_start(self, source: Path) -> None:
+        """Fill `pieces` with the weights at checkpoint.init_from. Called on every rank."""
+        ...
+
     def finish(self, run_dir: Path) -> None:
         """Called on every rank when the last step is saved: export what other commands read."""
         ...

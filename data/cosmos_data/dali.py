@@ -13,7 +13,6 @@ short files, as `pack_manifest` writes them, are what makes it fast.
 import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -23,9 +22,10 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
+from cosmos_data.clip import clip_digest
 from cosmos_data.errors import ClipError
-from cosmos_data.manifest import clip_digest
 from cosmos_data.plan import Sample
+from cosmos_data.stall import Stalled, map_in_threads, stall_error
 from cosmos_data.transform import fit_frames
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 class DaliDecoder:
     """`Decoder` on `device`; `num_threads` samples at a time on the CPU."""
 
-    def __init__(self, device: torch.device, num_threads: int) -> None:
+    def __init__(self, device: torch.device, num_threads: int, stall_sec: float = 120.0) -> None:
         self._device = device
+        self._stall_sec = stall_sec
         self._num_threads = num_threads
         self._pipeline: Pipeline | None = None
         self._max_batch_size = 0
@@ -53,7 +54,14 @@ class DaliDecoder:
                 raise ClipError(str(error), position=position) from error
         with self._lock:
             try:
-                return self._run(samples, encoded)
+                [pixels] = map_in_threads(
+                    lambda _: self._run(samples, encoded), [None], num_threads=1, stall_sec=self._stall_sec
+                )
+                if isinstance(pixels, Exception):
+                    raise pixels
+                return pixels
+            except Stalled as stalled:
+                raise stall_error(samples, self._stall_sec) from stalled
             except RuntimeError as error:
                 # DALI does not say which sample it was: one by one.
                 windows = [
@@ -115,7 +123,7 @@ def read_verified(sample: Sample) -> np.ndarray:
     """The file's bytes, if they are those that the manifest was built from."""
     clip = sample.clip
     try:
-        encoded = Path(clip.path).read_bytes()
+        encoded = clip.file.read_bytes()
     except OSError as error:
         raise ClipError(f"{clip.path} cannot be read ({error.strerror})") from error
     sha256 = hashlib.sha256(encoded).hexdigest()

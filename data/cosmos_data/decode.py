@@ -6,17 +6,17 @@ give the same pixels.
 
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from cosmos_data.clip import Clip
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
-from cosmos_data.manifest import Clip
 from cosmos_data.plan import Sample
+from cosmos_data.stall import Stalled, map_in_threads, stall_error
 from cosmos_data.transform import fit_frames
 from cosmos_data.video import RgbConverter, read_frames
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # What `fn.decoders.video` of DALI 2.4 decodes.
 DALI_CPU_CODECS = frozenset({"mjpeg", "vp8", "vp9"})
+DALI_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 DALI_GPU_CODECS = DALI_CPU_CODECS | {"av1", "h264", "hevc", "mpeg4"}
 
 
@@ -31,7 +32,8 @@ class Decoder(Protocol):
     def decode(self, samples: Sequence[Sample]) -> Tensor:
         """uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length.
 
-        Raises `ClipError` with the position of the first sample that cannot be decoded.
+        Raises `ClipError` with the position of the first sample that cannot be decoded, and `StallError` that names
+        the clips where none is finished for `stall_sec`.
         """
         ...
 
@@ -39,20 +41,22 @@ class Decoder(Protocol):
 class PyAVDecoder:
     """FFmpeg's decoders on the CPU, for every codec; one thread per sample of the batch, `num_threads` at most."""
 
-    def __init__(self, num_threads: int) -> None:
-        self._num_threads = num_threads
+    def __init__(self, num_threads: int, stall_sec: float = 120.0) -> None:
+        self._num_threads, self._stall_sec = num_threads, stall_sec
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            windows = []
-            # Results come in the order of the samples, so the first bad sample is the one that is named.
-            results = pool.map(decode_window, samples)
-            for position in range(len(samples)):
-                try:
-                    windows.append(next(results))
-                except ClipError as error:
-                    raise ClipError(str(error), position=position) from error
-            return torch.stack(windows)
+        try:
+            results = map_in_threads(decode_window, samples, num_threads=self._num_threads, stall_sec=self._stall_sec)
+        except Stalled as stalled:
+            raise stall_error([samples[position] for position in stalled.positions], self._stall_sec) from stalled
+        windows = []
+        for position, result in enumerate(results):
+            if isinstance(result, ClipError):
+                raise ClipError(str(result), position=position) from result
+            if isinstance(result, Exception):
+                raise result
+            windows.append(result)
+        return torch.stack(windows)
 
 
 def decode_window(sample: Sample) -> Tensor:
@@ -80,12 +84,12 @@ def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torc
     if config.decoder == "pyav" or obstacle is not None:
         reason = "data.decoder=pyav" if config.decoder == "pyav" else obstacle
         logger.info("decoder: PyAV with %d threads, because %s", config.num_workers, reason)
-        return PyAVDecoder(config.num_workers)
+        return PyAVDecoder(config.num_workers, config.stall_sec)
     # DALI is an option of the installation: its module is imported where it was found.
     from cosmos_data.dali import DaliDecoder
 
     logger.info("decoder: DALI on %s with %d threads", device, config.num_workers)
-    return DaliDecoder(device, config.num_workers)
+    return DaliDecoder(device, config.num_workers, config.stall_sec)
 
 
 def dali_obstacle(clips: Iterable[Clip], device: torch.device) -> str | None:
@@ -96,10 +100,14 @@ def dali_obstacle(clips: Iterable[Clip], device: torch.device) -> str | None:
     for clip in clips:
         if clip.codec not in codecs:
             return f"DALI on {device.type} has no decoder for {clip.codec} (clip {clip.clip_id})"
+        if clip.pixel_format not in DALI_PIXEL_FORMATS:
+            return f"DALI is trusted with 8-bit 4:2:0 video only, not with {clip.pixel_format} (clip {clip.clip_id})"
+        if clip.rotation_deg:
+            return f"DALI does not turn pictures upright (clip {clip.clip_id})"
         # It ignores the tag and reads every stream as BT.601; PyAV obeys it.
         if clip.color_matrix != "bt601":
             return f"DALI reads {clip.color_matrix} colours as bt601 (clip {clip.clip_id})"
         # It drops frames that are stamped before zero, which would shift all others.
-        if clip.first_pts is None or clip.first_pts < 0:
+        if clip.seek != "rate" or clip.first_pts is None or clip.first_pts < 0:
             return f"the time stamps of clip {clip.clip_id} do not number its frames"
     return None

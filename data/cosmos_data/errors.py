@@ -1,7 +1,8 @@
-"""What goes wrong with data, in two kinds.
+"""What goes wrong with data.
 
 `DataError`: the user's data or request is wrong and the run stops; the message names the thing, rule and remedy.
 `ClipError`: one clip cannot be decoded; the loader replaces that sample by the plan's next candidate and goes on.
+`StallError`: a decoder does not come back; the run stops, because what hangs now may work when it is started again.
 """
 
 
@@ -15,3 +16,7 @@ class ClipError(DataError):
     def __init__(self, reason: str, *, position: int = 0) -> None:
         super().__init__(reason)
         self.position = position
+
+
+class StallError(DataError):
+    """Decoding took longer than data.stall_sec."""

@@ -24,9 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cosmos_data.build import file_sha256
+from cosmos_data.clip import Split
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import Split
+from cosmos_data.location import file_sha256
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -60,6 +60,8 @@ class LatentWindow:
     caption: str
     fps: float
     """Frames per second of the window, its stride counted in."""
+    inner_px: tuple[int, int, int, int] | None = None
+    """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
 
 
 @dataclass(slots=True)
@@ -94,7 +96,15 @@ class LatentWriter:
         self._text[text_key(caption)] = states_SE.contiguous().cpu()
 
     def add_clip(
-        self, clip_id: str, z_NCTHW: Tensor, start_frames: Sequence[int], *, split: Split, caption: str, fps: float
+        self,
+        clip_id: str,
+        z_NCTHW: Tensor,
+        start_frames: Sequence[int],
+        *,
+        split: Split,
+        caption: str,
+        fps: float,
+        inner_px: tuple[int, int, int, int] | None = None,
     ) -> None:
         """All windows of one clip. Written at once; nothing of it is kept in memory."""
         contents = self._contents
@@ -125,6 +135,7 @@ class LatentWriter:
                 split=split,
                 caption=caption,
                 fps=fps,
+                inner_px=inner_px,
             )
             contents.windows.append(asdict(window))
 
@@ -183,8 +194,8 @@ class LatentStore:
         return [k for k, window in enumerate(self.windows) if window.split == split]
 
     def window(self, k: int) -> dict[str, Any]:
-        """z_CTHW, text_SE (zeros from `text_length` on, S the same for all windows), text_length, fps, and the
-        window's clip_id, start_frame, split and caption."""
+        """z_CTHW, padding_1HW (1 at cells that are padding), text_SE (zeros from `text_length` on, S the same for all
+        windows), text_length, fps, and the window's clip_id, start_frame, split and caption."""
         window = self.windows[k]
         with safe_open(self.folder / window.file, framework="pt") as file:
             z_CTHW = file.get_slice("z")[window.row]
@@ -194,6 +205,7 @@ class LatentStore:
         text_SE[: len(states_SE)] = states_SE
         return {
             "z_CTHW": z_CTHW,
+            "padding_1HW": self._padding(window),
             "text_SE": text_SE,
             "text_length": len(states_SE),
             "fps": window.fps,
@@ -202,6 +214,18 @@ class LatentStore:
             "split": window.split,
             "caption": window.caption,
         }
+
+    def _padding(self, window: LatentWindow) -> Tensor:
+        """[1, H, W]: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes it."""
+        _, _, height, width = self.latent_shape
+        if window.inner_px is None:
+            return torch.zeros(1, height, width)
+        top, left, inner_height, inner_width = window.inner_px
+        rows_px = torch.arange(height) * self.metadata.height_px // height
+        columns_px = torch.arange(width) * self.metadata.width_px // width
+        is_row = (rows_px >= top) & (rows_px < top + inner_height)
+        is_column = (columns_px >= left) & (columns_px < left + inner_width)
+        return (~(is_row[:, None] & is_column)).float()[None]
 
     def require(
         self,

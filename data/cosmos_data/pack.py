@@ -1,99 +1,92 @@
-"""Re-encoding a manifest's clips for training: one short file per clip, at the size that is trained on.
+"""A manifest's clips as files that are cheap to read anywhere in: re-encoded at the size that is trained on, or copied;
+one file per clip, or together in tar shards.
 
-Random windows are cheap in such files: key frames are close together (every frame for mjpeg, every 12th for vp9 and
-h264), no frame of another clip is decoded on the way, and mjpeg and vp9 are codecs that DALI has on the CPU too.
-Colours become BT.601, which every decoder here reads alike. Clip names, captions and splits stay as they are.
+Random windows are cheap in re-encoded clips: key frames are close together (every frame for mjpeg, every `gop_frames`
+for vp9 and h264), groups of pictures are closed, no frame of another clip is decoded on the way, and mjpeg and vp9 are
+codecs that DALI has on the CPU too. Colours become BT.601, which every decoder here reads alike. Clip names, captions,
+conditions and splits stay as they are.
+
+    folder/
+      manifest.parquet         of shards it is the index too: it says where in which shard each video lies
+      000000.avi ...           or shard-000000.tar ..., WebDataset's layout: KEY.mp4, KEY.txt, KEY.json
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import av
-import torch
-from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 
-from cosmos_data.build import file_sha256
+from cosmos_data.clip import Clip, Pictures, clip_digest
+from cosmos_data.encoding import ENCODINGS, PackCodec, encode_clip
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import Clip, Manifest, clip_digest
-from cosmos_data.plan import central_box, largest_box
-from cosmos_data.transform import cut_and_scale
-from cosmos_data.video import ACCURATE, RgbConverter, probe_video, read_frames
-
-PackCodec = Literal["mjpeg", "vp9", "h264"]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    encoder: str
-    suffix: str
-    pixel_format: str
-    color_range: ColorRange
-    options: Mapping[str, str]
+from cosmos_data.location import VideoFile, file_sha256
+from cosmos_data.manifest import Manifest
+from cosmos_data.rows import to_row
+from cosmos_data.tarshard import ShardWriter
+from cosmos_data.video import probe_video
+from cosmos_data.window import central_box, largest_box
 
 
-ENCODINGS: dict[PackCodec, Encoding] = {
-    # Quantiser 2 of 31: the finest that FFmpeg recommends; 1 costs half as much again.
-    "mjpeg": Encoding("mjpeg", ".avi", "yuvj420p", ColorRange.JPEG, {"qmin": "2", "qmax": "2"}),
-    # No lag: then there are no hidden reference frames, and every packet is a frame that is shown.
-    "vp9": Encoding(
-        "libvpx-vp9",
-        ".webm",
-        "yuv420p",
-        ColorRange.MPEG,
-        {
-            "crf": "20",
-            "b": "0",
-            "g": "12",
-            "lag-in-frames": "0",
-            "deadline": "realtime",
-            "cpu-used": "6",
-        },
-    ),
-    "h264": Encoding(
-        "libx264",
-        ".mp4",
-        "yuv420p",
-        ColorRange.MPEG,
-        {"crf": "16", "g": "12", "keyint_min": "12", "sc_threshold": "0", "bf": "0", "preset": "veryfast"},
-    ),
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackRequest:
+    """How clips are packed."""
+
+    codec: PackCodec | Literal["copy"] = "mjpeg"
+    """copy: the source files as they are; clips of one file go on sharing it."""
+
+    height_px: int | None = None
+    """Size of re-encoded clips: the largest central part of the picture that has this shape, scaled to it."""
+
+    width_px: int | None = None
+    allow_upscale: bool = False
+    gop_frames: int = 12
+    """Frames from one key frame to the next, of vp9 and h264."""
+
+    shard_mib: int | None = None
+    """Put clips into tar shards of at most about so many MiB; None: a file for each."""
 
 
 def pack_manifest(
     manifest: Manifest,
     out_folder: str | Path,
+    request: PackRequest,
     *,
-    height_px: int,
-    width_px: int,
-    codec: PackCodec = "mjpeg",
-    allow_upscale: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """Writes `out_folder` with `manifest.parquet` and one video per clip: the largest central part of the picture that
-    has the shape height_px x width_px, scaled to it. The folder is complete or absent.
+    """Writes `out_folder`, complete or not at all.
 
     progress: called with (clips done, clips in all) after each clip.
     Raises `DataError` before anything is written if the folder exists, the encoder is missing or a clip is too small.
     """
     out_folder = Path(out_folder).absolute()
-    _check_request(manifest, out_folder, height_px, width_px, codec, allow_upscale=allow_upscale)
+    _check_request(manifest, out_folder, request)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out_folder.name}.partial-", dir=out_folder.parent))
+    writer = None if request.shard_mib is None else ShardWriter(aside, request.shard_mib * 2**20)
     try:
-        packed = []
+        packed, copied = [], dict[VideoFile, VideoFile]()
         for row, clip in enumerate(manifest):
-            path = aside / f"{row:06d}{ENCODINGS[codec].suffix}"
-            encode_clip(clip, path, height_px, width_px, codec)
-            packed.append(_packed_clip(clip, path))
+            views = [
+                _copied(view, f"{row:06d}", aside, copied)
+                if request.codec == "copy"
+                else _encoded(view, f"{row:06d}", aside, request)
+                for view in clip.each_view()
+            ]
+            if writer is not None:
+                said = {} if request.codec == "copy" else _said(f"{row:06d}", clip, views)
+                moved = _into_shard(views, said, writer)
+                copied |= {view.file: there.file for view, there in zip(clip.each_view(), moved, strict=True)}
+                views = moved
+            packed.append(_joined(clip, views))
             if progress is not None:
                 progress(row + 1, len(manifest))
+        if writer is not None:
+            writer.close()
         Manifest(tuple(packed)).write(aside / "manifest.parquet")
         aside.chmod(0o755)  # mkdtemp made it private
         aside.rename(out_folder)
@@ -102,82 +95,97 @@ def pack_manifest(
     return Manifest.read(out_folder / "manifest.parquet")
 
 
-def _check_request(
-    manifest: Manifest, out_folder: Path, height_px: int, width_px: int, codec: PackCodec, *, allow_upscale: bool
-) -> None:
-    if codec not in ENCODINGS:
-        raise DataError(f"codec={codec!r} is unknown; use one of {', '.join(ENCODINGS)}")
-    encoder = ENCODINGS[codec].encoder
-    if encoder not in av.codecs_available:
-        raise DataError(f"codec={codec} needs the encoder {encoder}, which this build of PyAV lacks; use another codec")
-    for name, size_px in (("height_px", height_px), ("width_px", width_px)):
-        if size_px < 2 or size_px % 2:
-            raise DataError(f"{name}={size_px} is not a positive even number, which 4:2:0 video needs; use another one")
+def _check_request(manifest: Manifest, out_folder: Path, request: PackRequest) -> None:
     if out_folder.exists():
         raise DataError(f"{out_folder} exists already; choose another folder, or remove it")
     if not len(manifest):
         raise DataError("the manifest has no clips to pack")
+    if request.shard_mib is not None and request.shard_mib < 1:
+        raise DataError(f"shard_mib={request.shard_mib} is not a positive size; use 1 or more")
+    if request.codec == "copy":
+        return
+    if request.codec not in ENCODINGS:
+        raise DataError(f"codec={request.codec!r} is unknown; use one of copy, {', '.join(ENCODINGS)}")
+    encoder = ENCODINGS[request.codec].encoder
+    if encoder not in av.codecs_available:
+        raise DataError(
+            f"codec={request.codec} needs the encoder {encoder}, which this build of PyAV lacks; use another codec"
+        )
+    if request.gop_frames < 1:
+        raise DataError(f"gop_frames={request.gop_frames} is not a positive count; use 1 or more")
+    height_px, width_px = _size_of(request)
+    for name, size_px in (("height_px", height_px), ("width_px", width_px)):
+        if size_px < 2 or size_px % 2:
+            raise DataError(f"{name}={size_px} is not a positive even number, which 4:2:0 video needs; use another one")
     for clip in manifest:
-        if not allow_upscale and (clip.height_px < height_px or clip.width_px < width_px):
-            raise DataError(
-                f"clip {clip.clip_id} is {clip.width_px}x{clip.height_px} px, smaller than {width_px}x{height_px};"
-                " use a smaller size, or allow upscaling (allow_upscale)"
-            )
+        for view in clip.each_view():
+            if not request.allow_upscale and (view.height_px < height_px or view.width_px < width_px):
+                raise DataError(
+                    f"clip {clip.clip_id} is {view.width_px}x{view.height_px} px, smaller than {width_px}x{height_px};"
+                    " use a smaller size, or allow upscaling (allow_upscale)"
+                )
 
 
-def encode_clip(clip: Clip, path: Path, height_px: int, width_px: int, codec: PackCodec) -> None:
-    box = central_box(clip.height_px, clip.width_px, *largest_box(clip.height_px, clip.width_px, height_px, width_px))
-    to_rgb = RgbConverter()
-    to_yuv = VideoReformatter()
-    encoding = ENCODINGS[codec]
-    with av.open(str(path), "w") as container:
-        stream = _add_stream(container, encoding, clip.fps, height_px, width_px)
-        for number, frame in enumerate(read_frames(clip, start_frame=clip.start_frame, num_frames=clip.num_frames)):
-            source_THWC = torch.from_numpy(to_rgb(frame))[None]
-            picture_3HW = cut_and_scale(source_THWC, box, height_px, width_px, flip=False)[:, 0]
-            picture = to_yuv.reformat(
-                av.VideoFrame.from_ndarray(picture_3HW.permute(1, 2, 0).contiguous().numpy(), format="rgb24"),
-                format=encoding.pixel_format,
-                interpolation=ACCURATE,
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=encoding.color_range,
-                threads=1,
-            )
-            picture.pts = number
-            picture.time_base = stream.codec_context.time_base
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+def _size_of(request: PackRequest) -> tuple[int, int]:
+    if request.height_px is None or request.width_px is None:
+        raise DataError(f"codec={request.codec} needs height_px and width_px, the size of the clips; or use codec=copy")
+    return request.height_px, request.width_px
 
 
-def _add_stream(
-    container: OutputContainer, encoding: Encoding, fps: float, height_px: int, width_px: int
-) -> VideoStream:
-    # 1001 brings back the broadcast rates, which are of the form 30000/1001.
-    rate = Fraction(fps).limit_denominator(1001)
-    stream = container.add_stream(encoding.encoder, rate=rate, options=dict(encoding.options))
-    assert isinstance(stream, VideoStream)
-    stream.height = height_px
-    stream.width = width_px
-    stream.pix_fmt = encoding.pixel_format
-    stream.codec_context.time_base = 1 / rate
-    stream.codec_context.color_range = encoding.color_range
-    stream.codec_context.colorspace = Colorspace.ITU601
-    return stream
-
-
-def _packed_clip(clip: Clip, path: Path) -> Clip:
-    """The clip in its new file, which is decoded once more to see that it holds what it should."""
+def _encoded(view: Clip, key: str, folder: Path, request: PackRequest) -> Clip:
+    """The view in a file of its own, which is decoded once more to see that it holds what it should."""
+    assert request.codec != "copy"
+    height_px, width_px = _size_of(request)
+    path = folder / f"{key}{_dotted(view.view)}{ENCODINGS[request.codec].suffix}"
+    box = central_box(view.height_px, view.width_px, *largest_box(view.height_px, view.width_px, height_px, width_px))
+    encode_clip(view, box, path, height_px, width_px, request.codec, gop_frames=request.gop_frames)
     info = probe_video(path)
-    assert info.num_frames == clip.num_frames, f"{path}: {info.num_frames} frames written of {clip.num_frames}"
-    return replace(
-        clip,
-        path=str(path),
-        start_frame=0,
-        fps=info.fps,
-        height_px=info.height_px,
-        width_px=info.width_px,
-        codec=info.codec,
-        color_matrix=info.color_matrix,
-        first_pts=info.first_pts,
-        digest=clip_digest(file_sha256(path), start_frame=0, num_frames=clip.num_frames),
-    )
+    assert info.num_frames == view.num_frames, f"{path}: {info.num_frames} frames written of {view.num_frames}"
+    camera = view.camera and view.camera.cropped(**asdict(box), of_height_px=view.height_px, of_width_px=view.width_px)
+    digest = clip_digest(file_sha256(path), start_frame=0, num_frames=view.num_frames)
+    encoded = replace(view, start_frame=0, fps=info.fps, digest=digest, camera=camera, **info.pictures())
+    return _at(encoded, VideoFile(str(path)))
+
+
+def _copied(view: Clip, key: str, folder: Path, copied: dict[VideoFile, VideoFile]) -> Clip:
+    """The view in a copy of its file, made once."""
+    if view.file not in copied:
+        suffix = Path(view.path).suffix if view.offset_bytes is None else f".{view.codec}"
+        path = folder / f"{key}{_dotted(view.view)}{suffix}"
+        path.write_bytes(view.file.read_bytes())
+        copied[view.file] = VideoFile(str(path))
+    return _at(view, copied[view.file])
+
+
+def _into_shard(views: list[Clip], said: Mapping[str, bytes], writer: ShardWriter) -> list[Clip]:
+    """Moves the files of one clip into a shard, with what is said of it; what is in a shard already stays there."""
+    paths = {view.path for view in views if view.offset_bytes is None}
+    if not paths:
+        return views
+    places = writer.add({Path(path).name: Path(path).read_bytes() for path in sorted(paths)} | dict(said))
+    for path in paths:
+        Path(path).unlink()
+    return [_at(view, places[Path(view.path).name]) if view.path in paths else view for view in views]
+
+
+def _at(view: Clip, place: VideoFile) -> Clip:
+    return replace(view, path=place.path, offset_bytes=place.offset_bytes, size_bytes=place.size_bytes)
+
+
+def _said(key: str, clip: Clip, views: list[Clip]) -> dict[str, bytes]:
+    """KEY.txt and KEY.json, as `cosmos_data.sources` reads them."""
+    row = to_row(replace(clip, camera=views[0].camera))
+    said = {name: row[name] for name in ("clip_id", "split", "captions", "action", "ego_trajectory", "camera")}
+    said["views"] = [{"view": view.view, "camera": to_row(view)["camera"]} for view in views[1:]]
+    return {f"{key}.txt": clip.caption.encode(), f"{key}.json": json.dumps(said).encode()}
+
+
+def _joined(clip: Clip, views: list[Clip]) -> Clip:
+    """The row of a clip whose views are now elsewhere."""
+    names = [field.name for field in fields(Pictures)]
+    first, *others = ({name: getattr(view, name) for name in names} for view in views)
+    return replace(clip, fps=views[0].fps, views=tuple(Pictures(**other) for other in others), **first)
+
+
+def _dotted(view: str) -> str:
+    return f".{view}" if view else ""

@@ -1,44 +1,49 @@
-"""The sample plan: sample i of a run is a pure function of (manifest digest, seed, i).
+"""The sample plan: sample i of a run is a pure function of (manifest digests, weights, seed, i).
 
 Which clip, which window of it, which part of the picture, mirrored or not: everything random is drawn here, from a
 counter-based generator (Philox; the digest and the seed are its key, i its counter), so sample i costs the same
 whichever samples came before it, and neither the number of ranks nor workers nor prefetching can change it. Only raw
 Philox words are used, since numpy keeps those the same between its versions and makes no such promise for
-`permutation` or `integers`. A checkpoint needs {manifest digest, seed, samples consumed} and nothing else.
+`permutation` or `integers`. A checkpoint needs {plan digest, seed, samples consumed} and nothing else. (A sample's
+noise level and its number of condition frames are drawn from (seed, i) too, in cosmos_train.objectives.edm.)
 
-Every epoch visits every clip exactly once, in an order of its own: sample i is place i % n of epoch i // n.
+What cannot be drawn is counted. Samples are taken in groups (a training step) of one kind, images or video, and one
+aspect bucket, so that they stack; kinds, buckets and sources alternate as evenly as their shares allow, and how often
+each has come before sample i is a closed form of i. So each (kind, source, bucket) visits its clips once per epoch of
+its own, in an order of that epoch, none twice and none left out.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
 
-import numpy as np
-
-from cosmos_data.config import DataConfig, Resize
+from cosmos_data.clip import Clip, Split
+from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import Clip, Manifest
+from cosmos_data.manifest import Manifest
+from cosmos_data.order import WINDOW, Alternation, IndexPlan, below, philox_key, philox_words
+from cosmos_data.window import (
+    Box,
+    box_size,
+    central_box,
+    check_window_fits,
+    inner_box,
+    nearest_bucket,
+    span_frames,
+    stride_of,
+)
 
-Key = tuple[int, int]
-
-# The last word of Philox's counter keeps the two kinds of draw apart.
-_ORDER, _WINDOW = 0, 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Box:
-    """A part of the picture, in pixels of the video."""
-
-    top_px: int
-    left_px: int
-    height_px: int
-    width_px: int
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One training window, as a decoder executes it."""
+    """One training window of one view, as a decoder executes it."""
 
     index: int
     attempt: int
@@ -51,10 +56,15 @@ class Sample:
     num_frames: int
     frame_stride: int
     box: Box
+    """Of the video's picture: what is shown."""
+
     height_px: int
-    """Height to which the box is scaled; width_px likewise."""
+    """Of the window; width_px likewise."""
 
     width_px: int
+    inner: Box | None = None
+    """The part of the window to which the box is scaled, where the rest is padding; None: all of it."""
+
     flip: bool
 
     @property
@@ -62,156 +72,188 @@ class Sample:
         """Frames per second of the window, its stride counted in."""
         return self.clip.fps / self.frame_stride
 
+    @property
+    def caption(self) -> str:
+        """What is said of these frames."""
+        span = (self.num_frames - 1) * self.frame_stride + 1
+        return self.clip.caption_at(self.start_frame - self.clip.start_frame, span)
 
-class IndexPlan:
-    """The order in which a run visits `num_items` things: a permutation of its own per epoch.
 
-    An epoch's order takes num_items * 8 bytes while it is in use.
-    """
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A manifest in a blend."""
 
-    def __init__(self, num_items: int, digest: str, seed: int) -> None:
-        if num_items < 1:
-            raise DataError("there is nothing to train on: no items; check the manifest and its split")
-        self.num_items = num_items
-        self.digest = digest
-        self.seed = seed
-        self.key = _philox_key(digest, seed)
+    clips: Manifest
+    weight: float = 1.0
+    """Samples drawn from it, in proportion to the other parts'."""
 
-    def item(self, index: int, attempt: int = 0) -> int:
-        """Item of sample `index`; with an attempt, the item that stands so many places further in the same epoch."""
-        epoch, place = divmod(index, self.num_items)
-        return int(_epoch_order(self.key, self.num_items, epoch)[(place + attempt) % self.num_items])
+
+def read_parts(config: DataConfig, split: Split) -> list[Part]:
+    """The blend that a configuration names."""
+    manifests = {config.manifest: 1.0} | config.blend
+    return [Part(Manifest.read(path).select(split), weight) for path, weight in manifests.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """The clips of one source in one bucket, and the order in which samples of one kind visit them."""
+
+    clips: tuple[Clip, ...]
+    order: IndexPlan
 
 
 class SamplePlan:
-    """What each sample of a run is. Every clip is checked here, so that no window fails at step 1000."""
+    """What each sample of a run is. Every clip is checked here, so that no window fails at step 1000.
 
-    def __init__(self, clips: Manifest, seed: int, config: DataConfig) -> None:
-        self.clips = clips
-        self.config = config
-        self.seed = seed
-        self.manifest_digest = clips.digest
-        self._order = IndexPlan(len(clips), self.manifest_digest, seed)
-        for clip in clips:
-            check_window_fits(clip, config)
+    image_share: share (0 to 1) of the groups whose samples are single frames.
+    group_size: consecutive samples that are of one kind and size: what a step trains on at once. Sample 0 begins a
+        group.
+    """
 
-    def sample(self, index: int, attempt: int = 0) -> Sample:
-        clip = self.clips[self._order.item(index, attempt)]
-        start, top, left, flip = _philox_words(self._order.key, index, attempt, _WINDOW, count=4)
-        height_px, width_px = box_size(clip, self.config)
+    def __init__(
+        self, parts: Sequence[Part], seed: int, config: DataConfig, *, image_share: float = 0.0, group_size: int = 1
+    ) -> None:
+        self.config, self.seed, self._group_size = config, seed, group_size
+        quarantined = read_quarantine(config.quarantine)
+        self.digest = _blend_digest(parts, quarantined)
+        self._key = philox_key(self.digest, seed)
+        of_part = [usable_clips(part.clips, config, quarantined) for part in parts]
+        self.clips: tuple[Clip, ...] = tuple(clip for clips in of_part for clip in clips)
+        """All that samples can be of."""
+        images = Fraction(image_share).limit_denominator(10**6)
+        self._kinds = Alternation([images, 1 - images])
+        self._configs = (replace(config, num_frames=1), config)
+        cells = [[_by_bucket(clips, config)[b] for clips in of_part] for b in range(len(config.sizes_px))]
+        weights = [Fraction(part.weight).limit_denominator(10**6) for part in parts]
+        per_clip = [weight / len(clips) for weight, clips in zip(weights, of_part, strict=True)]
+        shares = [[one * len(clips) for one, clips in zip(per_clip, row, strict=True)] for row in cells]
+        self._buckets = Alternation([sum(row, Fraction(0)) for row in shares])
+        self._parts = [Alternation(row) for row in shares]
+        self._cells = [
+            [
+                [
+                    _Cell(clips, IndexPlan(len(clips), f"{self.digest}/{kind}/{b}/{p}", seed)) if clips else None
+                    for p, clips in enumerate(row)
+                ]
+                for b, row in enumerate(cells)
+            ]
+            for kind in ("image", "video")
+        ]
+
+    def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
+        """view: number of the view, 0 for the row's own; all views of a sample show the same frames."""
+        kind, bucket, cell, place = self._find(index)
+        row, config = cell.clips[cell.order.item(place, attempt)], self._configs[kind]
+        clip = row.each_view()[view] if row.views else row
+        start, top, left, flip = philox_words(self._key, index, attempt, WINDOW, count=4)
+        height_px, width_px = config.sizes_px[bucket]
+        box_height_px, box_width_px = box_size(clip, config, height_px, width_px)
+        conditioned = row.camera is not None or row.action is not None or row.ego_trajectory is not None
         return Sample(
             index=index,
             attempt=attempt,
             clip=clip,
-            start_frame=clip.start_frame + _below(start, clip.num_frames - self.config.span_frames + 1),
-            num_frames=self.config.num_frames,
-            frame_stride=self.config.frame_stride,
+            start_frame=clip.start_frame + below(start, clip.num_frames - span_frames(clip, config) + 1),
+            num_frames=config.num_frames,
+            frame_stride=stride_of(clip, config),
             box=Box(
-                top_px=_below(top, clip.height_px - height_px + 1),
-                left_px=_below(left, clip.width_px - width_px + 1),
-                height_px=height_px,
-                width_px=width_px,
+                top_px=below(top, clip.height_px - box_height_px + 1),
+                left_px=below(left, clip.width_px - box_width_px + 1),
+                height_px=box_height_px,
+                width_px=box_width_px,
             ),
-            height_px=self.config.height_px,
-            width_px=self.config.width_px,
-            flip=self.config.flip and _below(flip, 2) == 1,
+            height_px=height_px,
+            width_px=width_px,
+            inner=inner_box(clip, config, height_px, width_px),
+            flip=config.flip and not conditioned and below(flip, 2) == 1,
         )
+
+    def num_candidates(self, index: int) -> int:
+        """How many clips could take the place of sample `index`, its own included."""
+        return len(self._find(index)[2].clips)
+
+    def _find(self, index: int) -> tuple[int, int, _Cell, int]:
+        """(kind, bucket, cell, place in the cell's visits)"""
+        group, offset = divmod(index, self._group_size)
+        kind, group = self._kinds.turn(group)
+        bucket, group = self._buckets.turn(group)
+        part, place = self._parts[bucket].turn(group * self._group_size + offset)
+        cell = self._cells[kind][bucket][part]
+        assert cell is not None, "an empty cell has no share"
+        return kind, bucket, cell, place
+
+
+def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str]) -> tuple[Clip, ...]:
+    """Without those that were named as bad and those of another frame rate. DataError if there are many of the latter,
+    nothing is left, or a clip is too short or too small."""
+    kept = [clip for clip in clips if clip.digest not in quarantined]
+    off_rate = [clip for clip in kept if stride_of(clip, config) == 0]
+    if off_rate:
+        rates = ", ".join(sorted({f"{clip.fps:g}" for clip in off_rate}))
+        text = f"{len(off_rate)} of {len(clips)} clips have {rates} fps, far from data.target_fps={config.target_fps}"
+        if len(off_rate) > config.max_bad_share * len(clips):
+            raise DataError(f"{text}, more than data.max_bad_share={config.max_bad_share}; use another target_fps")
+        logger.warning("%s: left out, the first is %s", text, off_rate[0].clip_id)
+    usable = tuple(clip for clip in kept if stride_of(clip, config))
+    if not usable:
+        raise DataError("there is nothing to train on: no clips; check the manifest and its split")
+    for clip in usable:
+        check_window_fits(clip, config)
+    return usable
+
+
+def read_quarantine(path: str) -> frozenset[str]:
+    """Digests of clips that are left out. DataError where the file is missing or a line names none."""
+    if not path:
+        return frozenset()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return frozenset(json.loads(line)["digest"] for line in lines if line.strip())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"data.quarantine={path} is no list of digests ({error}); correct or remove it") from error
+
+
+def _blend_digest(parts: Sequence[Part], quarantined: frozenset[str]) -> str:
+    """Of a single manifest, its own."""
+    if len(parts) == 1 and not quarantined:
+        return parts[0].clips.digest
+    blend = [[(part.clips.digest, part.weight) for part in parts], sorted(quarantined)]
+    return hashlib.sha256(json.dumps(blend).encode()).hexdigest()
+
+
+def _by_bucket(clips: Sequence[Clip], config: DataConfig) -> dict[int, tuple[Clip, ...]]:
+    found: dict[int, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        found[nearest_bucket(clip.height_px, clip.width_px, config.sizes_px)].append(clip)
+    return {bucket: tuple(found[bucket]) for bucket in range(len(config.sizes_px))}
 
 
 def cover_windows(clips: Manifest, config: DataConfig, *, hop_frames: int) -> Iterator[Sample]:
     """Nothing random: the windows that start every `hop_frames` frames of every clip, cut from the middle of the
-    picture, unmirrored. For latent caches and evaluation."""
+    picture, unmirrored, all of data.height_px x data.width_px. For latent caches and evaluation."""
     if hop_frames < 1:
         raise DataError(f"hop_frames={hop_frames} is not a positive count; use 1 or more")
+    config = replace(config, buckets="one")
     index = 0
-    for clip in clips:
-        check_window_fits(clip, config)
-        box = central_box(clip.height_px, clip.width_px, *box_size(clip, config))
-        for offset in range(0, clip.num_frames - config.span_frames + 1, hop_frames):
-            yield Sample(
-                index=index,
-                attempt=0,
-                clip=clip,
-                start_frame=clip.start_frame + offset,
-                num_frames=config.num_frames,
-                frame_stride=config.frame_stride,
-                box=box,
-                height_px=config.height_px,
-                width_px=config.width_px,
-                flip=False,
-            )
+    for clip in usable_clips(clips, config, frozenset()):
+        for offset in range(0, clip.num_frames - span_frames(clip, config) + 1, hop_frames):
+            yield central_sample(clip, config, index=index, offset_frames=offset)
             index += 1
 
 
-def rank_slice(step: int, global_batch_size: int, rank: int, num_ranks: int) -> range:
-    """Sample indices of one rank in one step. The ranks' slices, in order, make up the global batch, which is the same
-    for every number of ranks."""
-    if global_batch_size % num_ranks != 0:
-        raise DataError(
-            f"global_batch_size={global_batch_size} is not divisible by the {num_ranks} data-parallel ranks;"
-            f" use a multiple of {num_ranks}"
-        )
-    assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
-    per_rank = global_batch_size // num_ranks
-    first = step * global_batch_size + rank * per_rank
-    return range(first, first + per_rank)
-
-
-def check_window_fits(clip: Clip, config: DataConfig) -> None:
-    if clip.num_frames < config.span_frames:
-        raise DataError(
-            f"clip {clip.clip_id} has {clip.num_frames} frames, and a window of data.num_frames={config.num_frames}"
-            f" with data.frame_stride={config.frame_stride} spans {config.span_frames}; use shorter windows, or build"
-            " the manifest with longer clips"
-        )
-    if clip.height_px < config.height_px or clip.width_px < config.width_px:
-        raise DataError(
-            f"clip {clip.clip_id} is {clip.width_px}x{clip.height_px} px, smaller than the"
-            f" {config.width_px}x{config.height_px} of data.width_px and data.height_px; use a smaller size, or pack"
-            " the manifest with upscaling allowed"
-        )
-
-
-def box_size(clip: Clip, config: DataConfig) -> tuple[int, int]:
-    """(height_px, width_px) of the part of the video's picture that a window shows."""
-    resize: Resize = config.resize
-    if resize == "crop":
-        return config.height_px, config.width_px
-    return largest_box(clip.height_px, clip.width_px, config.height_px, config.width_px)
-
-
-def largest_box(height_px: int, width_px: int, target_height_px: int, target_width_px: int) -> tuple[int, int]:
-    """The largest part of a picture that has the target's shape, to whole pixels."""
-    if height_px * target_width_px <= width_px * target_height_px:
-        return height_px, max(1, height_px * target_width_px // target_height_px)
-    return max(1, width_px * target_height_px // target_width_px), width_px
-
-
-def central_box(height_px: int, width_px: int, box_height_px: int, box_width_px: int) -> Box:
-    return Box(
-        top_px=(height_px - box_height_px) // 2,
-        left_px=(width_px - box_width_px) // 2,
-        height_px=box_height_px,
-        width_px=box_width_px,
+def central_sample(clip: Clip, config: DataConfig, *, index: int = 0, offset_frames: int = 0) -> Sample:
+    """The middle of the picture, unmirrored, from that frame of the clip on."""
+    size_px = config.height_px, config.width_px
+    return Sample(
+        index=index,
+        attempt=0,
+        clip=clip,
+        start_frame=clip.start_frame + offset_frames,
+        num_frames=config.num_frames,
+        frame_stride=stride_of(clip, config),
+        box=central_box(clip.height_px, clip.width_px, *box_size(clip, config, *size_px)),
+        height_px=config.height_px,
+        width_px=config.width_px,
+        inner=inner_box(clip, config, *size_px),
+        flip=False,
     )
-
-
-def _philox_key(digest: str, seed: int) -> Key:
-    sha256 = hashlib.sha256(f"{digest}/{seed}".encode()).digest()
-    return int.from_bytes(sha256[:8], "little"), int.from_bytes(sha256[8:16], "little")
-
-
-def _philox_words(key: Key, index: int, attempt: int, kind: int, *, count: int) -> np.ndarray:
-    """`count` uniform uint64. Philox itself counts in the first word, so streams of different indices never meet."""
-    counter = np.array([0, index, attempt, kind], dtype=np.uint64)
-    return np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter).random_raw(count)
-
-
-def _below(word: np.uint64, bound: int) -> int:
-    """Uniform in [0, bound); the bias is below bound / 2**64."""
-    return (int(word) * bound) >> 64
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(key: Key, num_items: int, epoch: int) -> np.ndarray:
-    return np.argsort(_philox_words(key, epoch, 0, _ORDER, count=num_items), kind="stable")

@@ -1,4 +1,4 @@
-"""The picture's geometry, one implementation for every decoder: cut the box out, scale it to size, mirror it.
+"""The picture's geometry, one implementation for every decoder: cut the box out, scale it to size, pad, mirror it.
 
 On a CPU the result depends on nothing but its arguments; on a GPU it may differ by one level (scaling runs in float32).
 """
@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cosmos_data.errors import ClipError
-from cosmos_data.plan import Box, Sample
+from cosmos_data.plan import Sample
+from cosmos_data.window import Box
 
 
 def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, *, flip: bool) -> Tensor:
@@ -32,4 +33,35 @@ def fit_frames(frames_THWC: Tensor, sample: Sample) -> Tensor:
     height_px, width_px = frames_THWC.shape[1:3]
     if (height_px, width_px) != (clip.height_px, clip.width_px):
         raise ClipError(f"{clip.path} is {width_px}x{height_px} px, the manifest says {clip.width_px}x{clip.height_px}")
-    return cut_and_scale(frames_THWC, sample.box, sample.height_px, sample.width_px, flip=sample.flip)
+    if sample.inner is None:
+        return cut_and_scale(frames_THWC, sample.box, sample.height_px, sample.width_px, flip=sample.flip)
+    inner = sample.inner
+    scaled_3THW = cut_and_scale(frames_THWC, sample.box, inner.height_px, inner.width_px, flip=sample.flip)
+    return pad_by_reflection(scaled_3THW, inner, sample.height_px, sample.width_px)
+
+
+def pad_by_reflection(scaled_3THW: Tensor, inner: Box, height_px: int, width_px: int) -> Tensor:
+    """The picture at its place in the window, mirrored to and fro outside of it (the edge itself is not repeated)."""
+    device = scaled_3THW.device
+    rows = _reflected(torch.arange(height_px, device=device) - inner.top_px, inner.height_px)
+    columns = _reflected(torch.arange(width_px, device=device) - inner.left_px, inner.width_px)
+    return scaled_3THW[:, :, rows][:, :, :, columns]
+
+
+def padding_mask(sample: Sample) -> Tensor:
+    """bool [1, height_px, width_px]: True where the window is padding."""
+    mask = torch.zeros(1, sample.height_px, sample.width_px, dtype=torch.bool)
+    if sample.inner is not None:
+        inner = sample.inner
+        mask.fill_(True)
+        rows = slice(inner.top_px, inner.top_px + inner.height_px)
+        mask[:, rows, inner.left_px : inner.left_px + inner.width_px] = False
+    return mask
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Places in 0 .. size - 1 of places anywhere on the line."""
+    if size == 1:
+        return torch.zeros_like(places)
+    folded = places.remainder(2 * (size - 1))
+    return torch.minimum(folded, 2 * (size - 1) - folded)

@@ -1,14 +1,18 @@
 """What PyAV is needed for: probing a video by really decoding it, and reading exact frames out of it.
 
 Frame k of a file is, by definition, the k-th frame that its decoder gives out when the whole file is decoded. The
-probe decodes every frame once, because headers and packet counts lie about damaged files, and learns whether time
-stamps find frames; `read_frames` then seeks to the key frame before the first wanted frame and decodes forward.
+probe decodes every frame once, because headers and packet counts lie about damaged files, and learns how frames are
+found again (`Pictures.seek`); `read_frames` then seeks to the key frame before the first wanted frame and decodes
+forward.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -17,8 +21,10 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from cosmos_data.clip import Clip, Seek
 from cosmos_data.errors import ClipError
-from cosmos_data.manifest import Clip
+from cosmos_data.location import VideoFile
+from cosmos_data.shots import ShotDetector
 
 # AVColorSpace of FFmpeg. 2 is "unspecified", which swscale and DALI both read as BT.601.
 COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
@@ -36,52 +42,85 @@ class BadVideoError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    codec: str
-    color_matrix: str
+    """What a whole file holds; see `Clip` and `Pictures` for the fields of the same names."""
+
     num_frames: int
     fps: float
+    duration_sec: float
     height_px: int
     width_px: int
+    rotation_deg: int
+    codec: str
+    pixel_format: str
+    color_matrix: str
+    seek: Seek
     first_pts: int | None
-    """See `Clip.first_pts`."""
+    container: str
+    """FFmpeg's names of the file's format, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
+
+    cuts: tuple[int, ...]
+    """Frames that begin a new shot (cosmos_data.shots)."""
+
+    def pictures(self) -> dict[str, Any]:
+        """The columns of a manifest that say how the file's pictures are read."""
+        names = ("height_px", "width_px", "rotation_deg", "codec", "pixel_format", "color_matrix", "seek", "first_pts")
+        return {name: getattr(self, name) for name in names}
 
 
-def probe_video(path: str | Path) -> VideoInfo:
+def probe_video(file: str | Path | VideoFile) -> VideoInfo:
     """Decodes the whole file. Raises `BadVideoError` where it is damaged, cut off or holds no frames.
 
     Two kinds of damage cannot be seen: bytes that still decode (H.264 and VP9 carry no checksums), and the missing end
     of a WebM file, which does not say how many frames it had.
     """
     stamps: list[int | None] = []
-    num_packets = 0
+    packets: list[_Packet] = []
+    shots = ShotDetector()
+    frame = None
     try:
-        with av.open(str(path)) as container:
+        with av.open(as_file(file).url) as container:
             stream = _video_stream(container)
-            matrix = "bt601"
             for packet in container.demux(stream):
-                num_packets += packet.size > 0
+                packets.append(_Packet.of(packet))
                 for frame in packet.decode():
                     _check_frame(frame, stream.width, stream.height, len(stamps))
-                    matrix = COLOR_MATRICES.get(int(frame.colorspace), "other")
+                    shots.add(frame)
                     stamps.append(frame.pts)
-            if not stamps:
+            if frame is None:
                 raise BadVideoError("it holds no frames")
+            num_packets = sum(packet.has_bytes for packet in packets)
             if num_packets < stream.frames:
                 raise BadVideoError(
                     f"it is cut off: {num_packets} of the {stream.frames} frames it announces are there"
                 )
-            fps, first_pts = _frame_rate(stamps, stream.average_rate, stream.time_base)
+            time_base = stream.time_base or Fraction(1, 1)
+            seek, fps = _how_to_seek(stamps, _packet_stamps(packets), stream.average_rate, time_base)
+            duration_sec = _duration_sec(stamps, time_base) if seek == "stamps" else len(stamps) / fps
+            quarter_turn = frame.rotation % 180 != 0
             return VideoInfo(
-                codec=stream.codec_context.name,
-                color_matrix=matrix,
                 num_frames=len(stamps),
-                fps=fps,
-                height_px=stream.height,
-                width_px=stream.width,
-                first_pts=first_pts,
+                fps=len(stamps) / duration_sec if seek == "stamps" else fps,
+                duration_sec=duration_sec,
+                height_px=stream.width if quarter_turn else stream.height,
+                width_px=stream.height if quarter_turn else stream.width,
+                rotation_deg=frame.rotation % 360,
+                codec=stream.codec_context.name,
+                pixel_format=frame.format.name,
+                color_matrix=COLOR_MATRICES.get(int(frame.colorspace), "other"),
+                seek=seek,
+                first_pts=stamps[0] if seek == "rate" else None,
+                container=container.format.name,
+                cuts=shots.cuts(),
             )
     except av.error.FFmpegError as error:
         raise BadVideoError(f"it cannot be decoded after frame {len(stamps)} ({error.strerror})") from error
+    except OSError as error:
+        raise BadVideoError(f"it cannot be read ({error.strerror})") from error
+
+
+def as_file(file: str | Path | VideoFile) -> VideoFile:
+    """A path means the file as a whole."""
+    return file if isinstance(file, VideoFile) else VideoFile(str(file))
 
 
 def _check_frame(frame: av.VideoFrame, width_px: int, height_px: int, number: int) -> None:
@@ -89,27 +128,63 @@ def _check_frame(frame: av.VideoFrame, width_px: int, height_px: int, number: in
         raise BadVideoError(f"frame {number} is damaged")
     if (frame.width, frame.height) != (width_px, height_px):
         raise BadVideoError(f"its size changes from {width_px}x{height_px} to {frame.width}x{frame.height} px")
-    if frame.rotation:
-        raise BadVideoError(f"it is to be shown rotated by {frame.rotation} degrees; rotate its pixels first")
+    if frame.rotation % 90:
+        raise BadVideoError(f"it is to be shown turned by {frame.rotation} degrees; only quarter turns can be read")
 
 
-def _frame_rate(
-    stamps: list[int | None], rate: Fraction | None, time_base: Fraction | None
-) -> tuple[float, int | None]:
-    """(frames per second, first_pts or None): whether a constant rate numbers every frame as it was counted."""
-    if rate is None or time_base is None:
+def _how_to_seek(
+    stamps: Sequence[int | None], packet_stamps: Sequence[int] | None, rate: Fraction | None, time_base: Fraction
+) -> tuple[Seek, float]:
+    """(how frames are found, frames per second as the file says them)"""
+    if rate is None or rate <= 0:
         raise BadVideoError("it does not say its frame rate")
-    first = stamps[0]
+    fps, first = float(rate), stamps[0]
     if first is not None:
-        numbers = [None if pts is None else frame_number(pts, first, float(rate), time_base) for pts in stamps]
+        numbers = [None if pts is None else frame_number(pts, first, fps, time_base) for pts in stamps]
         if numbers == list(range(len(stamps))):
-            return float(rate), first
-    return float(rate), None
+            return "rate", fps
+    # The packets' stamps tell frames without decoding, where they are those of the frames.
+    return ("stamps" if packet_stamps == list(stamps) else "count"), fps
+
+
+def _duration_sec(stamps: Sequence[int | None], time_base: Fraction) -> float:
+    """The last frame is taken to be shown as long as the others on average."""
+    known = [pts for pts in stamps if pts is not None]
+    span = (known[-1] - known[0]) * float(time_base)
+    return span * len(known) / max(1, len(known) - 1) if span else len(known) * float(time_base)
 
 
 def frame_number(pts: int, first_pts: int, fps: float, time_base: Fraction) -> int:
     """Number of the frame with time stamp `pts`, counted from the file's first frame."""
     return round((pts - first_pts) * float(time_base) * fps)
+
+
+class _Packet(NamedTuple):
+    """What is kept of a packet."""
+
+    pts: int | None
+    has_bytes: bool
+    is_shown: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet) -> "_Packet":
+        return cls(packet.pts, packet.size > 0, packet.size > 0 and not packet.is_discard)
+
+
+def _packet_stamps(packets: Sequence[_Packet]) -> list[int] | None:
+    """Stamps of the frames in the order in which they are shown; None where they do not tell frames apart."""
+    shown = [packet.pts for packet in packets if packet.is_shown]
+    known = sorted(pts for pts in shown if pts is not None)
+    if len(known) < len(shown) or any(early == late for early, late in pairwise(known)):
+        return None
+    return known
+
+
+@lru_cache(maxsize=64)
+def _stamp_table(url: str) -> list[int] | None:
+    """Of a whole file, read without decoding."""
+    with av.open(url) as container:
+        return _packet_stamps([_Packet.of(packet) for packet in container.demux(_video_stream(container))])
 
 
 def read_frames(clip: Clip, *, start_frame: int, num_frames: int, frame_stride: int = 1) -> Iterator[av.VideoFrame]:
@@ -138,30 +213,58 @@ def read_frames(clip: Clip, *, start_frame: int, num_frames: int, frame_stride: 
 
 
 def _numbered_frames(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) from a frame at or before `start_frame` on."""
-    if clip.first_pts is not None:
-        frames = _frames_from_key(clip, clip.first_pts, start_frame)
-        first = next(frames, None)
+    """(number, frame) from `start_frame` or one before it on."""
+    if clip.seek != "count":
+        frames = _frames_from_key(clip, start_frame)
+        try:
+            first = next((found for found in frames if found[0] >= start_frame), None)
+        except av.error.FFmpegError:
+            # After the key frame of an open group come pictures that lean on the group before. Damage shows below.
+            first = None
         # A container whose index overshoots lands too late: count from the start then.
-        if first is not None and first[0] <= start_frame:
+        if first is not None and first[0] == start_frame:
             yield first
             yield from frames
             return
-    with av.open(clip.path) as container:
+    with av.open(clip.file.url) as container:
         yield from enumerate(container.decode(_video_stream(container)))
 
 
-def _frames_from_key(clip: Clip, first_pts: int, start_frame: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    with av.open(clip.path) as container:
+def _frames_from_key(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    table = _stamp_table(clip.file.url) if clip.seek == "stamps" else None
+    if clip.seek == "stamps" and (table is None or start_frame >= len(table)):
+        raise ClipError(f"{clip.path} ends before frame {start_frame}, or was changed since the manifest was built")
+    number_of = {pts: number for number, pts in enumerate(table or ())}
+    with av.open(clip.file.url) as container:
         stream = _video_stream(container)
         time_base = stream.time_base or Fraction(1, 1)
-        # Half a frame late, so that rounding never misses a key frame that is itself the wanted one.
-        offset = int((start_frame + 0.5) / (clip.fps * float(time_base)))
-        container.seek(first_pts + offset, stream=stream, backward=True)
-        for frame in container.decode(stream):
+        if table is not None:
+            target = table[start_frame]
+        else:
+            assert clip.first_pts is not None, "check_clip demands it of seek=rate"
+            # Half a frame late, so that rounding never misses a key frame that is itself the wanted one.
+            target = clip.first_pts + int((start_frame + 0.5) / (clip.fps * float(time_base)))
+        container.seek(target, stream=stream, backward=True)
+        for frame in _from_key_on(container, stream):
             if frame.pts is None:
                 raise ClipError(f"{clip.path}: a frame near {start_frame} has no time stamp")
-            yield frame_number(frame.pts, first_pts, clip.fps, time_base), frame
+            if table is not None:
+                if frame.pts not in number_of:
+                    raise ClipError(f"{clip.path}: a frame near {start_frame} has a stamp that no packet has")
+                yield number_of[frame.pts], frame
+            else:
+                yield frame_number(frame.pts, clip.first_pts or 0, clip.fps, time_base), frame
+
+
+def _from_key_on(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames from the key frame on that was sought, without those that are shown before it: they may be wrong."""
+    key_pts = None
+    for packet in container.demux(stream):
+        if key_pts is None:
+            key_pts = packet.pts
+        for frame in packet.decode():
+            if key_pts is None or frame.pts is None or frame.pts >= key_pts:
+                yield frame
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
@@ -176,11 +279,12 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 
 class RgbConverter:
-    """Frames to uint8 RGB arrays. Keeps its conversion tables between frames; one per thread."""
+    """Frames to uint8 RGB arrays, upright. Keeps its conversion tables between frames; one per thread."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """[height_px, width_px, 3]"""
-        return self._reformatter.reformat(frame, format="rgb24", interpolation=ACCURATE, threads=1).to_ndarray()
+        picture = self._reformatter.reformat(frame, format="rgb24", interpolation=ACCURATE, threads=1).to_ndarray()
+        return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90)) if frame.rotation else picture

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from cosmos_launch.data_arguments import add_data_commands
+
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
 
 
@@ -16,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else argv
     if "overrides" in arguments and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides += rest  # argparse ends a list of positionals at the first option
     elif rest:
@@ -26,72 +29,112 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.command(arguments)
     except Exception as error:  # every command's errors become one sentence here
         from cosmos_launch.failure import report_failure
+        from cosmos_launch.spawn import own_rank
 
-        return report_failure(error, debug=arguments.debug)
+        return report_failure(error, rank=own_rank(), debug=arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cosmos-train", description="Train world foundation models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, function, help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help)
+    def add(name: str, function, help: str, *, to=commands) -> argparse.ArgumentParser:
+        command = to.add_parser(name, help=help, description=help)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(command=function)
         return command
 
-    data = add("data", _data, "make a manifest of a folder of videos, or re-encode its clips for random access")
-    data.add_argument("action", choices=("build", "pack"))
-    data.add_argument("source", type=Path, help="build: the folder of videos; pack: the manifest")
-    data.add_argument("--out", type=Path, required=True, help="build: the manifest to write; pack: the folder to make")
-    data.add_argument("--clip-frames", type=int, default=48, help="build: cut videos into clips of so many frames")
-    data.add_argument("--heldout-every", type=int, default=5, help="build: every n-th clip is held out")
-    data.add_argument("--max-clips", type=int, help="build: keep so many clips at most, evenly spread")
-    data.add_argument("--max-bad-share", type=float, default=0.05, help="build: share of bad videos that is an error")
-    data.add_argument("--height-px", type=int, help="pack: height of the packed clips")
-    data.add_argument("--width-px", type=int, help="pack: width of the packed clips")
-    data.add_argument("--codec", choices=("mjpeg", "vp9", "h264"), default="mjpeg", help="pack: codec of the clips")
-    data.add_argument("--allow-upscale", action="store_true", help="pack: enlarge clips that are smaller")
+    data = commands.add_parser("data", help="make, check, pack and describe manifests of videos")
+    add_data_commands(data)
 
     train = add("train", _train, "train, or go on training, the run that a YAML file describes")
     train.add_argument("run", help="a YAML file, or the name of one under configs/ such as run/demo_world")
     train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     train.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
+    train.add_argument("--cluster", help="--check, --dry-run: for this cluster (a file, or a name under configs/)")
     train.add_argument("--check", action="store_true", help="validate the run for --nproc ranks and leave")
     train.add_argument("--dry-run", action="store_true", help="say what each kind of rank would hold, and leave")
     train.add_argument("--world-size", type=int, help="--dry-run: so many ranks, on any number of machines")
     train.add_argument("--json", action="store_true", help="--dry-run: one JSON object instead of a table")
 
-    tokenize = add("tokenize", _tokenize, "encode the clips of a world model's run into its latent cache")
-    tokenize.add_argument("run", help="the world model's YAML")
+    submit = add("submit", _submit, "queue a run with Slurm: checked, with a copy of the code, until it is done")
+    submit.add_argument("run", help="a YAML file, or the name of one under configs/")
+    submit.add_argument("overrides", nargs="*", help=f"{OVERRIDES_HELP}; cluster.key=value: of the cluster file")
+    submit.add_argument("--cluster", required=True, help="the cluster's YAML file, or its name under configs/cluster/")
+    submit.add_argument("--nodes", default="1", help="N nodes, or N-M: at least N, and as many up to M as there are")
+    submit.add_argument("--after", action="append", default=[], metavar="JOB", help="start after this job is done")
+    submit.add_argument("--each", metavar="KEY=A,B,...", help="a job for each value of a key, each in its own folder")
+    submit.add_argument("--dry-run", action="store_true", help="print the batch script and leave")
+
+    status = add("status", _status, "how far a run is, how fast, what became of it: read from its folder alone")
+    status.add_argument("run", type=Path, help="the run's folder")
+    status.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+
+    checkpoint = add("checkpoint", _checkpoint, "list, verify, remove or compare a run's checkpoints")
+    checkpoint.add_argument("action", choices=("ls", "verify", "prune", "diff"))
+    checkpoint.add_argument("paths", type=Path, nargs="+", help="a run's folder or a checkpoint; diff: two of them")
+    checkpoint.add_argument("--keep-last", type=int, help="prune: keep so many of the newest")
+    checkpoint.add_argument("--keep-every", type=int, default=0, help="prune: and those of every so many steps")
+
+    tokenize = add("tokenize", _tokenize, "encode a world model's clips into its latent cache, or any videos, and back")
+    tokenize.add_argument("source", help="a world model's YAML; with --tokenizer a folder of videos, or a manifest")
     tokenize.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    tokenize.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
+    tokenize.add_argument("--text", action="store_true", help="only the captions, into the run's text.cache")
+    tokenize.add_argument("--out", type=Path, help="--tokenizer: folder for a file of latents, or a video, per clip")
+    tokenize.add_argument("--decode", action="store_true", help="--tokenizer: SOURCE is latents; make videos of them")
+    tokenize.add_argument("--padding", choices=("edge", "black", "official"), help="pad what the tokenizer cannot take")
+    tokenize.add_argument("--short-side-px", type=int, help="shrink larger pictures to this shorter side")
+    tokenize.add_argument("--fps", type=float, default=24.0, help="frames per second of folders of pictures")
 
     sample = add("sample", _sample, "generate videos with a trained world model")
     sample.add_argument("run", type=Path, help="the run's folder, or one of its checkpoints")
-    sample.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
+    sample.add_argument(
+        "overrides",
+        nargs="*",
+        help="sample.key=value, parallel.key=value: how and on what layout; sample=sample/released_2ab takes a file's",
+    )
     sample.add_argument("--out", type=Path, required=True, help="folder for NAME.mp4 and NAME.json")
     sample.add_argument("--prompt", default="", help="what the video shows")
     sample.add_argument("--input", type=Path, help="Video2World: a video or image whose first frames are the condition")
+    sample.add_argument("--crop", action="store_true", help="cut the middle out of an --input of another size")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first video")
-    sample.add_argument("--num-videos", type=int, default=1, help="videos of seed, seed + 1, ...")
+    sample.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
+    sample.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")
     sample.add_argument("--fps", type=float, help="frames per second; the training data's by default")
+    sample.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
 
-    evaluate = add("evaluate", _evaluate, "compare a world model with repeating the last frame, on held-out windows")
-    evaluate.add_argument("run", type=Path, help="the run's folder, or one of its checkpoints")
-    evaluate.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
-    evaluate.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    evaluate.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
+    how_good = "say how good a world model or a tokenizer is, on held-out clips"
+    evaluate = commands.add_parser("evaluate", help=how_good, description=how_good)
+    evaluated = evaluate.add_subparsers(required=True, metavar="WHAT")
+    world = add("world", _evaluate_world, "compare a world model with repeating the last frame", to=evaluated)
+    world.add_argument("run", type=Path, help="the run's folder, or one of its checkpoints")
+    world.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
+    world.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    world.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
+    tokenizer = add("tokenizer", _evaluate_tokenizer, "compare videos with their reconstructions", to=evaluated)
+    tokenizer.add_argument("tokenizer", type=Path, help="folder of the tokenizer")
+    tokenizer.add_argument("videos", type=Path, help="a manifest, or a folder of videos or of folders of pictures")
+    tokenizer.add_argument("overrides", nargs="*", help="key=value: overrides of the protocol")
+    tokenizer.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and report.html")
+    tokenizer.add_argument("--protocol", help="a YAML file, or the name of one under configs/ such as evaluate/davis")
+    tokenizer.add_argument("--fvd-network", type=Path, help="TorchScript file of a feature network; adds rFVD")
 
-    convert = add(
-        "convert", _convert, "turn a tokenizer of another project into ours, or ours into theirs, and prove it"
-    )
-    convert.add_argument("source", type=Path, help="a checkpoint file, or a folder of ours, NVIDIA's or diffusers'")
+    ema = add("ema", _ema, "make a moving average of another width out of a run's snapshots of power-law averages")
+    ema.add_argument("run", type=Path, help="the run's folder, of optim.ema_sigma_rels")
+    ema.add_argument("--sigma-rel", type=float, required=True, help="relative width, e.g. 0.08")
+    ema.add_argument("--step", type=int, help="as after this step; the last snapshot's by default")
+    ema.add_argument("--out", type=Path, required=True, help="folder to make: a checkpoint with weights alone")
+
+    convert = add("convert", _convert, "turn another project's tokenizer or world model into ours, or ours into theirs")
+    convert.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
     convert.add_argument("--out", type=Path, required=True, help="folder to make")
     convert.add_argument("--to", choices=("ours", "official", "training", "diffusers"), default="ours", help="layout")
     convert.add_argument("--arguments", type=Path, help="JSON of the official constructor's arguments")
     convert.add_argument(
         "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"
     )
+    convert.add_argument("--tokenizer", type=Path, help="becomes the vae of a world model's diffusers folder")
 
     doctor = add("doctor", _doctor, "what this machine has, what is missing and what that costs")
     doctor.add_argument("--json", action="store_true", help="one JSON array instead of a table")
@@ -103,41 +146,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.data import build, pack
-
-    if arguments.action == "build":
-        return build(
-            arguments.source,
-            arguments.out,
-            clip_frames=arguments.clip_frames,
-            heldout_every=arguments.heldout_every,
-            max_bad_share=arguments.max_bad_share,
-            max_clips=arguments.max_clips,
-        )
-    if arguments.height_px is None or arguments.width_px is None:
-        from cosmos_train.config.errors import ConfigError
-
-        raise ConfigError("data pack needs --height-px and --width-px, the size of the packed clips")
-    return pack(
-        arguments.source,
-        arguments.out,
-        height_px=arguments.height_px,
-        width_px=arguments.width_px,
-        codec=arguments.codec,
-        allow_upscale=arguments.allow_upscale,
-    )
-
-
 def _train(arguments: argparse.Namespace) -> int:
     from cosmos_launch.spawn import is_worker, run_ranks
     from cosmos_train.config.errors import ConfigError
-    from cosmos_train.config.load import load_run
+    from cosmos_train.config.load import load_run, load_run_on_cluster
     from cosmos_train.config.validate import check_run
 
     if not arguments.dry_run and (arguments.world_size is not None or arguments.json):
         raise ConfigError("--world-size and --json belong to --dry-run; add it, or start ranks here with --nproc")
-    run = load_run(arguments.run, arguments.overrides)
+    if arguments.cluster is None:
+        run = load_run(arguments.run, arguments.overrides)
+    elif arguments.check or arguments.dry_run:
+        run, _ = load_run_on_cluster(arguments.run, arguments.cluster, arguments.overrides)
+    else:
+        raise ConfigError("--cluster belongs to --check and --dry-run; `cosmos-train submit` queues a run on a cluster")
     if arguments.dry_run:
         world_size = arguments.nproc if arguments.world_size is None else arguments.world_size
         if world_size < 1:
@@ -159,45 +181,142 @@ def _train(arguments: argparse.Namespace) -> int:
     return run_ranks(command, arguments.nproc, threads_per_rank=run.train.threads_per_rank)
 
 
+def _submit(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.submit import submit
+
+    return submit(
+        arguments.run,
+        arguments.overrides,
+        cluster_name=arguments.cluster,
+        nodes=arguments.nodes,
+        after=arguments.after,
+        each=arguments.each,
+        dry_run=arguments.dry_run,
+    )
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.status import status
+
+    return status(arguments.run, as_json=arguments.json)
+
+
+def _checkpoint(arguments: argparse.Namespace) -> int:
+    from cosmos_launch import checkpoints
+
+    if arguments.action == "prune":
+        return checkpoints.prune(arguments.paths, keep_last=arguments.keep_last, keep_every=arguments.keep_every)
+    return {"ls": checkpoints.ls, "verify": checkpoints.verify, "diff": checkpoints.diff}[arguments.action](
+        arguments.paths
+    )
+
+
 def _tokenize(arguments: argparse.Namespace) -> int:
     from cosmos_train.config.errors import ConfigError
+
+    if arguments.tokenizer is not None:
+        if arguments.text:
+            raise ConfigError("--text goes with a world model's YAML, --tokenizer with videos; leave one of them out")
+        return _tokenize_files(arguments)
+    if arguments.out is not None or arguments.decode:
+        raise ConfigError("--out and --decode need --tokenizer; without it a world model's YAML says what goes where")
     from cosmos_train.config.load import load_run
     from cosmos_train.config.schema import WorldDiTRun
 
-    run = load_run(arguments.run, arguments.overrides)
+    run = load_run(arguments.source, arguments.overrides)
     if not isinstance(run, WorldDiTRun):
-        raise ConfigError(f"{arguments.run} is a {run.recipe} run; tokenize takes a world model's, which names a cache")
+        raise ConfigError(
+            f"{arguments.source} is a {run.recipe} run; tokenize takes a world model's, which names a cache"
+        )
+    if arguments.text:
+        from cosmos_launch.encode_text import encode_text
+
+        return encode_text(run.text, run.data)
     from cosmos_launch.encode import encode_clips
 
     return encode_clips(run)
 
 
-def _sample(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.sample import sample
+def _tokenize_files(arguments: argparse.Namespace) -> int:
+    from cosmos_train.config.errors import ConfigError
 
-    return sample(
-        arguments.run,
-        arguments.overrides,
-        out=arguments.out,
-        prompt=arguments.prompt,
-        input_path=arguments.input,
-        seed=arguments.seed,
-        num_videos=arguments.num_videos,
+    if arguments.out is None or arguments.overrides:
+        raise ConfigError("tokenize with --tokenizer needs --out, a folder, and takes no overrides of a YAML")
+    if arguments.decode and (arguments.padding is not None or arguments.short_side_px is not None):
+        raise ConfigError("--padding and --short-side-px belong to encoding; latents say how theirs is undone")
+    from cosmos_launch.encode_files import decode_files, encode_files
+
+    if arguments.decode:
+        return decode_files(Path(arguments.source), arguments.out, tokenizer=arguments.tokenizer)
+    return encode_files(
+        Path(arguments.source),
+        arguments.out,
+        tokenizer=arguments.tokenizer,
+        padding=arguments.padding,
+        short_side_px=arguments.short_side_px,
         fps=arguments.fps,
     )
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _sample(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.sample_request import SampleRequest
+    from cosmos_launch.spawn import is_worker, run_ranks
+
+    request = SampleRequest(
+        prompt=arguments.prompt,
+        input_path=arguments.input,
+        crop_input=arguments.crop,
+        seed=arguments.seed,
+        num_videos=arguments.num_videos,
+        num_frames=arguments.num_frames,
+        fps=arguments.fps,
+        num_ranks=arguments.nproc,
+    )
+    if arguments.nproc > 1 and not is_worker():
+        return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], arguments.nproc)
+    from cosmos_launch.sample import sample
+    from cosmos_train.parallel import init
+
+    exit_code = sample(arguments.run, arguments.overrides, request, out=arguments.out)
+    init.stop()
+    return exit_code
+
+
+def _evaluate_world(arguments: argparse.Namespace) -> int:
     from cosmos_launch.evaluate import evaluate
 
     return evaluate(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
+
+
+def _evaluate_tokenizer(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.evaluate_tokenizer import evaluate_tokenizer
+
+    return evaluate_tokenizer(
+        arguments.tokenizer,
+        arguments.videos,
+        arguments.overrides,
+        out=arguments.out,
+        protocol=arguments.protocol,
+        fvd_network=arguments.fvd_network,
+    )
+
+
+def _ema(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.ema import make_average
+
+    return make_average(arguments.run, sigma_rel=arguments.sigma_rel, step=arguments.step, out=arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
     from cosmos_launch.convert import convert
 
     return convert(
-        arguments.source, arguments.out, to=arguments.to, arguments=arguments.arguments, weights=arguments.weights
+        arguments.source,
+        arguments.out,
+        to=arguments.to,
+        arguments=arguments.arguments,
+        weights=arguments.weights,
+        tokenizer=arguments.tokenizer,
     )
 
 

@@ -1,30 +1,60 @@
-"""`cosmos-train convert`: a tokenizer from one layout to another, with what was found and how it was compared."""
+"""`cosmos-train convert`: a tokenizer or a world model from one layout to another; what was found, how it compared."""
 
 from pathlib import Path
 
 from cosmos_tok.convert import convert as convert_tokenizer
 from cosmos_tok.convert import read_arguments
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop.convert import convert as convert_world
+from cosmos_train.interop.source import is_world_model
 
 
-def convert(source: Path, out: Path, *, to: str, arguments: Path | None, weights: str) -> int:
-    """Convert, print what was found and the comparison's figures, and return the exit code."""
+def convert(
+    source: Path, out: Path, *, to: str, arguments: Path | None, weights: str, tokenizer: Path | None = None
+) -> int:
+    """Convert what there is at `source`, print what was found and compared, and return the exit code."""
     given = None if arguments is None else read_arguments(arguments)
-    done = convert_tokenizer(source, out, to=to, arguments=given, weights=weights)
+    if is_world_model(source):
+        found = _convert_world(source, out, to, given, weights, tokenizer)
+    elif tokenizer is not None:
+        raise ConfigError(f"--tokenizer {tokenizer} belongs to a world model, and {source} is none; leave it out")
+    else:
+        found = _convert_tokenizer(source, out, to, given, weights)
+    print(found)
+    print(f"wrote     {out} ({to})")
+    return 0
+
+
+def _convert_world(
+    source: Path, out: Path, to: str, arguments: dict | None, weights: str, tokenizer: Path | None
+) -> str:
+    done = convert_world(source, out, to=to, arguments=arguments, weights=weights, tokenizer=tokenizer)
+    config, (frames, height, width) = done.config, done.size_THW
+    kind = "Video2World" if config.condition_mask else "Text2World"
+    lora = f"AdaLN rank {config.adaln_rank}" if config.adaln_rank else "AdaLN without low rank"
+    lines = [
+        f"found     {done.layout} layout: {kind} world model, {config.num_blocks} blocks of width {config.width}, "
+        f"{config.num_heads} heads, {lora}, {config.in_channels} channels in, {config.latent_channels} out",
+        f"          text width {config.text_width}, {done.num_parameters:,} parameters"
+        f"{', learned uncertainty' if done.learned_uncertainty else ''}",
+        *(f"note      {note}" for note in done.notes),
+        f"compared  on {frames} latent frames of {height}x{width} with {done.compared_with}: largest difference "
+        f"{done.difference:.2g}; all tensors equal bit for bit",
+    ]
+    return "\n".join(lines)
+
+
+def _convert_tokenizer(source: Path, out: Path, to: str, arguments: dict | None, weights: str) -> str:
+    done = convert_tokenizer(source, out, to=to, arguments=arguments, weights=weights)
     config, (frames, height, width) = done.config, done.clip
     rate = f"{config.temporal_rate}x{config.spatial_rate}x" if config.media == "video" else f"{config.spatial_rate}x"
     codes = f"codes of {config.codebook_size:,}" if config.kind == "discrete" else f"{config.latent_channels} channels"
-    print(
-        f"found     {done.layout} layout: {config.kind} {config.media} tokenizer {rate}{config.spatial_rate}, {codes}"
-    )
-    print(
+    lines = [
+        f"found     {done.layout} layout: {config.kind} {config.media} tokenizer {rate}{config.spatial_rate}, {codes}",
         f"          patch {config.patch}, widths {config.channels} -> {', '.join(map(str, config.widths))}, "
-        f"{config.num_res_blocks} blocks a level, z {config.z_channels}, {done.num_parameters:,} parameters"
-    )
-    for note in done.notes:
-        print(f"note      {note}")
-    print(
+        f"{config.num_res_blocks} blocks a level, z {config.z_channels}, {done.num_parameters:,} parameters",
+        *(f"note      {note}" for note in done.notes),
         f"compared  on {frames} frames of {height}x{width} with {done.compared_with}: largest difference "
-        f"{done.encode_difference:.2g} encoding, {done.decode_difference:.2g} decoding"
-    )
-    print(f"wrote     {out} ({to})")
-    return 0
+        f"{done.encode_difference:.2g} encoding, {done.decode_difference:.2g} decoding",
+    ]
+    return "\n".join(lines)

@@ -1,53 +1,86 @@
-"""`cosmos-train data build | pack`: a folder of videos -> a manifest -> clips that are cheap to read anywhere in."""
+"""`cosmos-train data build | check | pack`: videos -> a manifest -> what is wrong with it -> clips that are cheap to
+read anywhere in. `data stats` is in `cosmos_launch.data_page`."""
 
 from pathlib import Path
 
 from cosmos_data.build import build_manifest
+from cosmos_data.check import JOURNAL_SUFFIX, Finding, check_manifest
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
-from cosmos_data.pack import PackCodec, pack_manifest
+from cosmos_data.pack import PackRequest, pack_manifest
 from cosmos_launch.progress import progress
+
+MOST_PRINTED = 50
+"""Findings that are printed; the file of --out has all."""
 
 
 def build(
-    folder: Path, out: Path, *, clip_frames: int, heldout_every: int, max_bad_share: float, max_clips: int | None = None
+    source: Path,
+    out: Path,
+    *,
+    clip_frames: int | None,
+    min_frames: int | None,
+    heldout_every: int | None,
+    split_shots: bool,
+    max_bad_share: float,
+    max_clips: int | None,
 ) -> int:
     """Write the manifest; name the videos that gave no clip. Returns the exit code."""
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.parquet'}")
     with progress("read", "videos") as advance:
         manifest, bad = build_manifest(
-            folder, clip_frames, heldout_every, max_bad_share=max_bad_share, progress=advance
+            source,
+            clip_frames,
+            heldout_every,
+            min_frames=min_frames,
+            split_shots=split_shots,
+            max_bad_share=max_bad_share,
+            progress=advance,
         )
     if max_clips is not None and len(manifest) > max_clips:
         print(f"{len(manifest)} clips found, {max_clips} kept, evenly spread")
         manifest = Manifest(tuple(manifest[row * len(manifest) // max_clips] for row in range(max_clips)))
-    out.parent.mkdir(parents=True, exist_ok=True)
     manifest.write(out)
     for video in bad:
         print(f"skipped {video.path}: {video.reason}")
     counts = {split: sum(clip.split == split for clip in manifest) for split in ("train", "heldout")}
     print(
-        f"{len(manifest)} clips of {clip_frames} frames ({counts['train']} train, {counts['heldout']} held out), "
+        f"{len(manifest)} clips ({counts['train']} train, {counts['heldout']} held out), "
         f"{len(bad)} videos skipped -> {out}"
     )
     return 0
 
 
-def pack(
-    manifest_path: Path, out: Path, *, height_px: int, width_px: int, codec: PackCodec, allow_upscale: bool
-) -> int:
-    """Re-encode the clips at one size with a short GOP; write their manifest. Returns the exit code."""
-    manifest = Manifest.read(manifest_path)
+def check(source: Path, *, target_fps: float | None, out: Path | None) -> int:
+    """Print what is wrong, errors first. Returns the exit code: 2 where there is an error."""
+    manifest = Manifest.read(source)
+    journal = source.with_name(source.name + JOURNAL_SUFFIX)
+    with progress("check", "files") as advance:
+        findings = check_manifest(manifest, journal=journal, target_fps=target_fps, progress=advance)
+    findings.sort(key=lambda finding: finding.level != "error")
+    lines = [_line(finding) for finding in findings]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    for line in lines[:MOST_PRINTED]:
+        print(line)
+    if len(lines) > MOST_PRINTED:
+        print(f"... and {len(lines) - MOST_PRINTED} more; --out writes all of them")
+    num_errors = sum(finding.level == "error" for finding in findings)
+    print(f"{len(manifest)} clips: {num_errors} errors, {len(findings) - num_errors} warnings")
+    return 2 if num_errors else 0
+
+
+def pack(source: Path, out: Path, request: PackRequest) -> int:
+    """Write the clips and their manifest. Returns the exit code."""
+    manifest = Manifest.read(source)
     with progress("pack", "clips") as advance:
-        packed = pack_manifest(
-            manifest,
-            out,
-            height_px=height_px,
-            width_px=width_px,
-            codec=codec,
-            allow_upscale=allow_upscale,
-            progress=advance,
-        )
-    print(f"{len(packed)} clips, {width_px}x{height_px} {codec} -> {out / 'manifest.parquet'}")
+        packed = pack_manifest(manifest, out, request, progress=advance)
+    first = packed[0]
+    print(f"{len(packed)} clips, {first.width_px}x{first.height_px} {first.codec} -> {out / 'manifest.parquet'}")
     return 0
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.level}: {finding.where}: {finding.text}"

@@ -99,7 +99,7 @@ def gather_footage(folder: Path, video: Path | None) -> None:
             shutil.copy(_default_footage() / f"{name}.mp4", aside)
             (aside / f"{name}.txt").write_text(caption)
     else:
-        from cosmos_data.build import find_videos
+        from cosmos_data.sources import find_videos
 
         videos = find_videos(video)
         for path in videos[:MAX_VIDEOS]:
@@ -167,7 +167,7 @@ def run_demo(out: Path, video: Path | None) -> None:
     stages.run(
         "evaluation: the expected future of held-out windows' first frames",
         # One step from pure noise is the network's mean of all futures; a sample is one of them.
-        f"evaluate {here}/world --out {here}/evaluation.json sample.num_steps=1",
+        f"evaluate world {here}/world --out {here}/evaluation.json sample.num_steps=1",
         result=out / "evaluation.json",
     )
     from cosmos_launch.demo_report import held_out_clip, write_demo_report
@@ -176,7 +176,7 @@ def run_demo(out: Path, video: Path | None) -> None:
     stages.run(
         "Video2World: sample futures of a held-out clip's first frame",
         f"sample {here}/world --out {here}/samples --num-videos 3 --fps {clip.fps:g} "
-        f"--input {shlex.quote(clip.path)} --prompt {shlex.quote(clip.caption)}",
+        f"--input {shlex.quote(clip.path)} --crop --prompt {shlex.quote(clip.caption)}",
         result=out / "samples/seed-0002.mp4",
     )
     write_demo_report(out, stages.done)

@@ -116,10 +116,10 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
 
 def _sample_section(out: Path, run: WorldDiTRun) -> Section:
     clip = held_out_clip(out)
-    truth = read_first_frames(Path(clip.path), run.data.num_frames, run.data)
+    truth = read_first_frames(Path(clip.path), run.data.num_frames, run.data, crop=True)
     rows = [FrameRow("what happened", _frames(truth))]
-    for path in sorted((out / "samples").glob("*.mp4")):
-        video = read_first_frames(path, run.data.num_frames, run.data)
+    for path in sorted((out / "samples").glob("seed-*.mp4")):
+        video = read_first_frames(path, run.data.num_frames, run.data, crop=False)
         rows.append(FrameRow(f"sample, {path.stem}", _frames(video)))
     return Section(
         title="Videos from one frame",

@@ -6,6 +6,7 @@ from the training split alone. The cache is complete or absent; a complete one o
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,21 +14,26 @@ import torch
 from cosmos_data.decode import Decoder, choose_decoder
 from cosmos_data.latents import INDEX_NAME, LatentMetadata, LatentStore, LatentWriter
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, SamplePlan, cover_windows
+from cosmos_data.plan import Part, Sample, SamplePlan, cover_windows
 from cosmos_launch.progress import progress
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
+from cosmos_tok.text_cache import CachedTextEncoder
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.recipes.world_dit import STATISTICS, text_identity
+from cosmos_train.recipes.world_batches import STATISTICS
+from cosmos_train.recipes.world_dit import text_identity
 
 WINDOWS_AT_ONCE = 4
 
 
 def load_text_encoder(run: WorldDiTRun, device: torch.device) -> TextEncoder:
-    """The configured encoder, from its folder or package."""
-    return FolderTextEncoder(text_encoder_folder(run.text.encoder), run.text.max_tokens, device)
+    """The configured encoder, from its folder or package; behind a cache of its states where there is one."""
+    folder = text_encoder_folder(run.text.encoder)
+    if run.text.cache is not None:
+        return CachedTextEncoder(folder, run.text.max_tokens, Path(run.text.cache), device)
+    return FolderTextEncoder(folder, run.text.max_tokens, device)
 
 
 def encode_clips(run: WorldDiTRun) -> int:
@@ -83,7 +89,7 @@ def choose_windows(manifest: Manifest, run: WorldDiTRun) -> list[Sample]:
     if not run.latents.planned_per_clip:
         return regular
     train = manifest.select("train")
-    plan = SamplePlan(train, run.seed, run.data)
+    plan = SamplePlan([Part(train)], run.seed, replace(run.data, buckets="one"))
     planned = [plan.sample(index) for index in range(len(train) * run.latents.planned_per_clip)]
     planned.sort(key=lambda sample: (sample.clip.clip_id, sample.index))
     return planned + [sample for sample in regular if sample.clip.split != "train"]
@@ -110,6 +116,7 @@ def _encode_windows(
                 statistics = LatentStatisticsAccumulator(*z_NCTHW.shape[1:3])
             if clip.split == "train":
                 statistics.update(z_NCTHW)
+            inner = samples[0].inner  # all windows of a clip have its shape
             writer.add_clip(
                 clip.clip_id,
                 z_NCTHW,
@@ -117,6 +124,7 @@ def _encode_windows(
                 split=clip.split,
                 caption=clip.caption,
                 fps=samples[0].fps,
+                inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
             )
     assert statistics is not None, "the writer refuses an empty cache first"
     return statistics

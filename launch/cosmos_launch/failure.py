@@ -1,9 +1,17 @@
 """An exception becomes one sentence and an exit code. 1: failed, 2: the user's input is wrong."""
 
+import os
+import platform
 import sys
 import time
 import traceback
+from pathlib import Path
+from typing import NoReturn
 
+STOPPED = 75
+"""Exit code of a run that saved and stopped, to be started again."""
+FAILURES = "COSMOS_TRAIN_FAILURES"
+"""Variable that whoever starts ranks sets: the folder of failures_folder()."""
 NAMES_OF_FAILURES = {"CheckpointError", "FloatingPointError"}
 """By name, because importing the classes would import torch. The user's errors of this project are ValueErrors."""
 
@@ -16,14 +24,50 @@ def report_failure(error: BaseException, *, rank: int = 0, debug: bool = False) 
     """
     if isinstance(error, SystemExit | KeyboardInterrupt):
         raise error
-    name = type(error).__name__
-    is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
-    is_known = is_users or name in NAMES_OF_FAILURES or isinstance(error, OSError)
+    is_known, sentence = _is_known(error), sentence_of(error)
     if rank > 0:
         # Most errors come on all ranks alike. Rank 0 tells them; the launcher then ends this rank in its sleep.
         time.sleep(2.0)
     if debug or not is_known:
         traceback.print_exception(error)
     where = f"rank {rank}: " if rank else ""
-    print(f"cosmos-train: {where}{error}" if is_known else f"cosmos-train: {where}{name}: {error}", file=sys.stderr)
-    return 2 if is_users else 1
+    print(f"cosmos-train: {where}{sentence}", file=sys.stderr)
+    return exit_code_of(error)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. After a failure at once: groups whose other ranks are gone would keep Python from ending."""
+    if code in (0, STOPPED):
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def sentence_of(error: BaseException) -> str:
+    """What is said of it; a defect is named by its class."""
+    return str(error) if _is_known(error) else f"{type(error).__name__}: {error}"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """1: failed, 2: the user's input is wrong."""
+    return 2 if _is_users(error) else 1
+
+
+def failures_folder() -> Path | None:
+    """Where the ranks of this job write down what they fail of (train.failures); None where nobody reads it."""
+    folder = os.environ.get(FAILURES)
+    return Path(folder) if folder else None
+
+
+def host_name() -> str:
+    """This machine, as Slurm calls it where it is one of its nodes."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def _is_users(error: BaseException) -> bool:
+    return isinstance(error, ValueError | FileNotFoundError | PermissionError)
+
+
+def _is_known(error: BaseException) -> bool:
+    return _is_users(error) or isinstance(error, OSError) or type(error).__name__ in NAMES_OF_FAILURES

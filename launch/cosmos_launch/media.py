@@ -1,76 +1,106 @@
 """Pictures in and out of a command: the first frames of a video or an image file, and MP4 files that anything plays."""
 
+import math
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import torch
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
-from cosmos_data.manifest import Clip
-from cosmos_data.plan import box_size, central_box
-from cosmos_data.transform import cut_and_scale
-from cosmos_data.video import BadVideoError, RgbConverter, probe_video, read_frames
+from cosmos_data.plan import central_sample
+from cosmos_data.transform import fit_frames
+from cosmos_data.video import BadVideoError, RgbConverter, read_frames
+from cosmos_launch.clips import whole_video
 
 
-def read_first_frames(path: Path, num_frames: int, data: DataConfig) -> Tensor:
-    """uint8 [3, num_frames, H, W]: the middle of the picture, cut and scaled as training windows are.
+def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:
+    """uint8 [3, num_frames, H, W] of the size that `data` says.
 
-    Raises DataError where the file is missing, is no video or image, has fewer frames or is smaller than asked for.
+    crop: the middle of a picture of another size, cut and scaled as training windows are.
+
+    Raises DataError where the file is missing, is no video or image, has fewer frames or is of another size, with crop
+    a smaller one.
     """
     if not path.is_file():
         raise DataError(f"--input {path} is not a file; name a video or an image")
     try:
-        info = probe_video(path)
+        clip = whole_video(path)
     except BadVideoError as error:
         raise DataError(f"--input {path}: {error}; name a video or an image") from error
-    if info.num_frames < num_frames:
+    if clip.num_frames < num_frames:
         raise DataError(
-            f"--input {path} has {info.num_frames} frames and {num_frames} are the condition; use a longer video, or a "
+            f"--input {path} has {clip.num_frames} frames and {num_frames} are the condition; use a longer video, or a "
             "smaller sample.num_condition_frames"
         )
-    if info.height_px < data.height_px or info.width_px < data.width_px:
+    if not crop and (clip.height_px, clip.width_px) != (data.height_px, data.width_px):
         raise DataError(
-            f"--input {path} is {info.width_px}x{info.height_px} px, smaller than the {data.width_px}x{data.height_px} "
+            f"--input {path} is {clip.width_px}x{clip.height_px} px, and this model was trained at "
+            f"{data.width_px}x{data.height_px} px; give a picture of that size, or add --crop to have the middle of "
+            "this one cut out and scaled"
+        )
+    if clip.height_px < data.height_px or clip.width_px < data.width_px:
+        raise DataError(
+            f"--input {path} is {clip.width_px}x{clip.height_px} px, smaller than the {data.width_px}x{data.height_px} "
             "px that this model was trained at; use a larger picture"
         )
-    clip = Clip(
-        clip_id=path.name,
-        path=str(path.absolute()),
-        start_frame=0,
-        num_frames=info.num_frames,
-        fps=info.fps,
-        height_px=info.height_px,
-        width_px=info.width_px,
-        codec=info.codec,
-        color_matrix=info.color_matrix,
-        first_pts=info.first_pts,
-        digest="",
-        caption="",
-        split="heldout",
-    )
-    box = central_box(info.height_px, info.width_px, *box_size(clip, data))
     to_rgb = RgbConverter()
     try:
         frames = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
     except ClipError as error:
         raise DataError(f"--input {error}") from error
-    return cut_and_scale(torch.from_numpy(np.stack(frames)), box, data.height_px, data.width_px, flip=False)
+    return fit_frames(torch.from_numpy(np.stack(frames)), central_sample(clip, data))
+
+
+def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
+    """Videos of one shape side by side, uint8 [3, T, rows * H, columns * W]; in rows, black where there are too few."""
+    columns = math.ceil(math.sqrt(len(videos_3THW)))
+    rows = math.ceil(len(videos_3THW) / columns)
+    black = torch.zeros_like(videos_3THW[0])
+    filled = [*videos_3THW, *[black] * (rows * columns - len(videos_3THW))]
+    return torch.cat([torch.cat(filled[row * columns : (row + 1) * columns], dim=3) for row in range(rows)], dim=2)
 
 
 def write_mp4(path: Path, video_3THW: Tensor, *, fps: float) -> None:
     """H.264 in MP4, visually lossless. uint8 RGB; written aside, then renamed."""
-    aside = path.with_suffix(".partial.mp4")
+    write_mp4_pieces(path, [video_3THW], fps=fps)
+
+
+def write_mp4_pieces(path: Path, pieces: Iterable[Tensor], *, fps: float, comment: str = "") -> None:
+    """`write_mp4` of consecutive pieces [3, t, H, W] of a video, at least one; `comment` becomes the file's tag.
+
+    Colours have half the picture's resolution, as players expect; the full one where a side is odd and has no half.
+    """
+    aside = path.with_name(f".{path.name}.partial.mp4")
     rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(aside), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
-        assert isinstance(stream, av.VideoStream)
-        _, _, stream.height, stream.width = video_3THW.shape
-        stream.pix_fmt = "yuv420p"
-        for picture in video_3THW.permute(1, 2, 3, 0).contiguous().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    aside.rename(path)
+    try:
+        with av.open(str(aside), "w") as container:
+            container.metadata["comment"] = comment
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
+            assert isinstance(stream, av.VideoStream)
+            for piece_3THW in pieces:
+                if not stream.codec_context.is_open:
+                    _, _, stream.height, stream.width = piece_3THW.shape
+                    stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
+                for picture in piece_3THW.permute(1, 2, 3, 0).contiguous().numpy():
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def mp4_comment(path: Path) -> str:
+    """What `write_mp4_pieces` wrote with the video; empty where there is no such file."""
+    if not path.is_file():
+        return ""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("comment", "")
+    except av.error.FFmpegError as error:
+        raise DataError(f"{path} is there and is no video ({error.strerror}); remove it") from error

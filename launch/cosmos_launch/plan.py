@@ -54,8 +54,9 @@ def summary(plan: Plan) -> dict[str, str]:
     if plan.sample is not None:
         channels, frames, height, width = plan.sample.latent_CTHW
         lines["sample"] = (
-            f"latents {channels} x {frames} x {height} x {width}: {plan.sample.tokens:,} tokens, "
-            f"{plan.sample.text_tokens} of text (from {plan.sample.source})"
+            f"latents {channels} x {frames} x {height} x {width}: {plan.sample.tokens:,} tokens"
+            + (f", {plan.sample.text_tokens} of text" if plan.sample.text_tokens else "")
+            + f" (from {plan.sample.source})"
         )
     if plan.step_flops is not None and plan.recompute_flops is not None:
         total = plan.step_flops.total

@@ -1,91 +1,180 @@
-"""`cosmos-train sample RUN`: videos from a trained world model, each as NAME.mp4 beside a NAME.json that says how."""
+"""`cosmos-train sample RUN`: videos from a trained world model, each as NAME.mp4 beside a NAME.json that says how.
+
+Several videos are several futures of one state: text and first frames are encoded once, the videos are one batch, and
+grid.mp4 shows them side by side. Data-parallel ranks divide them, other ranks work on the same ones.
+"""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from cosmos_launch.media import read_first_frames, write_mp4
+from cosmos_launch.media import read_first_frames, tile, write_mp4
 from cosmos_launch.progress import progress
-from cosmos_launch.trained import frames_for, load_world, sample_config
-from cosmos_train.config.errors import ConfigError
-from cosmos_train.generate.world import Scene, sample_world
+from cosmos_launch.sample_request import SampleRequest
+from cosmos_launch.spawn import num_ranks
+from cosmos_launch.trained import TrainedWorld, frames_for, load_world, open_run
+from cosmos_train.config.validate import check_sampling
+from cosmos_train.generate.network import videos_of_rank
+from cosmos_train.generate.rollout import num_windows, roll_out
+from cosmos_train.generate.world import Scene, window_seeds
 
 
-def sample(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    out: Path,
-    prompt: str,
-    input_path: Path | None,
-    seed: int,
-    num_videos: int,
-    fps: float | None,
-) -> int:
-    """Returns the exit code."""
-    if num_videos < 1:
-        raise ConfigError(f"--num-videos {num_videos} must be at least 1")
-    if fps is not None and fps <= 0:
-        raise ConfigError(f"--fps {fps} must be greater than 0")
-    world = load_world(path)
-    config = sample_config(world.run, overrides)
-    given_BCTHW = None
-    if input_path is not None:
-        num_frames = frames_for(world, config.num_condition_frames)
-        pixels_3THW = read_first_frames(input_path, num_frames, world.run.data)
-        latents_1CTHW = world.encode(pixels_3THW[None])
-        given_BCTHW = latents_1CTHW.new_zeros(num_videos, *world.store.latent_shape)
-        given_BCTHW[:, :, : latents_1CTHW.shape[2]] = latents_1CTHW
-    prompts = world.text.encode([prompt, config.negative_prompt])
-    if prompts.dropped_B[0]:
-        print(f"the prompt is cut by {int(prompts.dropped_B[0])} tokens to text.max_tokens={world.run.text.max_tokens}")
-    prompt_SE, negative_SE = prompts.states_BSE
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all videos share, computed once."""
+
+    text_1SE: Tensor
+    negative_text_1SE: Tensor
+    given_1CTHW: Tensor | None
+    fps: float
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each part of the work, on this rank."""
+
+    conditioned_sec: float = 0.0
+    """Text and input, once for all videos."""
+    sampled_sec: float = 0.0
+    coded_sec: float = 0.0
+    """Latents to pixels, and back where windows go on from each other."""
+
+
+def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out: Path) -> int:
+    """Sample and, on the main rank, write. Returns the exit code."""
+    folder, run = open_run(path, overrides)
+    num_frames = request.num_frames or run.data.num_frames
+    check_sampling(
+        run,
+        num_ranks(),
+        num_videos=request.num_videos,
+        num_frames=num_frames,
+        has_input=request.input_path is not None,
+    )
+    world, clock = load_world(folder, run), Clock()
+    started = time.perf_counter()
+    conditions = _condition(world, request)
+    clock.conditioned_sec = time.perf_counter() - started
+    mine = videos_of_rank(request.num_videos, world.mesh, cfg_parallel=run.sample.cfg_parallel)
+    seeds = [request.seed + index for index in mine]
+    videos_B3THW = _generate(world, conditions, seeds, num_frames, clock)
+    videos = _on_main(world, dict(zip(seeds, videos_B3THW, strict=True)))
+    if world.mesh.is_main:
+        _write(out, videos, conditions.fps, _facts(world, request, conditions.fps, num_frames, clock, len(seeds)))
+    return 0
+
+
+def _condition(world: TrainedWorld, request: SampleRequest) -> Conditions:
+    config = world.run.sample
+    prompts = world.text.encode([request.prompt, config.negative_prompt])
+    if world.mesh.is_main:
+        for name, dropped in zip(("prompt", "negative prompt"), prompts.dropped_B.tolist(), strict=True):
+            if dropped:
+                limit = world.run.text.max_tokens
+                print(f"the {name} is cut by {dropped} tokens to text.max_tokens={limit}", file=sys.stderr)
+    prompt_SE, negative_SE = prompts.states_BSE.to(world.device, world.dtype)
     if not config.negative_prompt:
         negative_SE = torch.zeros_like(negative_SE)  # what training puts in the place of dropped text
-    window_fps = fps or world.store.windows[0].fps
-    scene = Scene(
-        text_BSE=prompt_SE.expand(num_videos, -1, -1),
-        negative_text_BSE=negative_SE.expand(num_videos, -1, -1),
-        fps_B=[window_fps] * num_videos,
-        shape_CTHW=tuple(world.store.latent_shape),  # pyright: ignore[reportArgumentType] four numbers
-        seed_B=list(range(seed, seed + num_videos)),
-        given_BCTHW=given_BCTHW,
+    given = None
+    if request.input_path is not None:
+        num_frames = frames_for(world, config.num_condition_frames)
+        pixels_3THW = read_first_frames(request.input_path, num_frames, world.run.data, crop=request.crop_input)
+        given = world.encode(pixels_3THW[None])
+    return Conditions(prompt_SE[None], negative_SE[None], given, request.fps or world.store.windows[0].fps)
+
+
+def _generate(
+    world: TrainedWorld, conditions: Conditions, seeds: Sequence[int], num_frames: int, clock: Clock
+) -> Tensor:
+    """uint8 [B, 3, T, H, W], a window after the other."""
+    config, codec = world.run.sample, world.tokenizer_config
+    channels, trained_frames, height, width = world.store.latent_shape
+    fitting = next(
+        t for t in range(1, trained_frames + 1) if t == trained_frames or codec.pixel_frames(t) >= num_frames
     )
+    window_frames, overlap_frames = codec.pixel_frames(fitting), codec.pixel_frames(max(1, config.num_condition_frames))
+    count = num_windows(num_frames, window_frames=window_frames, overlap_frames=overlap_frames)
     started = time.perf_counter()
-    with progress("sample", "steps") as advance:
-        latents_BCTHW = sample_world(
-            world.network,
-            scene,
-            config,
-            sigma_data=world.run.objective.sigma_data,
-            has_condition_mask=world.run.model.condition_mask,
-            on_step=lambda step: advance(step, config.num_steps),
+    shown = progress("sample", "steps") if world.mesh.is_main else nullcontext(lambda _done, _total: None)
+    with shown as advance:
+
+        def sample_window(given_BCTHW: Tensor | None, window: int) -> Tensor:
+            scene = Scene(
+                text_BSE=conditions.text_1SE,
+                negative_text_BSE=conditions.negative_text_1SE,
+                fps_B=[conditions.fps] * len(seeds),
+                shape_CTHW=(channels, fitting, height, width),
+                seed_B=window_seeds(seeds, window),
+                given_BCTHW=given_BCTHW,
+            )
+            before, begin = window * config.num_updates, time.perf_counter()
+            latents = world.sample(scene, lambda step: advance(before + step, count * config.num_updates))
+            clock.sampled_sec += time.perf_counter() - begin
+            return latents
+
+        videos = roll_out(
+            sample_window,
+            conditions.given_1CTHW,
+            encode=world.encode,
+            decode=world.decode,
+            num_frames=num_frames,
+            window_frames=window_frames,
+            overlap_frames=overlap_frames,
         )
-    sampled_sec = time.perf_counter() - started
-    videos = world.decode(latents_BCTHW)
-    decoded_sec = time.perf_counter() - started - sampled_sec
+    clock.coded_sec = time.perf_counter() - started - clock.sampled_sec
+    return videos
+
+
+def _on_main(world: TrainedWorld, mine: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The videos of all data-parallel ranks by seed, on the main rank."""
+    dp = world.mesh.dp
+    found: list[Any] = [mine] * dp.size()
+    if dp.size() > 1:
+        own = {seed: video.clone() for seed, video in mine.items()}  # a view would travel with all of its batch
+        dist.gather_object(own, found if dp.rank() == 0 else None, group=dp, group_dst=0)
+    return {seed: video for part in found for seed, video in sorted(part.items())}
+
+
+def _facts(
+    world: TrainedWorld, request: SampleRequest, fps: float, num_frames: int, clock: Clock, num_videos: int
+) -> dict[str, Any]:
+    """What each video's JSON says besides its seed; seconds are those of one video."""
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": world.run.sample.negative_prompt,
+        "input": None if request.input_path is None else str(request.input_path),
+        "fps": fps,
+        "num_frames": num_frames,
+        "checkpoint": str(world.checkpoint_folder),
+        "step": world.step,
+        "averaged_weights": world.averaged,
+        "weights_digest": world.weights_digest,
+        "tokenizer_digest": world.store.metadata.tokenizer_digest,
+        "layout": world.mesh.layout,
+        "conditioned_sec": round(clock.conditioned_sec, 3),
+        "sampled_sec": round(clock.sampled_sec / num_videos, 3),
+        "decoded_sec": round(clock.coded_sec / num_videos, 3),
+        "sample": asdict(world.run.sample),
+    }
+
+
+def _write(out: Path, videos: dict[int, Tensor], fps: float, facts: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for video_3THW, video_seed in zip(videos, scene.seed_B, strict=True):
-        name = out / f"seed-{video_seed:04d}"
-        write_mp4(name.with_suffix(".mp4"), video_3THW, fps=window_fps)
-        facts = {
-            "prompt": prompt,
-            "input": None if input_path is None else str(input_path),
-            "seed": video_seed,
-            "fps": window_fps,
-            "num_frames": video_3THW.shape[1],
-            "checkpoint": str(world.checkpoint_folder),
-            "step": world.step,
-            "averaged_weights": world.averaged,
-            "tokenizer_digest": world.store.metadata.tokenizer_digest,
-            "sampled_sec": round(sampled_sec / num_videos, 3),
-            "decoded_sec": round(decoded_sec / num_videos, 3),
-            "sample": asdict(config),
-        }
-        name.with_suffix(".json").write_text(json.dumps(facts, indent=1))
-        print(name.with_suffix(".mp4"))
-    return 0
+    named: dict[str, tuple[Tensor, dict[str, Any]]] = {
+        f"seed-{seed:04d}": (video, {"seed": seed}) for seed, video in videos.items()
+    }
+    if len(videos) > 1:
+        named["grid"] = tile(list(videos.values())), {"seeds": list(videos)}
+    for name, (video_3THW, own) in named.items():
+        write_mp4(out / f"{name}.mp4", video_3THW, fps=fps)
+        (out / f"{name}.json").write_text(json.dumps(own | facts, indent=1))
+        print(out / f"{name}.mp4")

@@ -1,7 +1,7 @@
 """Start the processes of a run on this machine, watch them, and end with their exit code.
 
 One process a rank, with the environment that torchrun would give it. The first rank that fails ends the others within
-seconds, and what it printed last stands last. A worker started by torchrun or srun does not come through here.
+seconds, and its error stands last. A worker of a Slurm job does not come through here, but through cosmos_launch.node.
 """
 
 import contextlib
@@ -10,11 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-STOPPED = 75
+from cosmos_launch.failure import FAILURES, STOPPED, host_name
+from cosmos_train.train.failures import describe, first_failure, record_failure
+
 GRACE_SEC = 5.0
 """Ranks that wait for a failed one in a collective get a moment to leave by themselves."""
 
@@ -22,6 +26,16 @@ GRACE_SEC = 5.0
 def is_worker() -> bool:
     """Whether torchrun, srun or run_ranks started this process as one rank of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def own_rank() -> int:
+    """Of this process in its run."""
+    return int(os.environ.get("RANK", 0))
+
+
+def num_ranks() -> int:
+    """Processes of the run that this process is one of."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0) -> int:
@@ -34,6 +48,11 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": str(threads),
     }
+    with tempfile.TemporaryDirectory(prefix="cosmos-train-") as folder:
+        return _run_ranks(command, num_ranks, environment | {FAILURES: folder}, Path(folder))
+
+
+def _run_ranks(command: Sequence[str], num_ranks: int, environment: dict[str, str], failures: Path) -> int:
     ranks: list[subprocess.Popen] = []
     received: list[int] = []
 
@@ -51,29 +70,44 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
             ranks.append(subprocess.Popen(command, env=environment | own, start_new_session=True))
             for number in received:  # while this one was being started
                 ranks[-1].send_signal(number)
-        return _wait(ranks)
+        return _wait(ranks, failures)
     finally:
         _end(ranks)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _wait(ranks: list[subprocess.Popen]) -> int:
+def _wait(ranks: list[subprocess.Popen], failures: Path) -> int:
     while True:
         codes = [process.poll() for process in ranks]
         # A rank that stopped is not one that failed: another may still be telling Weights & Biases.
         failed = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0, STOPPED)]
         if failed:
-            rank, code = failed[0]
+            for rank, code in failed:
+                record_exit(failures, rank, code)
             _end(ranks, grace_sec=GRACE_SEC)
-            if code < 0:
-                print(f"cosmos-train: rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-            elif code != 2 and len(ranks) > 1:
-                print(f"cosmos-train: rank {rank} failed with exit code {code}; the others were ended", file=sys.stderr)
-            return 128 - code if code < 0 else code
+            first = first_failure(failures)
+            assert first is not None
+            if first.by_signal or (first.code != 2 and len(ranks) > 1):  # what is wrong with the input was told once
+                print(f"cosmos-train: {describe(first)}", file=sys.stderr)
+            return first.code
         if None not in codes:
             return max(code or 0 for code in codes)
         time.sleep(0.05)
+
+
+def record_exit(failures: Path, rank: int, code: int) -> None:
+    """Write down that a rank's process ended with this code, below zero a signal's; its own words stand over it."""
+    by_signal = code < 0
+    sentence = f"it was ended by {signal.Signals(-code).name}" if by_signal else f"it left with exit code {code}"
+    record_failure(
+        failures,
+        rank=rank,
+        host=host_name(),
+        code=128 - code if by_signal else code,
+        sentence=sentence,
+        by_signal=by_signal,
+    )
 
 
 def _end(ranks: list[subprocess.Popen], grace_sec: float = 0.0) -> None:

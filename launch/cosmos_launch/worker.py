@@ -11,9 +11,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from cosmos_launch.failure import report_failure
+from cosmos_launch.failure import exit_code_of, failures_folder, host_name, leave, report_failure, sentence_of
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import RunConfig
+from cosmos_train.train.failures import record_failure
 
 
 def main(arguments: list[str]) -> int:
@@ -27,11 +28,16 @@ def main(arguments: list[str]) -> int:
     try:
         return run_rank(load_run(config, overrides))
     except BaseException as error:
+        folder = failures_folder()
+        if folder is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+            record_failure(folder, rank=rank, host=host_name(), code=exit_code_of(error), sentence=sentence_of(error))
         return report_failure(error, rank=rank, debug=debug)
 
 
 def run_rank(run: RunConfig) -> int:
     """Join the groups, make the task, train."""
+    import torch.distributed as dist
+
     from cosmos_train.parallel import init
     from cosmos_train.recipes.table import make_task
     from cosmos_train.train.loop import train
@@ -46,7 +52,10 @@ def run_rank(run: RunConfig) -> int:
         mesh,
         wandb_online="WANDB_API_KEY" in os.environ,
         code_version=code_version,
+        failures=failures_folder(),
     )
+    # All leave together: torchrun takes a rank that stopped before the others for one that failed, and ends them.
+    dist.barrier(group=mesh.world)
     init.stop()
     return exit_code
 
@@ -81,4 +90,4 @@ def _git(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -16,15 +16,24 @@ from cosmos_data.config import DataConfig
 from cosmos_tok.config import TokenizerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import configs_dir, find_yaml, load_run, to_dict, to_yaml
+from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS, TokenizerRun, WorldDiTRun
 from cosmos_train.config.validate import check_run
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
 
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 SHIPPED_RUNS = sorted(path.relative_to(configs_dir()).as_posix() for path in configs_dir().glob("run/**/*.yaml"))
-SHIPPED_SECTIONS = {"data": DataConfig, "model": DiTConfig, "sample": SampleConfig, "tokenizer": TokenizerConfig}
-"""Folder under configs/ -> the dataclass that each of its files fills."""
+SHIPPED_SECTIONS = {
+    "evaluate/*.yaml": ProtocolConfig,
+    "data/*.yaml": DataConfig,
+    "model/dit_*.yaml": DiTConfig,
+    "model/world_ar_*.yaml": WorldARConfig,
+    "sample/*.yaml": SampleConfig,
+    "tokenizer/*.yaml": TokenizerConfig,
+}
+"""Files under configs/ -> the dataclass that each of them fills."""
 
 
 def sentence(name: str, *overrides: str) -> str:
@@ -58,18 +67,19 @@ def test_every_shipped_run_is_valid(name: str):
     check_run(run, run.parallel.ranks_per_replica)
 
 
-@pytest.mark.parametrize("folder", SHIPPED_SECTIONS)
-def test_every_shipped_section_fills_its_dataclass(folder: str):
-    files = sorted((configs_dir() / folder).glob("*.yaml"))
+@pytest.mark.parametrize("pattern", SHIPPED_SECTIONS)
+def test_every_shipped_section_fills_its_dataclass(pattern: str):
+    files = sorted(configs_dir().glob(pattern))
     assert files
     for path in files:
-        merged = OmegaConf.merge(OmegaConf.structured(SHIPPED_SECTIONS[folder]), OmegaConf.load(path))
-        assert isinstance(OmegaConf.to_object(merged), SHIPPED_SECTIONS[folder]), path
+        merged = OmegaConf.merge(OmegaConf.structured(SHIPPED_SECTIONS[pattern]), OmegaConf.load(path))
+        assert isinstance(OmegaConf.to_object(merged), SHIPPED_SECTIONS[pattern]), path
 
 
 def test_no_shipped_file_is_untested():
-    tested = {"run", *SHIPPED_SECTIONS}
-    assert {path.relative_to(configs_dir()).parts[0] for path in configs_dir().rglob("*.yaml")} <= tested
+    elsewhere = ("run/**/*.yaml", "cluster/*.yaml")  # above, and in test_cluster.py
+    tested = {path for pattern in (*elsewhere, *SHIPPED_SECTIONS) for path in configs_dir().glob(pattern)}
+    assert set(configs_dir().rglob("*.yaml")) <= tested
 
 
 def test_include_then_file_then_overrides(write):

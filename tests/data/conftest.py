@@ -8,7 +8,7 @@ import pytest
 
 from cosmos_data.build import build_manifest
 from cosmos_data.manifest import Manifest
-from cosmos_data.pack import pack_manifest
+from cosmos_data.pack import PackRequest, pack_manifest
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +30,17 @@ def folder(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def manifest(folder: Path) -> Manifest:
-    """12 clips of 30 frames: eight of bikes, four of carphone."""
-    return build_manifest(folder, clip_frames=30, heldout_every=4)[0]
+    """12 clips of 30 frames, also across cuts: eight of bikes, four of carphone."""
+    return build_manifest(folder, clip_frames=30, heldout_every=4, split_shots=False)[0]
 
 
 @pytest.fixture(scope="session")
 def mjpeg(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Every clip at 96x64 in a file of its own."""
-    return pack_manifest(manifest, tmp_path_factory.mktemp("mjpeg") / "packed", height_px=64, width_px=96)
+    return pack_manifest(manifest, tmp_path_factory.mktemp("mjpeg") / "packed", PackRequest(height_px=64, width_px=96))
 
 
 @pytest.fixture(scope="session")
 def vp9(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     out = tmp_path_factory.mktemp("vp9") / "packed"
-    return pack_manifest(Manifest(manifest.clips[:4]), out, height_px=64, width_px=96, codec="vp9")
+    return pack_manifest(Manifest(manifest.clips[:4]), out, PackRequest(codec="vp9", height_px=64, width_px=96))

@@ -9,14 +9,14 @@ import torch
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
-from cosmos_data.build import file_sha256
+from cosmos_data.clip import clip_digest
 from cosmos_data.config import DataConfig
 from cosmos_data.dali import DaliDecoder
 from cosmos_data.decode import PyAVDecoder, choose_decoder
 from cosmos_data.errors import ClipError
-from cosmos_data.manifest import clip_digest
-from cosmos_data.pack import pack_manifest
-from cosmos_data.plan import SamplePlan
+from cosmos_data.location import file_sha256
+from cosmos_data.pack import PackRequest, pack_manifest
+from cosmos_data.plan import Part, SamplePlan
 
 CPU = torch.device("cpu")
 
@@ -29,13 +29,13 @@ def config_of(**changes) -> DataConfig:
 @pytest.mark.parametrize("stride", [1, 3])
 def test_pixels_equal_those_of_pyav(codec, stride, request):
     clips = request.getfixturevalue(codec)
-    plan = SamplePlan(clips, 0, config_of(frame_stride=stride))
+    plan = SamplePlan([Part(clips)], 0, config_of(frame_stride=stride))
     samples = [plan.sample(i) for i in range(6)]
     assert torch.equal(DaliDecoder(CPU, 2).decode(samples), PyAVDecoder(2).decode(samples))
 
 
 def test_batches_of_any_size_one_after_the_other(mjpeg, caplog):
-    plan = SamplePlan(mjpeg, 0, config_of())
+    plan = SamplePlan([Part(mjpeg)], 0, config_of())
     samples = [plan.sample(i) for i in range(5)]
     expected = PyAVDecoder(2).decode(samples)
     decoder = DaliDecoder(CPU, 2)
@@ -55,7 +55,7 @@ def test_auto_takes_dali_and_says_so(mjpeg, caplog):
 @pytest.fixture
 def damaged(mjpeg, tmp_path):
     """Samples 0 and 1, the second one's file with its middle overwritten."""
-    plan = SamplePlan(mjpeg, 0, config_of())
+    plan = SamplePlan([Part(mjpeg)], 0, config_of())
     samples = [plan.sample(0), plan.sample(1)]
     content = Path(samples[1].clip.path).read_bytes()
     middle = len(content) // 2
@@ -80,7 +80,7 @@ def test_changed_bytes_are_never_decoded(damaged):
 )
 def test_the_sample_that_dali_cannot_decode_is_named(mjpeg, tmp_path, content, message):
     """Files that the manifest really lists, as far as their digest goes."""
-    plan = SamplePlan(mjpeg, 0, config_of())
+    plan = SamplePlan([Part(mjpeg)], 0, config_of())
     good, bad = plan.sample(0), plan.sample(1)
     path = tmp_path / "no.avi"
     path.write_bytes(content if content is not None else Path(bad.clip.path).read_bytes())
@@ -98,9 +98,9 @@ def test_the_sample_that_dali_cannot_decode_is_named(mjpeg, tmp_path, content, m
 def test_nvdec_shows_the_frames_of_pyav(manifest, tmp_path):
     """H.264 through the GPU's video engine. Its RGB conversion is another one: the bound is 30 dB, and no frame may
     look more like a neighbour than like itself."""
-    packed = pack_manifest(manifest, tmp_path / "h264", height_px=144, width_px=176, codec="h264")
+    packed = pack_manifest(manifest, tmp_path / "h264", PackRequest(codec="h264", height_px=144, width_px=176))
     config = config_of(num_frames=9, height_px=128, width_px=160)
-    plan = SamplePlan(packed, 0, config)
+    plan = SamplePlan([Part(packed)], 0, config)
     samples = [plan.sample(i) for i in range(4)]
     decoder = choose_decoder(config, packed, "cuda:0")
     assert isinstance(decoder, DaliDecoder)

@@ -8,7 +8,7 @@ from cosmos_data import decode
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import PyAVDecoder, choose_decoder, dali_obstacle
 from cosmos_data.errors import ClipError, DataError
-from cosmos_data.plan import SamplePlan
+from cosmos_data.plan import Part, SamplePlan
 from cosmos_data.transform import cut_and_scale
 from cosmos_data.video import RgbConverter, read_frames
 
@@ -19,7 +19,7 @@ def config_of(**changes) -> DataConfig:
 
 def test_pixels_are_the_frames_of_the_window(manifest):
     config = config_of(frame_stride=2)
-    plan = SamplePlan(manifest, 0, config)
+    plan = SamplePlan([Part(manifest)], 0, config)
     samples = [plan.sample(i) for i in range(4)]
     pixels_B3THW = PyAVDecoder(num_threads=2).decode(samples)
     assert pixels_B3THW.shape == (4, 3, 5, 48, 64)
@@ -32,13 +32,13 @@ def test_pixels_are_the_frames_of_the_window(manifest):
 
 
 def test_the_number_of_threads_changes_nothing(manifest):
-    plan = SamplePlan(manifest, 0, config_of())
+    plan = SamplePlan([Part(manifest)], 0, config_of())
     samples = [plan.sample(i) for i in range(5)]
     assert torch.equal(PyAVDecoder(num_threads=1).decode(samples), PyAVDecoder(num_threads=4).decode(samples))
 
 
 def test_the_bad_sample_is_named(manifest, tmp_path):
-    plan = SamplePlan(manifest, 0, config_of())
+    plan = SamplePlan([Part(manifest)], 0, config_of())
     samples = [plan.sample(i) for i in range(4)]
     for position in (2, 3):
         absent = replace(samples[position].clip, path=str(tmp_path / f"absent{position}.mp4"))
@@ -49,7 +49,7 @@ def test_the_bad_sample_is_named(manifest, tmp_path):
 
 
 def test_another_size_than_the_manifest_says(manifest):
-    sample = SamplePlan(manifest, 0, config_of()).sample(0)
+    sample = SamplePlan([Part(manifest)], 0, config_of()).sample(0)
     with pytest.raises(ClipError, match="the manifest says 640x300"):
         PyAVDecoder(1).decode([replace(sample, clip=replace(sample.clip, height_px=300, width_px=640))])
 

@@ -7,7 +7,8 @@ import pytest
 
 from cosmos_data.build import build_manifest
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import SCHEMA_VERSION, VERSION_KEY, Manifest
+from cosmos_data.manifest import Manifest
+from cosmos_data.rows import SCHEMA_VERSION, VERSION_KEY
 
 
 def test_round_trip(manifest, tmp_path):
@@ -34,7 +35,7 @@ def test_a_write_that_fails_leaves_the_old_file(manifest, tmp_path, monkeypatch)
 def test_a_moved_folder_has_the_same_digest_and_other_paths(manifest, folder, tmp_path):
     here, there = tmp_path / "here", tmp_path / "elsewhere"
     shutil.copytree(folder, here)
-    build_manifest(here, clip_frames=30, heldout_every=4)[0].write(here / "m.parquet")
+    build_manifest(here, 30, 4, split_shots=False)[0].write(here / "m.parquet")
     here.rename(there)
     moved = Manifest.read(there / "m.parquet")
     assert moved.digest == manifest.digest
@@ -115,7 +116,7 @@ def test_wrong_columns(table, tmp_path):
     write_table(table.append_column("mood", pa.array(["good"] * len(table))), path)
     with pytest.raises(DataError, match="unknown columns mood"):
         Manifest.read(path)
-    write_table(table.set_column(4, "fps", table["fps"].cast(pa.float32())), path)
+    write_table(table.set_column(table.schema.get_field_index("fps"), "fps", table["fps"].cast(pa.float32())), path)
     with pytest.raises(DataError, match="column fps: type float instead of double"):
         Manifest.read(path)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from cosmos_data.plan import Box
-from cosmos_data.transform import cut_and_scale
+from cosmos_data.transform import cut_and_scale, pad_by_reflection
+from cosmos_data.window import Box
 
 
 def picture_numbers() -> torch.Tensor:
@@ -33,3 +33,14 @@ def test_scaling_keeps_a_ramp_in_place():
     scaled = cut_and_scale(ramp, Box(top_px=0, left_px=30, height_px=90, width_px=60), 45, 30, flip=False)
     centres = 2 * (30 + 2 * (torch.arange(30) + 0.5) - 0.5)
     assert (scaled[0, 0, 20, 2:-2].float() - centres[2:-2]).abs().max() <= 1
+
+
+def test_padding_mirrors_the_picture_to_and_fro():
+    row = torch.arange(3, dtype=torch.uint8).expand(3, 1, 1, 3)
+    padded = pad_by_reflection(row, Box(top_px=0, left_px=4, height_px=1, width_px=3), 1, 10)
+    assert padded[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
+    # Where both can, torch's own reflection says the same.
+    picture = torch.randint(0, 255, (3, 2, 5, 7), dtype=torch.uint8)
+    inner = Box(top_px=2, left_px=3, height_px=5, width_px=7)
+    expected = torch.nn.functional.pad(picture.float(), (3, 2, 2, 4), mode="reflect").to(torch.uint8)
+    assert torch.equal(pad_by_reflection(picture, inner, 11, 12), expected)

@@ -9,14 +9,16 @@ import pytest
 
 from cosmos_data import video
 from cosmos_data.build import build_manifest
+from cosmos_data.clip import Clip
 from cosmos_data.errors import ClipError
-from cosmos_data.manifest import Clip
 from cosmos_data.video import RgbConverter, probe_video, read_frames
 
 
 @cache
 def whole_file(name: str, footage: Path) -> Clip:
-    clips = build_manifest(footage, clip_frames=1000, heldout_every=None, min_frames=1, max_bad_share=1.0)[0]
+    clips = build_manifest(
+        footage, clip_frames=1000, heldout_every=None, min_frames=1, split_shots=False, max_bad_share=1.0
+    )[0]
     return next(clip for clip in clips if clip.path.endswith(name))
 
 
@@ -79,7 +81,7 @@ def test_odd_time_stamps(footage, tmp_path, pts_of, by_stamps):
 def test_a_seek_that_lands_late_is_noticed(footage, monkeypatch):
     clip = whole_file("bikes.mp4", footage)
     honest = video._frames_from_key
-    monkeypatch.setattr(video, "_frames_from_key", lambda clip, pts, start: honest(clip, pts, start + 60))
+    monkeypatch.setattr(video, "_frames_from_key", lambda clip, start: honest(clip, start + 60))
     frames = list(read_frames(clip, start_frame=40, num_frames=2))
     assert np.array_equal(luma(frames[0]), sequential(clip.path)[40])
 

@@ -3,16 +3,18 @@
 The network is the ideal one for latents ~ N(mean, STD^2), where the mean is what the text says: every result is known.
 """
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from cosmos_train.generate.config import SampleConfig
-from cosmos_train.generate.world import Scene, sample_world
+from cosmos_train.generate.world import Scene, sample_world, window_seeds
 from cosmos_train.objectives.edm import c_in, c_out, c_skip
 from cosmos_train.objectives.samplers import karras_sigmas
 
@@ -38,7 +40,7 @@ class IdealNetwork:
         fps_B: Sequence[float],
         condition_mask_B1THW: Tensor | None,
     ) -> Tensor:
-        assert len(fps_B) == len(c_noise_B) == len(x_BCTHW)
+        assert len(fps_B) == len(x_BCTHW) and len(c_noise_B) == 1, "videos share the noise level"
         sigma_B = (4 * c_noise_B.double()).exp()
         self.inputs.append(x_BCTHW)
         self.sigmas.append(sigma_B[0].item())
@@ -56,8 +58,8 @@ def scene(
 ) -> Scene:
     batch = len(seeds)
     return Scene(
-        text_BSE=torch.full((batch, 2, 3), text, dtype=dtype),
-        negative_text_BSE=torch.full((batch, 2, 3), -0.1, dtype=dtype),
+        text_BSE=torch.full((1, 2, 3), text, dtype=dtype),
+        negative_text_BSE=torch.full((1, 2, 3), -0.1, dtype=dtype),
         fps_B=[24.0] * batch,
         shape_CTHW=SHAPE,
         seed_B=seeds,
@@ -79,6 +81,11 @@ def given_latents(batch: int, num_frames: int) -> Tensor:
     return given
 
 
+def ideal(x: Tensor, sigma: float) -> Tensor:
+    """What IdealNetwork takes the clean sample to be, of the scene's own text."""
+    return (0.3 * sigma**2 + x * STD**2) / (sigma**2 + STD**2)
+
+
 def seeded(seed: int) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
@@ -96,7 +103,7 @@ def test_reaches_the_distribution():
 def test_one_seed_is_one_video(mask: bool):
     given = given_latents(1, 1) if mask else None
     seeds = [3, 8, 5]
-    together, network = sample(scene(seeds, given if given is None else given.expand(3, -1, -1, -1, -1)), mask=mask)
+    together, network = sample(scene(seeds, given), mask=mask)
     for position, seed in enumerate(seeds):
         alone, single = sample(scene([seed], given), mask=mask)
         assert torch.equal(together[position], alone[0])
@@ -121,16 +128,19 @@ def test_the_network_sees_conditions_with_their_own_light_noise():
     _, network = sample(scene([4], given), mask=True, augment_sigma=0.1)
     light = (given[0] + 0.1 * seeded(9)) / math.sqrt(0.1**2 + DATA**2)
     _, plain = sample(scene([4]))
-    assert min(network.sigmas) < 0.1 < max(network.sigmas)
-    for x, mask, sigma, without in zip(network.inputs, network.masks, network.sigmas, plain.inputs, strict=True):
+    sigmas = karras_sigmas(8, sigma_max=80, sigma_min=0.0002, rho=7).tolist()
+    assert sigmas[5] > 0.1 > sigmas[6]
+    clean, start = given[0, :, 0].double(), seeded(8)[:, 0].double() * math.sqrt(80**2 + 1)
+    carried = clean + sigmas[6] * (start - clean) / 80  # their estimate was the given, so they came straight
+    calls = zip(network.inputs, network.masks, plain.inputs, strict=True)
+    for (sigma, following), (x, mask, without) in zip(itertools.pairwise(sigmas), calls, strict=True):
         assert mask is not None and mask.shape == (1, 1, *SHAPE[1:])
+        assert mask[:, :, 0].all() and not mask[:, :, 1:].any(), "marked throughout"
         if sigma > 0.1:
-            assert mask[:, :, 0].all() and not mask[:, :, 1:].any()
             torch.testing.assert_close(x[0, :, 0], light[:, 0])
-        else:  # by now the rest is cleaner than they are: they are no condition any more
-            assert not mask.any()
-            direct = given[0] + sigma * (seeded(8) * math.sqrt(80**2 + 1) - given[0]) / 80  # straight to the given
-            torch.testing.assert_close(x[0, :, 0] * math.sqrt(sigma**2 + DATA**2), direct[:, 0])
+        else:  # by now the sample is cleaner than they are: they are denoised like other frames
+            torch.testing.assert_close(x[0, :, 0].double() * math.hypot(sigma, DATA), carried, rtol=0, atol=1e-6)
+            carried = carried + (following - sigma) * (carried - ideal(carried, sigma)) / sigma
         torch.testing.assert_close(x[:, :, 1:], without[:, :, 1:], msg="other frames are as without a condition")
 
 
@@ -149,6 +159,15 @@ def test_guidance():
     assert len(single.texts) == 8, "without guidance the negative prompt costs nothing"
 
 
+def test_guidance_counted_the_other_way():
+    """8 off uncond is 7 off cond; 1 is none."""
+    ours, _ = sample(scene([1]), guidance=7.0)
+    other, _ = sample(scene([1]), guidance=8.0, guidance_from="uncond")
+    assert torch.equal(ours, other)
+    _, single = sample(scene([1]), guidance=1.0, guidance_from="uncond")
+    assert len(single.texts) == 8
+
+
 def test_guidance_leaves_conditions_to_both_branches():
     """Only the text differs, as in the released inference code."""
     given = given_latents(1, 1)
@@ -165,11 +184,25 @@ def test_the_network_gets_what_it_computes_in():
     assert {x.dtype for x in network.inputs} == {torch.bfloat16} and video.dtype == torch.float32
 
 
-def test_says_when_a_step_is_done():
+@pytest.mark.parametrize(("last_step", "steps"), [("clean", [1, 2, 3]), ("none", [1, 2])])
+def test_says_when_a_step_is_done(last_step: Literal["clean", "none"], steps: list[int]):
     seen: list[int] = []
-    config = SampleConfig(num_steps=3)
+    config = SampleConfig(num_steps=3, last_step=last_step)
     sample_world(IdealNetwork(), scene([0]), config, sigma_data=DATA, has_condition_mask=False, on_step=seen.append)
-    assert seen == [1, 2, 3]
+    assert seen == steps and config.num_updates == len(steps)
+
+
+def test_there_is_no_video_without_a_step():
+    with pytest.raises(ValueError, match=r"sample.num_steps=1 must be at least 2 with sample.last_step=none"):
+        SampleConfig(num_steps=1, last_step="none")
+
+
+def test_windows_have_noise_of_their_own():
+    """Of window 0 it is the video's; of the others nothing that another video or window has."""
+    seeds = [window_seeds(range(50), window) for window in range(4)]
+    assert seeds[0] == list(range(50))
+    assert len({seed for window in seeds for seed in window}) == 200
+    assert max(seeds[1]) < 2**62, "a generator takes twice as much"
 
 
 def test_refuses():
@@ -178,11 +211,29 @@ def test_refuses():
         sample(scene([0], given))
     with pytest.raises(ValueError, match=r"sample.num_condition_frames=4, but the video has 3 latent frames"):
         sample(scene([0], given), mask=True, num_condition_frames=4)
+    for wrong in (given[:, :1], given[:, :, :0], given[..., :3], given[..., :3, :]):
+        with pytest.raises(ValueError, match=r"give latents \[1 or B, 2, at least 1, 4, 4\]"):
+            sample(scene([0], wrong), mask=True)
+    with pytest.raises(ValueError, match=r"given_BCTHW has a batch of 2 and there are 3 seeds; use 1 or 3"):
+        scene([0, 1, 2], given.expand(2, -1, -1, -1, -1))
+
+
+@pytest.mark.parametrize("fps", [[0.0], [-24.0], [math.nan], [math.inf], [24.0, 24.0]])
+def test_refuses_a_frame_rate(fps: list[float]):
+    with pytest.raises(ValueError, match="must be one rate greater than 0 for each of 1 seeds"):
+        dataclasses.replace(scene([0]), fps_B=fps)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_steps", 0), ("sigma_min", 0.0), ("sigma_min", 80.0), ("guidance", -1.0), ("num_condition_frames", -1)],
+    [
+        ("num_steps", 0),
+        ("sigma_min", 0.0),
+        ("sigma_min", 80.0),
+        ("guidance", -1.0),
+        ("guidance", math.nan),
+        ("num_condition_frames", -1),
+    ],
 )
 def test_refuses_a_configuration(key: str, value: Any):
     with pytest.raises(ValueError, match=rf"sample\.{key}={value} must"):

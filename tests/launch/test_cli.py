@@ -17,7 +17,7 @@ from cosmos_launch import cli, spawn, worker
 from cosmos_launch.cli import main
 from cosmos_train.config.load import load_run, to_yaml
 
-COMMANDS = ("data", "train", "tokenize", "sample", "evaluate", "doctor", "explain")
+COMMANDS = ("data", "train", "submit", "status", "checkpoint", "tokenize", "sample", "evaluate", "doctor", "explain")
 HEAVY = {"torch", "megatron", "av", "nvidia", "wandb", "transformers", "numpy", "pyarrow", "omegaconf", "rich"}
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 
@@ -139,16 +139,35 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     from cosmos_launch import evaluate, sample  # they bring torch, which help should not wait for here either
 
     seen = {}
-    monkeypatch.setattr(sample, "sample", lambda run, overrides, **more: seen.update(run=run, o=overrides, **more) or 0)
-    line = "sample RUN sample.rho=3 --out O --input I --seed 4 --num-videos 2 --fps 12.5 sample.guidance=0 --prompt"
-    assert main([*line.split(), "two words"]) == 0
-    assert seen.pop("o") == ["sample.rho=3", "sample.guidance=0"]
-    assert seen.pop("run") == Path("RUN") and seen.pop("out") == Path("O") and seen.pop("input_path") == Path("I")
-    assert seen == {"prompt": "two words", "seed": 4, "num_videos": 2, "fps": 12.5}
+    monkeypatch.setattr(sample, "sample", lambda *given, out: seen.update(given=given, out=out) or 0)
+    line = "sample RUN sample.rho=3 --out O --input I --crop --seed 4 --num-videos 2 --num-frames 9 --fps 12.5"
+    assert main([*line.split(), "sample.guidance=0", "--prompt", "two words"]) == 0
+    run, overrides, request = seen["given"]
+    assert (run, overrides, seen["out"]) == (Path("RUN"), ["sample.rho=3", "sample.guidance=0"], Path("O"))
+    assert (request.prompt, request.input_path, request.crop_input) == ("two words", Path("I"), True)
+    assert (request.seed, request.num_videos, request.num_frames, request.fps) == (4, 2, 9, 12.5)
     seen.clear()
     monkeypatch.setattr(evaluate, "evaluate", lambda run, overrides, **more: seen.update(more) or 0)
-    assert main(["evaluate", "RUN", "--out", "O.json", "--max-windows", "3"]) == 0
+    assert main(["evaluate", "world", "RUN", "--out", "O.json", "--max-windows", "3"]) == 0
     assert seen == {"out": Path("O.json"), "max_windows": 3}
+
+
+def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
+    """A process that torchrun started is a rank, and starts no others."""
+    from cosmos_launch import sample
+
+    seen: list = []
+    monkeypatch.setattr(spawn, "run_ranks", lambda command, n: seen.append((command, n)) or 0)
+    monkeypatch.setattr(sample, "sample", lambda *given, out: seen.append("this process") or 0)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    line = ["sample", "RUN", "parallel.tp=2", "--out", "O", "--prompt", "two words", "--nproc", "2"]
+    assert main(line) == 0
+    assert seen.pop() == ([sys.executable, "-m", "cosmos_launch.cli", *line], 2)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(line) == 0
+    assert seen == ["this process"]
 
 
 def test_packing_upscales_on_request(work: Path, capsys: pytest.CaptureFixture[str]):
@@ -176,7 +195,7 @@ WRONG = {
     "no videos": ("data build empty --out new", 2, "holds no video; expected files that end in .avi, .mkv, "),
     "a folder as manifest": ("data build videos --out empty", 2, "--out empty is a folder; name the manifest to write"),
     "clips of nothing": ("data build videos --out new --clip-frames 0", 2, "clip_frames=0 is not a positive count"),
-    "no size": ("data pack m.parquet --out new", 2, "data pack needs --height-px and --width-px, the size of the pac"),
+    "no size": ("data pack m.parquet --out new", 2, "codec=mjpeg needs height_px and width_px, the size of the clips"),
     "no manifest": ("data pack none --out new --height-px 64 --width-px 64", 2, "no manifest at "),
     "a video as manifest": (
         "data pack videos/carphone.mp4 --out new --height-px 64 --width-px 64",
@@ -205,7 +224,7 @@ WRONG = {
         "build one from a folder of videos, or correct data.manifest",
     ),
     "no run": ("sample no_run --out new", 1, "no_run is neither a complete checkpoint (it has no complete.json) nor "),
-    "no run to evaluate": ("evaluate nowhere --out new", 1, "nowhere is neither a complete checkpoint (it has no com"),
+    "no run to evaluate": ("evaluate world nowhere --out new", 1, "nowhere is neither a complete checkpoint (it has n"),
     "a tokenizer's checkpoint": ("sample tokenizer_run --out new", 2, "is of a tokenizer run; only world models can b"),
     "no videos to sample": ("sample no_run --out new --num-videos 0", 2, "--num-videos 0 must be at least 1"),
     "no time to sample": ("sample no_run --out new --fps 0", 2, "--fps 0.0 must be greater than 0"),

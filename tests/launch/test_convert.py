@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.official_dit import small_config, write_official
 
 from cosmos_launch.cli import main
 from cosmos_tok.config import TokenizerConfig
@@ -52,12 +53,52 @@ def test_wrong_input_is_one_sentence(checkpoint: Path, capsys: pytest.CaptureFix
     assert not out.exists()
 
 
+def test_a_world_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command; it recognises what the source is."""
+    source, arguments = (
+        write_official(tmp_path / "model.pt", small_config(condition_mask=True)),
+        tmp_path / "given.json",
+    )
+    assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 0
+    said = capsys.readouterr().out
+    assert "official layout: Video2World world model, 2 blocks of width 96, 4 heads, AdaLN rank 16, 6 channels" in said
+    assert "note      no tensor tells the rotary extrapolation; took 2, 1, 1" in said
+    assert "on 3 latent frames of 6x10 with the weights as read: largest difference 0; all tensors equal" in said
+    assert main(["convert", str(tmp_path / "ours"), "--out", str(tmp_path / "theirs"), "--to", "diffusers"]) == 0
+    assert "with diffusers' CosmosTransformer3DModel: largest difference" in capsys.readouterr().out
+
+    arguments.write_text(json.dumps({"num_blocks": 4}))
+    convert = ["convert", str(source), "--out", str(tmp_path / "other"), "--arguments", str(arguments)]
+    assert main(convert) == 2
+    assert "its tensors say num_blocks=2, the arguments num_blocks=4" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_tokenizer_has_no_tokenizer(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert = ["convert", str(checkpoint), "--out", str(checkpoint.parent / "ours"), "--tokenizer", "somewhere"]
+    assert main(convert) == 2
+    assert "--tokenizer somewhere belongs to a world model" in capsys.readouterr().err
+
+
 def test_the_readmes_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of its section, on a tokenizer and on a Video2World model that wait where it says."""
     text = README.read_text()
-    section = text[text.index("## Converting") :]
-    code = section[section.index("```python") + 9 : section.index("```\n", section.index("```python") + 9)]
+    section = text[text.index("## Converting") : text.index("## What there is")]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(checkpoint.parent)
     (checkpoint.parent / "released").mkdir()
     checkpoint.rename(checkpoint.parent / "released" / "model.pt")
-    exec(code, {"video_B3THW": torch.zeros(1, 3, 9, 32, 32)})
+    write_official(checkpoint.parent / "released/world/model.pt", small_config(condition_mask=True))
+    mask = torch.zeros(1, 1, 3, 4, 6)
+    mask[:, :, 0] = 1
+    given = {
+        "video_B3THW": torch.zeros(1, 3, 9, 32, 32),
+        "text_BSE": torch.randn(1, 5, 32),
+        "sigma_B": torch.tensor([1.0]),
+        "condition_mask_B1THW": mask,
+        "padding_mask_B1HW": torch.zeros(1, 1, 32, 48),
+        **{name: torch.randn(1, 4, 3, 4, 6) for name in ("x_BCTHW", "x0_BCTHW", "noise_BCTHW", "given_BCTHW")},
+    }
+    for block in blocks:
+        exec(block, dict(given))
     assert load_tokenizer(checkpoint.parent / "runs/cv8x16x16")[1].spatial_rate == 16

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.video import probe_video
-from cosmos_launch.media import read_first_frames, write_mp4
+from cosmos_launch.media import mp4_comment, read_first_frames, tile, write_mp4, write_mp4_pieces
 
 
 def window(height_px: int, width_px: int) -> DataConfig:
@@ -35,7 +35,7 @@ def decoded(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
     """uint8 [3, 17, 144, 176] of real footage, as it is."""
-    return read_first_frames(CARPHONE, 17, window(144, 176))
+    return read_first_frames(CARPHONE, 17, window(144, 176), crop=False)
 
 
 # Out.
@@ -47,7 +47,7 @@ def test_what_is_written_is_what_is_shown(clip: Tensor, tmp_path: Path, fps: flo
     info = probe_video(tmp_path / "a.mp4")
     assert (info.num_frames, info.height_px, info.width_px, info.codec) == (17, 144, 176, "h264")
     assert info.fps == pytest.approx(fps)
-    shown = read_first_frames(tmp_path / "a.mp4", 17, window(144, 176))
+    shown = read_first_frames(tmp_path / "a.mp4", 17, window(144, 176), crop=False)
     assert min(psnr_db(shown[:, t], clip[:, t]) for t in range(17)) > 35
     assert (shown.float() - clip.float()).mean(dim=(1, 2, 3)).abs().max() < 1, "colours are not shifted"
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
@@ -85,7 +85,7 @@ def test_first_frames_of_a_video(clip: Tensor):
     assert clip.dtype == torch.uint8 and clip.shape == (3, 17, 144, 176)
     reference = torch.from_numpy(decoded(CARPHONE)[:17].copy()).permute(3, 0, 1, 2)
     assert min(psnr_db(clip[:, t], reference[:, t]) for t in range(17)) > 30
-    fewer = read_first_frames(CARPHONE, 9, window(144, 176))
+    fewer = read_first_frames(CARPHONE, 9, window(144, 176), crop=False)
     assert torch.equal(fewer, clip[:, :9])
 
 
@@ -94,21 +94,21 @@ def test_the_largest_central_part_of_the_models_shape(tmp_path: Path):
     picture = np.zeros((64, 160, 3), dtype=np.uint8)
     picture[:, 48:112] = (255, 200, 0)
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    frames = read_first_frames(tmp_path / "wide.png", 1, window(32, 32))
+    frames = read_first_frames(tmp_path / "wide.png", 1, window(32, 32), crop=True)
     assert frames.shape == (3, 1, 32, 32)
     assert (frames.float().mean(dim=(1, 2, 3)) - torch.tensor([255.0, 200.0, 0.0])).abs().max() < 3
 
 
 def test_a_model_trained_on_crops_is_given_a_crop(clip: Tensor):
     data = DataConfig(manifest="unused.parquet", num_frames=17, height_px=64, width_px=96, resize="crop")
-    assert torch.equal(read_first_frames(CARPHONE, 17, data), clip[:, :, 40:104, 40:136])
+    assert torch.equal(read_first_frames(CARPHONE, 17, data, crop=True), clip[:, :, 40:104, 40:136])
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_is_a_video_of_one_frame(clip: Tensor, tmp_path: Path, suffix: str):
     path = tmp_path / f"first.{suffix}"
     Image.fromarray(clip[:, 0].permute(1, 2, 0).numpy()).save(path, **({"quality": 95} if suffix == "jpg" else {}))
-    frames = read_first_frames(path, 1, window(144, 176))
+    frames = read_first_frames(path, 1, window(144, 176), crop=True)
     assert psnr_db(frames[:, 0], clip[:, 0]) > (30 if suffix == "jpg" else 60)
 
 
@@ -127,6 +127,51 @@ def test_what_is_no_input_is_named(tmp_path: Path):
         (CARPHONE, 1, (64, 192), "is 176x144 px, smaller than the 192x64 px that this model was trained at; use a la"),
     ):
         with pytest.raises(DataError) as caught:
-            read_first_frames(path, num_frames, window(*size))
+            read_first_frames(path, num_frames, window(*size), crop=True)
         assert str(caught.value).startswith(f"--input {path}") and said in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_picture_of_another_size_is_cut_on_request_only(tmp_path: Path):
+    for size_px in ((144, 88), (72, 176), (160, 192)):
+        with pytest.raises(
+            DataError, match=r"is 176x144 px, and this model was trained at .* px; give a picture of that"
+        ):
+            read_first_frames(CARPHONE, 1, window(*size_px), crop=False)
+    assert read_first_frames(CARPHONE, 1, window(72, 88), crop=True).shape == (3, 1, 72, 88)
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2), (4, 2, 2), (5, 2, 3)])
+def test_videos_side_by_side(count: int, rows: int, columns: int):
+    """In reading order, each where it belongs; places that are left are black."""
+    videos = [torch.full((3, 2, 4, 6), index + 1, dtype=torch.uint8) for index in range(count)]
+    grid = tile(videos)
+    assert grid.shape == (3, 2, rows * 4, columns * 6) and grid.dtype == torch.uint8
+    places = [
+        grid[:, :, 4 * row : 4 * row + 4, 6 * c : 6 * c + 6].unique().tolist()
+        for row in range(rows)
+        for c in range(columns)
+    ]
+    assert places == [[index + 1] for index in range(count)] + [[0]] * (rows * columns - count)
+
+
+def test_pieces_make_one_video_of_any_size(clip: Tensor, tmp_path: Path):
+    odd = clip[:, :, :143, :175]
+    write_mp4_pieces(tmp_path / "a.mp4", odd.split(5, dim=1), fps=24, comment="made of pieces")
+    shown = torch.from_numpy(decoded(tmp_path / "a.mp4")).permute(3, 0, 1, 2)
+    assert shown.shape == odd.shape and psnr_db(shown, odd) > 38
+    assert mp4_comment(tmp_path / "a.mp4") == "made of pieces"
+    assert mp4_comment(tmp_path / "b.mp4") == ""
+
+
+def test_pieces_that_fail_leave_no_video(clip: Tensor, tmp_path: Path):
+    def pieces():
+        yield clip
+        raise ValueError("the source is torn")
+
+    with pytest.raises(ValueError, match="torn"):
+        write_mp4_pieces(tmp_path / "a.mp4", pieces(), fps=24)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"a.mp4 is there and is no video .*; remove it"):
+        mp4_comment(tmp_path / "a.mp4")

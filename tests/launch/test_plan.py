@@ -8,7 +8,10 @@ import pytest
 from cosmos_launch.cli import main
 from cosmos_launch.plan import HEADER
 
-LINE = "train run/pretrain/dit_7b_720p --dry-run --world-size 1024 parallel.pp=4 parallel.recompute=full"
+LINE = (
+    "train run/pretrain/dit_7b_720p --dry-run --world-size 1024 parallel.pp=4 parallel.recompute=full "
+    "image_share=0 latents.image_folder=null"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Ranks are started with what they need, watched, ended together, and their exit code comes back."""
 
 import os
+import platform
 import signal
 import sys
 import threading
@@ -63,6 +64,11 @@ def is_alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def told(rank: int, sentence: str) -> str:
+    """The last line of what the launcher prints."""
+    return f"cosmos-train: the first error was of rank {rank} on {platform.node()}: {sentence}\n"
+
+
 def test_every_rank_knows_its_place(run: Callable[..., int], tmp_path: Path):
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert run(f"say('env', ' '.join(os.environ[n] for n in {names}))", 3) == 0
@@ -101,12 +107,28 @@ def test_one_failure_ends_all_with_its_code(
     while any(map(is_alive, pids)):
         assert time.monotonic() < deadline, f"{pids} were left behind"
         time.sleep(0.05)
-    assert capfd.readouterr().err == "cosmos-train: rank 1 failed with exit code 3; the others were ended\n"
+    assert capfd.readouterr().err == told(1, "it left with exit code 3")
 
 
 def test_a_single_rank_has_no_others(run: Callable[..., int], capfd: pytest.CaptureFixture[str]):
     assert run("sys.exit(1)", 1) == 1
     assert capfd.readouterr().err == ""
+
+
+def test_the_first_error_stands_last_with_rank_and_host(run: Callable[..., int], capfd: pytest.CaptureFixture[str]):
+    """Rank 0 loses its connection because of it, and says so later."""
+    code = """
+from cosmos_launch.failure import failures_folder, host_name
+from cosmos_train.train.failures import record_failure
+time.sleep(0 if rank == 1 else 0.5)
+said = "out of memory" if rank == 1 else "connection closed by peer"
+record_failure(failures_folder(), rank=rank, host=host_name(), code=1, sentence=said)
+print(said, file=sys.stderr)
+time.sleep(0.5 if rank == 1 else 0)
+sys.exit(1)
+"""
+    assert run(code) == 1
+    assert capfd.readouterr().err.splitlines(keepends=True)[-1] == told(1, "out of memory")
 
 
 def test_the_others_get_a_moment_to_leave_by_themselves(run: Callable[..., int], tmp_path: Path):
@@ -122,7 +144,7 @@ def test_wrong_input_is_told_by_the_rank_alone(run: Callable[..., int], capfd: p
 def test_a_rank_that_was_killed_is_named(run: Callable[..., int], capfd: pytest.CaptureFixture[str], short_grace: None):
     """By the kernel when memory ran out, for one: nobody else says so."""
     assert run("rank == 1 and os.kill(os.getpid(), signal.SIGKILL); time.sleep(600)") == 128 + signal.SIGKILL
-    assert capfd.readouterr().err == "cosmos-train: rank 1 was ended by SIGKILL\n"
+    assert capfd.readouterr().err == told(1, "it was ended by SIGKILL")
 
 
 def test_stopping_is_passed_through_and_nobody_is_hurried(

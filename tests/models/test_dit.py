@@ -181,7 +181,15 @@ def test_refuses_channels_and_masks(make: Callable[..., DiT]):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_blocks", 0), ("adaln_rank", 0), ("head_dim", 13), ("head_dim", 10), ("max_latent_size", 7)],
+    [
+        ("num_blocks", 0),
+        ("adaln_rank", -1),
+        ("extra_channels", -1),
+        ("max_latent_width", 7),
+        ("head_dim", 13),
+        ("head_dim", 10),
+        ("max_latent_size", 7),
+    ],
 )
 def test_refuses_a_configuration(key: str, value: Any):
     settings = SMALL | {key: value}

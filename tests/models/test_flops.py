@@ -16,9 +16,12 @@ from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.flops import block_cost, dit_cost, num_tokens
+from cosmos_train.models.dit.world import build_world_model
+from cosmos_train.models.world_ar.build import build_world_ar
+from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.models.world_ar.flops import recomputed_cost, world_ar_cost
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.recipes.world_dit import build_world_model
 
 SMALL = DiTConfig(num_blocks=2, num_heads=3, head_dim=12, adaln_rank=5, text_width=7, latent_channels=4)
 SEVEN = DiTConfig(num_blocks=28, num_heads=32)
@@ -52,13 +55,13 @@ def counted(
 
 
 def count(run: Callable[[], object], *, has_gradients: bool) -> Flops:
-    """A linear layer is counted as `mm`; products of activations with each other as `bmm`."""
+    """A linear layer is counted as `mm`, or with a bias `addmm`; products of activations with each other as `bmm`."""
     counter = FlopCounterMode(display=False)
     with counter, torch.set_grad_enabled(has_gradients):
         run()
     found = {str(operator): flops for operator, flops in counter.get_flop_counts()["Global"].items()}
-    assert found.keys() == {"aten.mm", "aten.bmm"}
-    return Flops(gemm=found["aten.mm"], attention=found["aten.bmm"])
+    assert found.keys() - {"aten.addmm"} == {"aten.mm", "aten.bmm"}
+    return Flops(gemm=found["aten.mm"] + found.get("aten.addmm", 0), attention=found["aten.bmm"])
 
 
 @pytest.mark.parametrize(
@@ -69,8 +72,9 @@ def count(run: Callable[[], object], *, has_gradients: bool) -> Flops:
         (replace(SMALL, condition_mask=True), (2, 4, 8), 3),
         (replace(SMALL, num_blocks=1, num_heads=2, head_dim=18, mlp_ratio=3, latent_channels=6), (3, 2, 2), 1),
         (replace(SMALL, patch_spatial=1, adaln_rank=8), (2, 3, 5), 9),
+        (replace(SMALL, adaln_rank=0, padding_mask=False, position_tables=False), (2, 4, 4), 5),
     ],
-    ids=["video", "image", "mask", "other sizes", "other patch"],
+    ids=["video", "image", "mask", "other sizes", "other patch", "no low rank"],
 )
 def test_as_torch_counts(config: DiTConfig, mesh: Mesh, latent_THW: tuple[int, int, int], text_tokens: int):
     cost = dit_cost(config, batch=BATCH, latent_THW=latent_THW, text_tokens=text_tokens)
@@ -136,3 +140,32 @@ def test_shipped_sizes_are_the_released_ones(name: str, config: DiTConfig, tmp_p
     assert isinstance(run, WorldDiTRun)
     scales = 2.0 if name == "model/dit_14b" else 1.0
     assert run.model == replace(config, rope_scale_h=scales, rope_scale_w=scales)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("cross_attention", [False, True])
+def test_the_autoregressive_model_as_torch_counts(mesh: Mesh, cross_attention: bool, recompute: Any):
+    config = WorldARConfig(
+        num_blocks=2,
+        width=40,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=12,
+        ffn_width=48,
+        vocab_size=30,
+        cross_attention=cross_attention,
+        text_width=7,
+    )
+    [model], _ = build_world_ar(config, ParallelConfig(recompute=recompute), mesh, dtype=torch.float32, seed=0)
+    ids_BL, text_BSE = torch.zeros(BATCH, 11, dtype=torch.int64), torch.randn(BATCH, 5, 7)
+
+    def run() -> Tensor:
+        return model(ids_BL, (2, 3), text_BSE=text_BSE if cross_attention else None)[0]
+
+    with sdpa_kernel(SDPBackend.MATH):
+        forward = count(run, has_gradients=False)
+        training = count(lambda: run().sum().backward(), has_gradients=True)
+    sizes = {"batch": BATCH, "num_tokens": 11, "text_tokens": 5}
+    cost = world_ar_cost(config, **sizes)
+    again = recomputed_cost(config, **sizes).forward * 2 if recompute == "full" else Flops()
+    assert (forward, training) == (cost.forward, cost.training + again)

@@ -84,6 +84,21 @@ def test_only_video_is_noised_harder():
         assert torch.equal(video.augment_sigma_B, image.augment_sigma_B)
 
 
+def test_a_frame_is_left_to_predict():
+    config = replace(CONFIG, min_condition_frames=2, max_condition_frames=2)
+    counts = [
+        edm.draw_noise(config, seed=1, indices=range(8), shape_CTHW=(1, frames, 2, 2)).num_condition_frames_B.tolist()
+        for frames in (4, 2, 1)
+    ]
+    assert counts == [[2] * 8, [1] * 8, [0] * 8]
+
+
+def test_images_have_noise_of_their_own():
+    video = draw([3])
+    image = edm.draw_noise(CONFIG, seed=1, indices=[3], shape_CTHW=SHAPE, stream="image noise")
+    assert not torch.equal(video.noise_BCTHW, image.noise_BCTHW) and video.sigma_B != image.sigma_B
+
+
 def conditioned(num_frames: int, *, dropped: bool = False) -> tuple[edm.NoiseDraw, Tensor, edm.NoisyInput]:
     """A draw with that many conditioning frames, a sample, and the two together."""
     noise = replace(
@@ -115,7 +130,7 @@ def test_loss_of_a_perfect_network_is_its_uncertainty():
     given, x0, noisy = conditioned(1)
     sigma = given.sigma_B
     perfect = (x0 - edm.c_skip(sigma, 0.5) * noisy.noisy_BCTHW) / edm.c_out(sigma, 0.5)
-    loss, error = edm.edm_loss(x0, perfect, noisy, sigma, torch.tensor([0.3]), CONFIG)
+    loss, error, _ = edm.edm_loss(x0, perfect, noisy, sigma, torch.tensor([0.3]), CONFIG)
     assert error.item() == pytest.approx(0, abs=1e-8) and loss.item() == pytest.approx(0.3)
 
 
@@ -124,7 +139,7 @@ def test_conditioning_frames_have_no_error_but_stay_in_the_mean():
     noise = replace(draw([0, 1]), num_condition_frames_B=torch.tensor([0, 3]))
     x0, output, u = random(2, *SHAPE) * 0.5, random(2, *SHAPE, seed=4), torch.tensor([0.4, -1.2])
     noisy = edm.add_noise(x0, noise, CONFIG)
-    loss, error = edm.edm_loss(x0, output, noisy, noise.sigma_B, u, replace(CONFIG, loss_scale=10.0))
+    loss, error, error_B = edm.edm_loss(x0, output, noisy, noise.sigma_B, u, replace(CONFIG, loss_scale=10.0))
 
     wanted_loss, wanted_error = 0.0, 0.0
     for i, first in enumerate((0, 3)):
@@ -137,14 +152,49 @@ def test_conditioning_frames_have_no_error_but_stay_in_the_mean():
         wanted_loss += (weighted * math.exp(-u[i].item()) + u[i].item()) / 2
     assert error.item() == pytest.approx(wanted_error, rel=1e-5)
     assert loss.item() == pytest.approx(10 * wanted_loss, rel=1e-5)
+    assert error_B.shape == (2,) and error_B.mean().item() == pytest.approx(wanted_error, rel=1e-5)
+
+
+def test_padding_has_no_error_and_no_place_in_the_mean():
+    """The right half of the second sample is padding: its loss is that of its left half alone."""
+    noise = replace(draw([0, 1]), num_condition_frames_B=torch.tensor([0, 0]))
+    x0, output = random(2, *SHAPE) * 0.5, random(2, *SHAPE, seed=4)
+    noisy = edm.add_noise(x0, noise, CONFIG)
+    padding = torch.zeros(2, 1, *SHAPE[2:])
+    padding[1, :, :, 2:] = 1
+    *_, whole_B = edm.edm_loss(x0, output, noisy, noise.sigma_B, None, CONFIG)
+    *_, error_B = edm.edm_loss(x0, output, noisy, noise.sigma_B, None, CONFIG, padding_B1HW=padding)
+    left = replace(
+        noise, noise_BCTHW=noise.noise_BCTHW[..., :2], augment_noise_BCTHW=noise.augment_noise_BCTHW[..., :2]
+    )
+    *_, left_B = edm.edm_loss(
+        x0[..., :2], output[..., :2], edm.add_noise(x0[..., :2], left, CONFIG), noise.sigma_B, None, CONFIG
+    )
+    assert error_B[0].item() == pytest.approx(whole_B[0].item(), rel=1e-5)
+    assert error_B[1].item() == pytest.approx(left_B[1].item(), rel=1e-5)
+    assert error_B[1].item() != pytest.approx(whole_B[1].item(), rel=1e-3)
+    counted = replace(CONFIG, loss_on_padding=True)
+    *_, counted_B = edm.edm_loss(x0, output, noisy, noise.sigma_B, None, counted, padding_B1HW=padding)
+    assert torch.equal(counted_B, whole_B)
+
+
+def test_errors_by_noise_level_are_all_of_them():
+    sigma, error = torch.tensor([0.05, 0.2, 0.25, 5.0, 1e3]), torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    found = edm.by_noise_level(error, sigma)
+    assert {name: (total.item(), count.item()) for name, (total, count) in found.items() if count} == {
+        "0-0.1": (1, 1),
+        "0.1-0.3": (6, 2),
+        "3-10": (8, 1),
+        "30-inf": (16, 1),
+    }
 
 
 def test_uncertainty_wants_to_be_the_logarithm_of_the_error():
     """The minimum of e exp(-u) + u: there the gradient vanishes and every noise level counts alike."""
     given, x0, noisy = conditioned(0)
-    _, error = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, None, CONFIG)
+    _, error, _ = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, None, CONFIG)
     u = error.log().view(1).requires_grad_()
-    loss, _ = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, u, CONFIG)
+    loss, _, _ = edm.edm_loss(x0, torch.zeros_like(x0), noisy, given.sigma_B, u, CONFIG)
     loss.backward()
     assert u.grad is not None and u.grad.item() == pytest.approx(0, abs=1e-6)
     assert loss.item() == pytest.approx(1 + error.log().item(), rel=1e-6)

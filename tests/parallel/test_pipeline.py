@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import StagePlan, plan_stages
-from cosmos_train.recipes.world_dit import build_world_model
 
 
 def mesh_of(rank: int) -> Mesh:

@@ -1,7 +1,6 @@
 """A tokenizer and its discriminator in the framework's own loop: one backward pass, one checkpoint, one export."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import TokenizerRun
 from cosmos_train.objectives.config import DiscriminatorConfig, ReconstructionConfig, TermConfig
-from cosmos_train.recipes.tokenizer import EXPORT, code_use, is_image_step
+from cosmos_train.recipes.tokenizer import EXPORT
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, STOPPED
 
@@ -169,25 +168,6 @@ def test_both_learn_where_gradients_are_summed_on_the_way(
 # Images and video.
 
 
-@pytest.mark.parametrize(
-    ("share", "images"),
-    [
-        (0.0, []),
-        (0.25, [3, 7, 11]),
-        (0.5, [1, 3, 5, 7, 9, 11]),
-        (0.75, [1, 2, 3, 5, 6, 7, 9, 10, 11]),
-        (1.0, range(12)),
-    ],
-)
-def test_images_are_spread_evenly(share: float, images: list[int]):
-    assert [step for step in range(12) if is_image_step(step, share)] == list(images)
-
-
-def test_share_is_kept_over_a_long_run():
-    for share in (0.1, 0.3, 0.29, 1 / 3):
-        assert abs(sum(is_image_step(step, share) for step in range(10_000)) - share * 10_000) <= 1
-
-
 def test_all_ranks_load_images_in_the_same_steps(ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path):
     one, other = ranks(2).run(tiny_tokenizer.frames_of_steps, manifest, tmp_path, JOINT, range(4))
     assert one == other == [[5, 5], [1, 1], [5, 5], [1, 1]]
@@ -196,14 +176,6 @@ def test_all_ranks_load_images_in_the_same_steps(ranks: Callable[[int], RankPool
 
 
 # Codes.
-
-
-def test_code_use_by_hand():
-    found = code_use(torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).view(1, 2, 2, 2), 100)
-    entropy = 0.5 * math.log(2) + 2 * 0.25 * math.log(4)
-    assert found["code_perplexity"].item() == pytest.approx(math.exp(entropy))
-    assert found["code_usage"].item() == pytest.approx(3 / 8)
-    assert code_use(torch.zeros(1, 2, 2, 2, dtype=torch.long), 4)["code_usage"].item() == pytest.approx(1 / 4)
 
 
 def test_a_discrete_tokenizer_logs_its_codes(ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path):

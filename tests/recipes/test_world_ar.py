@@ -11,7 +11,9 @@ from support.ranks import RankPool
 
 from cosmos_data.latents import LatentStore
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.recipes.plan import make_plan
 from cosmos_train.recipes.world_ar import check_fits, num_tokens
 
 
@@ -55,3 +57,18 @@ def test_latents_are_not_codes(cache: Path, tmp_path: Path):
         check_fits(replace(tiny_ar.MODEL, vocab_size=4), codes)
     with pytest.raises(ConfigError, match=r"^model.text_width=9, but .* has 8; set 8"):
         check_fits(replace(tiny_ar.MODEL, text_width=9), codes)
+
+
+def test_what_its_ranks_would_hold():
+    """Of the released 4B on 17 frames, before there is a cache: 3 x 40 x 64 codes, the last of which is only said."""
+    run = load_run("run/pretrain/world_ar_4b_17_frames")
+    plan = make_plan(run, 8)
+    assert plan.parameters == 4_014_088_192
+    assert plan.sample is not None and (plan.sample.tokens, plan.sample.text_tokens) == (7679, 0)
+    [kind] = plan.kinds
+    assert (kind.blocks, kind.tokens) == (16, 7680 // 2)
+    assert plan.step_flops is not None and run.train.global_batch_size == 512
+    # 6 operations a weight and token, the table of codes apart, and attention of every token to every other.
+    weights = (plan.parameters - 64_000 * 4096) * 6 * 7679 * 512
+    assert plan.step_flops.gemm == pytest.approx(weights, rel=1e-4)
+    assert plan.step_flops.attention == 3 * 4 * 7679**2 * 32 * 128 * 16 * 512

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.model import DiT
+from cosmos_train.models.dit.world import WorldModel, build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
 from cosmos_train.parallel.context import split_tokens
@@ -17,7 +18,6 @@ from cosmos_train.parallel.engine import AdamSettings, Engine, make_layers
 from cosmos_train.parallel.layers import dot_product_attention
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.recipes.world_dit import WorldModel, build_world_model
 
 MODEL = DiTConfig(num_blocks=4, num_heads=8, head_dim=64, adaln_rank=64, text_width=256, latent_channels=16)
 LATENT_THW = (3, 14, 14)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.ema import Ema
+from cosmos_train.train.ema import Ema, profiles
 
 
 def held(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str) -> dict[str, Any]:
     """Bytes by what they are for, parameters, blocks and tokens, of this rank after its first optimizer step."""
     run = tiny_world.make_run(cache, run_dir, parallel, micro_batch_size=2, precision=precision)
     task, engine, mesh = tiny_world.start(run)
-    average = Ema(task.pieces, run.optim.ema_decay).average
+    ema = Ema(engine, profiles(run.optim))
     rows: list[int] = []
     for piece in task.pieces:
         for block in piece.net.blocks.values():
@@ -34,7 +34,7 @@ def held(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str) -
         "tokens": set(rows),
         "weights": _bytes(params),
         "gradients": _bytes([param.main_grad for param in params]),
-        "ema": _bytes(average.values()),
+        "ema": _bytes(average for _, averages in ema.parts.values() for average in averages.values()),
         "optimizer": _bytes(_states(engine)),
     }
 

@@ -12,6 +12,7 @@ from unittest import mock
 from support import tiny_world
 from torch import Tensor
 
+from cosmos_train.models.dit import world
 from cosmos_train.parallel import shard
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit
@@ -26,7 +27,7 @@ def answers_with(mistake: str, cache: Path, run_dir: Path, parallel: ParallelCon
 
 def no_sequence_reduction() -> contextlib.AbstractContextManager:
     """Undivided parameters keep the gradient of this rank's tokens alone."""
-    return mock.patch.object(world_dit, "mark_partial_gradients", lambda network: None)
+    return mock.patch.object(world, "mark_partial_gradients", lambda network: None)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
-from cosmos_data.plan import rank_slice
+from cosmos_data.order import rank_slice
 from cosmos_tok.config import TokenizerConfig
 from cosmos_train.config.schema import TokenizerRun
 from cosmos_train.objectives.adversarial import discriminator_hinge, generator_hinge
@@ -40,6 +40,7 @@ def make_run(manifest: Path, run_dir: Path, **settings: Any) -> TokenizerRun:
         "loss": ADVERSARIAL,
         "optim": OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
         "checkpoint": CheckpointConfig(every_steps=2),
+        "statistics_windows": 3,
     }
     return TokenizerRun(
         recipe="tokenizer",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentMetadata, LatentWriter
-from cosmos_data.plan import rank_slice
+from cosmos_data.order import rank_slice
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, RunConfig, WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
@@ -22,7 +22,7 @@ from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim
 from cosmos_train.recipes.table import make_task
-from cosmos_train.recipes.world_dit import STATISTICS
+from cosmos_train.recipes.world_batches import STATISTICS
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from cosmos_train.train.task import Task
 

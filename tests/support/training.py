@@ -20,16 +20,26 @@ from cosmos_train.train.loop import train
 def run_loop(
     cache: Path, run_dir: Path, parallel: ParallelConfig, settings: dict[str, Any], model: dict[str, Any] | None = None
 ) -> int:
-    """Train as `cosmos-train train` does. `settings` overrides the loop's section; `checkpoint` in it that section."""
+    """Train as `cosmos-train train` does. `settings` overrides the loop; `checkpoint`, `optim`, `run` in it theirs."""
     settings = dict(settings)
-    checkpoint_settings = settings.pop("checkpoint", {"every_steps": 2})
+    checkpoint_settings, optim = settings.pop("checkpoint", {"every_steps": 2}), settings.pop("optim", {})
+    sections = settings.pop("run", {})
     run = tiny_world.make_run(cache, run_dir, parallel, **settings)
     run = dataclasses.replace(
-        run, checkpoint=CheckpointConfig(**checkpoint_settings), model=dataclasses.replace(run.model, **(model or {}))
+        run,
+        checkpoint=CheckpointConfig(**checkpoint_settings),
+        optim=dataclasses.replace(run.optim, **optim),
+        model=dataclasses.replace(run.model, **(model or {})),
+        **sections,
     )
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
     return train(run, WorldDiTTask(run, mesh), mesh, wandb_online=False, code_version="test")
+
+
+def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
+    """Where a run would start from, on this rank of all."""
+    return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
 
 
 def failure_of(function: Callable, *arguments: Any) -> tuple[str, str]:
@@ -50,6 +60,17 @@ def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[
     assert folder is not None
     checkpoint.load_weights(folder, task.pieces, mesh, averaged=True)
     return tiny_world.whole_parameters(task, mesh)
+
+
+def steps(run_dir: Path) -> dict[int, dict[str, float]]:
+    """Step -> what metrics.jsonl says of it, without times."""
+    timing = ("_sec", "_per_gpu", "_share", "_gib", "time")
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        record["step"]: {name: value for name, value in record.items() if not name.endswith(timing)}
+        for record in records
+        if "loss" in record
+    }
 
 
 def losses(run_dir: Path) -> dict[int, float]:

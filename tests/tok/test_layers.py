@@ -6,15 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_tok.layers import (
-    Downsample,
     FrameNorm,
     PointwiseConv,
     SpatialAttention,
     SpatialConv,
     TemporalAttention,
     TemporalConv,
-    Upsample,
 )
+from cosmos_tok.resampling import Downsample, Upsample
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cosmos_tok.config import TokenizerConfig, TokenizerError
-from cosmos_tok.padding import Policy, pad
+from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
+from cosmos_tok.padding import pad
 
 CONFIG = TokenizerConfig(temporal_rate=4, patch=2)
 
@@ -15,13 +15,15 @@ def video(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("policy", ["edge", "black", "official"])
 @pytest.mark.parametrize("shape", [(1, 8, 16), (7, 13, 22), (6, 8, 1)])
-def test_any_video_fits_and_comes_back(policy: Policy, shape: tuple[int, int, int]) -> None:
+def test_any_video_fits_and_comes_back(policy: PaddingPolicy, shape: tuple[int, int, int]) -> None:
     clip = video(*shape)
     padded, box = pad(clip, CONFIG, policy)
     CONFIG.latent_frames(padded.shape[2])
     CONFIG.latent_size(*padded.shape[3:])
     assert all(0 <= larger - size < rate for larger, size, rate in zip(padded.shape[2:], shape, (4, 8, 8), strict=True))
     assert torch.equal(box.crop(padded), clip)
+    for length in (1, 2, 5):
+        assert torch.equal(torch.cat(list(box.crop_pieces(padded.split(length, dim=2))), dim=2), clip)
 
 
 def test_what_each_policy_puts_there() -> None:

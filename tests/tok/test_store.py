@@ -39,8 +39,11 @@ def test_round_trip(folder: Path, model: CausalVideoTokenizer) -> None:
 
 def test_statistics_travel_along(tmp_path: Path, model: CausalVideoTokenizer) -> None:
     statistics = LatentStatistics(torch.zeros(16, 2), torch.ones(16, 2))
-    save_tokenizer(tmp_path / "tok", model, CONFIG, {}, statistics=statistics)
-    assert torch.equal(load_statistics(tmp_path / "tok" / "latent_statistics.safetensors").std_CT, torch.ones(16, 2))
+    of_images = LatentStatistics(torch.zeros(16, 1), torch.ones(16, 1))
+    save_tokenizer(tmp_path / "tok", model, CONFIG, {}, statistics=statistics, image_statistics=of_images)
+    for name, frames in (("latent_statistics", 2), ("image_latent_statistics", 1)):
+        found = load_statistics(tmp_path / "tok" / f"{name}.safetensors")
+        assert torch.equal(found.std_CT, torch.ones(16, frames))
 
 
 def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_t5 import write_t5
 
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 
@@ -20,23 +21,7 @@ def minilm() -> FolderTextEncoder:
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random T5 of width 8 whose vocabulary is a few words; it is saved with its decoder, as released T5s are."""
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    folder = tmp_path_factory.mktemp("t5")
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "ball", "rain"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 7, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
-    T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).save_pretrained(folder)
-    return folder
+    return write_t5(tmp_path_factory.mktemp("t5"))
 
 
 def test_sentence_encoder_from_the_package(minilm: FolderTextEncoder) -> None:

@@ -37,6 +37,19 @@ def test_statistics_are_those_of_numpy() -> None:
     assert statistics.metadata == {"tokenizer": "abc"}
 
 
+def test_parts_are_merged_into_the_whole() -> None:
+    parts = [
+        LatentStatisticsAccumulator(num_channels=4, num_latent_frames=3) for _ in range(3)
+    ]  # the last one is empty
+    for number, batch in enumerate(batches()):
+        parts[number % 2].update(batch)
+    total = LatentStatisticsAccumulator(num_channels=4, num_latent_frames=3)
+    for part in (parts[2], *parts):
+        total.merge(part)
+    torch.testing.assert_close(total.statistics().mean_CT, accumulated().mean_CT)
+    torch.testing.assert_close(total.statistics().std_CT, accumulated().std_CT)
+
+
 def test_accumulation_does_not_cancel_far_from_zero() -> None:
     accumulator = LatentStatisticsAccumulator(num_channels=1, num_latent_frames=1)
     for value in (1e7 - 1, 1e7 + 1):

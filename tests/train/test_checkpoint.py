@@ -46,6 +46,19 @@ def test_resume_on_the_same_layout_is_bit_identical(
         assert torch.equal(average, averages[1][name]), name
 
 
+@pytest.mark.parametrize("parallel", [DP2, PP2], ids=str)
+def test_resume_of_a_bf16_run_is_bit_identical(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig
+):
+    """Its fp32 weights and moments lie in one group of the optimizer with those of the fp32 uncertainty."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    settings = {"num_steps": 5, "precision": "bf16"}
+    ranks(2).run(training.run_loop, cache, whole, parallel, settings)
+    ranks(2).run(training.run_loop, cache, parted, parallel, settings | {"stop_at_step": 3})
+    ranks(2).run(training.run_loop, cache, parted, parallel, settings)
+    assert training.losses(parted) == training.losses(whole)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [(TP2, DP2), (DP2, CONTEXT), (CONTEXT, INTERLEAVED), (INTERLEAVED, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)],
@@ -78,20 +91,22 @@ def test_says_where_it_started_from(uninterrupted: Path):
     assert (done["event"], done["step"]) == ("done", 6)
 
 
-def test_order_of_sources(tmp_path: Path, uninterrupted: Path):
-    nothing, resume, init = (
-        CheckpointConfig(),
-        CheckpointConfig(resume_from=str(uninterrupted)),
-        CheckpointConfig(init_from=str(uninterrupted)),
-    )
+def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path):
+    def chosen(run_dir: Path, **config: str) -> checkpoint.Source:
+        first, second = ranks(2).run(training.chosen_source, run_dir, CheckpointConfig(**config))
+        assert first == second
+        return first
+
     newest = checkpoint.newest_checkpoint(uninterrupted)
-    assert checkpoint.choose_source(tmp_path, nothing).folder is None
-    assert checkpoint.choose_source(tmp_path, resume).folder == newest
-    assert checkpoint.choose_source(tmp_path, init).weights_only
-    own = checkpoint.choose_source(uninterrupted, CheckpointConfig(init_from="nowhere"))
+    assert chosen(tmp_path).folder is None
+    assert chosen(tmp_path, resume_from=str(uninterrupted)).folder == newest
+    assert chosen(tmp_path, init_from=str(uninterrupted)).weights_only
+    own = chosen(uninterrupted, init_from="nowhere")
     assert own.folder == newest and not own.weights_only
-    with pytest.raises(checkpoint.CheckpointError, match="neither a complete checkpoint"):
-        checkpoint.choose_source(tmp_path, CheckpointConfig(resume_from=str(tmp_path)))
+    for name, message in ranks(2).run(
+        training.failure_of, training.chosen_source, tmp_path, CheckpointConfig(resume_from=str(tmp_path))
+    ):
+        assert name == "CheckpointError" and "neither a complete checkpoint" in message
 
 
 def test_warm_start_takes_weights_alone(
@@ -115,6 +130,53 @@ def test_incomplete_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Pat
     (tmp_path / "run/checkpoints/step-00000006" / checkpoint.MARKER).unlink()
     newest = checkpoint.newest_checkpoint(tmp_path / "run")
     assert newest is not None and newest.name == "step-00000004"
+
+
+def damaged(run_dir: Path, step: int) -> Path:
+    """One bit of one file of a checkpoint is turned over."""
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    victim = sorted(folder.glob("*.distcp"))[-1]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    return victim
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    damaged(run_dir, 6)
+    (run_dir / "checkpoints" / "step-00000008.partial").mkdir()
+    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": 6}) == [DONE, DONE]
+    start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
+    assert start["step"] == 4 and "a newer one is damaged" in start["source"]
+    names = {folder.name for folder in (run_dir / "checkpoints").iterdir()}
+    assert names == {"step-00000004", "step-00000006", "step-00000006.damaged"}, "what a crash left is gone"
+    assert training.losses(run_dir) == training.losses(uninterrupted)
+
+
+def test_only_damaged_checkpoints_are_no_reason_to_start_afresh(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for step in (4, 6):
+        damaged(tmp_path / "run", step)
+    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())[1]
+    assert name == "CheckpointError" and "all 2 checkpoints of" in message
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    victim = damaged(tmp_path / "run", 6)
+    asked = CheckpointConfig(resume_from=str(tmp_path / "run"))
+    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", asked)[0]
+    assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
+    trusting = CheckpointConfig(resume_from=str(tmp_path / "run"), verify=False)
+    assert ranks(2).run(training.chosen_source, tmp_path / "new", trusting)[0].folder is not None
 
 
 def test_another_architecture_is_refused(

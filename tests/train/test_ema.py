@@ -1,62 +1,183 @@
-"""The moving average against its closed form, and that it is a thing apart from the weights."""
+"""Moving averages against their closed forms, of the optimizer's weights in every layout, and widths made later."""
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from support import averages, tiny_world, training
+from support.ranks import RankPool
 
-from cosmos_train.train.ema import Ema
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train import checkpoint
+from cosmos_train.train.config import OptimConfig
+from cosmos_train.train.ema import Plain, PowerLaw, Snapshot, gamma_of, profiles, reconstruction, width_of
+from cosmos_train.train.loop import DONE
 
-
-def courses(num_steps: int) -> tuple[nn.ParameterDict, list[dict[str, torch.Tensor]]]:
-    """Parameters, and the values they take one after another."""
-    generator = torch.Generator().manual_seed(3)
-    params = nn.ParameterDict({"a": torch.randn(3, 2, generator=generator), "b": torch.randn(4, generator=generator)})
-    later = [{n: torch.randn(p.shape, generator=generator) for n, p in params.items()} for _ in range(num_steps)]
-    return params, later
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.98])
-def test_closed_form(decay: float):
-    params, later = courses(12)
-    start = {name: p.detach().clone() for name, p in params.items()}
-    ema = Ema([params], decay)
-    for values in later:
-        with torch.no_grad():
-            for name, param in params.items():
-                param.copy_(values[name])
-        ema.update()
-    for name in params:
-        weighted = [(1 - decay) * decay ** (11 - k) * values[name] for k, values in enumerate(later)]
-        expected = decay**12 * start[name] + torch.stack(weighted).sum(0)
-        torch.testing.assert_close(ema.average[name], expected)
+NUM_STEPS = 1000
 
 
-def test_it_starts_as_a_copy():
-    params, _ = courses(0)
-    ema = Ema([params], 0.9)
-    with torch.no_grad():
-        params["a"].zero_()
-    assert (ema.average["a"] != 0).all()
-    assert not any(average.requires_grad for average in ema.average.values())
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache")
 
 
-def test_it_is_fp32_whatever_the_weights_are():
-    """A step of 2^-10 of what bf16 resolves is lost in bf16, and kept here."""
-    param = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
-    ema = Ema([nn.ParameterDict({"w": param})], 1 - 2**-10)
-    with torch.no_grad():
-        param.fill_(1 + 2**-7)
-    ema.update()
-    assert ema.average["w"].dtype == torch.float32
-    assert ema.average["w"].item() == pytest.approx(1 + 2**-17, abs=2**-22)
+def weights_of_steps(profile: Plain | PowerLaw, num_steps: int) -> np.ndarray:
+    """How much of each step's weights is in the average after the last one, by doing every update."""
+    found = np.zeros(num_steps)
+    for step in range(1, num_steps + 1):
+        found *= profile.keep(step)
+        found[step - 1] = 1 - profile.keep(step)
+    return found
 
 
-def test_weights_can_be_replaced_by_their_average():
-    params, later = courses(1)
-    ema = Ema([params], 0.5)
-    with torch.no_grad():
-        params["a"].copy_(later[0]["a"])
-    ema.update()
-    ema.copy_to_params()
-    for name, param in params.items():
-        assert torch.equal(param, ema.average[name]) and param.requires_grad
+# The formulas.
+
+
+@pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
+def test_exponents_are_those_of_the_paper(sigma_rel: float, gamma: float):
+    assert gamma_of(sigma_rel) == pytest.approx(gamma, abs=5e-3)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.02, 0.1, 0.25])
+def test_a_power_law_counts_steps_by_its_profile(sigma_rel: float):
+    found, gamma = weights_of_steps(PowerLaw(sigma_rel), NUM_STEPS), gamma_of(sigma_rel)
+    time = np.arange(NUM_STEPS + 1) / NUM_STEPS
+    assert found == pytest.approx(np.diff(time ** (gamma + 1)), abs=1e-12)
+    middle = (time[1:] + time[:-1]) / 2
+    mean = (found * middle).sum()
+    assert math.sqrt((found * (middle - mean) ** 2).sum()) == pytest.approx(sigma_rel, rel=1e-2)
+
+
+def test_a_plain_average_forgets_at_a_constant_rate():
+    found = weights_of_steps(Plain(0.9), 50)
+    assert found == pytest.approx(0.1 * 0.9 ** np.arange(49, -1, -1))
+
+
+def test_a_kept_snapshot_is_its_own_reconstruction():
+    kept = [Snapshot(step, sigma_rel) for step in (250, 500, 1000) for sigma_rel in (0.05, 0.1)]
+    factors, missed = reconstruction(kept, kept[-1])
+    assert factors == pytest.approx([0, 0, 0, 0, 0, 1], abs=1e-6) and missed < 1e-6
+
+
+@pytest.mark.parametrize(("sigma_rel", "step"), [(0.075, 1000), (0.15, 1000), (0.06, 750)])
+def test_other_widths_and_steps_follow_from_snapshots(sigma_rel: float, step: int):
+    """Of a random walk, whose averages of different widths are far from each other."""
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(NUM_STEPS, 50)), axis=0)
+
+    def average(of: Snapshot) -> np.ndarray:
+        return weights_of_steps(PowerLaw(of.sigma_rel), of.step) @ walk[: of.step]
+
+    kept = [Snapshot(at, width) for at in range(50, NUM_STEPS + 1, 50) for width in (0.05, 0.1)]
+    wanted = Snapshot(step, sigma_rel)
+    factors, missed = reconstruction(kept, wanted)
+    assert missed < 0.02 and sum(factors) == pytest.approx(1, abs=1e-3)
+    made = np.array(factors) @ np.stack([average(each) for each in kept])
+    nearest = min(np.abs(average(each) - average(wanted)).max() for each in kept)
+    assert np.abs(made - average(wanted)).max() < 0.1 * nearest
+
+
+def test_few_snapshots_say_how_much_they_miss():
+    _, missed = reconstruction([Snapshot(1000, 0.05)], Snapshot(1000, 0.2))
+    assert missed > 0.3
+
+
+@pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.2887, 1.0])
+def test_widths_that_no_power_law_has(sigma_rel: float):
+    with pytest.raises(ValueError, match=rf"^sigma_rel={sigma_rel} is no width"):
+        gamma_of(sigma_rel)
+    with pytest.raises(ValueError, match=r"^optim\.ema_sigma_rels=.* must lie between 0 and 0\.289"):
+        OptimConfig(lr=1.0, ema_sigma_rels=(0.1, sigma_rel))
+
+
+def test_names_in_checkpoints():
+    kept = profiles(OptimConfig(lr=1.0, ema_decay=0.9, ema_sigma_rels=(0.05, 1e-3)))
+    assert [profile.key for profile in kept] == ["ema", "ema@0,05", "ema@0,001"]
+    assert [width_of(profile.key) for profile in kept[1:]] == [0.05, 0.001]
+    with pytest.raises(ValueError, match="twice"):
+        OptimConfig(lr=1.0, ema_sigma_rels=(0.1, 0.1))
+
+
+# Of a model under the engine.
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)], ids=str)
+def test_averaged_are_the_weights_that_the_optimizer_updates(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig, precision: str
+):
+    """bf16 has 8 bits: after six small updates most of its weights have not moved, the fp32 ones have."""
+    for errors in ranks(2).run(averages.errors, cache, tmp_path, parallel, precision):
+        assert errors["average"] < 1e-6
+        assert errors["held"] == errors["of"], "each rank averages what it updates, no more"
+        assert (errors["average of the model's own weights"] > 1e-4) == (precision == "bf16")
+
+
+@pytest.fixture(scope="module")
+def single(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one process that keeps two widths, with a snapshot after every second step."""
+    return kept_run(ranks(1), cache, tmp_path_factory.mktemp("single"), ParallelConfig(), (0.1, 0.2))
+
+
+def kept_run(pool: RankPool, cache: Path, run_dir: Path, parallel: ParallelConfig, widths: tuple[float, ...]) -> Path:
+    optim = {"ema_sigma_rels": widths, "ema_snapshot_every_steps": 2, "lr": 1e-2}
+    assert DONE in pool.run(training.run_loop, cache, run_dir, parallel, {"num_steps": 24, "optim": optim})
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [ParallelConfig(tp=2, sequence_parallel=True), ParallelConfig(pp=2, pp_chunks=2), ParallelConfig(cp=2)],
+    ids=str,
+)
+def test_snapshots_are_the_same_in_every_layout(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig, single: Path
+):
+    kept_run(ranks(2), cache, tmp_path, parallel, (0.1, 0.2))
+    for step in (2, 24):
+        of_single, found = (
+            ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / f"step-{step:08d}")[0]
+            for run in (single, tmp_path)
+        )
+        assert found.keys() == of_single.keys()
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, of_single[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_averages_go_on_in_another_layout(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path):
+    optim = {"ema_sigma_rels": (0.1, 0.2), "ema_snapshot_every_steps": 2, "lr": 1e-2}
+    stopped = {"num_steps": 24, "stop_at_step": 5, "optim": optim}
+    ranks(2).run(training.run_loop, cache, tmp_path, ParallelConfig(tp=2), stopped)
+    kept_run(ranks(2), cache, tmp_path, ParallelConfig(), (0.1, 0.2))
+    snapshots = tmp_path / checkpoint.SNAPSHOTS
+    assert [folder.name for folder in sorted(snapshots.iterdir())] == [f"step-{n:08d}" for n in range(2, 25, 2)]
+    of_single, found = (
+        ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / "step-00000024")[0] for run in (single, tmp_path)
+    )
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, of_single[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_a_width_made_later_is_the_one_that_was_not_kept(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path
+):
+    other = kept_run(ranks(1), cache, tmp_path / "other", ParallelConfig(), (0.15,))
+    [truth] = ranks(1).run(averages.stored, other / checkpoint.SNAPSHOTS / "step-00000024")
+    [nearest] = ranks(1).run(averages.stored, single / checkpoint.SNAPSHOTS / "step-00000024")
+    [made] = ranks(1).run(averages.made, cache, single, tmp_path / "made", 0.15)
+    error = averages.distance(made, truth, "ema@0,15")
+    assert error < 0.05 * averages.distance(made, nearest, "ema@0,1") and error < 1e-3
+    assert checkpoint.read_progress(tmp_path / "made").step == 24
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [(3, "none of step 3: there are 2, 4,"), (None, "train with optim.ema_sigma_rels")]
+)
+def test_without_snapshots_there_is_nothing_to_make(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path, step: int | None, said: str
+):
+    run_dir = tmp_path if step is None else single
+    [(name, message)] = ranks(1).run(training.failure_of, averages.made, cache, run_dir, tmp_path / "made", 0.15, step)
+    assert name == "CheckpointError" and said in message

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cosmos_train.train.config import TrackingConfig
-from cosmos_train.train.metrics import Metrics
+from cosmos_train.train.metrics import Metrics, as_ratio, ratios
 
 VALUES = {"loss": 0.51239, "grad_norm": 2.0, "lr": 1e-3, "step_sec": 0.25}
 
@@ -21,6 +21,11 @@ def open_metrics(run_dir: Path, wandb: Any = "disabled", **more: Any) -> Metrics
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pairs_become_ratios_where_something_counted():
+    values = {"loss": 2.0, **as_ratio("error", 6.0, 4.0), **as_ratio("never", 0.0, 0.0)}
+    assert ratios(values) == {"loss": 2.0, "error": 1.5}
 
 
 def test_a_line_for_each_logged_step_and_each_event(tmp_path: Path):

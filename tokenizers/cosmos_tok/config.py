@@ -10,6 +10,8 @@ from typing import Literal
 
 HAAR = 0.7071067811865476  # both numbers of the orthonormal Haar filters
 IMAGE_NORM_GROUPS = 32  # an image tokenizer's norms have so many groups; a video tokenizer's have one, per frame
+PaddingPolicy = Literal["edge", "black", "official"]  # see `padding`
+SsimWindow = Literal["gaussian", "uniform"]  # see `metrics`
 
 
 class TokenizerError(ValueError):
@@ -225,7 +227,10 @@ class TextConfig:
     """Folder of a T5 or BERT encoder, or `package:NAME` for the `model` folder inside an installed Python package."""
 
     max_tokens: int = 32
-    """Tokens kept of a prompt, the special ones included; shorter prompts are followed by zero vectors."""
+    """Tokens kept of a prompt, the special ones included; shorter prompts are followed by zero vectors. T5-11B: 512."""
+
+    cache: str | None = None
+    """Folder that keeps the states of every text by digest of text and encoder; none encodes them each time."""
 
     def __post_init__(self) -> None:
         if not self.encoder:

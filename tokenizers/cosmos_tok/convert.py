@@ -27,12 +27,11 @@ from torch import Tensor
 from cosmos_tok import kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.store import CONFIG, FORMAT, STATISTICS, load_tokenizer, save_tokenizer
-from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statistics
+from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_tokenizer, save_tokenizer
+from cosmos_tok.whitening import LatentStatistics, load_statistics
 
 TOLERANCE = 1e-4
 LAYOUTS = ("ours", "official", "training", "diffusers")
-IMAGE_STATISTICS = "image_latent_statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,14 @@ def _write(folder: Path, source: Source, to: str) -> Source:
     """Write the source into a new folder, and read that again."""
     if to == "ours":
         metadata = {"converted_from": source.layout, "source": source.path.name}
-        save_tokenizer(folder, source.model, source.config, metadata, statistics=source.statistics)
-        if source.image_statistics is not None:
-            save_statistics(folder / IMAGE_STATISTICS, source.image_statistics)
+        save_tokenizer(
+            folder,
+            source.model,
+            source.config,
+            metadata,
+            statistics=source.statistics,
+            image_statistics=source.image_statistics,
+        )
         return open_source(folder)
     folder.mkdir(parents=True)
     if to == "diffusers":

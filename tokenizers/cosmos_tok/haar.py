@@ -22,24 +22,24 @@ import torch
 from torch import Tensor
 
 
-def patch(video_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
-    """[B, C, 1 + p n, H, W] -> [B, C p^3, 1 + n, H/p, W/p], same dtype."""
+def patch(video_BCTHW: Tensor, p: int, gain: float = 1.0, *, begun: bool = False) -> Tensor:
+    """[B, C, 1 + p n, H, W] -> [B, C p^3, 1 + n, H/p, W/p], same dtype; `begun`: the p n frames after others, to n."""
     x = _wide(video_BCTHW)
-    first = x[:, :, :1].expand(-1, -1, p - 1, -1, -1)
-    x = torch.cat([first, x], dim=2)
+    if not begun:
+        x = torch.cat([x[:, :, :1].expand(-1, -1, p - 1, -1, -1), x], dim=2)
     for _ in range(p.bit_length() - 1):
         corners = [x[:, :, t::2, h::2, w::2] for t in (0, 1) for h in (0, 1) for w in (0, 1)]
         x = torch.cat(_sums_and_differences(corners), dim=1)
     return x.mul_(gain / p**3).to(video_BCTHW.dtype)
 
 
-def unpatch(bands_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
-    """[B, C p^3, 1 + n, H/p, W/p] -> [B, C, 1 + p n, H, W], same dtype."""
+def unpatch(bands_BCTHW: Tensor, p: int, gain: float = 1.0, *, begun: bool = False) -> Tensor:
+    """[B, C p^3, 1 + n, H/p, W/p] -> [B, C, 1 + p n, H, W], same dtype; `begun`: n after others, to p n frames."""
     x = _wide(bands_BCTHW)
     for _ in range(p.bit_length() - 1):
         corners = torch.stack(_sums_and_differences(list(x.chunk(8, dim=1))), dim=2)
         x = corners.unflatten(2, (2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6).flatten(4, 5).flatten(2, 3)
-    x = x[:, :, p - 1 :]
+    x = x if begun else x[:, :, p - 1 :]
     return (x if gain == 1.0 else x * gain).to(bands_BCTHW.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Layers of the causal video tokenizer: factorised convolutions, residual blocks, resampling and attention.
+"""Layers of the causal video tokenizer: factorised convolutions, residual blocks and attention.
 
 Every layer maps [B, C, T, H, W] to [B, C', T', H', W'] and none lets a frame see a later one: in time only the past is
 padded, with copies of frame 0; norms and spatial layers treat each frame by itself.
@@ -6,6 +6,9 @@ padded, with copies of frame 0; norms and spatial layers treat each frame by its
 Layout. Values are laid out channels-last (torch.channels_last_3d), so that folding time into the batch, and flattening
 pixels into rows, are views. Any layout gives the same values; this one is what makes the layers fast. Kernels of
 1 x 3 x 3 run as 2-D convolutions over folded frames: oneDNN's 3-D kernel is up to 3x slower at small widths.
+
+A `Stream` says that x is a piece of a video whose earlier frames went through before. It is passed without gradients
+only; where it is `fast`, layers answer by `kernels`. Without one they are what training runs.
 
 Names follow the released state dicts: a convolution keeps its weight in a child called `conv3d`, a norm in `norm`.
 Blocks take their norms and convolutions from a `Primitives`, because images have the same blocks made of 2-D ones.
@@ -20,6 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosmos_tok import kernels
+from cosmos_tok.stream import Stream
+
 
 def fold_frames(x_BCTHW: Tensor) -> Tensor:
     """[B, C, T, H, W] -> [B T, C, H, W]; a view of a channels-last tensor."""
@@ -29,6 +35,25 @@ def fold_frames(x_BCTHW: Tensor) -> Tensor:
 def unfold_frames(x_NCHW: Tensor, batch: int) -> Tensor:
     """[B T, C, H, W] -> [B, C, T, H, W], the inverse of `fold_frames`; always a view."""
     return x_NCHW.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def swish(x: Tensor) -> Tensor:
+    """Of a norm's result; in its place where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def added(branch: Tensor, x: Tensor) -> Tensor:
+    """x + branch, in the place of a branch that no gradient will ask for."""
+    return x + branch if torch.is_grad_enabled() else branch.add_(x)
+
+
+class Chain(nn.Sequential):
+    """Layers one after another; none at all change nothing."""
+
+    def forward(self, input: Tensor, stream: Stream | None = None) -> Tensor:
+        for layer in self:
+            input = layer(input, stream)
+        return input
 
 
 class FrameNorm(nn.Module):
@@ -53,6 +78,11 @@ class PointwiseConv(nn.Module):
         x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
         return F.linear(x_BTHWC, self.conv3d.weight.flatten(1), self.conv3d.bias).permute(0, 4, 1, 2, 3)
 
+    def after(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [O, C, ...] and bias [O] of the convolution that is the given one with this map behind it."""
+        point = self.conv3d.weight.flatten(1)
+        return torch.tensordot(point, weight, dims=1), F.linear(bias, point, self.conv3d.bias)
+
 
 class SpatialConv(nn.Module):
     """1 x 3 x 3. Stride 1 pads a zero on every side; stride 2 pads right and bottom only, and halves both sides."""
@@ -62,11 +92,14 @@ class SpatialConv(nn.Module):
         self.conv3d = nn.Conv3d(in_channels, out_channels, (1, 3, 3), stride=(1, stride, stride))
         self.stride = stride
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
+    def forward(self, x_BCTHW: Tensor, stream: Stream | None = None) -> Tensor:
         x_NCHW, padding = fold_frames(x_BCTHW), 1
+        weight = self.conv3d.weight.squeeze(2)
+        if stream and stream.fast and self.stride == 1:
+            y_NCHW = kernels.conv3x3(x_NCHW, weight, self.get_parameter("conv3d.bias"), winograd=stream.winograd)
+            return unfold_frames(y_NCHW, x_BCTHW.shape[0])
         if self.stride == 2:
             x_NCHW, padding = F.pad(x_NCHW, (0, 1, 0, 1)), 0
-        weight = self.conv3d.weight.squeeze(2)
         y_NCHW = F.conv2d(x_NCHW, weight, self.conv3d.bias, stride=self.stride, padding=padding)
         return unfold_frames(y_NCHW, x_BCTHW.shape[0])
 
@@ -79,9 +112,16 @@ class TemporalConv(nn.Module):
         self.conv3d = nn.Conv3d(in_channels, out_channels, (3, 1, 1), stride=(stride, 1, 1))
         self.stride = stride
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        first = x_BCTHW[:, :, :1]
-        padded_BCTHW = torch.cat([first, first, x_BCTHW], dim=2)
+    def forward(self, x_BCTHW: Tensor, stream: Stream | None = None) -> Tensor:
+        before = [x_BCTHW[:, :, :1]] * 2
+        if stream:
+            seen = stream.frames_before(self, x_BCTHW, keep=3 - self.stride)
+            if stream.fast:
+                frames, taps = [*seen, *x_BCTHW.unbind(2)], self.conv3d.weight.flatten(2).unbind(2)
+                bias = self.get_parameter("conv3d.bias")
+                return kernels.conv_in_time(frames, taps, bias, stride=self.stride, begun=stream.begun)
+            before = [frame_BCHW.unsqueeze(2) for frame_BCHW in seen]
+        padded_BCTHW = torch.cat([*before, x_BCTHW], dim=2)
         if self.stride == 1 and x_BCTHW.device.type == "cpu" and x_BCTHW.dtype == torch.float32:
             return self._as_matrix_products(padded_BCTHW)
         return self.conv3d(padded_BCTHW)
@@ -98,7 +138,7 @@ class TemporalConv(nn.Module):
         return y_BLC.unflatten(1, (frames, height, width)).permute(0, 4, 1, 2, 3)
 
 
-class FactorizedConv(nn.Sequential):
+class FactorizedConv(Chain):
     """1 x 3 x 3, then 3 x 1 x 1."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -128,66 +168,10 @@ class ResBlock(nn.Module):
         self.conv2 = of.conv(out_channels, out_channels)
         self.nin_shortcut = of.point(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        h_BCTHW = self.conv1(F.silu(self.norm1(x_BCTHW)))
-        h_BCTHW = self.conv2(F.silu(self.norm2(h_BCTHW)))
-        return self.nin_shortcut(x_BCTHW) + h_BCTHW
-
-
-class Downsample(nn.Module):
-    """Halve space, time or both, each as strided convolution plus average; then a linear map. 1+2n frames -> 1+n.
-
-    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them.
-    """
-
-    def __init__(self, channels: int, *, spatial: bool, temporal: bool, extra: bool) -> None:
-        super().__init__()
-        self.spatial, self.temporal = spatial, temporal
-        if spatial or extra:
-            self.conv1 = SpatialConv(channels, channels, stride=2)
-        if temporal or extra:
-            self.conv2 = TemporalConv(channels, channels, stride=2)
-        if spatial or temporal or extra:
-            self.conv3 = PointwiseConv(channels, channels)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        if self.spatial:
-            average_NCHW = F.avg_pool2d(fold_frames(x_BCTHW), 2)
-            x_BCTHW = self.conv1(x_BCTHW) + unfold_frames(average_NCHW, x_BCTHW.shape[0])
-        if self.temporal:
-            pairs_BCTHW = (x_BCTHW[:, :, 1::2] + x_BCTHW[:, :, 2::2]) / 2
-            x_BCTHW = self.conv2(x_BCTHW) + torch.cat([x_BCTHW[:, :, :1], pairs_BCTHW], dim=2)
-        return self.conv3(x_BCTHW) if self.spatial or self.temporal else x_BCTHW
-
-
-class Upsample(nn.Module):
-    """Double time, space or both, each as repetition plus a convolution of it; then a linear map. 1+n frames -> 1+2n.
-
-    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them.
-    """
-
-    def __init__(self, channels: int, *, spatial: bool, temporal: bool, extra: bool) -> None:
-        super().__init__()
-        self.spatial, self.temporal = spatial, temporal
-        if temporal or extra:
-            self.conv1 = TemporalConv(channels, channels)
-        if spatial or extra:
-            self.conv2 = SpatialConv(channels, channels)
-        if spatial or temporal or extra:
-            self.conv3 = PointwiseConv(channels, channels)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        if self.temporal:
-            # Frames 0, 1, 1, 2, 2 ...: every frame twice, but frame 0 once, since it stands for a single frame.
-            source_T = torch.arange(1, 2 * x_BCTHW.shape[2], device=x_BCTHW.device) // 2
-            x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1).index_select(1, source_T)
-            x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
-            x_BCTHW = self.conv1(x_BCTHW) + x_BCTHW
-        if self.spatial:
-            larger_NCHW = F.interpolate(fold_frames(x_BCTHW), scale_factor=2.0, mode="nearest")
-            x_BCTHW = unfold_frames(larger_NCHW, x_BCTHW.shape[0])
-            x_BCTHW = self.conv2(x_BCTHW) + x_BCTHW
-        return self.conv3(x_BCTHW) if self.spatial or self.temporal else x_BCTHW
+    def forward(self, x_BCTHW: Tensor, stream: Stream | None = None) -> Tensor:
+        h_BCTHW = self.conv1(swish(self.norm1(x_BCTHW)), stream)
+        h_BCTHW = self.conv2(swish(self.norm2(h_BCTHW)), stream)
+        return added(h_BCTHW, self.nin_shortcut(x_BCTHW))
 
 
 class _Attention(nn.Module):
@@ -205,22 +189,47 @@ class _Attention(nn.Module):
 class SpatialAttention(_Attention):
     """The pixels of each frame attend to one another."""
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
+    def forward(self, x_BCTHW: Tensor, stream: Stream | None = None) -> Tensor:
         height, width = x_BCTHW.shape[-2:]
         h_BCTHW = self.norm(x_BCTHW)
         # Time takes the place of the heads: [B, T, H W, C].
         q, k, v = (conv(h_BCTHW).permute(0, 2, 3, 4, 1).flatten(2, 3) for conv in (self.q, self.k, self.v))
         y_BTLC = F.scaled_dot_product_attention(q, k, v)
-        return x_BCTHW + self.proj_out(y_BTLC.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3))
+        y_BCTHW = y_BTLC.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3)
+        return added(self.proj_out(y_BCTHW), x_BCTHW)
 
 
 class TemporalAttention(_Attention):
     """Each pixel attends to itself in this frame and the frames before."""
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        height, width = x_BCTHW.shape[-2:]
+    def forward(self, x_BCTHW: Tensor, stream: Stream | None = None) -> Tensor:
         h_BCTHW = self.norm(x_BCTHW)
+        y_BCTHW = self._attend_to_history(h_BCTHW, stream) if stream else self._attend(h_BCTHW)
+        return added(self.proj_out(y_BCTHW), x_BCTHW)
+
+    def _attend(self, h_BCTHW: Tensor) -> Tensor:
         # Pixels take the place of the heads: [B, H W, T, C].
         q, k, v = (conv(h_BCTHW).permute(0, 3, 4, 2, 1).flatten(1, 2) for conv in (self.q, self.k, self.v))
         y_BLTC = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return x_BCTHW + self.proj_out(y_BLTC.unflatten(1, (height, width)).permute(0, 4, 3, 1, 2))
+        return y_BLTC.unflatten(1, h_BCTHW.shape[-2:]).permute(0, 4, 3, 1, 2)
+
+    def _attend_to_history(self, h_BCTHW: Tensor, stream: Stream) -> Tensor:
+        """The same, of a video's next frames h.
+
+        Kept of a frame is h, not its key and value, which is half as much and enough: q k = (q W_k) h + q b_k, whose
+        last term is the same for all frames, and so nothing to a softmax; and the values' mean is the value of the
+        mean of h.
+        """
+        history = stream.history.setdefault(self, [])
+        history.append(h_BCTHW)
+        q_BTHWC = self.q(h_BCTHW).permute(0, 2, 3, 4, 1)
+        q_BTHWC = q_BTHWC @ self.k.get_parameter("conv3d.weight").flatten(1) * q_BTHWC.shape[-1] ** -0.5
+        q_BHWTC = q_BTHWC.permute(0, 2, 3, 1, 4)
+        seen = [piece_BCTHW.permute(0, 3, 4, 2, 1) for piece_BCTHW in history]  # [B, H, W, t, C] each
+        scores_BHWTS = torch.cat([q_BHWTC @ piece.mT for piece in seen], dim=-1)
+        new, total = scores_BHWTS.shape[-2:]
+        later_TS = torch.ones(new, total, dtype=torch.bool, device=h_BCTHW.device).triu(total - new + 1)
+        weights = scores_BHWTS.masked_fill_(later_TS, -torch.inf).softmax(dim=-1)
+        parts = weights.split([piece.shape[-2] for piece in seen], dim=-1)
+        mean_BHWTC = sum((part @ piece for part, piece in zip(parts, seen, strict=True)), start=torch.zeros(()))
+        return self.v(mean_BHWTC.permute(0, 4, 3, 1, 2))

@@ -17,7 +17,6 @@ Pickles are read with weights_only, so that a file cannot run code.
 """
 
 import math
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -33,6 +32,7 @@ from torch import Tensor
 from cosmos_tok import fsq
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.pickles import first_line, load_pickle, load_state_dict
 from cosmos_tok.store import require_same_tensors
 from cosmos_tok.whitening import LatentStatistics
 
@@ -42,7 +42,6 @@ BUFFERS = re.compile(
 )
 FIRST_TENSOR = re.compile(r"(.*?)(encoder|decoder)\.conv_in\.(0\.conv3d\.)?weight")
 NAME = re.compile(r"(?<![a-z])([cd])([iv])-?(\d+)x(\d+)(?:x(\d+))?", re.IGNORECASE)
-CONTAINERS = ("model", "state_dict", "module", "network", "model_state_dict")
 OFFICIAL_LEVELS = (8, 8, 8, 5, 5, 5)
 IGNORED_ARGUMENTS = {"attn_resolutions", "resolution", "dropout", "name", "num_quantizers", "dtype", "legacy_mode"}
 
@@ -175,7 +174,7 @@ def read_statistics(path: Path, channels: int) -> LatentStatistics | None:
     """
     if not path.is_file():
         return None
-    stored = _load_pickle(path)
+    stored = load_pickle(path)
     try:
         mean, std = (torch.as_tensor(part).reshape(channels, -1).bfloat16().float() for part in stored)
         return LatentStatistics(mean, std, {"source": path.name})
@@ -223,13 +222,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise TokenizerError(f"{path} cannot be read: {error}; copy the file again") from error
     if is_torchscript(path):
         return {name.removeprefix("inv_quant."): tensor for name, tensor in load_archive(path).state_dict().items()}
-    stored = _load_pickle(path)
-    for _ in range(3):
-        if isinstance(stored, Mapping) and not any(isinstance(value, Tensor) for value in stored.values()):
-            stored = next((stored[key] for key in CONTAINERS if isinstance(stored.get(key), Mapping)), stored)
-    if not isinstance(stored, Mapping):
-        raise TokenizerError(f"{path} holds a {type(stored).__name__}, not a state dict; name a tokenizer's checkpoint")
-    return {str(name): tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+    return load_state_dict(path)
 
 
 def load_archive(path: Path) -> torch.jit.ScriptModule:
@@ -237,19 +230,7 @@ def load_archive(path: Path) -> torch.jit.ScriptModule:
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read: {_first_line(error)}; copy the file again") from error
-
-
-def _load_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TokenizerError(
-            f"{path} holds more than tensors, or is damaged, and is not read, since a pickle can run code: "
-            f"{_first_line(error)}; save its state dict alone, or copy the file again"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise TokenizerError(f"{path} cannot be read: {_first_line(error)}; copy the file again") from error
+        raise TokenizerError(f"{path} cannot be read: {first_line(error)}; copy the file again") from error
 
 
 def _bare_names(stored: Mapping[str, Tensor], weights: str, path: Path, notes: list[str]) -> dict[str, Tensor]:
@@ -490,7 +471,3 @@ def buffers(config: TokenizerConfig) -> dict[str, Tensor]:
             "quantizer.implicit_codebook": fsq.indices_to_codes(indices, levels)[0, :, 0, 0].t().contiguous(),
         }
     return buffers
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

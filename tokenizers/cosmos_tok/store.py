@@ -2,7 +2,8 @@
 
     config.json                     {"format", "config": the fields of TokenizerConfig, "metadata": anything}
     model.safetensors               the weights, in the released naming (see `model`)
-    latent_statistics.safetensors   optional, see `whitening`
+    latent_statistics.safetensors   of windows of video; optional, see `whitening`
+    image_latent_statistics.safetensors   of single images; optional
 
 The folder is written under a temporary name beside its place and renamed when whole; an existing one is never changed.
 `tokenizer_digest` identifies what latents mean: two folders with equal digests encode alike.
@@ -26,6 +27,7 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 
 FORMAT = "cosmos-tok 1"
 CONFIG, WEIGHTS, STATISTICS = "config.json", "model.safetensors", "latent_statistics.safetensors"
+IMAGE_STATISTICS = "image_latent_statistics.safetensors"
 NUM_SHOWN = 3  # differing tensors that an error names
 
 
@@ -36,6 +38,7 @@ def save_tokenizer(
     metadata: Mapping[str, Any],
     *,
     statistics: LatentStatistics | None = None,
+    image_statistics: LatentStatistics | None = None,
 ) -> None:
     """Write a new folder. `metadata` is free JSON, e.g. what the tokenizer was trained on.
 
@@ -53,8 +56,9 @@ def save_tokenizer(
     document = {"format": FORMAT, "config": dataclasses.asdict(config), "metadata": dict(metadata)}
     (aside / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
-    if statistics is not None:
-        save_statistics(aside / STATISTICS, statistics)
+    for name, found in ((STATISTICS, statistics), (IMAGE_STATISTICS, image_statistics)):
+        if found is not None:
+            save_statistics(aside / name, found)
     aside.rename(folder)
 
 

@@ -88,7 +88,11 @@ class LatentStatisticsAccumulator:
         values_CTN = z_BCTHW.detach().double().permute(1, 2, 0, 3, 4).flatten(2).cpu()
         mean_CT = values_CTN.mean(dim=2)
         squares_CT = (values_CTN - mean_CT.unsqueeze(2)).square().sum(dim=2)
-        self._merge(values_CTN.shape[2], mean_CT, squares_CT)
+        self._merge(torch.full((values_CTN.shape[1],), values_CTN.shape[2], dtype=torch.float64), mean_CT, squares_CT)
+
+    def merge(self, other: "LatentStatisticsAccumulator") -> None:
+        """Take in what another one of this shape took in, e.g. on another rank; it may be nothing."""
+        self._merge(other.count_T, other.mean_CT, other.squares_CT)
 
     def statistics(self, metadata: Mapping[str, str] | None = None) -> LatentStatistics:
         """What was taken in so far; the deviation is that of the population, divided by n."""
@@ -101,12 +105,13 @@ class LatentStatisticsAccumulator:
         std_CT = (self.squares_CT / self.count_T).sqrt()
         return LatentStatistics(self.mean_CT.float(), std_CT.float(), dict(metadata or {}))
 
-    def _merge(self, count: int, mean_CT: Tensor, squares_CT: Tensor) -> None:
+    def _merge(self, count_T: Tensor, mean_CT: Tensor, squares_CT: Tensor) -> None:
         used = slice(None, mean_CT.shape[1])
-        before_T, total_T = self.count_T[used], self.count_T[used] + count
+        before_T, total_T = self.count_T[used], self.count_T[used] + count_T
+        share_T = count_T / total_T.clamp(min=1)
         change_CT = mean_CT - self.mean_CT[:, used]
-        self.mean_CT[:, used] += change_CT * count / total_T
-        self.squares_CT[:, used] += squares_CT + change_CT.square() * before_T * count / total_T
+        self.mean_CT[:, used] += change_CT * share_T
+        self.squares_CT[:, used] += squares_CT + change_CT.square() * before_T * share_T
         self.count_T[used] = total_T
 
 

@@ -9,6 +9,7 @@ inside a fused attention kernel too, or alike on several ranks, is no part of th
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Flops:
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(self.gemm + other.gemm, self.attention + other.attention)
 
-    def __mul__(self, times: int) -> "Flops":
-        return Flops(self.gemm * times, self.attention * times)
+    def __mul__(self, times: int | Fraction) -> "Flops":
+        return Flops(round(self.gemm * times), round(self.attention * times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, times: int) -> "Cost":
+    def __mul__(self, times: int | Fraction) -> "Cost":
         return Cost(self.forward * times, self.backward * times)
 
 

@@ -26,22 +26,23 @@ def dit_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_t
     """The whole network on a batch of B samples of the same size, linear in B."""
     d, patch_cells = config.width, config.patch_spatial**2
     rows = batch * num_tokens(config, latent_THW)
-    block = block_cost(config, batch=batch, latent_THW=latent_THW, text_tokens=text_tokens)
     return (
         linear(rows, patch_cells * config.in_channels, d, input_has_gradient=False)
         + linear(batch, d, d, input_has_gradient=False)  # timestep MLP, of a sinusoid
-        + linear(batch, d, 3 * d)
-        + block * config.num_blocks
+        + linear(batch, d, 3 * d if config.adaln_rank else d)
+        + all_blocks_cost(config, batch=batch, latent_THW=latent_THW, text_tokens=text_tokens)
         + modulation_cost(config, batch, num_chunks=2)
         + linear(rows, d, patch_cells * config.latent_channels)
     )
 
 
-def block_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_tokens: int) -> Cost:
-    """One block. Its forward pass, times the blocks, is what parallel.recompute=full adds to a training step.
+def all_blocks_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_tokens: int) -> Cost:
+    """All blocks, and nothing around them: their forward pass is what parallel.recompute=full adds to a step."""
+    return block_cost(config, batch=batch, latent_THW=latent_THW, text_tokens=text_tokens) * config.num_blocks
 
-    `selective` adds nothing that is counted here: it computes norms and activation functions again, no product.
-    """
+
+def block_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_tokens: int) -> Cost:
+    """One block. parallel.recompute=selective computes norms and GELU again: no product, so nothing."""
     d, hidden, tokens = config.width, config.mlp_ratio * config.width, num_tokens(config, latent_THW)
     rows = batch * tokens
     self_attention = linear(rows, d, 3 * d) + attention(batch, tokens, tokens, d) + linear(rows, d, d)
@@ -56,5 +57,7 @@ def block_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text
 
 
 def modulation_cost(config: DiTConfig, batch: int, *, num_chunks: int) -> Cost:
-    """AdaLN-LoRA of one sub-layer: D -> rank -> num_chunks * D, a row per sample."""
+    """AdaLN of one sub-layer: D -> rank -> num_chunks * D, or without the rank between; a row per sample."""
+    if not config.adaln_rank:
+        return linear(batch, config.width, num_chunks * config.width)
     return linear(batch, config.width, config.adaln_rank) + linear(batch, config.adaln_rank, num_chunks * config.width)

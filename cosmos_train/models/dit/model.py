@@ -3,7 +3,8 @@
 What differs from a textbook DiT, all as in the released models:
   - no biases anywhere; per-head RMSNorm on queries and keys; rotary positions over (t, y, x), time in seconds
   - a learnable position embedding, normalised, is added to the residual stream before every block
-  - AdaLN-LoRA: each sub-layer modulates with W_up W_down silu(E) + A; A is one [3D] vector shared by all sub-layers
+  - AdaLN-LoRA: each sub-layer modulates with W_up W_down silu(E) + A; A is one [3D] vector shared by all sub-layers.
+    With adaln_rank=0, which no released model has, it is W_up silu(E), and E comes out of the timestep MLP
   - the patch order going in is not the one coming out (models/common/patchify.py)
   - queries, keys and values of a head lie together in one matrix, [N, 3, K, D], so that a tensor-parallel rank's part
     is contiguous; the converters split it into the released three
@@ -39,10 +40,10 @@ class Conditioning:
 
     embedding_BD: Tensor
     """silu of the normalised timestep embedding E."""
-    modulation_B3D: Tensor
-    """A: the part of shift, scale and gate that all sub-layers share."""
-    position_L1D: Tensor
-    """Normalised learnable position embedding."""
+    modulation_B3D: Tensor | None
+    """A: the part of shift, scale and gate that all sub-layers share; none without AdaLN-LoRA."""
+    position_L1D: Tensor | None
+    """Normalised learnable position embedding, where the model has one."""
     rope_cos: Tensor
     rope_sin: Tensor
     """[L, 1 or B, 1, K / 2], for the tokens of this rank's queries."""
@@ -52,21 +53,26 @@ class Conditioning:
 
 
 class TimestepEmbedding(nn.Module):
-    """c_noise -> (E, A): a sinusoid of width D, normalised (E) and through a bias-free MLP D -> D -> 3D (A)."""
+    """c_noise -> (E, A): a sinusoid of width D, normalised (E) and through a bias-free MLP D -> D -> 3D (A).
 
-    def __init__(self, width: int) -> None:
+    Without AdaLN-LoRA there is no A, and E is the sinusoid through an MLP D -> D -> D with biases, normalised.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, 3 * width, bias=False)
-        self.norm = RMSNorm(width, eps=NORM_EPS)
+        width, self.has_lora = config.width, config.adaln_rank > 0
+        self.hidden = nn.Linear(width, width, bias=not self.has_lora)
+        self.out = nn.Linear(width, 3 * width if self.has_lora else width, bias=not self.has_lora)
+        self.norm = RMSNorm(width, eps=NORM_EPS) if config.timestep_norm else nn.Identity()
 
-    def forward(self, c_noise_B: Tensor) -> tuple[Tensor, Tensor]:
-        """[B] -> E [B, D], A [B, 3D]."""
+    def forward(self, c_noise_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B] -> E [B, D], A [B, 3D] or none."""
         half = self.hidden.in_features // 2
         frequency = torch.exp(-math.log(10000) * torch.arange(half, device=c_noise_B.device) / half)
         angle = c_noise_B.float()[:, None] * frequency
         sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.hidden.weight.dtype)
-        return self.norm(sinusoid), self.out(F.silu(self.hidden(sinusoid)))
+        output = self.out(F.silu(self.hidden(sinusoid)))
+        return (self.norm(sinusoid), output) if self.has_lora else (self.norm(output), None)
 
 
 class PositionEmbedding(nn.Module):
@@ -74,10 +80,7 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        side = config.max_latent_size // config.patch_spatial
-        self.t = nn.Parameter(torch.empty(config.max_latent_frames, config.width))
-        self.h = nn.Parameter(torch.empty(side, config.width))
-        self.w = nn.Parameter(torch.empty(side, config.width))
+        self.t, self.h, self.w = (nn.Parameter(torch.empty(rows, config.width)) for rows in config.table_rows)
 
     def forward(self, grid_THW: tuple[int, int, int]) -> Tensor:
         """[L, 1, D] for a grid of patches. Raises ValueError where the grid is larger than a table."""
@@ -94,17 +97,20 @@ class PositionEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """AdaLN-LoRA of one sub-layer: D -> rank -> num_chunks * D, plus the shared vector A."""
+    """AdaLN-LoRA of one sub-layer: D -> rank -> num_chunks * D, plus A, shared; rank 0: one whole matrix."""
 
-    def __init__(self, width: int, rank: int, *, num_chunks: int) -> None:
+    def __init__(self, config: DiTConfig, *, num_chunks: int) -> None:
         super().__init__()
-        self.down = nn.Linear(width, rank, bias=False)
-        self.up = nn.Linear(rank, num_chunks * width, bias=False)
+        width, rank = config.width, config.adaln_rank
+        self.down = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
+        self.up = nn.Linear(rank or width, num_chunks * width, bias=False)
 
     def forward(self, cond: Conditioning) -> tuple[Tensor, ...]:
         """num_chunks tensors [B, D]: shift, scale (as 1 + scale) and, of three, gate."""
         own = self.up(self.down(cond.embedding_BD))
-        chunks = (own + cond.modulation_B3D[:, : own.shape[-1]]).chunk(own.shape[-1] // cond.embedding_BD.shape[-1], -1)
+        if cond.modulation_B3D is not None:
+            own = own + cond.modulation_B3D[:, : own.shape[-1]]
+        chunks = own.chunk(own.shape[-1] // cond.embedding_BD.shape[-1], -1)
         return chunks[0], 1 + chunks[1], *chunks[2:]
 
 
@@ -150,7 +156,8 @@ class CrossAttention(nn.Module):
         """[L, B, D] -> [L, B, D]."""
         q = self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim))
         k, v = self.kv(cond.text_SBE).unflatten(-1, (self.num_heads, 2, self.head_dim)).unbind(-2)
-        return self.out(self.attention(self.q_layernorm(q), self.k_layernorm(k), v))
+        k, v = (of_text.expand(-1, q.shape[1], -1, -1) for of_text in (self.k_layernorm(k), v))
+        return self.out(self.attention(self.q_layernorm(q), k, v))
 
 
 class MLP(nn.Module):
@@ -174,15 +181,16 @@ class Block(nn.Module):
         super().__init__()
         self.stage = stage
         self.self_attention = SelfAttention(config, layers)
-        self.self_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+        self.self_modulation = Modulation(config, num_chunks=3)
         self.cross_attention = CrossAttention(config, layers)
-        self.cross_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+        self.cross_modulation = Modulation(config, num_chunks=3)
         self.mlp = MLP(config, layers, stage)
-        self.mlp_modulation = Modulation(config.width, config.adaln_rank, num_chunks=3)
+        self.mlp_modulation = Modulation(config, num_chunks=3)
 
     def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
         """[L, B, D] -> [L, B, D]."""
-        x_LBD = x_LBD + cond.position_L1D
+        if cond.position_L1D is not None:
+            x_LBD = x_LBD + cond.position_L1D
         for layer, modulation in (
             (self.self_attention, self.self_modulation),
             (self.cross_attention, self.cross_modulation),
@@ -199,7 +207,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.modulation = Modulation(config.width, config.adaln_rank, num_chunks=2)
+        self.modulation = Modulation(config, num_chunks=2)
         self.linear = nn.Linear(config.width, config.patch_spatial**2 * config.latent_channels, bias=False)
 
     def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
@@ -216,8 +224,8 @@ class DiT(nn.Module):
         if stage.is_first:
             self.embed = nn.Linear(config.in_channels * config.patch_spatial**2, config.width, bias=False)
         # Every stage has its own copy of what conditions all blocks; their gradients are summed over the stages.
-        self.timestep = stage.shared("timestep", lambda: TimestepEmbedding(config.width))
-        self.position = stage.shared("position", lambda: PositionEmbedding(config))
+        self.timestep = stage.shared("timestep", lambda: TimestepEmbedding(config))
+        self.position = stage.shared("position", lambda: PositionEmbedding(config)) if config.position_tables else None
         # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
         self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
         if stage.is_last:
@@ -233,6 +241,7 @@ class DiT(nn.Module):
         fps_B: Sequence[float],
         condition_mask_B1THW: Tensor | None = None,
         padding_mask_B1HW: Tensor | None = None,
+        extra_BCTHW: Tensor | None = None,
         hidden_LBD: Tensor | None = None,
     ) -> Tensor:
         """The network's output F, [B, C, T, H, W], on the last stage; the residual stream [L, B, D] on others.
@@ -240,18 +249,20 @@ class DiT(nn.Module):
         Args:
             x_BCTHW: noisy latents, already scaled by c_in. Every stage takes its grid from them.
             c_noise_B: ln(sigma) / 4, fp32; [1] broadcasts.
-            text_BSE: encoder states, zeros past the prompt's end.
+            text_BSE: encoder states, zeros past the prompt's end; [1, S, E] broadcasts, and is projected once.
             fps_B: frames per second of each sample's pixels.
             condition_mask_B1THW: 1 at conditioning frames; required exactly where the model has this channel.
-            padding_mask_B1HW: 1 at padded latent cells; none means no padding.
+            padding_mask_B1HW: 1 where there is padding, none means nowhere; of pixels too, of which the nearest are
+                taken, as released. [1, 1, H, W] broadcasts.
+            extra_BCTHW: the further conditioning channels of a model that has any; frames past T are left out.
             hidden_LBD: the previous stage's output, on all stages but the first.
         """
-        self._check_input(x_BCTHW, condition_mask_B1THW)
+        self._check_input(x_BCTHW, condition_mask_B1THW, extra_BCTHW)
         _, _, frames, height, width = x_BCTHW.shape
         grid = (frames, height // self.config.patch_spatial, width // self.config.patch_spatial)
         cond = self._conditioning(grid, c_noise_B, text_BSE, fps_B)
         if self.stage.is_first:
-            channels = _add_masks(x_BCTHW, condition_mask_B1THW, padding_mask_B1HW)
+            channels = self._add_channels(x_BCTHW, condition_mask_B1THW, extra_BCTHW, padding_mask_B1HW)
             tokens = cond.split.enter(patchify(channels, self.config.patch_spatial))
             x_LBD = self.embed(tokens)
         else:
@@ -273,6 +284,8 @@ class DiT(nn.Module):
         for name, param in self.named_parameters():
             if name.endswith(("norm.weight", "layernorm.weight")):
                 fill(name, param, _ones)
+            elif name.endswith(".bias"):
+                fill(name, param, _zeros)
             elif name.startswith("position."):
                 fill(name, param, _truncated_normal)
             elif name.startswith("timestep."):
@@ -300,14 +313,35 @@ class DiT(nn.Module):
         return Conditioning(
             embedding_BD=F.silu(embedding_BD),
             modulation_B3D=modulation_B3D,
-            position_L1D=split.enter(self.position(grid)).to(dtype),
+            position_L1D=None if self.position is None else split.enter(self.position(grid)).to(dtype),
             rope_cos=split.context_rows(angles.cos()).to(dtype),
             rope_sin=split.context_rows(angles.sin()).to(dtype),
             text_SBE=text_BSE.transpose(0, 1).to(dtype),
             split=split,
         )
 
-    def _check_input(self, x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None) -> None:
+    def _add_channels(
+        self,
+        x_BCTHW: Tensor,
+        condition_mask_B1THW: Tensor | None,
+        extra_BCTHW: Tensor | None,
+        padding_mask_B1HW: Tensor | None,
+    ) -> Tensor:
+        """Latents, then what the model has of condition mask, extra channels and padding mask, repeated over frames."""
+        batch, _, frames, height, width = x_BCTHW.shape
+        channels = [x_BCTHW]
+        if condition_mask_B1THW is not None:
+            channels.append(condition_mask_B1THW.to(x_BCTHW.dtype))
+        if extra_BCTHW is not None:
+            channels.append(extra_BCTHW[:, :, :frames].to(x_BCTHW.dtype))
+        if self.config.padding_mask and padding_mask_B1HW is None:
+            channels.append(x_BCTHW.new_zeros(batch, 1, frames, height, width))
+        elif self.config.padding_mask and padding_mask_B1HW is not None:
+            cells_B1HW = F.interpolate(padding_mask_B1HW.to(x_BCTHW.dtype), (height, width), mode="nearest")
+            channels.append(cells_B1HW[:, :, None].expand(batch, 1, frames, height, width))
+        return torch.cat(channels, dim=1)
+
+    def _check_input(self, x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None, extra_BCTHW: Tensor | None) -> None:
         _, channels, _, height, width = x_BCTHW.shape
         patch = self.config.patch_spatial
         if channels != self.config.latent_channels:
@@ -319,17 +353,9 @@ class DiT(nn.Module):
                 f"model.condition_mask={self.config.condition_mask}, but a condition mask was "
                 f"{'not given' if condition_mask_B1THW is None else 'given'}"
             )
-
-
-def _add_masks(x_BCTHW: Tensor, condition_mask_B1THW: Tensor | None, padding_mask_B1HW: Tensor | None) -> Tensor:
-    """Latents, then the condition mask where the model has one, then the padding mask, repeated over frames."""
-    batch, _, frames, height, width = x_BCTHW.shape
-    if padding_mask_B1HW is None:
-        padding = x_BCTHW.new_zeros(batch, 1, frames, height, width)
-    else:
-        padding = padding_mask_B1HW.to(x_BCTHW.dtype)[:, :, None].expand(batch, 1, frames, height, width)
-    masks = (padding,) if condition_mask_B1THW is None else (condition_mask_B1THW.to(x_BCTHW.dtype), padding)
-    return torch.cat((x_BCTHW, *masks), dim=1)
+        num_extra = 0 if extra_BCTHW is None else extra_BCTHW.shape[1]
+        if num_extra != self.config.extra_channels:
+            raise ValueError(f"model.extra_channels={self.config.extra_channels}, but {num_extra} were given")
 
 
 def _ones(weight: Tensor, generator: torch.Generator) -> None:

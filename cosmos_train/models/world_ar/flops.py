@@ -15,13 +15,22 @@ def world_ar_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_to
 
 
 def block_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_tokens: int) -> Cost:
-    """One block. Its forward pass, times the blocks, is what parallel.recompute=full adds to a training step."""
+    """One block."""
+    again = recomputed_cost(config, batch=batch, num_tokens=num_tokens, text_tokens=text_tokens)
+    return again + linear(batch * num_tokens, config.ffn_width, config.width)
+
+
+def recomputed_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_tokens: int) -> Cost:
+    """Its forward pass, times the blocks, is what parallel.recompute=full adds to a training step.
+
+    All of a block but its last product, which nothing in the block's backward pass asks for.
+    """
     rows, d = batch * num_tokens, config.width
     heads, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     self_attention = (
         linear(rows, d, heads + 2 * groups) + attention(batch, num_tokens, num_tokens, heads) + linear(rows, heads, d)
     )
-    mlp = linear(rows, d, 2 * config.ffn_width) + linear(rows, config.ffn_width, d)
+    mlp = linear(rows, d, 2 * config.ffn_width)
     if not config.cross_attention:
         return self_attention + mlp
     cross_attention = (

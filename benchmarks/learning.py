@@ -1,0 +1,192 @@
+"""Does a small world model learn? Bouncing discs, held-out seeds, against repeating the last frame.
+
+    python benchmarks/learning.py --out runs/learning                     # all of it: some 20 minutes on 2 quiet cores
+    python benchmarks/learning.py --out runs/short train.num_steps=200
+
+The path of real footage from end to end: videos and a manifest (cosmos_data.simulated), a tokenizer (configs/run/
+simulated_tokenizer), its latents, a DiT (configs/run/simulated_world), `cosmos-train evaluate` on seeds that were never
+trained on. The model's expected future, one step from pure noise, is compared with the video in pixels. The world model
+is trained in parts and evaluated after each, given 9 frames and given 1. Whatever is there already is not made again.
+
+Prints a JSON line for each evaluation and one at the end, and writes OUT/report.html with the curve. Exits with 1 where
+the model given 9 frames is not at least 3 dB better than repeating the last of them, or not better than given 1.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provenance import commit
+
+from cosmos_data.simulated import WorldConfig, write_world
+from cosmos_launch.progress import progress
+from cosmos_launch.report import Fact, LossCurve, Report, Section, Table, read_metrics, write_report
+from cosmos_train.config.load import load_run
+
+NUM_TRAIN, NUM_HELDOUT = 1024, 32
+NUM_PARTS = 5
+"""Parts of the training; the model is evaluated after each."""
+GAIN_DB = 3.0
+"""What the model must be better by than repeating the last frame."""
+GIVEN = {9: 3, 1: 1}
+"""Frames that are given -> latent frames of the tokenizer, which codes the first alone and then four together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where everything lies, and how it is run."""
+
+    out: Path
+    nproc: int
+    overrides: Sequence[str]
+    """Of the world model's run."""
+
+    @property
+    def world(self) -> list[str]:
+        """The world model's run."""
+        data = [f"data.manifest={self.out}/world/manifest.parquet", f"latents.folder={self.out}/latents"]
+        folders = [f"latents.tokenizer={self.out}/tokenizer/tokenizer", f"run_dir={self.out}/model"]
+        return ["run/simulated_world", *data, *folders, "tracking.wandb=disabled", *self.overrides]
+
+    @property
+    def tokenizer(self) -> list[str]:
+        """The tokenizer's run."""
+        folders = [f"data.manifest={self.out}/world/manifest.parquet", f"run_dir={self.out}/tokenizer"]
+        return ["run/simulated_tokenizer", *folders, "tracking.wandb=disabled"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Does a small world model learn? Bouncing discs, held-out seeds.")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of all results")
+    parser.add_argument("--nproc", type=int, default=2, help="processes that train")
+    parser.add_argument("overrides", nargs="*", help="section.key=value: overrides of the world model's run")
+    options = parser.parse_args()
+    place = Place(out=options.out.absolute(), nproc=options.nproc, overrides=options.overrides)
+    make_data(place)
+    curve = learn(place)
+    summary = summarize(place, curve)
+    print(json.dumps(summary), flush=True)
+    report(place, curve, summary)
+    sys.exit(not summary["ok"])
+
+
+def make_data(place: Place) -> None:
+    """Videos, tokenizer and latents, each where it is not there yet."""
+    if not (place.out / "world").exists():
+        place.out.mkdir(parents=True, exist_ok=True)
+        with progress("simulate", "videos") as advance:
+            write_world(
+                place.out / "world", WorldConfig(), num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, progress=advance
+            )
+    if not (place.out / "tokenizer/tokenizer").exists():
+        cosmos_train("train", *place.tokenizer, "--nproc", str(place.nproc))
+    cosmos_train("tokenize", *place.world)
+
+
+def learn(place: Place) -> list[dict[str, Any]]:
+    """Train in parts; what the evaluations after each found."""
+    num_steps = load_run(place.world[0], place.world[1:]).train.num_steps
+    curve = []
+    for part in range(1, NUM_PARTS + 1):
+        step = num_steps * part // NUM_PARTS
+        command = ["train", *place.world, f"train.stop_at_step={step}", "--nproc", str(place.nproc)]
+        cosmos_train(*command, expected=0 if part == NUM_PARTS else 75)
+        curve.append({"step": step, "given": {frames: judge(place, step, frames) for frames in GIVEN}})
+        print(json.dumps({"benchmark": "learning", **curve[-1]}), flush=True)
+    return curve
+
+
+def judge(place: Place, step: int, given_frames: int) -> dict[str, float]:
+    """PSNR in dB on held-out seeds: of the next frames, of repeating, and of the frames that both ways predict."""
+    out = place.out / f"evaluation/step-{step:06d}-given-{given_frames}.json"
+    if not out.exists():
+        condition = f"sample.num_condition_frames={GIVEN[given_frames]}"
+        command = ["evaluate", "world", str(place.out / "model"), condition, "--out", str(out)]
+        cosmos_train(*command, "--max-windows", str(4 * NUM_HELDOUT))
+    by_frame = json.loads(out.read_text())["pixel_mse_by_frame"]
+    next_frames, same_frames = slice(max(GIVEN) - 1), slice(max(GIVEN) - given_frames, None)
+    return {
+        "psnr_db": psnr_db(by_frame["model"][next_frames]),
+        "repeat_psnr_db": psnr_db(by_frame["repeat_last_frame"][next_frames]),
+        "same_frames_psnr_db": psnr_db(by_frame["model"][same_frames]),
+    }
+
+
+def psnr_db(mse_by_frame: Sequence[float]) -> float:
+    """Of the mean squared error over frames, of pixels from 0 to 1."""
+    return -10 * math.log10(sum(mse_by_frame) / len(mse_by_frame))
+
+
+def summarize(place: Place, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last evaluation against the goals, and what it took."""
+    last = curve[-1]["given"]
+    gain_db = last[9]["psnr_db"] - last[9]["repeat_psnr_db"]
+    logged = [record for record in read_metrics(place.out / "model/metrics.jsonl") if "step_sec" in record]
+    step_sec = sorted(record["step_sec"] for record in logged)[len(logged) // 2]
+    return {
+        "benchmark": "learning",
+        "step": curve[-1]["step"],
+        "step_sec": round(step_sec, 4),
+        "train_min": round(curve[-1]["step"] * step_sec / 60, 1),
+        "gain_db": round(gain_db, 2),
+        "same_frames_psnr_db": {frames: round(last[frames]["same_frames_psnr_db"], 2) for frames in GIVEN},
+        "ok": gain_db >= GAIN_DB and last[9]["same_frames_psnr_db"] > last[1]["same_frames_psnr_db"],
+        "processes": place.nproc,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+    }
+
+
+def cosmos_train(*arguments: str, expected: int = 0) -> None:
+    """Run a command as a user does. Exits as it did where that is not expected."""
+    code = subprocess.run([sys.executable, "-m", "cosmos_launch.cli", *arguments], stdout=sys.stderr).returncode
+    if code != expected:
+        sys.exit(code or 1)
+
+
+def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write OUT/report.html."""
+    series = {f"given {n}": [(of["step"], of["given"][n]["psnr_db"]) for of in curve] for n in GIVEN}
+    series |= {f"repeating 1 of {n}": [(of["step"], of["given"][n]["repeat_psnr_db"]) for of in curve] for n in GIVEN}
+    rows = [(of["step"], n, *(round(value, 2) for value in of["given"][n].values())) for of in curve for n in GIVEN]
+    header = ("step", "given frames", "next 8 frames, dB", "repeating the last, dB", "frames 10 to 17, dB")
+    minutes = f"{summary['step']} steps, {place.nproc} processes"
+    page = Report(
+        title="A world model learns a simulated world",
+        summary=[
+            Fact("gain", f"{summary['gain_db']:+.1f} dB", "over repeating the last of 9 frames, held-out seeds"),
+            Fact("training", f"{summary['train_min']:.0f} min", minutes),
+        ],
+        sections=[
+            Section(
+                title="Held-out seeds",
+                text="PSNR of the expected future (one step from pure noise), through the tokenizer, in pixels.",
+                items=[
+                    LossCurve(
+                        series=series,
+                        marks=[],
+                        x_label="step",
+                        y_label="PSNR, dB",
+                        log_y=False,
+                        caption="The 8 frames after those that were given.",
+                    ),
+                    Table(header=header, rows=rows, caption="The last column is of the same frames for both."),
+                ],
+            )
+        ],
+    )
+    write_report(place.out / "report.html", page)
+
+
+if __name__ == "__main__":
+    main()

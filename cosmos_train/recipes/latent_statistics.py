@@ -1,0 +1,86 @@
+"""What a trained tokenizer's latents are whitened with: statistics over windows of its training clips, and over images.
+
+A world model meets latents of windows and, in joint training, of single frames. The first latent frame of a window is
+coded alone too, but a window's statistics hold the spread of later frames, so images have statistics of their own
+(Cosmos keeps `mean_std.pt` and `image_mean_std.pt`).
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from cosmos_data.config import DataConfig
+from cosmos_data.decode import Decoder
+from cosmos_data.loader import VideoBatches
+from cosmos_data.plan import Part, SamplePlan
+from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
+from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
+from cosmos_train.parallel.mesh import Mesh
+
+log = logging.getLogger(__name__)
+
+
+def measure_latents(
+    tokenizer: CausalVideoTokenizer,
+    parts: Sequence[Part],
+    data: DataConfig,
+    decoder: Decoder,
+    mesh: Mesh,
+    *,
+    num_windows: int,
+) -> tuple[LatentStatistics | None, LatentStatistics | None]:
+    """Of `num_windows` windows, and of as many single frames, as a sample plan cuts them; shared among the ranks.
+
+    None for either that whitens nothing, with the reason in the log: a channel is the same everywhere.
+    """
+    log.info("whitening statistics of %d windows and as many images", num_windows)
+    return (
+        _measure(tokenizer, parts, data, decoder, mesh, num_windows),
+        _measure(tokenizer, parts, replace(data, num_frames=1), decoder, mesh, num_windows),
+    )
+
+
+@torch.inference_mode()
+def _measure(
+    tokenizer: CausalVideoTokenizer,
+    parts: Sequence[Part],
+    data: DataConfig,
+    decoder: Decoder,
+    mesh: Mesh,
+    num_windows: int,
+) -> LatentStatistics | None:
+    plan = SamplePlan(parts, 0, replace(data, buckets="one"))
+    mine = range(mesh.dp.rank(), num_windows, mesh.dp.size())
+    accumulator = LatentStatisticsAccumulator(
+        tokenizer.config.latent_channels, tokenizer.config.latent_frames(data.num_frames)
+    )
+    for batch in VideoBatches(plan, decoder, [[index] for index in mine]):
+        accumulator.update(tokenizer.encode(to_unit_range(batch.pixels_B3THW.to(mesh.device))))
+    metadata = {
+        "manifest_digest": plan.digest,
+        "num_windows": str(num_windows),
+        "window_frames": str(data.num_frames),
+        "height_px": str(data.height_px),
+        "width_px": str(data.width_px),
+    }
+    try:
+        return _total(_of_all_ranks(accumulator, mesh)).statistics(metadata)
+    except ValueError as error:
+        log.warning("no whitening statistics of windows of %d frames: %s", data.num_frames, error)
+        return None
+
+
+def _of_all_ranks(accumulator: LatentStatisticsAccumulator, mesh: Mesh) -> list[LatentStatisticsAccumulator]:
+    found: list[LatentStatisticsAccumulator] = [accumulator] * mesh.dp.size()
+    dist.all_gather_object(found, accumulator, group=mesh.dp)
+    return found
+
+
+def _total(accumulators: Iterable[LatentStatisticsAccumulator]) -> LatentStatisticsAccumulator:
+    first, *others = accumulators
+    for other in others:
+        first.merge(other)
+    return first

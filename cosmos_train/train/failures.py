@@ -1,0 +1,62 @@
+"""Which rank failed first, of all ranks of a job: each writes down its own failure, whoever started them reads.
+
+A folder that all ranks see has a file for each rank that failed, of one line:
+
+    0 (ended by a signal) or 1 <tab> time <tab> exit code <tab> host <tab> rank <tab> sentence
+
+A rank that is killed writes nothing; who started it does, and sorts it before those that lost their connection to it.
+So the first line in sorted order is the cause, for Python here and for `sort` in slurm/train.sbatch.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+UNKNOWN_HOST = "-"
+"""Where no host is to blame, such as a hung collective; it is never left out of a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What one rank failed of."""
+
+    by_signal: bool
+    time: float
+    code: int
+    """Exit code for the command."""
+    host: str
+    rank: int
+    sentence: str
+
+
+def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: str, by_signal: bool = False) -> None:
+    """Write a rank's failure down, once: what a rank fails of later is a consequence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = (int(not by_signal), f"{time.time():.3f}", code, host, rank, " ".join(sentence.split()))
+    aside, final = folder / f".rank-{rank:05d}.{os.getpid()}", folder / f"rank-{rank:05d}"
+    if not final.exists():
+        aside.write_text("\t".join(map(str, fields)) + "\n", encoding="utf-8")
+        aside.rename(final)
+
+
+def first_failure(folder: Path) -> Failure | None:
+    """The cause of the others, or None where no rank failed."""
+    failures = [_parse(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*")]
+    return min(failures, key=lambda failure: (not failure.by_signal, failure.time), default=None)
+
+
+def has_failed(folder: Path) -> bool:
+    """Whether any rank failed."""
+    return any(folder.glob("rank-*"))
+
+
+def describe(failure: Failure) -> str:
+    """The last line of a log."""
+    host = "" if failure.host == UNKNOWN_HOST else f" on {failure.host}"
+    return f"the first error was of rank {failure.rank}{host}: {failure.sentence}"
+
+
+def _parse(line: str) -> Failure:
+    after_others, seconds, code, host, rank, sentence = line.rstrip("\n").split("\t")
+    return Failure(after_others == "0", float(seconds), int(code), host, int(rank), sentence)

@@ -1,0 +1,193 @@
+"""What a clip comes with besides pictures: captions of its parts, its camera, actions, the vehicle's path.
+
+Arrays are flat tuples, row after row, as the manifest stores them; the methods give numpy arrays of the shapes below.
+T is the clip's frames, N the steps of a signal that has a rate of its own. Step k of a signal is at time k / rate_hz
+after the clip's first frame, so a clip of T frames has round(T * rate_hz / fps) steps: `num_steps`.
+
+`faults` say what no real camera or robot can have done (no number, no rotation, another length than the clip). They
+are found by `cosmos-train data check`; a training run replaces such a clip as it replaces one that can not be decoded.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+Convention = Literal["world_to_camera_opencv", "camera_to_world_opencv", "camera_to_world_opengl"]
+"""What an extrinsic matrix [R | t] maps, and the camera's axes: OpenCV x right, y down, z ahead; OpenGL x right, y up,
+z back. Translations in metres where the scale is known."""
+
+ORTHONORMAL_TOLERANCE = 1e-3
+"""Largest entry of |R R^T - 1|: poses are often stored as fp16 or as printed decimals."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionWindow:
+    """What the frames start_frame .. start_frame + num_frames - 1 show, counted from the clip's first frame."""
+
+    start_frame: int
+    num_frames: int
+    text: str
+
+    def overlap(self, start_frame: int, num_frames: int) -> int:
+        """Frames that the two have in common."""
+        first = max(self.start_frame, start_frame)
+        return max(0, min(self.start_frame + self.num_frames, start_frame + num_frames) - first)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Camera:
+    convention: Convention
+    intrinsics_px: tuple[float, ...]
+    """(fx, fy, cx, cy) once, or for each frame, in pixels of a picture of the size below."""
+
+    height_px: int
+    """The size that the intrinsics refer to, which need not be the video's."""
+
+    width_px: int
+    extrinsics: tuple[float, ...]
+    """[3, 4] once, where the camera stands still, or for each frame."""
+
+    def intrinsics_T4(self, num_frames: int) -> np.ndarray:
+        return _per_frame(self.intrinsics_px, num_frames, (4,))
+
+    def extrinsics_T34(self, num_frames: int) -> np.ndarray:
+        return _per_frame(self.extrinsics, num_frames, (3, 4))
+
+    def faults(self, num_frames: int) -> Iterator[str]:
+        if self.convention not in get_args(Convention):
+            yield f"camera: convention {self.convention!r} is none of {', '.join(get_args(Convention))}"
+        if self.height_px < 1 or self.width_px < 1:
+            yield f"camera: intrinsics refer to a picture of {self.width_px}x{self.height_px} px"
+        for name, values, each in (("intrinsics_px", self.intrinsics_px, 4), ("extrinsics", self.extrinsics, 12)):
+            if len(values) not in (each, each * num_frames):
+                yield f"camera: {name} has {len(values)} values; {each}, or {each} for each of {num_frames} frames"
+                return
+        yield from _not_finite("camera: intrinsics_px", self.intrinsics_px, 4, "frame")
+        yield from _not_finite("camera: extrinsics", self.extrinsics, 12, "frame")
+        yield from _no_rotation("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3])
+
+    def part(self, start_frame: int, num_frames: int, of_frames: int) -> "Camera":
+        """Of a shorter clip: frames start_frame .. of the `of_frames` there are."""
+
+        def cut(values: tuple[float, ...], each: int) -> tuple[float, ...]:
+            if len(values) != each * of_frames:
+                return values
+            return values[each * start_frame : each * (start_frame + num_frames)]
+
+        return replace(self, intrinsics_px=cut(self.intrinsics_px, 4), extrinsics=cut(self.extrinsics, 12))
+
+    def cropped(
+        self, *, top_px: int, left_px: int, height_px: int, width_px: int, of_height_px: int, of_width_px: int
+    ) -> "Camera":
+        """Of a part of the picture, given in pixels of a video of another size; the intrinsics then refer to it."""
+        down, right = of_height_px / self.height_px, of_width_px / self.width_px
+        shifted = np.reshape(self.intrinsics_px, (-1, 4)) * (right, down, right, down) - (0, 0, left_px, top_px)
+        return replace(self, intrinsics_px=tuple(shifted.ravel().tolist()), height_px=height_px, width_px=width_px)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """What was done to bring about what is seen: robot commands, steering."""
+
+    names: tuple[str, ...]
+    """Of the dimensions: x, y, z, roll, pitch, yaw, gripper."""
+
+    units: tuple[str, ...]
+    """Of each dimension: m, rad, 1."""
+
+    rate_hz: float
+    frame_of_reference: str
+    """Such as `previous end effector` or `robot base`."""
+
+    values: tuple[float, ...]
+    """[N, dimensions]"""
+
+    def values_ND(self) -> np.ndarray:
+        return np.reshape(self.values, (-1, len(self.names)))
+
+    def faults(self, num_frames: int, fps: float) -> Iterator[str]:
+        if not self.names or len(set(self.names)) != len(self.names) or len(self.units) != len(self.names):
+            yield f"action: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
+            return
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            yield f"action: rate_hz {self.rate_hz} is no rate"
+            return
+        expected = num_steps(num_frames, fps, self.rate_hz)
+        if len(self.values) != expected * len(self.names):
+            yield (
+                f"action: {len(self.values)} values; {expected} steps of {len(self.names)} belong to {num_frames}"
+                f" frames at {fps:g} fps and {self.rate_hz:g} Hz"
+            )
+        yield from _not_finite("action", self.values, len(self.names), "step")
+
+    def part(self, start_frame: int, num_frames: int, fps: float) -> "Action":
+        """Of a shorter clip."""
+        start = num_steps(start_frame, fps, self.rate_hz)
+        end = start + num_steps(num_frames, fps, self.rate_hz)
+        return replace(self, values=self.values[start * len(self.names) : end * len(self.names)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EgoTrajectory:
+    """Where the vehicle or robot was; it may go on past the clip's end, for models that are told the future path."""
+
+    rate_hz: float
+    frame_of_reference: str
+    """Such as `vehicle at the clip's first frame, x ahead, y left, z up`."""
+
+    positions_m: tuple[float, ...]
+    """[N, 3]"""
+
+    rotations: tuple[float, ...] = ()
+    """[N, 3, 3], or nothing where only places are known."""
+
+    def positions_N3(self) -> np.ndarray:
+        return np.reshape(self.positions_m, (-1, 3))
+
+    def faults(self, num_frames: int, fps: float) -> Iterator[str]:
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            yield f"ego_trajectory: rate_hz {self.rate_hz} is no rate"
+            return
+        expected, steps = num_steps(num_frames, fps, self.rate_hz), len(self.positions_m) // 3
+        if len(self.positions_m) % 3 or steps < expected:
+            yield f"ego_trajectory: {len(self.positions_m)} values; 3 for each of {expected} steps or more"
+        if len(self.rotations) not in (0, 9 * steps):
+            yield f"ego_trajectory: rotations has {len(self.rotations)} values; none, or 9 for each of {steps} steps"
+            return
+        yield from _not_finite("ego_trajectory", self.positions_m, 3, "step")
+        yield from _not_finite("ego_trajectory: rotations", self.rotations, 9, "step")
+        yield from _no_rotation("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)))
+
+    def part(self, start_frame: int, fps: float) -> "EgoTrajectory":
+        """From a later frame on."""
+        start = num_steps(start_frame, fps, self.rate_hz)
+        return replace(self, positions_m=self.positions_m[3 * start :], rotations=self.rotations[9 * start :])
+
+
+def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:
+    """Steps of a signal that belong to so many frames."""
+    return round(num_frames * rate_hz / fps)
+
+
+def _per_frame(values: tuple[float, ...], num_frames: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.reshape(values, (-1, *shape)), (num_frames, *shape))
+
+
+def _not_finite(what: str, values: tuple[float, ...], each: int, unit: str) -> Iterator[str]:
+    bad = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))
+    if len(bad):
+        yield f"{what}: {values[bad[0]]} at {unit} {bad[0] // each}, {len(bad)} such values in all"
+
+
+def _no_rotation(what: str, matrices_N33: np.ndarray) -> Iterator[str]:
+    finite = np.asarray(np.isfinite(matrices_N33).all(axis=(1, 2)))
+    matrices = np.where(finite[:, None, None], matrices_N33, np.eye(3))
+    error_N: np.ndarray = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
+    bad = np.flatnonzero((error_N > ORTHONORMAL_TOLERANCE) | (np.linalg.det(matrices) < 0))
+    if len(bad):
+        error = float(error_N[bad[0]])
+        kind = "a mirror image" if error <= ORTHONORMAL_TOLERANCE else f"off by {error:.2g}"
+        yield f"{what}: the matrix at {bad[0]} is no rotation ({kind}), {len(bad)} of {len(matrices)} in all"

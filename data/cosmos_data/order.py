@@ -1,0 +1,89 @@
+"""Counter-based draws, and orders that are closed forms: what a sample plan is made of."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+
+from cosmos_data.errors import DataError
+
+Key = tuple[int, int]
+
+# The last word of Philox's counter keeps the two kinds of draw apart.
+ORDER, WINDOW = 0, 1
+
+
+class IndexPlan:
+    """The order in which a run visits `num_items` things: a permutation of its own per epoch.
+
+    An epoch's order takes num_items * 8 bytes while it is in use.
+    """
+
+    def __init__(self, num_items: int, digest: str, seed: int) -> None:
+        if num_items < 1:
+            raise DataError("there is nothing to train on: no items; check the manifest and its split")
+        self.num_items = num_items
+        self.digest = digest
+        self.seed = seed
+        self.key = philox_key(digest, seed)
+
+    def item(self, index: int, attempt: int = 0) -> int:
+        """Item of sample `index`; with an attempt, the item that stands so many places further in the same epoch."""
+        epoch, place = divmod(index, self.num_items)
+        return int(_epoch_order(self.key, self.num_items, epoch)[(place + attempt) % self.num_items])
+
+
+class Alternation:
+    """Takes turns between `len(weights)` things, each as often as its weight says, as evenly as that allows."""
+
+    def __init__(self, weights: Sequence[Fraction]) -> None:
+        left, self._shares = sum(weights, Fraction(0)), list[Fraction]()
+        for weight in weights[:-1]:
+            self._shares.append(weight / left if left else Fraction(0))
+            left -= weight
+
+    def turn(self, n: int) -> tuple[int, int]:
+        """(whose turn the n-th is, how many turns it had before)"""
+        for which, share in enumerate(self._shares):
+            before = n * share.numerator // share.denominator
+            if (n + 1) * share.numerator // share.denominator > before:
+                return which, before
+            n -= before
+        return len(self._shares), n
+
+
+def rank_slice(step: int, global_batch_size: int, rank: int, num_ranks: int) -> range:
+    """Sample indices of one rank in one step. The ranks' slices, in order, make up the global batch, which is the same
+    for every number of ranks."""
+    if global_batch_size % num_ranks != 0:
+        raise DataError(
+            f"global_batch_size={global_batch_size} is not divisible by the {num_ranks} data-parallel ranks;"
+            f" use a multiple of {num_ranks}"
+        )
+    assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
+    per_rank = global_batch_size // num_ranks
+    first = step * global_batch_size + rank * per_rank
+    return range(first, first + per_rank)
+
+
+def philox_key(digest: str, seed: int) -> Key:
+    sha256 = hashlib.sha256(f"{digest}/{seed}".encode()).digest()
+    return int.from_bytes(sha256[:8], "little"), int.from_bytes(sha256[8:16], "little")
+
+
+def philox_words(key: Key, index: int, attempt: int, kind: int, *, count: int) -> np.ndarray:
+    """`count` uniform uint64. Philox itself counts in the first word, so streams of different indices never meet."""
+    counter = np.array([0, index, attempt, kind], dtype=np.uint64)
+    return np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter).random_raw(count)
+
+
+def below(word: np.uint64, bound: int) -> int:
+    """Uniform in [0, bound); the bias is below bound / 2**64."""
+    return (int(word) * bound) >> 64
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(key: Key, num_items: int, epoch: int) -> np.ndarray:
+    return np.argsort(philox_words(key, epoch, 0, ORDER, count=num_items), kind="stable")

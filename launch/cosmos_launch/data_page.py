@@ -1,0 +1,100 @@
+"""`cosmos-train data stats`: what a manifest holds, as a page with plots."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from cosmos_data.clip import Clip
+from cosmos_data.config import SIZES_PX
+from cosmos_data.errors import ClipError
+from cosmos_data.manifest import Manifest
+from cosmos_data.video import RgbConverter, read_frames
+from cosmos_data.window import nearest_bucket
+from cosmos_launch.report import Fact, FrameRow, FrameRows, LossCurve, Report, Section, Table, Text, write_report
+
+NUM_PICTURES = 8
+NUM_BINS = 40
+
+
+def stats(source: Path, *, out: Path) -> int:
+    """Write the page. Returns the exit code."""
+    manifest = Manifest.read(source)
+    clips = list(manifest)
+    hours = sum(clip.duration_sec for clip in clips) / 3600
+    report = Report(
+        title=f"Data: {source.name}",
+        summary=[
+            Fact("clips", len(clips), f"{sum(clip.split == 'heldout' for clip in clips)} held out"),
+            Fact("hours", hours),
+            Fact("frames", sum(clip.num_frames for clip in clips)),
+            Fact("with a caption", _share(clips, lambda clip: bool(clip.caption or clip.captions))),
+            Fact("with actions", _share(clips, lambda clip: clip.action is not None)),
+            Fact("with a camera", _share(clips, lambda clip: clip.camera is not None)),
+            Fact("views", ", ".join(str(n) for n in sorted({1 + len(clip.views) for clip in clips}))),
+        ],
+        sections=[
+            Section("Pictures", items=[_pictures(clips)]),
+            Section("Lengths", items=[_histogram((clip.num_frames for clip in clips), "frames of a clip")]),
+            Section(
+                "Frame rates and codecs",
+                items=[
+                    _histogram((round(clip.fps) for clip in clips), "frames per second, rounded"),
+                    _counts("codec", (f"{clip.codec} {clip.pixel_format}" for clip in clips)),
+                ],
+            ),
+            Section("Sizes", items=[_counts("size", (f"{clip.width_px}x{clip.height_px}" for clip in clips))]),
+            Section(
+                "Aspect buckets",
+                "How many clips go to each bucket of data.buckets, and how many of those are smaller than it.",
+                [_buckets(clips)],
+            ),
+            Section("Digest", items=[Text(manifest.digest)]),
+        ],
+    )
+    print(f"{len(clips)} clips, {hours:.2f} hours -> {write_report(out, report)}")
+    return 0
+
+
+def _share(clips: list[Clip], holds) -> str:
+    return f"{100 * sum(map(holds, clips)) / max(1, len(clips)):.0f} %"
+
+
+def _pictures(clips: list[Clip]) -> FrameRows:
+    """The middle frame of clips from all over the manifest, those that can be decoded."""
+    chosen = clips[:: max(1, len(clips) // NUM_PICTURES)][:NUM_PICTURES]
+    rows, to_rgb = [], RgbConverter()
+    for clip in chosen:
+        try:
+            [frame] = read_frames(clip, start_frame=clip.start_frame + clip.num_frames // 2, num_frames=1)
+        except ClipError:
+            continue  # the page describes what is there; `data check` names what is not
+        rows.append(FrameRow(f"{clip.clip_id}: {clip.caption or 'no caption'}", [to_rgb(frame)]))
+    return FrameRows(rows)
+
+
+def _histogram(values: Iterable[int], label: str) -> LossCurve:
+    """Counts in bins of equal width, drawn over their lower ends."""
+    found = list(values)
+    low, high = min(found, default=0), max(found, default=0)
+    width = max(1, -(-(high - low + 1) // NUM_BINS))
+    counts = Counter((value - low) // width for value in found)
+    points = [(low + k * width, float(counts[k])) for k in range((high - low) // width + 1)]
+    return LossCurve({"clips": points}, x_label=f"{label}, in bins of {width}", y_label="clips")
+
+
+def _counts(name: str, values: Iterable[str]) -> Table:
+    return Table((name, "clips"), [(value, count) for value, count in Counter(values).most_common(30)])
+
+
+def _buckets(clips: list[Clip]) -> Table:
+    rows = []
+    for resolution, sizes in SIZES_PX.items():
+        of_bucket = Counter(nearest_bucket(clip.height_px, clip.width_px, sizes) for clip in clips)
+        for bucket, (height_px, width_px) in enumerate(sizes):
+            smaller = sum(
+                nearest_bucket(clip.height_px, clip.width_px, sizes) == bucket
+                and (clip.height_px < height_px or clip.width_px < width_px)
+                for clip in clips
+            )
+            rows.append((resolution, f"{width_px}x{height_px}", of_bucket[bucket], smaller))
+    return Table(("data.buckets", "width x height", "clips", "of them smaller"), rows)

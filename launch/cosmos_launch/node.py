@@ -1,0 +1,77 @@
+"""One node of a Slurm job: `python -m cosmos_launch.node RUN.yaml RANKS`, started by srun, one process a node.
+
+It is torchrun, called as a function: so the run's own exit code comes out of it, where torchrun's is 1 for everything,
+and a rank that was killed is written down with its host. torchrun is told of this node by Slurm's variables, and of the
+first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+import psutil
+
+from cosmos_launch.failure import STOPPED, failures_folder, leave
+from cosmos_launch.spawn import record_exit
+from cosmos_train.config.load import load_run
+
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's prctl: orphans below this process become its children."""
+SHUTDOWN_SEC = 5
+"""Ranks of a node on which one failed get this long to leave by themselves."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run this node's ranks. Returns 0, 75 where all stopped to be queued again, or the first failure's code."""
+    run_yaml, num_ranks = arguments
+    # Slurm signals every process of a job. Ranks take it as the wish to stop; who waits for them goes on waiting.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    threads = load_run(run_yaml).train.threads_per_rank
+    own_cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", 1))
+    os.environ["OMP_NUM_THREADS"] = str(threads or max(1, own_cpus // int(num_ranks)))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SEC)
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a rank that stops is no error
+    options = [
+        f"--nnodes={os.environ['SLURM_NNODES']}",
+        f"--node-rank={os.environ['SLURM_NODEID']}",
+        f"--nproc-per-node={num_ranks}",
+        f"--master-addr={os.environ['MASTER_ADDR']}",
+        f"--master-port={os.environ['MASTER_PORT']}",
+        "--signals-to-handle=SIGINT",
+        "--module",
+        "cosmos_launch.worker",
+        run_yaml,
+    ]
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        torchrun.run(torchrun.get_args_parser().parse_args(options))
+    except ChildFailedError as error:
+        return _settle({rank: failure.exitcode for rank, failure in error.failures.items()})
+    finally:
+        # A rank that was killed leaves the processes that write its checkpoints, and srun would wait for their output.
+        for orphan in psutil.Process().children(recursive=True):
+            orphan.kill()
+    return 0
+
+
+def _settle(codes: dict[int, int]) -> int:
+    """Write down what the ranks themselves could not. Returns the node's exit code."""
+    failed = {rank: code for rank, code in codes.items() if code != STOPPED}
+    if not failed:
+        return STOPPED
+    folder = failures_folder()
+    if folder is not None:
+        for rank, code in failed.items():
+            record_exit(folder, rank, code)
+    rank = min(failed)
+    return 128 - failed[rank] if failed[rank] < 0 else failed[rank]
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

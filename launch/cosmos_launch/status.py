@@ -1,0 +1,89 @@
+"""`cosmos-train status RUN`: how far a run is, how fast, and what became of it, read from its folder alone."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
+from cosmos_train.train.checkpoint_folder import list_checkpoints, step_of
+
+NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_memory_gib")
+"""Of the last logged step, where it has them."""
+
+
+def status(run_dir: Path, *, as_json: bool) -> int:
+    """Print it. Raises ConfigError where there is no run."""
+    found = read_status(run_dir)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return 0
+    last = "  ".join(f"{name} {value:.4g}" for name, value in found["last"].items())
+    lines = {
+        "run": f"{run_dir}, {found['recipe']}",
+        "state": found["state"],
+        "step": f"{found['step']} of {found['num_steps']}" + (f"  {last}" if last else ""),
+        "left": _hours(found["left_sec"]),
+        "starts": f"{found['starts']}, skipped steps {found['skipped_steps']}, crashes {len(found['crashes'])}",
+        "checkpoints": ", ".join(map(str, found["checkpoints"])) or "none",
+    }
+    for name, text in lines.items():
+        print(f"{name:<12}  {text}")
+    for crash in found["crashes"][-3:]:
+        print(f"{'crash':<12}  rank {crash['rank']} on {crash['host']}: {crash['sentence']}")
+    return 0
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What `status` shows, as plain values."""
+    if not (run_dir / "run.yaml").is_file():
+        raise ConfigError(f"{run_dir} has no run.yaml, so it is no run's folder, or the run has not started yet")
+    run = load_run(str(run_dir / "run.yaml"))
+    records = _records(run_dir / "metrics.jsonl")
+    steps = [record for record in records if "step_sec" in record]
+    events = [record for record in records if "event" in record]
+    last = steps[-1] if steps else {}
+    step = last.get("step", 0)
+    return {
+        "recipe": run.recipe,
+        "state": _state(events, records),
+        "step": step,
+        "num_steps": run.train.num_steps,
+        "left_sec": (run.train.num_steps - step) * last["step_sec"] if last else None,
+        "last": {name: last[name] for name in NAMES if name in last},
+        "starts": sum(event["event"] == "start" for event in events),
+        "skipped_steps": sum(event["event"] == "skipped" for event in events),
+        "checkpoints": [step_of(folder) for folder in list_checkpoints(run_dir)],
+        "crashes": _crashes(run_dir / "slurm" / "crashes.tsv"),
+    }
+
+
+def _state(events: list[dict], records: list[dict]) -> str:
+    """Of the last event; a run that was killed says nothing, so the age of its last word is told."""
+    if not events:
+        return "has not started"
+    age_min = (time.time() - records[-1]["time"]) / 60
+    word = {"done": "done", "stop": "stopped and saved; the same command goes on"}.get(events[-1]["event"])
+    return word or f"running, or ended without a word: its last line is {age_min:.1f} min old"
+
+
+def _records(path: Path) -> list[dict]:
+    """Lines of metrics.jsonl; the last one may be torn by a crash."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _crashes(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    names = ("checkpoint", "host", "rank", "sentence")
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in path.read_text().splitlines()]
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known before the first logged step"
+    return f"{seconds / 3600:.1f} h at the last step's speed" if seconds >= 3600 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,158 @@
+"""Files as cameras and phones make them: PyAV's frames are those of decoding the whole file in order and, where
+torchcodec is installed, those of torchcodec."""
+
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from cosmos_data.build import build_manifest
+from cosmos_data.config import DataConfig
+from cosmos_data.decode import PyAVDecoder, dali_obstacle
+from cosmos_data.plan import Part, SamplePlan
+from cosmos_data.video import RgbConverter, probe_video, read_frames
+
+NUM_FRAMES = 40
+
+
+def write(
+    path: Path, encoder: str, pixel_format: str, size: tuple[int, int], stamps: list[int], **options: str
+) -> Path:
+    """A video in which frame k can be told from all others. stamps: in 1/600 s; size: (height, width)."""
+    height, width = size
+    columns = np.arange(width, dtype=np.float32) / width
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=30, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+        stream.codec_context.time_base = Fraction(1, 600)
+        for number, stamp in enumerate(stamps):
+            picture = np.zeros((height, width, 3), dtype=np.uint8)
+            picture[..., 0] = 5 * number + 20
+            picture[: height // 2, :, 1] = (255 * columns).astype(np.uint8)
+            picture[:, : width // 3, 2] = 200
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixel_format)
+            frame.pts, frame.time_base = stamp, Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+STEADY = [20 * k for k in range(NUM_FRAMES)]
+VARIABLE = np.cumsum([0, *np.random.default_rng(0).integers(5, 60, NUM_FRAMES - 1)]).tolist()
+
+
+def turned(path: Path) -> Path:
+    """A quarter turn in the track header's matrix, 40 bytes after the box's name."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def unstamped(path: Path) -> Path:
+    """H.264 as a bare stream, without a container: nothing says when a frame is shown."""
+    bare = path.with_suffix(".mkv")
+    with av.open(str(path)) as old, av.open(str(bare), "w", format="h264") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    path.unlink()
+    return bare
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "variable_rate": lambda p: write(p / "v.mp4", "libx264", "yuv420p", (64, 96), VARIABLE, g="10", bf="0"),
+    "variable_rate_b_frames": lambda p: write(p / "v.mp4", "libx264", "yuv420p", (64, 96), VARIABLE, g="12", bf="3"),
+    "b_frames_open_gop": lambda p: write(
+        p / "v.mp4", "libx264", "yuv420p", (64, 96), STEADY, g="12", bf="3", **{"x264-params": "open-gop=1"}
+    ),
+    "ten_bit": lambda p: write(
+        p / "v.mp4", "libx265", "yuv420p10le", (64, 96), STEADY, **{"x265-params": "log-level=0"}
+    ),
+    "odd_size": lambda p: write(p / "v.mkv", "libx264", "yuv444p", (63, 95), STEADY, g="10"),
+    "rotated": lambda p: turned(write(p / "v.mp4", "libx264", "yuv420p", (64, 96), STEADY, g="10")),
+    "late_start": lambda p: write(p / "v.mp4", "libx264", "yuv420p", (64, 96), [s + 3000 for s in STEADY], g="10"),
+    "unstamped": lambda p: unstamped(write(p / "v.mp4", "libx264", "yuv420p", (64, 96), STEADY, g="10", bf="2")),
+}
+SEEK = {"variable_rate": "stamps", "variable_rate_b_frames": "stamps", "unstamped": "count"}
+
+
+def in_order(path: Path) -> np.ndarray:
+    """[T, rows, columns, 3]: every frame, decoded from the first on."""
+    to_rgb = RgbConverter()
+    with av.open(str(path)) as container:
+        return np.stack([to_rgb(frame) for frame in container.decode(video=0)])
+
+
+@pytest.fixture(params=MAKERS, scope="module")
+def odd(request, tmp_path_factory) -> tuple[str, Path]:
+    return request.param, MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+def test_frames_are_the_right_ones_from_anywhere(odd):
+    name, path = odd
+    expected = in_order(path)
+    assert len(expected) == NUM_FRAMES
+    manifest, _ = build_manifest(path.parent, None, None)
+    [clip] = manifest
+    assert clip.seek == SEEK.get(name, "rate")
+    assert (clip.num_frames, clip.height_px, clip.width_px) == (NUM_FRAMES, *expected.shape[1:3])
+    to_rgb = RgbConverter()
+    for start, stride in [(0, 1), (9, 1), (10, 2), (11, 3), (23, 1), (35, 1)]:
+        frames = list(read_frames(clip, start_frame=start, num_frames=5, frame_stride=stride))
+        for place, frame in enumerate(frames):
+            assert np.array_equal(to_rgb(frame), expected[start + place * stride]), (start, stride, place)
+
+
+def test_the_plan_executed(odd):
+    _, path = odd
+    manifest, _ = build_manifest(path.parent, None, None)
+    expected = in_order(path)
+    height_px, width_px = expected.shape[1:3]
+    config = DataConfig(manifest="m", num_frames=5, height_px=height_px, width_px=width_px, flip=False, resize="crop")
+    plan = SamplePlan([Part(manifest)], 0, config)
+    samples = [plan.sample(i) for i in range(4)]
+    for sample, window in zip(samples, PyAVDecoder(2).decode(samples), strict=True):
+        whole = torch.from_numpy(expected[sample.start_frame : sample.start_frame + 5]).permute(3, 0, 1, 2)
+        assert torch.equal(window, whole)
+
+
+def test_dali_leaves_them_to_pyav(odd):
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    name, path = odd
+    manifest, _ = build_manifest(path.parent, None, None)
+    if name in ("b_frames_open_gop", "late_start"):
+        return  # what DALI decodes of these on a GPU is compared in test_dali.py
+    assert dali_obstacle(manifest, torch.device("cuda")) is not None
+
+
+def test_torchcodec_sees_the_same(odd):
+    decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed", exc_type=Exception)
+    name, path = odd
+    if name == "unstamped":
+        pytest.skip("torchcodec finds frames by their stamps, and there are none")
+    theirs = decoders.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
+    assert len(theirs) == NUM_FRAMES
+    expected = in_order(path)
+    for number in (0, 1, 11, 24, NUM_FRAMES - 1):
+        picture = theirs[number].numpy()
+        assert picture.shape == expected[number].shape
+        # Another rounding of chroma than ours (see video.ACCURATE): near, and nearer than any other frame.
+        errors = [np.abs(picture.astype(int) - other).mean() for other in expected]
+        assert int(np.argmin(errors)) == number
+        assert errors[number] < 3.0
+
+
+def test_the_rate_of_a_variable_video_is_its_mean(tmp_path):
+    info = probe_video(MAKERS["variable_rate"](tmp_path))
+    mean = (VARIABLE[-1] - VARIABLE[0]) / 600 / (NUM_FRAMES - 1)
+    assert info.fps == pytest.approx(1 / mean, rel=1e-3)
+    assert info.duration_sec == pytest.approx(NUM_FRAMES * mean, rel=1e-3)

@@ -1,0 +1,76 @@
+"""`cosmos-train checkpoint`: what is listed, what is found damaged, what is removed, how two differ."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import tiny_world, training
+from support.checkpoints import write_checkpoint
+from support.ranks import RankPool
+
+from cosmos_launch.cli import main
+from cosmos_train.parallel.config import ParallelConfig
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path / "run", step)
+    return tmp_path / "run"
+
+
+def test_ls(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["checkpoint", "ls", str(run_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("step ")[1].split()[0] for line in lines] == ["10", "20", "30"]
+    assert all("GiB" in line and "tp1" in line for line in lines)
+
+
+def test_verify_names_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["checkpoint", "verify", str(run_dir)]) == 0
+    assert capsys.readouterr().out.count(": whole\n") == 3
+    (run_dir / "checkpoints" / "step-00000020" / "common.pt").write_bytes(b"c" * 10)
+    assert main(["checkpoint", "verify", str(run_dir)]) == 1
+    assert "step-00000020: common.pt differs from its digest\n" in capsys.readouterr().out
+    assert main(["checkpoint", "verify", str(run_dir / "checkpoints" / "step-00000010")]) == 0
+
+
+def test_prune(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["checkpoint", "prune", str(run_dir), "--keep-last", "1", "--keep-every", "20"]) == 0
+    assert capsys.readouterr().out == f"removed {run_dir}/checkpoints/step-00000010\n"
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-00000020", "step-00000030"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ls nowhere", "nowhere is no run's folder with complete checkpoints"),
+        ("prune run", "checkpoint prune needs --keep-last N of 1 or more"),
+        ("prune run --keep-last 0", "checkpoint prune needs --keep-last N of 1 or more"),
+        ("diff run", "checkpoint diff compares two checkpoints, and 1 were named"),
+    ],
+)
+def test_wrong_input(line: str, said: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(run_dir.parent)
+    assert main(["checkpoint", *line.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_diff_of_two_steps_of_a_run(ranks: Callable[[int], RankPool], tmp_path: Path):
+    cache = tiny_world.write_cache(tmp_path / "cache")
+    ranks(1).run(training.run_loop, cache, tmp_path / "run", ParallelConfig(), {"num_steps": 4})
+    one, other = (tmp_path / "run" / "checkpoints" / f"step-{step:08d}" for step in (2, 4))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    line = [sys.executable, "-m", "cosmos_launch.cli", "checkpoint", "diff"]
+    done = subprocess.run([*line, one, other], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert "step: 2 | 4" in lines and "samples_consumed: 8 | 16" in lines
+    changed = [line for line in lines if line.startswith("model.net.blocks.") and "of its norm" in line]
+    assert len(changed) > 20
+    assert all(0 < float(line.split("differs by ")[1].split()[0]) < 1 for line in changed)
+    same = subprocess.run([*line, one, one], capture_output=True, text=True, env=environment)
+    assert (same.returncode, same.stdout) == (0, f"{one} and {one} are alike\n")

@@ -1,0 +1,71 @@
+"""States are computed once for a text and an encoder, and the encoder is not loaded for what is known."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_t5 import write_t5
+
+from cosmos_tok import text_cache
+from cosmos_tok.text import FolderTextEncoder, TextEncoder
+from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_t5(tmp_path_factory.mktemp("t5"))
+
+
+def test_states_are_the_encoders(t5_folder: Path, tmp_path: Path) -> None:
+    prompts = ["a red ball a red", "rain", "a red ball a red"]
+    direct = FolderTextEncoder(t5_folder, 4).encode(prompts)
+    cached: TextEncoder = CachedTextEncoder(t5_folder, 4, tmp_path / "cache")
+    for encoded in (cached.encode(prompts), cached.encode(prompts)):
+        torch.testing.assert_close(encoded.states_BSE, direct.states_BSE, rtol=0, atol=1e-6)
+        assert encoded.length_B.tolist() == [4, 2, 4] and encoded.dropped_B.tolist() == [2, 0, 2]
+    assert encoded.states_BSE[1, 2:].abs().max() == 0
+    assert (cached.width, cached.name) == (8, f"t5:{t5_folder.parent.name}/{t5_folder.name}")
+
+
+def test_the_encoder_is_loaded_for_new_texts_alone(
+    t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = CachedTextEncoder(t5_folder, 4, tmp_path)
+    wanted = first.encode(["rain"]).states_BSE
+    assert first.num_computed == 1 and len(list(tmp_path.iterdir())) == 1
+
+    def refuse(*_: object) -> TextEncoder:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(text_cache, "FolderTextEncoder", refuse)
+    again = CachedTextEncoder(t5_folder, 4, tmp_path)
+    assert torch.equal(again.encode(["rain"]).states_BSE, wanted) and again.num_computed == 0
+    with pytest.raises(AssertionError, match="it was loaded"):
+        again.encode(["rain", "a ball"])
+    with pytest.raises(AssertionError, match="it was loaded"):
+        CachedTextEncoder(t5_folder, 5, tmp_path).encode(["rain"])
+
+
+def test_an_encoder_is_known_by_what_is_in_it(t5_folder: Path, tmp_path: Path) -> None:
+    digest, copy = encoder_digest(t5_folder), tmp_path / "copy"
+    copy.mkdir()
+    for path in t5_folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "README.md").write_text("of no importance")
+    (copy / "pytorch_model.bin").write_bytes(b"the same weights again")
+    assert encoder_digest(copy) == digest
+    with (copy / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert encoder_digest(copy) != digest
+
+
+def test_a_damaged_file_and_a_bare_prompt(t5_folder: Path, tmp_path: Path) -> None:
+    encoder = CachedTextEncoder(t5_folder, 4, tmp_path)
+    encoder.encode(["rain"])
+    [file] = tmp_path.iterdir()
+    file.write_bytes(json.dumps({}).encode())
+    with pytest.raises(ValueError, match=rf"{file.name} cannot be read: .*remove it"):
+        encoder.encode(["rain"])
+    with pytest.raises(ValueError, match="is not a list of at least one prompt"):
+        encoder.encode("rain")
