@@ -1,5 +1,5 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
-# make test     set up .venv if needed, then run every test that needs no GPU
+# make test     set up .venv if needed, then run every test that needs neither a GPU nor a Slurm
 # make test-slurm   jobs on a real Slurm of two nodes on this host; needs slurm-wlm, munge and root
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
@@ -33,7 +33,7 @@ test-gpu: .venv/installed
 test-slurm: .venv/installed
 	@lacking=$$(slurm/testcluster/cluster.sh missing | tr '\n' ' '); test -z "$$lacking" \
 	  || { echo "not here: $$lacking: as root, apt-get install slurm-wlm munge" >&2; exit 3; }
-	$(BIN)/python -m pytest tests/launch/test_slurm.py
+	$(BIN)/python -m pytest -m slurm
 
 parity: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py

@@ -53,7 +53,7 @@ def build_manifest(
         try:
             return _clips_of(source, clip_frames, min_frames, split_shots=split_shots and not is_lerobot)
         except (DataError, BadVideoError) as error:
-            return BadVideo(source.views[0].file.path if len(sources) > 1 else str(path), str(error))
+            return BadVideo(source.views[0].file.path, str(error))
 
     clips: list[Clip] = []
     bad: list[BadVideo] = []

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.decode import Decoder
+from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.plan import Sample, SamplePlan
 from cosmos_data.transform import padding_mask
@@ -75,7 +76,8 @@ class VideoBatches:
         views: Sequence[int] = (0,),
         quarantine: Path | None = None,
     ) -> None:
-        self._plan, self._config, self._decoder = plan, plan.config, decoder
+        self._plan, self._decoder = plan, decoder
+        self.config: DataConfig = plan.config
         self._index_lists, self._views, self._quarantine = index_lists, tuple(views), quarantine
         self._num_digests = len({clip.digest for clip in plan.clips})
         self.bad_clips: dict[str, BadClip] = {}
@@ -87,7 +89,7 @@ class VideoBatches:
     def __iter__(self) -> Iterator[VideoBatch]:
         pool = ThreadPoolExecutor(1, thread_name_prefix="video-batches")
         pending: deque[tuple[Future[_Loaded], int]] = deque()
-        limit = self._config.memory_mib * 2**20
+        limit = self.config.memory_mib * 2**20
         try:
             for indices in self._index_lists:
                 samples = [self._plan.sample(index, view=view) for index in indices for view in self._views]
@@ -95,13 +97,13 @@ class VideoBatches:
                 if num_bytes > limit:
                     raise DataError(
                         f"a batch of {len(samples)} windows takes {num_bytes / 2**20:.0f} MiB, more than"
-                        f" data.memory_mib={self._config.memory_mib}; allow more, or use a smaller batch"
+                        f" data.memory_mib={self.config.memory_mib}; allow more, or use a smaller batch"
                     )
                 while pending and sum(size for _, size in pending) + num_bytes > limit:
                     yield self._hand_out(pending.popleft()[0])
                 pending.append((pool.submit(self._load, samples), num_bytes))
                 self.most_bytes_ahead = max(self.most_bytes_ahead, sum(size for _, size in pending))
-                if len(pending) > self._config.prefetch_batches:
+                if len(pending) > self.config.prefetch_batches:
                     yield self._hand_out(pending.popleft()[0])
             while pending:
                 yield self._hand_out(pending.popleft()[0])
@@ -147,11 +149,11 @@ class VideoBatches:
                 file.write(json.dumps(asdict(clip)) + "\n")
 
     def _check_bad_share(self) -> None:
-        if len(self.bad_clips) > self._config.max_bad_share * self._num_digests:
+        if len(self.bad_clips) > self.config.max_bad_share * self._num_digests:
             listing = "\n".join(f"  {clip.clip_id}: {clip.reason}" for clip in self.bad_clips.values())
             raise DataError(
                 f"{len(self.bad_clips)} of {self._num_digests} clips cannot be decoded, more than"
-                f" data.max_bad_share={self._config.max_bad_share}; repair them, or name them in"
+                f" data.max_bad_share={self.config.max_bad_share}; repair them, or name them in"
                 f" data.quarantine:\n{listing}"
             )
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from cosmos_train.config.errors import ConfigError
@@ -33,7 +34,7 @@ def verify(paths: Sequence[Path]) -> int:
     """Compare every file with its digest."""
     wanted = [folder for path in paths for folder in ([path] if _is_checkpoint(path) else _of_run(path))]
     damaged = 0
-    for folder in track(wanted, "verifying", transient=True):
+    for folder in track(wanted, "verifying", transient=True, console=Console(stderr=True)):
         damage = folders.damage_of(folder)
         if damage:
             damaged += 1
@@ -118,7 +119,7 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
     both = sorted(first.keys() & second.keys())
     found += [f"{name}: {_kind(first[name])} | {_kind(second[name])}" for name in both if first[name] != second[name]]
     alike = {name: math.prod(first[name][0]) for name in both if first[name] == second[name]}
-    for names in track(_portions(alike), "comparing", transient=True):
+    for names in track(_portions(alike), "comparing", transient=True, console=Console(stderr=True)):
         mine, theirs = (checkpoint.read_tensors(folder, names) for folder in (one, other))
         for name in names:
             distance = float(torch.linalg.vector_norm(mine[name].float() - theirs[name].float()))

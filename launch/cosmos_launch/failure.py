@@ -39,8 +39,12 @@ def leave(code: int) -> NoReturn:
     """End this process. After a failure at once: groups whose other ranks are gone would keep Python from ending."""
     if code in (0, STOPPED):
         sys.exit(code)
+    import psutil
+
     sys.stdout.flush()
     sys.stderr.flush()
+    for helper in psutil.Process().children(recursive=True):  # those that write checkpoints would stay for ever
+        helper.kill()
     os._exit(code)
 
 

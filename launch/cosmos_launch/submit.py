@@ -196,7 +196,6 @@ def _options(run: RunConfig, cluster: ClusterConfig, nodes: Nodes, after: Sequen
     given = [
         ("--job-name", folder.name),
         ("--nodes", str(nodes)),
-        ("--ntasks-per-node", "1"),
         ("--gpus-per-node", str(cluster.gpus_per_node) if cluster.gpus_per_node else None),
         ("--cpus-per-task", None if cluster.cpus_per_node is None else str(cluster.cpus_per_node)),
         ("--mem", cluster.memory_per_node),

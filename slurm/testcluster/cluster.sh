@@ -92,7 +92,8 @@ start() {
         [[ $(sinfo --noheader --Node --partition=low --format=%T 2>/dev/null | grep -c '^idle$') -eq ${#NODES[@]} ]] && return
         sleep 0.2
     done
-    echo "cluster.sh: the nodes are not idle after 20 s; see the logs in $FOLDER" >&2
+    echo "cluster.sh: the nodes are not idle after 20 s; see the logs in $FOLDER, or try another FIRST_PORT" >&2
+    stop
     exit 1
 }
 

@@ -36,8 +36,3 @@ def test_bad_value_is_named(key, value):
     good = {"manifest": "m.parquet", "num_frames": 9, "height_px": 64, "width_px": 96}
     with pytest.raises(ValueError, match=rf"data\.{key}={value!r}.*; (use|give)"):
         DataConfig(**(good | {key: value}))
-
-
-def test_span_counts_the_stride():
-    config = DataConfig(manifest="m.parquet", num_frames=9, height_px=64, width_px=96, frame_stride=3)
-    assert config.span_frames == 25

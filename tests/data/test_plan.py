@@ -12,7 +12,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.order import IndexPlan, rank_slice
 from cosmos_data.plan import Part, SamplePlan, cover_windows
-from cosmos_data.window import inner_box, largest_box, nearest_bucket
+from cosmos_data.window import inner_box, largest_box, nearest_bucket, span_frames
 
 CLIP = Clip(
     clip_id="a",
@@ -325,3 +325,8 @@ def test_a_padded_picture_fills_one_side(height, width, target_height, target_wi
     assert 1 <= inner.width_px <= target_width
     assert inner.height_px == target_height or inner.width_px == target_width
     assert abs(2 * inner.top_px + inner.height_px - target_height) <= 1
+
+
+def test_a_window_spans_its_strides():
+    assert span_frames(CLIP, config_of(frame_stride=3)) == 25
+    assert span_frames(CLIP, config_of(target_fps=15.0)) == 17, "of 30 frames a second every second one"

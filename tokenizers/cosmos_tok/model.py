@@ -67,8 +67,8 @@ class CausalVideoTokenizer(nn.Module):
     def init_weights(self) -> None:
         """First weights for training: variance-preserving convolutions, branches of residual blocks that add nothing.
 
-        A video tokenizer starts as a wavelet code, see `first_weights`: without it the demo's footage comes back at
-        6 dB PSNR, and at 16 dB after 100 steps of batch 8; with it at 24 dB before the first step.
+        A video tokenizer starts as a wavelet code, see `first_weights`: the demo's footage comes back at 21 dB PSNR
+        before the first step, instead of 6.
         """
         for name, param in self.named_parameters():
             if name.endswith((".bias", *LAST_OF_BRANCHES)):
