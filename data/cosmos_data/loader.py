@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosmos_data.decode import Decoder
 from cosmos_data.config import DataConfig
+from cosmos_data.decode import Decoder
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.plan import Sample, SamplePlan
 from cosmos_data.transform import padding_mask
