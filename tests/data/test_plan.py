@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clips import CLIP
 
-from cosmos_data.clip import Clip, Pictures
+from cosmos_data.clip import Pictures
 from cosmos_data.conditions import Action, CaptionWindow
 from cosmos_data.config import SIZES_PX, DataConfig
 from cosmos_data.errors import DataError
@@ -13,22 +14,6 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.order import IndexPlan, rank_slice
 from cosmos_data.plan import Part, SamplePlan, cover_windows
 from cosmos_data.window import inner_box, largest_box, nearest_bucket, span_frames
-
-CLIP = Clip(
-    clip_id="a",
-    path="/a.mp4",
-    start_frame=100,
-    num_frames=40,
-    fps=30.0,
-    height_px=90,
-    width_px=200,
-    codec="h264",
-    color_matrix="bt601",
-    first_pts=0,
-    digest="0" * 64,
-    caption="",
-    split="train",
-)
 
 
 def manifest_of(num_clips: int) -> Manifest:

@@ -4,27 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.clips import CLIP
 from support.tiny_t5 import write_t5
 
-from cosmos_data.clip import Clip
 from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
-
-CLIP = Clip(
-    clip_id="0",
-    path="/0.mp4",
-    start_frame=0,
-    num_frames=40,
-    fps=30.0,
-    height_px=90,
-    width_px=200,
-    codec="h264",
-    color_matrix="bt601",
-    first_pts=0,
-    digest="0" * 64,
-    caption="",
-    split="train",
-)
 
 
 @pytest.fixture

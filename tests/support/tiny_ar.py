@@ -6,12 +6,10 @@ from typing import Any
 import torch
 from support import tiny_world
 
-from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentMetadata, LatentWriter
-from cosmos_train.config.schema import LatentsConfig, WorldARRun
+from cosmos_train.config.schema import WorldARRun
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 
 MODEL = WorldARConfig(
     num_blocks=4,
@@ -53,20 +51,8 @@ def write_cache(folder: Path, *, shape_THW: tuple[int, int, int], num_windows: i
 
 def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldARRun:
     """A run of the tiny model; `train` overrides fields of its loop."""
-    loop = TrainConfig(**{"num_steps": 4, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1} | train)
-    return WorldARRun(
-        recipe="world_ar",
-        run_dir=str(run_dir),
-        seed=3,
-        train=loop,
-        optim=OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
-        parallel=parallel,
-        checkpoint=CheckpointConfig(every_steps=2),
-        tracking=TrackingConfig(wandb="disabled"),
-        data=DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
-        latents=LatentsConfig(folder=str(cache), tokenizer="unused"),
-        model=MODEL,
-    )
+    sections = tiny_world.common_sections(cache, run_dir, parallel, train)
+    return WorldARRun(recipe="world_ar", model=MODEL, **sections)
 
 
 def answers(

@@ -66,21 +66,28 @@ def write_cache(
 
 def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldDiTRun:
     """A run of the tiny model; `train` overrides fields of its loop."""
-    loop = TrainConfig(**{"num_steps": 4, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1} | train)
     return WorldDiTRun(
         recipe="world_dit",
-        run_dir=str(run_dir),
-        seed=3,
-        train=loop,
-        optim=OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
-        parallel=parallel,
-        checkpoint=CheckpointConfig(every_steps=2),
-        tracking=TrackingConfig(wandb="disabled"),
-        data=DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
-        latents=LatentsConfig(folder=str(cache), tokenizer="unused"),
         model=MODEL,
         objective=EdmConfig(max_condition_frames=1),
+        **common_sections(cache, run_dir, parallel, train),
     )
+
+
+def common_sections(cache: Path, run_dir: Path, parallel: ParallelConfig, train: dict[str, Any]) -> dict[str, Any]:
+    """What runs of every tiny world model have; `train` overrides fields of the loop."""
+    loop = {"num_steps": 4, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1}
+    return {
+        "run_dir": str(run_dir),
+        "seed": 3,
+        "train": TrainConfig(**(loop | train)),
+        "optim": OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
+        "parallel": parallel,
+        "checkpoint": CheckpointConfig(every_steps=2),
+        "tracking": TrackingConfig(wandb="disabled"),
+        "data": DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
+        "latents": LatentsConfig(folder=str(cache), tokenizer="unused"),
+    }
 
 
 def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
