@@ -6,6 +6,7 @@ channels, such as Video2World from Text2World. Its new columns become zero, so t
 """
 
 import fnmatch
+import logging
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,6 +21,8 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import local_slice, whole_shape
 
 EMBED = "net.embed.weight"
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -76,12 +79,16 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _check_position(found: DiTConfig, wanted: DiTConfig, source: WorldSource) -> None:
-    """Rotary positions have no tensor that could differ, and another extrapolation is another network."""
-    for key in ("head_dim", "base_fps"):
-        if getattr(found, key) != getattr(wanted, key):
-            raise ConfigError(
-                f"{source.path} has model.{key}={getattr(found, key)}, this run {getattr(wanted, key)}; set the former"
-            )
+    """Rotary positions have no tensor that could differ. Another extrapolation is a choice; it is said aloud."""
+    for key, theirs, ours in (
+        ("head_dim", found.head_dim, wanted.head_dim),
+        ("base_fps", found.base_fps, wanted.base_fps),
+    ):
+        if theirs != ours:
+            raise ConfigError(f"{source.path} has model.{key}={theirs}, this run {ours}; set the former")
+    scales, own = ((c.rope_scale_t, c.rope_scale_h, c.rope_scale_w) for c in (found, wanted))
+    if scales != own:
+        log.warning("%s has model.rope_scale_t, _h, _w = %s, this run %s", source.path, scales, own)
 
 
 def _channels(config: DiTConfig) -> list[str]:

@@ -45,9 +45,6 @@ NO_EFFECT = {
     *("use_checkpoint", "spatial_attn_win_size", "temporal_attn_win_size", "additional_timestamp_channels", "name"),
     *("extra_h_extrapolation_ratio", "extra_w_extrapolation_ratio", "extra_t_extrapolation_ratio"),
 }
-ROPE = {"rope_scale_t": "rope_t_extrapolation_ratio", "rope_scale_h": "rope_h_extrapolation_ratio"} | {
-    "rope_scale_w": "rope_w_extrapolation_ratio"
-}
 
 
 @dataclass(frozen=True)
@@ -144,12 +141,13 @@ def derive_config(
         fields |= {"max_latent_frames": tables[0], "max_latent_size": tables[1] * patch}
         fields["max_latent_width"] = None if tables[1] == tables[2] else tables[2] * patch
     if given:
-        fields |= {ours: given.get(theirs, 1.0) for ours, theirs in ROPE.items()}
+        ratios_THW = [given.get(f"rope_{axis}_extrapolation_ratio", 1.0) for axis in "thw"]
     else:
         is_14b = (fields["num_blocks"], width) == RELEASED_14B
-        fields |= {"rope_scale_t": 2.0, "rope_scale_h": 2.0 if is_14b else 1.0, "rope_scale_w": 2.0 if is_14b else 1.0}
-        ratios = ", ".join(f"{fields[key]:g}" for key in ROPE)
+        ratios_THW = [2.0, 2.0, 2.0] if is_14b else [2.0, 1.0, 1.0]
+        ratios = ", ".join(f"{ratio:g}" for ratio in ratios_THW)
         notes.append(f"no tensor tells the rotary extrapolation; took {ratios} of time, rows and columns, as released")
+    fields |= {f"rope_scale_{axis}": ratio for axis, ratio in zip("thw", ratios_THW, strict=True)}
     try:
         config = DiTConfig(**fields)
     except ValueError as error:
@@ -184,7 +182,9 @@ def official_arguments(config: DiTConfig) -> dict[str, Any]:
         "affline_emb_norm": config.timestep_norm,
         "use_adaln_lora": config.adaln_rank > 0,
         **({"adaln_lora_dim": config.adaln_rank} if config.adaln_rank else {}),
-        **{theirs: getattr(config, ours) for ours, theirs in ROPE.items()},
+        "rope_t_extrapolation_ratio": config.rope_scale_t,
+        "rope_h_extrapolation_ratio": config.rope_scale_h,
+        "rope_w_extrapolation_ratio": config.rope_scale_w,
         "extra_per_block_abs_pos_emb": config.position_tables,
         "extra_per_block_abs_pos_emb_type": "learnable",
     }

@@ -6,12 +6,16 @@ Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 75 stopped and saved,
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosmos_launch.data_arguments import add_data_commands
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
+
+
+Commands = argparse._SubParsersAction
+"""What argparse's add_subparsers gives; it has no public name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,17 +41,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cosmos-train", description="Train world foundation models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_data_commands(commands.add_parser("data", help="make, check, pack and describe manifests of videos"))
+    _add_train(commands)
+    _add_submit(commands)
+    _add_run_folders(commands)
+    _add_tokenize(commands)
+    _add_sample(commands)
+    _add_evaluate(commands)
+    _add_models(commands)
+    _add_help(commands)
+    return parser
 
-    def add(name: str, function, help: str, *, to=commands) -> argparse.ArgumentParser:
-        command = to.add_parser(name, help=help, description=help)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(command=function)
-        return command
 
-    data = commands.add_parser("data", help="make, check, pack and describe manifests of videos")
-    add_data_commands(data)
+def _add(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], help: str
+) -> argparse.ArgumentParser:
+    """A command that the caller gives its options."""
+    command = commands.add_parser(name, help=help, description=help)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(command=function)
+    return command
 
-    train = add("train", _train, "train, or go on training, the run that a YAML file describes")
+
+def _add_train(commands: Commands) -> None:
+    train = _add(commands, "train", _train, "train, or go on training, the run that a YAML file describes")
     train.add_argument("run", help="a YAML file, or the name of one under configs/ such as run/demo_world")
     train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     train.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
@@ -57,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--world-size", type=int, help="--dry-run: so many ranks, on any number of machines")
     train.add_argument("--json", action="store_true", help="--dry-run: one JSON object instead of a table")
 
-    submit = add("submit", _submit, "queue a run with Slurm: checked, with a copy of the code, until it is done")
+
+def _add_submit(commands: Commands) -> None:
+    submit = _add(
+        commands, "submit", _submit, "queue a run with Slurm: checked, with a copy of the code, until it is done"
+    )
     submit.add_argument("run", help="a YAML file, or the name of one under configs/")
     submit.add_argument("overrides", nargs="*", help=f"{OVERRIDES_HELP}; cluster.key=value: of the cluster file")
     submit.add_argument("--cluster", required=True, help="the cluster's YAML file, or its name under configs/cluster/")
@@ -66,17 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--each", metavar="KEY=A,B,...", help="a job for each value of a key, each in its own folder")
     submit.add_argument("--dry-run", action="store_true", help="print the batch script and leave")
 
-    status = add("status", _status, "how far a run is, how fast, what became of it: read from its folder alone")
+
+def _add_run_folders(commands: Commands) -> None:
+    status = _add(
+        commands, "status", _status, "how far a run is, how fast, what became of it: read from its folder alone"
+    )
     status.add_argument("run", type=Path, help="the run's folder")
     status.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
-    checkpoint = add("checkpoint", _checkpoint, "list, verify, remove or compare a run's checkpoints")
+    checkpoint = _add(commands, "checkpoint", _checkpoint, "list, verify, remove or compare a run's checkpoints")
     checkpoint.add_argument("action", choices=("ls", "verify", "prune", "diff"))
     checkpoint.add_argument("paths", type=Path, nargs="+", help="a run's folder or a checkpoint; diff: two of them")
     checkpoint.add_argument("--keep-last", type=int, help="prune: keep so many of the newest")
     checkpoint.add_argument("--keep-every", type=int, default=0, help="prune: and those of every so many steps")
 
-    tokenize = add("tokenize", _tokenize, "encode a world model's clips into its latent cache, or any videos, and back")
+
+def _add_tokenize(commands: Commands) -> None:
+    tokenize = _add(
+        commands, "tokenize", _tokenize, "encode a world model's clips into its latent cache, or any videos, and back"
+    )
     tokenize.add_argument("source", help="a world model's YAML; with --tokenizer a folder of videos, or a manifest")
     tokenize.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     tokenize.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
@@ -87,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--short-side-px", type=int, help="shrink larger pictures to this shorter side")
     tokenize.add_argument("--fps", type=float, default=24.0, help="frames per second of folders of pictures")
 
-    sample = add("sample", _sample, "generate videos with a trained world model")
+
+def _add_sample(commands: Commands) -> None:
+    sample = _add(commands, "sample", _sample, "generate videos with a trained world model")
     sample.add_argument("run", type=Path, help="the run's folder, or one of its checkpoints")
     sample.add_argument(
         "overrides",
@@ -104,15 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--fps", type=float, help="frames per second; the training data's by default")
     sample.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
 
+
+def _add_evaluate(commands: Commands) -> None:
     how_good = "say how good a world model or a tokenizer is, on held-out clips"
     evaluate = commands.add_parser("evaluate", help=how_good, description=how_good)
     evaluated = evaluate.add_subparsers(required=True, metavar="WHAT")
-    world = add("world", _evaluate_world, "compare a world model with repeating the last frame", to=evaluated)
+    world = _add(evaluated, "world", _evaluate_world, "compare a world model with repeating the last frame")
     world.add_argument("run", type=Path, help="the run's folder, or one of its checkpoints")
     world.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
     world.add_argument("--out", type=Path, required=True, help="JSON file to write")
     world.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
-    tokenizer = add("tokenizer", _evaluate_tokenizer, "compare videos with their reconstructions", to=evaluated)
+    tokenizer = _add(evaluated, "tokenizer", _evaluate_tokenizer, "compare videos with their reconstructions")
     tokenizer.add_argument("tokenizer", type=Path, help="folder of the tokenizer")
     tokenizer.add_argument("videos", type=Path, help="a manifest, or a folder of videos or of folders of pictures")
     tokenizer.add_argument("overrides", nargs="*", help="key=value: overrides of the protocol")
@@ -120,13 +153,19 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--protocol", help="a YAML file, or the name of one under configs/ such as evaluate/davis")
     tokenizer.add_argument("--fvd-network", type=Path, help="TorchScript file of a feature network; adds rFVD")
 
-    ema = add("ema", _ema, "make a moving average of another width out of a run's snapshots of power-law averages")
+
+def _add_models(commands: Commands) -> None:
+    ema = _add(
+        commands, "ema", _ema, "make a moving average of another width out of a run's snapshots of power-law averages"
+    )
     ema.add_argument("run", type=Path, help="the run's folder, of optim.ema_sigma_rels")
     ema.add_argument("--sigma-rel", type=float, required=True, help="relative width, e.g. 0.08")
     ema.add_argument("--step", type=int, help="as after this step; the last snapshot's by default")
     ema.add_argument("--out", type=Path, required=True, help="folder to make: a checkpoint with weights alone")
 
-    convert = add("convert", _convert, "turn another project's tokenizer or world model into ours, or ours into theirs")
+    convert = _add(
+        commands, "convert", _convert, "turn another project's tokenizer or world model into ours, or ours into theirs"
+    )
     convert.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
     convert.add_argument("--out", type=Path, required=True, help="folder to make")
     convert.add_argument("--to", choices=("ours", "official", "training", "diffusers"), default="ours", help="layout")
@@ -136,14 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--tokenizer", type=Path, help="becomes the vae of a world model's diffusers folder")
 
-    doctor = add("doctor", _doctor, "what this machine has, what is missing and what that costs")
+
+def _add_help(commands: Commands) -> None:
+    doctor = _add(commands, "doctor", _doctor, "what this machine has, what is missing and what that costs")
     doctor.add_argument("--json", action="store_true", help="one JSON array instead of a table")
 
-    explain = add("explain", _explain, "what a configuration key means, its type, its default, who reads it")
+    explain = _add(commands, "explain", _explain, "what a configuration key means, its type, its default, who reads it")
     explain.add_argument(
         "key", nargs="?", default="", help="such as train.num_steps; a section, or nothing, lists keys"
     )
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:

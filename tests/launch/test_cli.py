@@ -18,7 +18,10 @@ from cosmos_launch import cli, spawn, worker
 from cosmos_launch.cli import main
 from cosmos_train.config.load import load_run, to_yaml
 
-COMMANDS = ("data", "train", "submit", "status", "checkpoint", "tokenize", "sample", "evaluate", "doctor", "explain")
+COMMANDS = (
+    *("data", "train", "submit", "status", "checkpoint", "tokenize", "sample", "evaluate"),
+    *("ema", "convert", "doctor", "explain"),
+)
 HEAVY = {"torch", "megatron", "av", "nvidia", "wandb", "transformers", "numpy", "pyarrow", "omegaconf", "rich"}
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 

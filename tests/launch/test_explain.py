@@ -10,7 +10,7 @@ from cosmos_train.config.schema import RUNS
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch):
     """A terminal on which no meaning is broken."""
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "2000")
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from support import tiny_world
 
-from cosmos_data.latents import LatentMetadata, LatentWriter
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel.config import ParallelConfig
@@ -31,17 +30,7 @@ MODEL = WorldARConfig(
 def write_cache(folder: Path, *, shape_THW: tuple[int, int, int], num_windows: int = 12) -> Path:
     """A complete cache of codes with two captions."""
     generator = torch.Generator().manual_seed(7)
-    metadata = LatentMetadata(
-        tokenizer_digest="0" * 64,
-        text_encoder="test",
-        manifest_digest="1" * 64,
-        window_frames=17,
-        height_px=32,
-        width_px=48,
-    )
-    writer = LatentWriter(folder, metadata)
-    for caption, length in (("a", 3), ("b", 5)):
-        writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
+    writer = tiny_world.begin_cache(folder, MODEL.text_width, generator)
     for clip in range(num_windows // 3):
         codes = torch.randint(MODEL.vocab_size, (3, 1, *shape_THW), generator=generator, dtype=torch.int32)
         writer.add_clip(f"clip{clip}", codes, [0, 8, 16], split="train", caption="ab"[clip % 2], fps=24.0)

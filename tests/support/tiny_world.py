@@ -38,17 +38,7 @@ def write_cache(
 ) -> Path:
     """A complete latent cache with two captions, frame rates that differ, and statistics. broken: one window is NaN."""
     generator = torch.Generator().manual_seed(7)
-    metadata = LatentMetadata(
-        tokenizer_digest="0" * 64,
-        text_encoder="test",
-        manifest_digest="1" * 64,
-        window_frames=17,
-        height_px=32,
-        width_px=48,
-    )
-    writer = LatentWriter(folder, metadata)
-    for caption, length in (("a", 3), ("b", 5)):
-        writer.add_text(caption, torch.randn(length, MODEL.text_width, generator=generator))
+    writer = begin_cache(folder, MODEL.text_width, generator)
     for clip in range(num_windows // 3):
         z = torch.randn(3, *shape_CTHW, generator=generator) * 2 + 0.5
         if broken and clip == 0:
@@ -62,6 +52,22 @@ def write_cache(
     statistics = LatentStatistics(mean_CT=torch.full((c, t), 0.5), std_CT=torch.full((c, t), 2.0))
     save_statistics(folder / STATISTICS, statistics)
     return folder
+
+
+def begin_cache(folder: Path, text_width: int, generator: torch.Generator) -> LatentWriter:
+    """A cache with the states of captions "a" and "b", and no clip yet."""
+    metadata = LatentMetadata(
+        tokenizer_digest="0" * 64,
+        text_encoder="test",
+        manifest_digest="1" * 64,
+        window_frames=17,
+        height_px=32,
+        width_px=48,
+    )
+    writer = LatentWriter(folder, metadata)
+    for caption, length in (("a", 3), ("b", 5)):
+        writer.add_text(caption, torch.randn(length, text_width, generator=generator))
+    return writer
 
 
 def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldDiTRun:
