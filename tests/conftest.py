@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import pytest
 
@@ -9,6 +10,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other's p
 os.environ.setdefault("WANDB_MODE", "offline")
 
 from support.ranks import RankPool
+
+from cosmos_train.parallel.config import ParallelConfig
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A layout is called by what it divides: `tp=2 sequence_parallel=True`."""
+    if not isinstance(val, ParallelConfig):
+        return None
+    default = asdict(ParallelConfig())
+    differing = (f"{key}={value}" for key, value in asdict(val).items() if value != default[key])
+    return " ".join(differing) or "one process"
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def readers(key: Key) -> list[str]:
     found = {
         module
         for module, source, lookups in _sources()
-        if (key.section == "run" or section_is_there.search(source)) and any((name, field) in lookups for name in names)
+        if any((name, field) in lookups for name in names) and (key.section == "run" or section_is_there.search(source))
     }
     return sorted(found | {key.owner.__module__} if _derives(key.owner, field) else found)
 
@@ -134,7 +134,7 @@ def _default(field: dataclasses.Field) -> str:
 
 @cache
 def _meanings(section: type) -> dict[str, str]:
-    """Field -> the string under it, inherited fields included."""
+    """Field -> the string under it as one line, inherited fields included."""
     found: dict[str, str] = {}
     for owner in reversed(section.__mro__):
         if not dataclasses.is_dataclass(owner):
@@ -148,7 +148,7 @@ def _meanings(section: type) -> dict[str, str]:
                 and isinstance(text, ast.Expr)
                 and isinstance(text.value, ast.Constant)
             ):
-                found[field.target.id] = inspect.cleandoc(str(text.value.value))
+                found[field.target.id] = " ".join(str(text.value.value).split())
     return found
 
 

@@ -35,7 +35,6 @@ def mesh_of(rank: int) -> Mesh:
             [[range(1), range(4, 6)], [range(1, 4), range(6, 7)]],
         ),
     ],
-    ids=str,
 )
 def test_pieces(parallel: ParallelConfig, blocks: list[list[range]]):
     plans = [plan_stages(7, parallel, mesh_of(rank)) for rank in range(parallel.pp)]

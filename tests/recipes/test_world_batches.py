@@ -98,7 +98,6 @@ def test_without_images_samples_are_where_they_were(videos: Path):
         ParallelConfig(pp=2, recompute="full"),
         ParallelConfig(cp=2, cp_min_tokens=10),
     ],
-    ids=str,
 )
 def test_metrics_of_joint_training_are_the_same_in_every_layout(
     ranks: Callable[[int], RankPool], videos: Path, images: Path, tmp_path: Path, parallel: ParallelConfig

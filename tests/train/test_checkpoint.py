@@ -46,7 +46,7 @@ def test_resume_on_the_same_layout_is_bit_identical(
         assert torch.equal(average, averages[1][name]), name
 
 
-@pytest.mark.parametrize("parallel", [DP2, PP2], ids=str)
+@pytest.mark.parametrize("parallel", [DP2, PP2])
 def test_resume_of_a_bf16_run_is_bit_identical(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig
 ):
@@ -62,7 +62,6 @@ def test_resume_of_a_bf16_run_is_bit_identical(
 @pytest.mark.parametrize(
     ("before", "after"),
     [(TP2, DP2), (DP2, CONTEXT), (CONTEXT, INTERLEAVED), (INTERLEAVED, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)],
-    ids=str,
 )
 def test_resume_on_another_layout(
     ranks: Callable[[int], RankPool],

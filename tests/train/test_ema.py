@@ -14,7 +14,6 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
 from cosmos_train.train.config import OptimConfig
 from cosmos_train.train.ema import Plain, PowerLaw, Snapshot, gamma_of, profiles, reconstruction, width_of
-from cosmos_train.train.loop import DONE
 
 NUM_STEPS = 1000
 
@@ -104,7 +103,7 @@ def test_names_in_checkpoints():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)], ids=str)
+@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)])
 def test_averaged_are_the_weights_that_the_optimizer_updates(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig, precision: str
 ):
@@ -115,55 +114,59 @@ def test_averaged_are_the_weights_that_the_optimizer_updates(
         assert (errors["average of the model's own weights"] > 1e-4) == (precision == "bf16")
 
 
+KEPT = {"num_steps": 24, "checkpoint": {"every_steps": 24}}
+WIDTHS = {"ema_sigma_rels": (0.1, 0.2), "lr": 1e-2}
+
+
 @pytest.fixture(scope="module")
 def single(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on one process that keeps two widths, with a snapshot after every second step."""
-    return kept_run(ranks(1), cache, tmp_path_factory.mktemp("single"), ParallelConfig(), (0.1, 0.2))
+    run_dir = tmp_path_factory.mktemp("single")
+    return kept_run(ranks(1), cache, run_dir, ParallelConfig(), {"ema_snapshot_every_steps": 2})
 
 
-def kept_run(pool: RankPool, cache: Path, run_dir: Path, parallel: ParallelConfig, widths: tuple[float, ...]) -> Path:
-    optim = {"ema_sigma_rels": widths, "ema_snapshot_every_steps": 2, "lr": 1e-2}
-    assert DONE in pool.run(training.run_loop, cache, run_dir, parallel, {"num_steps": 24, "optim": optim})
+def kept_run(
+    pool: RankPool, cache: Path, run_dir: Path, parallel: ParallelConfig, optim: dict | None = None, **settings
+) -> Path:
+    """A run of 24 steps, or on to them, that leaves snapshots after 12 and 24 unless `optim` says otherwise."""
+    optim = WIDTHS | {"ema_snapshot_every_steps": 12} | (optim or {})
+    pool.run(training.run_loop, cache, run_dir, parallel, KEPT | {"optim": optim} | settings)
     return run_dir
 
 
+def assert_same_snapshot(ranks: Callable[[int], RankPool], name: str, single: Path, run_dir: Path):
+    of_single, found = (
+        ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / name)[0] for run in (single, run_dir)
+    )
+    assert found.keys() == of_single.keys()
+    for tensor_name, tensor in found.items():
+        torch.testing.assert_close(tensor, of_single[tensor_name], rtol=1e-3, atol=2e-5, msg=tensor_name)
+
+
 @pytest.mark.parametrize(
-    "parallel",
-    [ParallelConfig(tp=2, sequence_parallel=True), ParallelConfig(pp=2, pp_chunks=2), ParallelConfig(cp=2)],
-    ids=str,
+    "parallel", [ParallelConfig(tp=2, sequence_parallel=True), ParallelConfig(pp=2, pp_chunks=2), ParallelConfig(cp=2)]
 )
 def test_snapshots_are_the_same_in_every_layout(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig, single: Path
 ):
-    kept_run(ranks(2), cache, tmp_path, parallel, (0.1, 0.2))
-    for step in (2, 24):
-        of_single, found = (
-            ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / f"step-{step:08d}")[0]
-            for run in (single, tmp_path)
-        )
-        assert found.keys() == of_single.keys()
-        for name, tensor in found.items():
-            torch.testing.assert_close(tensor, of_single[name], rtol=1e-3, atol=2e-5, msg=name)
+    kept_run(ranks(2), cache, tmp_path, parallel)
+    for name in ("step-00000012", "step-00000024"):
+        assert_same_snapshot(ranks, name, single, tmp_path)
 
 
 def test_averages_go_on_in_another_layout(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path):
-    optim = {"ema_sigma_rels": (0.1, 0.2), "ema_snapshot_every_steps": 2, "lr": 1e-2}
-    stopped = {"num_steps": 24, "stop_at_step": 5, "optim": optim}
-    ranks(2).run(training.run_loop, cache, tmp_path, ParallelConfig(tp=2), stopped)
-    kept_run(ranks(2), cache, tmp_path, ParallelConfig(), (0.1, 0.2))
-    snapshots = tmp_path / checkpoint.SNAPSHOTS
-    assert [folder.name for folder in sorted(snapshots.iterdir())] == [f"step-{n:08d}" for n in range(2, 25, 2)]
-    of_single, found = (
-        ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / "step-00000024")[0] for run in (single, tmp_path)
-    )
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, of_single[name], rtol=1e-3, atol=2e-5, msg=name)
+    kept_run(ranks(2), cache, tmp_path, ParallelConfig(tp=2), stop_at_step=5)
+    assert not (tmp_path / checkpoint.SNAPSHOTS).exists()
+    kept_run(ranks(2), cache, tmp_path, ParallelConfig())
+    names = [folder.name for folder in sorted((tmp_path / checkpoint.SNAPSHOTS).iterdir())]
+    assert names == ["step-00000012", "step-00000024"]
+    assert_same_snapshot(ranks, names[-1], single, tmp_path)
 
 
 def test_a_width_made_later_is_the_one_that_was_not_kept(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path
 ):
-    other = kept_run(ranks(1), cache, tmp_path / "other", ParallelConfig(), (0.15,))
+    other = kept_run(ranks(1), cache, tmp_path / "other", ParallelConfig(), {"ema_sigma_rels": (0.15,)})
     [truth] = ranks(1).run(averages.stored, other / checkpoint.SNAPSHOTS / "step-00000024")
     [nearest] = ranks(1).run(averages.stored, single / checkpoint.SNAPSHOTS / "step-00000024")
     [made] = ranks(1).run(averages.made, cache, single, tmp_path / "made", 0.15)

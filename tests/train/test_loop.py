@@ -19,7 +19,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache", broken=True)
 
 
-@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)], ids=str)
+@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)])
 def test_a_step_that_is_not_finite_leaves_no_trace(
     ranks: Callable[[int], RankPool], broken: Path, tmp_path: Path, parallel: ParallelConfig
 ):
