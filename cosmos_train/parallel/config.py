@@ -14,6 +14,8 @@ CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "nvfp4": ((10, 0), None),
 }
 """Recipe -> the CUDA compute capability from which and, if any, below which TransformerEngine 2.11 runs it."""
+GATHERED_IN_8_BITS = ("fp8_delayed", "fp8_current", "fp8_blockwise")
+"""Recipes whose weights megatron-core 0.16 updates and gathers in 8 bits; MXFP8 weights need other gradient buffers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,9 @@ class PrecisionConfig:
     """Blocks at the end of the model that stay in bf16."""
     bf16_modules: tuple[str, ...] = ()
     """Patterns of names that stay in bf16 too, such as blocks.*.mlp.down or *.cross_attention.*; * is any text."""
+    fp8_param_gather: bool = False
+    """Keep these layers' weights in 8 bits alone, and gather those from the ranks that updated them: half of what bf16
+    takes. For fp8_delayed, fp8_current and fp8_blockwise."""
 
     def __post_init__(self) -> None:
         if self.amax_history_len < 1:
@@ -52,6 +57,11 @@ class PrecisionConfig:
             raise ValueError(
                 f"parallel.precision.format={self.format} is an 8-bit format, but recipe=nvfp4 has one of its own, "
                 "e2m1; leave format at auto"
+            )
+        if self.fp8_param_gather and self.recipe not in GATHERED_IN_8_BITS:
+            raise ValueError(
+                f"parallel.precision.fp8_param_gather=true is for recipe {', '.join(GATHERED_IN_8_BITS)}, but "
+                f"recipe={self.recipe}; use one of these, or switch it off"
             )
         if self.recipe not in ("none", "fp8_delayed") and (self.amax_history_len, self.amax_compute) != (1024, "max"):
             raise ValueError(

@@ -4,8 +4,8 @@ import importlib.util
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel import param_groups
 from cosmos_train.parallel.config import ParallelConfig, check_precision
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
@@ -42,6 +43,8 @@ class AdamSettings:
     eps: float
     weight_decay: float
     clip_grad_norm: float
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+    """See cosmos_train.parallel.param_groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,12 @@ class Engine:
 
     def __init__(self, pieces: Sequence[nn.Module], config: TransformerConfig, mesh: Mesh, adam: AdamSettings) -> None:
         self.pieces, self.mesh, self.config = pieces, mesh, config
+        param_groups.freeze(pieces, adam.lr_factors)
+        if config.fp8_param:
+            from cosmos_train.parallel.te import keep_in_8_bits  # needs CUDA to be imported at all
+
+            for piece in pieces:
+                keep_in_8_bits(piece)
         # Across stages, gradients of shared parameters are summed before the data-parallel sum starts.
         overlap = mesh.device.type == "cuda" and mesh.pp.size() == 1
         ddp_config = DistributedDataParallelConfig(
@@ -104,26 +113,32 @@ class Engine:
             # Weights would be gathered while the forward pass runs, each when its module is called. The tokenizer's
             # convolutions are used without being called, so it would compute with the weights of the step before.
             overlap_param_gather=False,
+            fp8_param_gather=config.fp8_param,
         )
         self.ddps = [DistributedDataParallel(config, ddp_config, Stage(piece, config)) for piece in pieces]
+        optimizer_config = OptimizerConfig(
+            optimizer="adam",
+            lr=0.0,  # set before each step
+            adam_beta1=adam.betas[0],
+            adam_beta2=adam.betas[1],
+            adam_eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            clip_grad=adam.clip_grad_norm,
+            bf16=config.params_dtype == torch.bfloat16,
+            params_dtype=config.params_dtype,
+            use_distributed_optimizer=True,
+            fp8_recipe=config.fp8_recipe if config.fp8 else None,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.optimizer: MegatronOptimizer = get_megatron_optimizer(
-                OptimizerConfig(
-                    optimizer="adam",
-                    lr=0.0,  # set before each step
-                    adam_beta1=adam.betas[0],
-                    adam_beta2=adam.betas[1],
-                    adam_eps=adam.eps,
-                    weight_decay=adam.weight_decay,
-                    clip_grad=adam.clip_grad_norm,
-                    bf16=config.params_dtype == torch.bfloat16,
-                    params_dtype=config.params_dtype,
-                    use_distributed_optimizer=True,
-                ),
+                optimizer_config,
                 self.ddps,  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
+                config_overrides=param_groups.overrides(pieces, adam.lr_factors, optimizer_config, mesh),
                 use_gloo_process_groups=False,
             )
+        for group in self.optimizer.param_groups:  # megatron-core's scheduler does so, which is not used here
+            group["weight_decay"] = adam.weight_decay * group["wd_mult"]
         config.finalize_model_grads_func = self._finalize_gradients
         config.grad_scale_func = self.optimizer.scale_loss
         if overlap:
@@ -151,7 +166,7 @@ class Engine:
         self.zero_gradients()
         metrics = self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=False)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_mult"]
         # megatron-core looks for values that are not finite only where it scales the loss, for fp16.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())  # of the whole model: the same on every rank
@@ -210,7 +225,7 @@ class Engine:
         """
         if self.mesh.pp.size() > 1:
             for param in itertools.chain.from_iterable(piece.parameters() for piece in self.pieces):
-                if getattr(param, "shared_over_stages", False):
+                if getattr(param, "shared_over_stages", False) and param.requires_grad:
                     dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
         finalize_model_grads(model, *args, **kwargs)
 

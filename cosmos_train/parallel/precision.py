@@ -56,7 +56,8 @@ def megatron_precision(config: PrecisionConfig) -> dict[str, Any]:
     if config.recipe == "none":
         return {}
     kind = "fp4" if config.recipe == "nvfp4" else "fp8"
-    return {kind: _format(config), f"{kind}_recipe": RECIPES[config.recipe].megatron}
+    fields = {kind: _format(config), f"{kind}_recipe": RECIPES[config.recipe].megatron}
+    return fields | ({"fp8_param": True} if config.fp8_param_gather else {})
 
 
 def row_multiple(config: PrecisionConfig) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
+from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
 from torch import Tensor, nn
 
 from cosmos_train.parallel.mesh import Mesh
@@ -64,6 +65,11 @@ def local_slice(whole: Tensor, param: Tensor, mesh: Mesh) -> Tensor:
     if dim is None:
         return whole
     return whole.narrow(dim, mesh.tp.rank() * param.shape[dim], param.shape[dim])
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor, or, where it is kept in 8 bits (parallel.precision.fp8_param_gather), its values in 16."""
+    return dequantize_fp8_tensor(tensor) if is_float8tensor(tensor) else tensor
 
 
 def mark_partial_gradients(module: nn.Module) -> None:

@@ -9,6 +9,7 @@ megatron-core's switch for a single layer. Layers outside the blocks are torch's
 """
 
 import copy
+import dataclasses
 import functools
 import logging
 import math
@@ -38,6 +39,7 @@ from transformer_engine.pytorch import (  # pyright: ignore[reportMissingImports
     checkpoint,
     destroy_ub,
     initialize_ub,
+    quantized_model_init,
 )
 from transformer_engine.pytorch.quantization import check_recipe_support  # pyright: ignore[reportMissingImports]
 
@@ -111,7 +113,8 @@ def during_blocks(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
 
     def finish(model: nn.Module) -> None:
         if recipe is not None:
-            choose_layers(model, config=parallel.precision, num_blocks=config.num_layers)
+            kept_in = recipe if parallel.precision.fp8_param_gather else None
+            choose_layers(model, config=parallel.precision, num_blocks=config.num_layers, kept_in=kept_in)
         compile_blocks(model, parallel=parallel)
 
     if recipe is None:
@@ -161,8 +164,11 @@ def make_recipe(config: PrecisionConfig) -> Any:
     return recipe
 
 
-def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int) -> None:
+def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int, kept_in: Any | None) -> None:
     """Take the layers that stay in bf16 out of the recipe.
+
+    Args:
+        kept_in: the recipe, where the others' weights are to be kept in it (see keep_in_8_bits).
 
     Raises:
         ConfigError: the recipe can not divide the weight of a layer that is left to it.
@@ -179,6 +185,7 @@ def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int)
             )
             continue
         quantized += 1
+        layer.kept_in = kept_in
         if any(side % sides for side in layer.weight.shape):
             d_out, d_in = layer.weight.shape
             raise ConfigError(
@@ -187,6 +194,28 @@ def choose_layers(model: nn.Module, *, config: PrecisionConfig, num_blocks: int)
                 "parallel.precision.bf16_modules, or use another parallel.tp or recipe"
             )
     log.info("%s: %d of %d linears of the blocks here, the others in bf16", config.recipe, quantized, total)
+
+
+def keep_in_8_bits(model: nn.Module) -> None:
+    """Replace the weights that choose_layers left to a recipe by 8-bit ones, before DDP and the optimizer see them.
+
+    As TransformerEngine makes them when it makes a layer, but of the values that are there by now. Each carries these
+    values in bf16, on the host, until the optimizer has made its fp32 weights of them.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, TEColumnLinear | TERowLinear) or layer.kept_in is None:
+            continue
+        marks = dict(vars(layer.weight))  # what cosmos_train.parallel.shard and the engine look at
+        layer.primary_weights_in_fp8 = layer.preserve_high_precision_init_val = True
+        initial = layer.param_init_meta["weight"]
+        layer.param_init_meta["weight"] = dataclasses.replace(
+            initial, init_fn=nn.Identity(), get_rng_state_tracker=None
+        )
+        with quantized_model_init(enabled=True, recipe=layer.kept_in, preserve_high_precision_init_val=True):
+            layer.init_fp8_metadata()
+            layer.reset_parameters()
+        for name, value in marks.items():
+            setattr(layer.weight, name, value)
 
 
 class Stateless:
@@ -202,6 +231,9 @@ class Stateless:
 
 class TEColumnLinear(Stateless, TEColumnParallelLinear):
     """See cosmos_train.parallel.layers.ColumnLinear."""
+
+    kept_in: Any | None = None
+    """The recipe in which the weight is kept, where it is not in bf16."""
 
     def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh, *, keeps_input: bool) -> None:
         """keeps_input: for the backward pass, instead of a copy in 8 bits."""
@@ -242,6 +274,9 @@ class TESharedLinear(TEColumnLinear):
 
 class TERowLinear(Stateless, TERowParallelLinear):
     """See cosmos_train.parallel.layers.RowLinear."""
+
+    kept_in: Any | None = None
+    """See TEColumnLinear."""
 
     def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh, *, keeps_input: bool) -> None:
         """keeps_input: for the backward pass, instead of a copy in 8 bits."""

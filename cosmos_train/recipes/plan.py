@@ -27,6 +27,7 @@ from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel.context import split_tokens
 from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.param_groups import freeze
 from cosmos_train.parallel.precision import row_multiple
 from cosmos_train.parallel.shard import torch_dtype, whole_shape
 from cosmos_train.recipes import world_ar
@@ -122,6 +123,7 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
     parameters, layout, kinds = 0, "", []
     for stage, mesh in enumerate(fake_stages(run.parallel, world_size)):
         pieces = _build(run, mesh)
+        freeze(pieces, run.optim.lr_factors)
         parameters += _whole_parameters(pieces, mesh)
         layout = mesh.layout
         kind = RankKind(
@@ -247,8 +249,10 @@ def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, num_averages: int) -> Me
     """Of one rank under the engine: see cosmos_train.parallel.engine and cosmos_train.parallel.optimizer_state."""
     weights = gradients = states = 0
     for param in _parameters(pieces):
-        in_fp32 = FP32_BYTES * param.numel()
         weights += param.element_size() * param.numel()
+        if not param.requires_grad:
+            continue
+        in_fp32 = FP32_BYTES * param.numel()
         gradients += in_fp32
         states += in_fp32 * (2 if param.element_size() == FP32_BYTES else 3)
     return Memory(

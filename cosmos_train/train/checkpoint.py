@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import partition_dim, whole_shape
+from cosmos_train.parallel.shard import partition_dim, plain, whole_shape
 from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import (
     MARKER,
@@ -229,7 +229,7 @@ def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, avera
     sharded = {}
     for name, tensor in wanted.items():
         key = f"{PLAIN}.{name}" if f"{PLAIN}.{name}" in average else f"model.{name}"
-        data = torch.empty_like(tensor, dtype=torch.float32 if key in average else tensor.dtype)
+        data = torch.empty_like(plain(tensor), dtype=torch.float32 if key in average else tensor.dtype)
         sharded[name] = _sharded(key, data, tensor, mesh, copy=mesh.replicas.rank())
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
     _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)
@@ -287,7 +287,7 @@ def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, An
     mesh, tensors = engine.mesh, _tensors(engine.pieces)
     copy_rank = mesh.replicas.rank()
     state: dict[str, Any] = {
-        "model": {name: _sharded(f"model.{name}", t, t, mesh, copy=copy_rank) for name, t in tensors.items()}
+        "model": {name: _sharded(f"model.{name}", plain(t), t, mesh, copy=copy_rank) for name, t in tensors.items()}
     }
     if ema is not None:
         state["ema"] = _ema_state(engine, ema, ema.keys, is_loading=is_loading)

@@ -1,6 +1,6 @@
 """The loop, the optimizer, checkpoints and tracking. No torch in here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 MAX_SIGMA_REL = 12**-0.5
@@ -27,6 +27,10 @@ class OptimConfig:
     """Decoupled weight decay; one-dimensional parameters are spared."""
     clip_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 switches it off."""
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    """Pattern of parameter names -> factor on the learning rate, 0 for what is not trained; the last that fits counts.
+    {"*": 0, "*.cross_attention.*": 1} trains cross-attention alone, {"discriminator.*": 0.5} the discriminator slowly.
+    """
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights, per step; 0 keeps none."""
     ema_sigma_rels: tuple[float, ...] = ()
@@ -47,6 +51,8 @@ class OptimConfig:
                 )
         if len(set(self.ema_sigma_rels)) < len(self.ema_sigma_rels):
             raise ValueError(f"optim.ema_sigma_rels={list(self.ema_sigma_rels)} names a width twice; name it once")
+        if negative := {pattern: factor for pattern, factor in self.lr_factors.items() if factor < 0}:
+            raise ValueError(f"optim.lr_factors={negative} must be 0 (not trained) or more")
         if self.ema_snapshot_every_steps < 1:
             raise ValueError(f"optim.ema_snapshot_every_steps={self.ema_snapshot_every_steps} must be at least 1")
         if self.warmup_steps < 0:

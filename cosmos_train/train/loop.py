@@ -132,7 +132,11 @@ def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, 
         task.warm_start(source.folder)  # before the optimizer copies the weights
     optim = run.optim
     adam = AdamSettings(
-        betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, clip_grad_norm=optim.clip_grad_norm
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        clip_grad_norm=optim.clip_grad_norm,
+        lr_factors=optim.lr_factors,
     )
     engine = Engine(task.pieces, task.engine_config, mesh, adam)
     kept = profiles(optim)

@@ -13,7 +13,7 @@ from support.gpu_dit import NATIVE, TE
 from torch import Tensor
 
 from cosmos_train.parallel import init
-from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train import checkpoint
 from cosmos_train.train.loop import DONE, STOPPED
@@ -40,6 +40,25 @@ def test_a_run_goes_from_native_to_transformer_engine_and_back(tmp_path: Path):
         assert native.keys() == te.keys()
         assert all(torch.equal(native[name], te[name]) for name in native)
     assert len(training.losses(tmp_path / "run")) == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="has no FP8")
+def test_weights_kept_in_8_bits_go_through_checkpoints(tmp_path: Path):
+    """Resumed as it went on without a stop, near what bf16 weights would give, and read by native layers."""
+    cache, model = tiny_world.write_cache(tmp_path / "cache"), {"head_dim": 16, "num_blocks": 3}
+    kept, copied = (
+        dataclasses.replace(TE, precision=PrecisionConfig(recipe="fp8_current", fp8_param_gather=gather))
+        for gather in (True, False)
+    )
+    settings = {"num_steps": 6, "precision": "bf16"}
+    for name, parallel, stops in (("kept", kept, (None,)), ("resumed", kept, (3, None)), ("copied", copied, (None,))):
+        for stop in stops:
+            training.run_loop(cache, tmp_path / name, parallel, settings | {"stop_at_step": stop}, model)
+    losses = {name: training.losses(tmp_path / name) for name in ("kept", "resumed", "copied")}
+    assert losses["resumed"] == losses["kept"]
+    assert losses["kept"] == pytest.approx(losses["copied"], rel=1e-2)
+    native, te = (weights(tmp_path / "kept", cache, layout, model) for layout in (NATIVE, kept))
+    assert all(torch.equal(native[name], te[name]) for name in native)
 
 
 def weights(run_dir: Path, cache: Path, parallel: ParallelConfig, model: dict[str, Any]) -> dict[str, Tensor]:

@@ -141,6 +141,7 @@ def test_the_maker_calls_megatron_and_transformer_engine_as_they_want_to_be_call
         "destroy_ub",
         "initialize_ub",
         "get_amax_reduction_group",
+        "quantized_model_init",
         "set_save_original_input",
     }
     assert checked == methods | classes | functions | {"RMSNorm.__init__"}
@@ -150,6 +151,13 @@ def test_what_the_maker_imports_is_there():
     exported = {name for name, module in IMPORTED.items() if module == "transformer_engine.pytorch"}
     assert exported and exported <= set(TE["transformer_engine.pytorch"])
     assert "recipe" in IMPORTED and any(key.startswith("transformer_engine.common.recipe.") for key in TE)
+
+
+def test_a_weight_is_made_8_bit_as_transformer_engine_does_it():
+    """By methods of a layer that take no argument, after a change of what it keeps of the parameter's making."""
+    assert {"init_fn", "get_rng_state_tracker"} <= {name for name, *_ in recorded("_ParameterInitMeta")}
+    for method in ("TransformerEngineBaseModule.init_fp8_metadata", "Linear.reset_parameters"):
+        te_signatures.signature_of(recorded(method)).bind()
 
 
 @pytest.mark.parametrize(
@@ -241,6 +249,13 @@ def test_megatron_renews_8_bit_weights_exactly_where_there_are_some(recipe: str)
     assert (config.fp8 is None) == (recipe in ("none", "nvfp4")) and (config.fp4 is None) == (recipe != "nvfp4")
 
 
+@pytest.mark.parametrize("recipe", ["fp8_delayed", "fp8_current", "fp8_blockwise"])
+def test_weights_kept_in_8_bits_are_announced_to_the_engine(recipe: str):
+    """Which tells megatron-core's DDP and optimizer, once te.py has made them so."""
+    assert config_of(with_recipe(recipe, fp8_param_gather=True)).fp8_param
+    assert not config_of(with_recipe(recipe)).fp8_param
+
+
 @pytest.mark.parametrize(
     ("capability", "legal"),
     [
@@ -296,6 +311,8 @@ def test_a_recipe_has_something_to_do(config: PrecisionConfig, weights: str, num
         ({"recipe": "nvfp4", "format": "hybrid"}, "format=hybrid is an 8-bit format"),
         ({"recipe": "mxfp8", "amax_history_len": 4}, "amax_history_len=4 .* read by recipe=fp8_delayed only"),
         ({"amax_history_len": 0}, "amax_history_len=0 must be at least 1"),
+        ({"recipe": "mxfp8", "fp8_param_gather": True}, "fp8_param_gather=true is for recipe fp8_delayed, .*=mxfp8"),
+        ({"fp8_param_gather": True}, "fp8_param_gather=true .* but recipe=none; use one of these, or switch it off"),
         ({"bf16_last_blocks": -1}, "bf16_last_blocks=-1 must be 0 or more"),
     ],
 )
