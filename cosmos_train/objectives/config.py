@@ -81,6 +81,17 @@ class FeaturesConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MotionConfig:
+    """What the flow term estimates motion with."""
+
+    file: str | None = None
+    """TorchScript of a flow network such as RAFT, whose flows of both videos are compared; none: OpenCV's DIS, along
+    which errors must not flicker."""
+    halve: bool = True
+    """Show the network frames of half the size, as the released training code does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DiscriminatorConfig:
     """The 3-D patch discriminator of the adversarial term. It learns from the run's first step, see `adversarial`."""
 
@@ -110,11 +121,13 @@ class ReconstructionConfig:
     gram: TermConfig = field(default_factory=TermConfig)
     """Mean square difference of the features' Gram matrices over space and time. The released code: 0.062, late."""
     flow: TermConfig = field(default_factory=TermConfig)
-    """What flickers along the video's motion: the change of the error from frame to frame. Needs OpenCV."""
+    """That it moves as the video does, by the network or the estimator of loss.motion. Released: 0.01, late."""
     adversarial: TermConfig = field(default_factory=TermConfig)
     """How well a discriminator, trained beside the tokenizer, tells reconstructions from video."""
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     """Network of the perceptual and the Gram term."""
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    """Estimator of the flow term."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """Network of the adversarial term."""
 

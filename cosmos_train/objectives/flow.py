@@ -7,12 +7,14 @@ is the warp by it. What a reconstruction y changes along the motion, and the vid
 
 because a warp is linear: zero for the video itself, whatever is hidden or badly estimated, and linear in y. So the flow
 is a constant of the video, and OpenCV's DIS (Kroeger et al., arXiv 1603.03590), which has no weights and no gradient,
-is enough; the released training code compares RAFT's flows of both videos instead, and takes RAFT's gradient.
+is enough. With the weights of a flow network at hand (`FlowNetwork`), the term is that of the released training code:
+mean |F(y) - F(x)| of RAFT's flows (Teed and Deng, arXiv 2003.12039) of both videos, with the network's gradient.
 
 B batch, T frames, H rows, W columns; a flow's two channels are (x, y) in pixels.
 """
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
+
+FLOW_MULTIPLE = 8
+"""What a flow network's height and width are padded to a multiple of: RAFT's coarsest step."""
 
 
 def flow_consistency(video_B3THW: Tensor, reconstruction_B3THW: Tensor) -> Tensor:
@@ -32,6 +37,55 @@ def flow_consistency(video_B3THW: Tensor, reconstruction_B3THW: Tensor) -> Tenso
     forth_N2HW, back_N2HW = dis_flows(video_B3THW)
     flicker_forth, flicker_back = before - warp(after, forth_N2HW), after - warp(before, back_N2HW)
     return (flicker_forth.abs().mean() + flicker_back.abs().mean()) / 2
+
+
+class FlowNetwork:
+    """A frozen network in TorchScript: frames [N, 3, H, W] in [-1, 1] and the next -> flows [N, 2, H, W] in pixels.
+
+    It may return a list of refinements, of which the last counts, as torchvision's RAFT does; the file of that one is
+    made by `torch.jit.script(raft_large(weights=...)).save(file)`.
+    """
+
+    def __init__(self, file: Path, device: torch.device, *, halve: bool) -> None:
+        """halve: compare at half the resolution. Raises ConfigError where the file holds no such network."""
+        try:
+            self._network = torch.jit.load(str(file), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"loss.motion.file={file} is no TorchScript network: {reason}; give one, or leave it out for DIS"
+            ) from error
+        for param in self._network.parameters():
+            param.requires_grad_(False)
+        self._file, self._halve = file, halve
+
+    def difference(self, video_B3THW: Tensor, reconstruction_B3THW: Tensor) -> Tensor:
+        """Mean |F(y) - F(x)| over both directions of time; 0 for a single frame. Its gradient goes to y alone."""
+        if video_B3THW.shape[2] == 1:
+            return reconstruction_B3THW.new_zeros(())
+        with torch.no_grad():
+            real = self._flows(video_B3THW)
+        return (self._flows(reconstruction_B3THW) - real).abs().mean()
+
+    def _flows(self, video_B3THW: Tensor) -> Tensor:
+        frames_BT3HW = video_B3THW.float().transpose(1, 2)
+        before, after = frames_BT3HW[:, :-1].flatten(0, 1), frames_BT3HW[:, 1:].flatten(0, 1)
+        first_N3HW, second_N3HW = torch.cat([before, after]), torch.cat([after, before])
+        if self._halve:
+            first_N3HW, second_N3HW = F.avg_pool2d(first_N3HW, 2), F.avg_pool2d(second_N3HW, 2)
+        height, width = first_N3HW.shape[-2:]
+        margins = (0, -width % FLOW_MULTIPLE, 0, -height % FLOW_MULTIPLE)
+        padded = [F.pad(frames, margins, mode="replicate") for frames in (first_N3HW, second_N3HW)]
+        try:
+            found = self._network(*padded)
+        except (RuntimeError, torch.jit.Error) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(
+                f"loss.motion.file={self._file} can not take frames of {width}x{height} px: {reason}; train on larger "
+                "ones, set loss.motion.halve=false, or leave the file out for DIS"
+            ) from error
+        flow_N2HW = found if isinstance(found, Tensor) else found[-1]
+        return flow_N2HW[..., :height, :width]
 
 
 def warp(frames_NCHW: Tensor, flow_N2HW: Tensor) -> Tensor:

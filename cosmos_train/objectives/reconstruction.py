@@ -7,13 +7,14 @@ B batch, C channels, T frames, H rows, W columns.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cosmos_train.objectives.config import ReconstructionConfig
 from cosmos_train.objectives.features import Features, load_features
-from cosmos_train.objectives.flow import flow_consistency, import_cv2
+from cosmos_train.objectives.flow import FlowNetwork, flow_consistency, import_cv2
 
 
 def l1(video_B3THW: Tensor, reconstruction_B3THW: Tensor) -> Tensor:
@@ -47,7 +48,10 @@ class ReconstructionTerms:
         self.features: Features | None = None
         if config.perceptual.weight or config.gram.weight:
             self.features = load_features(config.features).to(device, dtype)
-        if config.flow.weight:
+        self.motion: FlowNetwork | None = None
+        if config.flow.weight and config.motion.file is not None:
+            self.motion = FlowNetwork(Path(config.motion.file), device, halve=config.motion.halve)
+        elif config.flow.weight:
             import_cv2()  # now, not after the term's start_step
 
     def __call__(self, video_B3THW: Tensor, reconstruction_B3THW: Tensor, step: int) -> dict[str, Tensor]:
@@ -69,7 +73,8 @@ class ReconstructionTerms:
                 if config.terms[name].at(step):
                     found[name] = term(real, fake, self.features.layer_weights)
         if config.flow.at(step):
-            found["flow"] = flow_consistency(video_B3THW, fake_B3THW)
+            difference = flow_consistency if self.motion is None else self.motion.difference
+            found["flow"] = difference(video_B3THW, fake_B3THW)
         return found
 
 

@@ -1,12 +1,17 @@
 """The flow term: where OpenCV says things move, and that errors which move along are not punished."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.objectives import flow
-from cosmos_train.objectives.flow import flow_consistency, warp
+from cosmos_train.objectives.config import MotionConfig, ReconstructionConfig, TermConfig
+from cosmos_train.objectives.flow import FlowNetwork, flow_consistency, warp
+from cosmos_train.objectives.reconstruction import ReconstructionTerms
 
 pytest.importorskip("cv2", reason="pip install 'cosmos-train[losses]'")
 
@@ -80,3 +85,77 @@ def test_a_single_frame_does_not_flicker():
     clip = drifting(1)
     term = flow_consistency(clip, clip + 1)
     assert term.item() == 0 and term.dtype == torch.float32
+
+
+# By a network.
+
+
+class Differences(torch.nn.Module):
+    """A flow that can be written down: brightness gained, and the first frame's redness, after coarser guesses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, first: Tensor, second: Tensor) -> list[Tensor]:
+        if first.shape[2] % 8 or first.shape[3] % 8 or first.shape[2] < 8:
+            raise ValueError("height and width must be multiples of 8")
+        flow = torch.stack([(second - first).mean(1) * self.scale, first[:, 0]], dim=1)
+        return [torch.zeros_like(flow), flow]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("flow") / "network.pt"
+    torch.jit.script(Differences()).save(str(file))
+    return file
+
+
+@pytest.mark.parametrize("halve", [False, True])
+def test_flows_of_both_videos_are_compared(network: Path, halve: bool):
+    """At sizes that the network does not take, so they are padded; in both directions of time."""
+    generator = torch.Generator().manual_seed(4)
+    x, y = (torch.rand(2, 3, 3, 20, 36, generator=generator) for _ in range(2))
+    small = [v.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).mean((-1, -3)) for v in (x, y)] if halve else [x, y]
+    gained_x, gained_y = (v.diff(dim=2).mean(1) * 3 for v in small)
+    red = (small[1] - small[0])[:, 0].abs()
+    wanted = ((gained_y - gained_x).abs().mean() + (red[:, :-1].mean() + red[:, 1:].mean()) / 2) / 2
+    found = FlowNetwork(network, torch.device("cpu"), halve=halve).difference(x, y)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_networks_gradient_goes_to_the_reconstruction_alone(network: Path):
+    motion = FlowNetwork(network, torch.device("cpu"), halve=True)
+    fake = (drifting() + 0.1).requires_grad_()
+    motion.difference(drifting(), fake * 1.1).backward()
+    assert fake.grad is not None and (fake.grad.abs().sum(dim=(0, 1, 3, 4)) > 0).all()
+    assert motion.difference(drifting(1), drifting(1) + 1).item() == 0
+    assert motion.difference(drifting(), drifting()).item() == 0
+
+
+def test_a_configured_network_is_the_term(network: Path):
+    config = ReconstructionConfig(flow=TermConfig(weight=1.0), motion=MotionConfig(file=str(network)))
+    x, y = drifting(), drifting() * 0.9
+    found = ReconstructionTerms(config, torch.device("cpu"), torch.float32)(x, y, 0)["flow"]
+    torch.testing.assert_close(found, FlowNetwork(network, torch.device("cpu"), halve=True).difference(x, y))
+
+
+def test_what_is_no_network_is_refused(network: Path, tmp_path: Path):
+    wrong = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(2)}, wrong)
+    for file in (wrong, tmp_path / "nowhere.pt"):
+        with pytest.raises(
+            ConfigError, match=r"loss\.motion\.file=.* is no TorchScript network: .*leave it out for DIS"
+        ):
+            FlowNetwork(file, torch.device("cpu"), halve=True)
+    mouthful = tmp_path / "picky.pt"
+    torch.jit.script(Picky()).save(str(mouthful))
+    with pytest.raises(ConfigError, match=r"can not take frames of 24x24 px: .*train on larger ones"):
+        FlowNetwork(mouthful, torch.device("cpu"), halve=True).difference(drifting(), drifting())
+
+
+class Picky(torch.nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        if first.shape[2] < 128:
+            raise ValueError("feature maps are too small")
+        return first[:, :2]
