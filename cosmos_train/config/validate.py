@@ -5,7 +5,7 @@ import dataclasses
 from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.gpus import product_format
-from cosmos_train.config.schema import RunConfig, WorldDiTRun
+from cosmos_train.config.schema import RunConfig, WorldARRun, WorldDiTRun
 from cosmos_train.parallel.config import check_layout, check_precision
 
 
@@ -74,11 +74,7 @@ def check_sampling(run: WorldDiTRun, world_size: int, *, num_videos: int, num_fr
             f"{2 * world_size} processes, or use sample.cfg_parallel=false"
         )
     at_once = replicas // 2 if sample.cfg_parallel else replicas
-    if num_videos < at_once:
-        raise ConfigError(
-            f"--num-videos {num_videos} leaves some of {at_once} groups of ranks without a video; ask for {at_once} or "
-            "more, or let ranks share one with parallel.tp, pp or cp, or sample.cfg_parallel=true"
-        )
+    _check_work(num_videos, at_once, "parallel.tp, pp or cp, or sample.cfg_parallel=true")
     if sample.is_guided and not sample.negative_prompt and run.objective.text_dropout == 0:
         raise ConfigError(
             f"sample.guidance={sample.guidance} leads away from sample.negative_prompt, which is empty, and this model "
@@ -105,4 +101,50 @@ def check_sampling(run: WorldDiTRun, world_size: int, *, num_videos: int, num_fr
             f"parallel.pp_chunks={parallel.pp_chunks} sends videos around in groups of parallel.pp={parallel.pp}, "
             f"but a step has {forwards} of them (videos of a rank, twice with guidance); use pp_chunks=1, which reads "
             "the same checkpoint"
+        )
+
+
+def check_code_sampling(
+    run: WorldARRun, world_size: int, *, num_videos: int, num_frames: int, has_input: bool, has_prompt: bool
+) -> None:
+    """A layout that can go code by code, and something to begin with. Raises ConfigError."""
+    sample, parallel = run.sample, run.parallel
+    check_layout(parallel, world_size)
+    for key, value, off in (
+        ("cp", parallel.cp, 1),
+        ("sequence_parallel", parallel.sequence_parallel, False),
+        ("pp_chunks", parallel.pp_chunks, 1),
+    ):
+        if value != off:
+            raise ConfigError(
+                f"parallel.{key}={value} divides many tokens at once, and a video of codes is made one code at a time; "
+                f"use parallel.{key}={str(off).lower()}, which reads the same checkpoint, with parallel.tp and pp"
+            )
+    _check_work(num_videos, world_size // parallel.ranks_per_replica, "parallel.tp or pp")
+    if has_prompt and not run.model.cross_attention:
+        raise ConfigError(
+            "--prompt is for a model that reads text, and this one has model.cross_attention=false; leave it out"
+        )
+    if has_input and not sample.num_condition_frames:
+        raise ConfigError(
+            "--input gives the first frames, but sample.num_condition_frames=0; leave --input out, or use 1 or more"
+        )
+    if not has_input and (run.objective.condition_frames or not run.model.begin_token):
+        raise ConfigError(
+            "this model goes on from given frames: it was trained with objective.condition_frames="
+            f"{run.objective.condition_frames} and model.begin_token={run.model.begin_token}; give them with --input"
+        )
+    if num_frames > run.data.num_frames and not sample.num_condition_frames:
+        raise ConfigError(
+            f"--num-frames {num_frames} is longer than the {run.data.num_frames} frames of a window, and windows go on "
+            f"from each other with sample.num_condition_frames of 1 or more; ask for at most {run.data.num_frames} "
+            "frames, or set it"
+        )
+
+
+def _check_work(num_videos: int, at_once: int, remedy: str) -> None:
+    if num_videos < at_once:
+        raise ConfigError(
+            f"--num-videos {num_videos} leaves some of {at_once} groups of ranks without a video; ask for {at_once} or "
+            f"more, or let ranks share one with {remedy}"
         )

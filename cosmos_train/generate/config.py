@@ -76,3 +76,33 @@ class SampleConfig:
     def is_guided(self) -> bool:
         """Whether there is an uncond branch at all."""
         return self.guidance_weight != 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeSampleConfig:
+    """How the codes of an autoregressive model are chosen."""
+
+    temperature: float = 1.0
+    """Logits are divided by it; 0 is greedy: always the most likely code."""
+    top_p: float = 0.8
+    """Draw among the most likely codes that together have this probability; 1: all. Released: 0.8 (4B, 13B), 0.9 (12B),
+    0.7 (5B)."""
+    top_k: int = 0
+    """Draw among so many of the most likely codes, before top_p; 0: all."""
+    num_condition_frames: int = 1
+    """Latent frames that --input gives; 1 stands for one pixel frame, 2 for 1 + temporal_rate."""
+    medusa_heads: int | None = None
+    """Medusa heads that guess the codes after the next one; none: all that the model has. Draws with another number are
+    other draws, of the same distribution; greedy videos are the same."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"sample.temperature={self.temperature} must be 0 (greedy) or greater")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sample.top_p={self.top_p} must be greater than 0, and at most 1 (all codes)")
+        if self.top_k < 0:
+            raise ValueError(f"sample.top_k={self.top_k} must be 0 (all codes) or more")
+        if self.num_condition_frames < 0:
+            raise ValueError(f"sample.num_condition_frames={self.num_condition_frames} must be 0 or more")
+        if self.medusa_heads is not None and self.medusa_heads < 0:
+            raise ValueError(f"sample.medusa_heads={self.medusa_heads} must be 0 (none) or more")

@@ -99,9 +99,9 @@ def on_halves(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
     return evaluate_both
 
 
-def videos_of_rank(num_videos: int, mesh: Mesh, *, cfg_parallel: bool) -> range:
-    """Which of the videos this rank samples: data-parallel ranks divide them, two that share guidance do the same."""
-    num_slices = mesh.dp.size() // 2 if cfg_parallel else mesh.dp.size()
+def videos_of_rank(num_videos: int, mesh: Mesh, *, num_parallel: int = 1) -> range:
+    """Which of the videos this rank samples, where so many data-parallel ranks work on the same: 2 share guidance."""
+    num_slices = mesh.dp.size() // num_parallel
     mine = mesh.dp.rank() % num_slices
     return range(num_videos * mine // num_slices, num_videos * (mine + 1) // num_slices)
 

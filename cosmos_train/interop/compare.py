@@ -16,18 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_train.interop.names import diffusers_name, official_tensors, table
+from cosmos_train.interop import compare_ar
+from cosmos_train.interop.names import official_tensors
+from cosmos_train.interop.names_dit import diffusers_name
 from cosmos_train.interop.pipeline import transformer_arguments
+from cosmos_train.interop.single_blocks import filled, single_blocks
 from cosmos_train.interop.source import WorldSource
 from cosmos_train.interop.stores import TensorStore
 from cosmos_train.models.common.uncertainty import LearnedUncertainty
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.model import NORM_EPS, DiT
+from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.layers import native_layers
 from cosmos_train.parallel.mcore import transformer_config
-from cosmos_train.parallel.pipeline import StagePlan
 
 FPS = 10.0
 
@@ -69,35 +72,44 @@ class FixedInput:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a world model makes of its fixed input, in fp32."""
+
+    output: Tensor
+    """F of a diffusion model, logits of an autoregressive one."""
+    uncertainty: Tensor | None
+    """u(sigma), where a diffusion model learned it."""
+    by: str
+    """What computed it."""
+    size_THW: tuple[int, int, int]
+    """Latent frames, rows and columns of the input."""
+
+
 @torch.inference_mode()
-def outputs(source: WorldSource) -> tuple[Tensor, Tensor | None, str]:
-    """F and u(sigma) of the fixed input in fp32, and by what they were computed."""
+def outputs(source: WorldSource) -> Outputs:
+    """Of the fixed input of a world model's kind."""
+    if isinstance(source.config, WorldARConfig):
+        return Outputs(compare_ar.logits(source), None, "the weights as read", compare_ar.SIZE_THW)
     given = FixedInput.of(source.config)
     peer = _diffusers_network(source) if source.layout == "diffusers" else None
-    output = _forward(source, given) if peer is None else peer(given)
-    uncertainty = None
-    if source.learned_uncertainty:
-        uncertainty = _uncertainty(source.ours)(given.c_noise_B)
-    return output, uncertainty, "the weights as read" if peer is None else "diffusers' CosmosTransformer3DModel"
+    uncertainty = _uncertainty(source.ours)(given.c_noise_B) if source.learned_uncertainty else None
+    _, _, t, h, w = given.x_BCTHW.shape
+    if peer is not None:
+        return Outputs(peer(given), uncertainty, "diffusers' CosmosTransformer3DModel", (t, h, w))
+    return Outputs(_forward(source, source.config, given), uncertainty, "the weights as read", (t, h, w))
 
 
-def _forward(source: WorldSource, given: FixedInput) -> Tensor:
+def _forward(source: WorldSource, config: DiTConfig, given: FixedInput) -> Tensor:
     """Our network, one block in memory at a time."""
     parallel = ParallelConfig()
-    mesh, config = init.start(parallel, seed=0), source.config
+    mesh = init.start(parallel, seed=0)
     mcore = transformer_config(
         parallel, dtype=torch.float32, num_layers=config.num_blocks, width=config.width, num_heads=config.num_heads
     )
-    layers, lent, hidden = native_layers(parallel, mcore, mesh), dict[str, torch.nn.Module](), None
-    for block in range(config.num_blocks):
-        stage = StagePlan(
-            blocks=range(block, block + 1), is_first=block == 0, is_last=block == config.num_blocks - 1, lent=lent
-        )
-        with torch.device("cpu"):
-            piece = DiT(config, layers, stage)
-        for name, param in piece.named_parameters():
-            param.copy_(source.ours.read(f"net.{name}"))
-        hidden = piece.to("cpu")(
+    layers, hidden = native_layers(parallel, mcore, mesh), None
+    for stage in single_blocks(config.num_blocks):
+        hidden = filled(lambda stage=stage: DiT(config, layers, stage), source.ours, "net.")(
             given.x_BCTHW,
             given.c_noise_B,
             given.text_BSE,
@@ -142,9 +154,9 @@ def _diffusers_network(source: WorldSource) -> Callable[[FixedInput], Tensor] | 
 def diffusers_network(source: WorldSource) -> Any:
     """diffusers' CosmosTransformer3DModel with a source's weights, in fp32 and eval mode."""
     module = transformer_module()
-    network = module.CosmosTransformer3DModel(**transformer_arguments(source.config))
-    entries = table(source.config, learned_uncertainty=False)
-    tensors = official_tensors(entries, source.ours, source.config.num_heads)
+    network = module.CosmosTransformer3DModel(**transformer_arguments(source.require_dit()))
+    entries = [entry for entry in source.entries if entry.ours.startswith("net.")]
+    tensors = official_tensors(entries, source.ours)
     network.load_state_dict({diffusers_name(name): tensor.float() for name, tensor in tensors}, assign=True)
     return use_released_epsilon(network)
 

@@ -1,9 +1,9 @@
-"""Diffusion world models of other projects become ours, and ours theirs; each conversion is proven at its end.
+"""World models of other projects become ours, and ours theirs; each conversion is proven at its end.
 
     ours        a folder that `source.write_ours` makes
     official    model.pt and arguments.json, as NVIDIA releases models
-    training    iter_000000000_reg_model.pt and arguments.json, as NVIDIA's training saves them
-    diffusers   the folder of a pipeline, see `pipeline`
+    training    iter_000000000*.pt and arguments.json, as NVIDIA's training saves them
+    diffusers   the folder of a pipeline, see `pipeline`; of diffusion models
 
 What was written is opened again. Its tensors must be the source's bit for bit, and both must give the same output on a
 fixed input within TOLERANCE; only then is the result renamed to the folder asked for, with what was found about it in
@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,17 @@ from torch import Tensor
 
 from cosmos_tok.convert import convert as convert_tokenizer
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.interop.compare import FixedInput, outputs
-from cosmos_train.interop.names import official_tensors, table
-from cosmos_train.interop.official import official_arguments
+from cosmos_train.interop import official_ar, official_dit
+from cosmos_train.interop.compare import outputs
+from cosmos_train.interop.names import official_tensors
 from cosmos_train.interop.pipeline import write_pipeline
 from cosmos_train.interop.source import ARGUMENTS, WorldSource, open_world, write_ours
-from cosmos_train.interop.stores import write_pickle
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
 
 TOLERANCE = 1e-4
 """Largest difference, as a part of the largest output or of 1."""
-LAYOUTS = ("ours", "official", "training", "diffusers")
+LAYOUTS = ("ours", "official", "training", "diffusers", "transformers")
 RECORD = "conversion.json"
 
 
@@ -41,7 +42,7 @@ class WorldConversion:
     """What was converted, and how closely the result agrees with the source."""
 
     layout: str
-    config: DiTConfig
+    config: DiTConfig | WorldARConfig
     learned_uncertainty: bool
     num_parameters: int
     compared_with: str
@@ -60,10 +61,12 @@ def convert(
     arguments: Mapping[str, Any] | None = None,
     weights: str = "network",
     tokenizer: Path | str | None = None,
+    tp: int = 1,
 ) -> WorldConversion:
     """Write the world model at `source` to the new folder `out` in the layout `to`, and prove it.
 
-    `arguments` and `weights` as for `open_world`; `tokenizer`, of any layout, becomes the vae of a diffusers folder.
+    `arguments` and `weights` as for `open_world`; `tokenizer`, of any layout, becomes the vae of a diffusers folder;
+    tp > 1 writes the tensor-parallel shards of so many ranks, of an autoregressive model's official layouts.
     ConfigError or TokenizerError, and no folder, if something can not be read or written, or the result differs.
     """
     out = Path(out)
@@ -74,6 +77,8 @@ def convert(
     if out.exists():
         raise ConfigError(f"{out} exists already; remove it or convert to another folder")
     found = open_world(source, arguments, weights=weights)
+    _require_place(found, to, tp)
+    found = found if to == "ours" else found.without_heads()
     aside = out.with_name(f".{out.name}.converting")
     if aside.exists():
         shutil.rmtree(aside)  # what an interrupted conversion left
@@ -81,7 +86,7 @@ def convert(
         aside.mkdir(parents=True)
         if tokenizer is not None:
             convert_tokenizer(tokenizer, aside / "vae", to="diffusers")
-        result = _write(aside, found, to)
+        result = _write(aside, found, to, tp)
         _require_same_tensors(found, result)
         conversion = _compare(found, result)
         record = asdict(conversion) | {"source": found.path.name, "written_as": to}
@@ -92,19 +97,40 @@ def convert(
     return conversion
 
 
-def _write(folder: Path, found: WorldSource, to: str) -> WorldSource:
+def _require_place(found: WorldSource, to: str, tp: int) -> None:
+    """ConfigError where the layout has no place for this kind of model, or no shards."""
+    is_ar = isinstance(found.config, WorldARConfig)
+    if tp < 1:
+        raise ConfigError(f"--tp {tp} must be at least 1")
+    if to == "transformers" and is_ar:
+        raise ConfigError(
+            f"{found.path} is not a LlamaForCausalLM: that class neither normalises the queries and keys of a head nor "
+            "counts positions along time, rows and columns; use --to ours or official"
+        )
+    if to == "transformers":
+        raise ConfigError(f"{found.path} is a diffusion world model, and transformers has none; use --to diffusers")
+    if to == "diffusers" and is_ar:
+        raise ConfigError(f"{found.path} is an autoregressive world model, and diffusers has none; use --to official")
+    if tp != 1 and not (is_ar and to in ("official", "training")):
+        raise ConfigError(f"--tp {tp} is for the official layouts of autoregressive world models; leave it out")
+
+
+def _write(folder: Path, found: WorldSource, to: str, tp: int = 1) -> WorldSource:
     """Write into a folder that exists, and open that again."""
-    config, logvar = found.config, found.learned_uncertainty
     if to == "ours":
-        write_ours(folder, config, found.ours, learned_uncertainty=logvar)
+        write_ours(folder, found)
         return open_world(folder)
     if to == "diffusers":
-        write_pipeline(folder, config, found.ours, learned_uncertainty=logvar)
+        write_pipeline(folder, found.require_dit(), found.entries, found.ours)
         return open_world(folder)
-    (folder / ARGUMENTS).write_text(json.dumps(official_arguments(config), indent=2) + "\n")
-    entries = table(config, learned_uncertainty=logvar)
-    file = folder / {"official": "model.pt", "training": "iter_000000000_reg_model.pt"}[to]
-    write_pickle(file, official_tensors(entries, found.ours, config.num_heads))
+    tensors = partial(official_tensors, found.entries, found.ours)
+    if isinstance(found.config, DiTConfig):
+        arguments = official_dit.official_arguments(found.config)
+        file = official_dit.write_official(folder, to, tensors())
+    else:
+        arguments = official_ar.official_arguments(found.config)
+        file = official_ar.write_official(folder, to, found.config, tensors, tp=tp)
+    (folder / ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n")
     return open_world(file)
 
 
@@ -115,11 +141,10 @@ def _require_same_tensors(found: WorldSource, result: WorldSource) -> None:
             f"{found.path}, converted, is of another architecture: {result.config} instead of {found.config}; nothing "
             "was written: report this"
         )
-    for name, described in found.ours.meta.items():
-        if not _is_same(found.ours.read(name), result.ours.read(name)):
-            raise ConfigError(
-                f"{found.path}, converted, differs in {name} {list(described.shape)}; nothing was written: report this"
-            )
+    for entry in found.entries:
+        if not _is_same(found.ours.read(entry.ours), result.ours.read(entry.ours)):
+            what = f"{entry.ours} {list(entry.shape)}"
+            raise ConfigError(f"{found.path}, converted, differs in {what}; nothing was written: report this")
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
@@ -128,26 +153,25 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 
 
 def _compare(found: WorldSource, result: WorldSource) -> WorldConversion:
-    (output, u, how), (output_back, u_back, how_back) = outputs(found), outputs(result)
-    difference = (output - output_back).abs().max().item()
-    scale = max(1.0, output.abs().max().item())
-    if u is not None and u_back is not None:
-        difference = max(difference, (u - u_back).abs().max().item())
+    one, back = outputs(found), outputs(result)
+    difference = (one.output - back.output).abs().max().item()
+    scale = max(1.0, one.output.abs().max().item())
+    if one.uncertainty is not None and back.uncertainty is not None:
+        difference = max(difference, (one.uncertainty - back.uncertainty).abs().max().item())
     if not difference <= TOLERANCE * scale:  # a NaN is no agreement either
         raise ConfigError(
             f"{found.path}, converted, does not compute what it did: outputs of up to {scale:.3g} differ by "
             f"{difference:.3g}, the limit is {TOLERANCE:g} of that; nothing was written. If its architecture is not "
             f"{found.config}, say so with --arguments"
         )
-    _, _, *size = FixedInput.of(found.config).x_BCTHW.shape
-    peers = [one for one in (how, how_back) if one != "the weights as read"]
+    peers = [by for by in (one.by, back.by) if by != "the weights as read"]
     return WorldConversion(
         layout=found.layout,
         config=found.config,
         learned_uncertainty=found.learned_uncertainty,
         num_parameters=found.num_parameters,
-        compared_with=" and ".join(peers) or how,
-        size_THW=(size[0], size[1], size[2]),
+        compared_with=" and ".join(peers) or one.by,
+        size_THW=one.size_THW,
         difference=difference,
         notes=tuple(found.notes),
     )

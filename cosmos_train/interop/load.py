@@ -1,8 +1,7 @@
 """A world model of any layout into this rank's pieces of a run, a tensor at a time: warm starts and post-training.
 
 What the run has and the checkpoint lacks keeps its first weights, but only where its name is on a list; else it is an
-error that names all of it. Among them is one tensor that both have: the patch embedding of a network with more input
-channels, such as Video2World from Text2World. Its new columns become zero, so that at first they change nothing.
+error that names all of it. What a trained network gains begins without an effect (`gains`).
 """
 
 import fnmatch
@@ -14,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop import gains
+from cosmos_train.interop.gains import Config
 from cosmos_train.interop.source import WorldSource
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.world import WorldModel
+from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import local_slice, whole_shape
-
-EMBED = "net.embed.weight"
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 @torch.no_grad()
 def load_world(
     source: WorldSource,
-    pieces: Sequence[WorldModel],
+    pieces: Sequence[WorldModel] | Sequence[WorldAR],
     mesh: Mesh,
     *,
     new: Sequence[str] = (),
@@ -43,29 +43,30 @@ def load_world(
     Raises:
         ConfigError: tensors differ that are on no list; all are named.
     """
-    config = pieces[0].net.config
+    config = pieces[0].net.config if isinstance(pieces[0], WorldModel) else pieces[0].config
     mine = {name: tensor for piece in pieces for name, tensor in piece.state_dict(keep_vars=True).items()}
     mine = {name: tensor for name, tensor in mine.items() if isinstance(tensor, Tensor)}
     wanted = _over_stages({name: whole_shape(tensor, mesh) for name, tensor in mine.items()}, mesh)
     found = {name: tuple(tensor.shape) for name, tensor in source.ours.meta.items()}
-    _check_position(source.config, config, source)
+    _check_positions(source, config)
     is_new = {name for name in wanted.keys() - found.keys() if _matches(name, new)}
     is_unused = {name for name in found.keys() - wanted.keys() if _matches(name, unused)}
-    widened = wanted[EMBED] != found.get(EMBED) and _matches(EMBED, new) and _is_wider(source.config, config)
+    growing = gains.growing(source.config, config)
+    grown = {growing} if growing in wanted and _matches(growing, new) else set()
     differing = [
         name
         for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name) and name not in is_new | is_unused and not (widened and name == EMBED)
+        if wanted.get(name) != found.get(name) and name not in is_new | is_unused | grown
     ]
     if differing:
         raise ConfigError(_difference(source, config, differing, wanted, found))
     for name, tensor in mine.items():
         if name in is_new:
-            continue
-        whole = source.ours.read(name)
-        if widened and name == EMBED:
-            whole = _with_new_channels(whole, source.config, config)
-        tensor.copy_(local_slice(whole, tensor, mesh))
+            gains.begin(name, tensor)
+        elif name in grown:
+            gains.fill_grown(tensor, source.ours.read(name), source.config, config, mesh)
+        else:
+            tensor.copy_(local_slice(source.ours.read(name), tensor, mesh))
 
 
 def _over_stages(mine: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, tuple[int, ...]]:
@@ -78,47 +79,32 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_position(found: DiTConfig, wanted: DiTConfig, source: WorldSource) -> None:
-    """Rotary positions have no tensor that could differ. Another extrapolation is a choice; it is said aloud."""
-    for key, theirs, ours in (
-        ("head_dim", found.head_dim, wanted.head_dim),
-        ("base_fps", found.base_fps, wanted.base_fps),
-    ):
+def _check_positions(source: WorldSource, wanted: Config) -> None:
+    """Positions have no tensor that could differ. Another range of them is a choice; it is said aloud."""
+    if isinstance(wanted, DiTConfig):
+        found = source.require_dit()
+        fixed = {"head_dim": (found.head_dim, wanted.head_dim), "base_fps": (found.base_fps, wanted.base_fps)}
+        chosen = {
+            "rope_scale_t, _h, _w": tuple((c.rope_scale_t, c.rope_scale_h, c.rope_scale_w) for c in (found, wanted))
+        }
+    else:
+        found = source.require_ar()
+        fixed = {"head_dim": (found.head_dim, wanted.head_dim), "rope_theta": (found.rope_theta, wanted.rope_theta)}
+        chosen = {
+            "yarn_scale": (found.yarn_scale, wanted.yarn_scale),
+            "absolute_positions": (found.absolute_positions, wanted.absolute_positions),
+        }
+    for key, (theirs, ours) in fixed.items():
         if theirs != ours:
             raise ConfigError(f"{source.path} has model.{key}={theirs}, this run {ours}; set the former")
-    scales, own = ((c.rope_scale_t, c.rope_scale_h, c.rope_scale_w) for c in (found, wanted))
-    if scales != own:
-        log.warning("%s has model.rope_scale_t, _h, _w = %s, this run %s", source.path, scales, own)
-
-
-def _channels(config: DiTConfig) -> list[str]:
-    """What each input channel of the network is, in order."""
-    masks = ["condition mask"] * config.condition_mask
-    extra = [f"extra channel {i}" for i in range(config.extra_channels)]
-    return (
-        [f"latent {i}" for i in range(config.latent_channels)] + masks + extra + ["padding mask"] * config.padding_mask
-    )
-
-
-def _is_wider(found: DiTConfig, wanted: DiTConfig) -> bool:
-    same = found.width == wanted.width and found.patch_spatial == wanted.patch_spatial
-    return same and set(_channels(found)) < set(_channels(wanted))
-
-
-def _with_new_channels(embed: Tensor, found: DiTConfig, wanted: DiTConfig) -> Tensor:
-    """[D, C p p] of the checkpoint -> [D, C' p p] with zeros at the channels that it does not have."""
-    cells = wanted.patch_spatial**2
-    source, channels = embed.unflatten(1, (-1, cells)), _channels(found)
-    target = embed.new_zeros(len(embed), wanted.in_channels, cells)
-    for column, channel in enumerate(_channels(wanted)):
-        if channel in channels:
-            target[:, column] = source[:, channels.index(channel)]
-    return target.flatten(1)
+    for key, (theirs, ours) in chosen.items():
+        if theirs != ours and dist.get_rank() == 0:
+            log.warning("%s has model.%s = %s, this run %s", source.path, key, theirs, ours)
 
 
 def _difference(
     source: WorldSource,
-    config: DiTConfig,
+    config: Config,
     differing: list[str],
     wanted: dict[str, tuple[int, ...]],
     found: dict[str, tuple[int, ...]],
@@ -136,16 +122,5 @@ def _difference(
         if names
     ]
     remedy = "list what may be new in checkpoint.init_new and what may stay unused in checkpoint.init_unused"
-    if EMBED in differing and _is_wider(source.config, config):
-        added = [channel for channel in _channels(config) if channel not in _channels(source.config)]
-        remedy = (
-            f"its network reads {source.config.in_channels} channels, this run's {config.in_channels}, with "
-            f"{', '.join(added)} besides: to start from it, set checkpoint.init_new=[{EMBED}], and the new columns "
-            "begin at zero"
-        )
-    elif EMBED in differing and _is_wider(config, source.config):
-        remedy = (
-            f"its network reads {source.config.in_channels} channels and this run's only {config.in_channels}; set "
-            f"model.condition_mask={str(source.config.condition_mask).lower()}"
-        )
+    remedy = gains.remedy(source.config, config, differing) or remedy
     return f"{source.path} is not the model of this run; {'; '.join(parts)}; {remedy}"

@@ -17,14 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.interop.names import (
-    Entry,
-    diffusers_name,
-    official_meta,
-    official_tensors,
-    require_tensors,
-    table,
-)
+from cosmos_train.interop.names import Entry, official_meta, official_shapes, official_tensors, require_tensors
+from cosmos_train.interop.names_dit import diffusers_name, dit_table
 from cosmos_train.interop.stores import (
     SafetensorsStore,
     TensorStore,
@@ -85,14 +79,12 @@ class PipelineFolder:
             raise ConfigError(f"{folder} holds no {STEM}.safetensors and no index of shards; copy the folder again")
         network = SafetensorsStore(weights)
         beside = folder.parent / f"{UNCERTAINTY}.safetensors"
-        self.learned_uncertainty = folder.name == "transformer" and beside.is_file()
-        entries = table(self.config, learned_uncertainty=False)
-        expected = {diffusers_name(name): entry.shape for entry in entries for name in entry.official}
-        require_tensors(network.meta, expected, str(folder))
-        self.places: dict[str, tuple[TensorStore, str]] = {
-            name: (network, diffusers_name(name)) for entry in entries for name in entry.official
-        }
-        if self.learned_uncertainty:
+        has_uncertainty = folder.name == "transformer" and beside.is_file()
+        self.entries = dit_table(self.config, learned_uncertainty=has_uncertainty)
+        shapes = official_shapes(dit_table(self.config, learned_uncertainty=False))
+        require_tensors(network.meta, {diffusers_name(name): shape for name, shape in shapes.items()}, str(folder))
+        self.places: dict[str, tuple[TensorStore, str]] = {name: (network, diffusers_name(name)) for name in shapes}
+        if has_uncertainty:
             logvar = SafetensorsStore(beside)
             self.places |= {name: (logvar, name) for name in logvar.meta}
         self.meta = {name: store.meta[theirs] for name, (store, theirs) in self.places.items()}
@@ -103,7 +95,7 @@ class PipelineFolder:
         return store.read(theirs)
 
 
-def write_pipeline(folder: Path, config: DiTConfig, ours: TensorStore, *, learned_uncertainty: bool) -> None:
+def write_pipeline(folder: Path, config: DiTConfig, entries: list[Entry], ours: TensorStore) -> None:
     """Write all but the vae into a folder that exists. Raises ConfigError for what diffusers has no place for."""
     document = {"_class_name": CLASS_NAME} | transformer_arguments(config)
     (folder / "transformer").mkdir()
@@ -120,16 +112,15 @@ def write_pipeline(folder: Path, config: DiTConfig, ours: TensorStore, *, learne
         "vae": ["diffusers", "AutoencoderKLCosmos"] if (folder / "vae").is_dir() else [None, None],
     }
     _write_json(folder / "model_index.json", index)
-    network = table(config, learned_uncertainty=False)
-    _write(folder / "transformer", STEM, network, ours, config.num_heads)
-    if learned_uncertainty:
-        rest = [e for e in table(config, learned_uncertainty=True) if e.ours.startswith("uncertainty.")]
-        _write(folder, UNCERTAINTY, rest, ours, config.num_heads)
+    rest = [entry for entry in entries if entry.ours.startswith("uncertainty.")]
+    _write(folder / "transformer", STEM, [entry for entry in entries if entry not in rest], ours)
+    if rest:
+        _write(folder, UNCERTAINTY, rest, ours)
 
 
-def _write(folder: Path, stem: str, entries: list[Entry], ours: TensorStore, num_heads: int) -> None:
+def _write(folder: Path, stem: str, entries: list[Entry], ours: TensorStore) -> None:
     meta = {diffusers_name(name): tensor for name, tensor in official_meta(entries, ours).items()}
-    tensors = ((diffusers_name(name), tensor) for name, tensor in official_tensors(entries, ours, num_heads))
+    tensors = ((diffusers_name(name), tensor) for name, tensor in official_tensors(entries, ours))
     write_safetensors(folder, stem, meta, tensors)
 
 

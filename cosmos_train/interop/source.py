@@ -1,23 +1,26 @@
-"""A diffusion world model in any layout, recognised and opened, with its tensors under our names.
+"""A world model of either kind in any layout, recognised and opened, with its tensors under our names.
 
 ours         a folder that `write_ours` made: config.json, model*.safetensors
 checkpoint   a run of ours or one of its checkpoints, of any layout of ranks
-official     NVIDIA's files, see `official`
+official     NVIDIA's files, see `official_dit` and `official_ar`
 diffusers    a CosmosTransformer3DModel or a pipeline with one, see `pipeline`
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cosmos_tok.convert import read_arguments
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
-from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.interop import official, pipeline
-from cosmos_train.interop.names import OurTensors, table
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.interop import official_ar, official_dit, pipeline
+from cosmos_train.interop.names import Entry, OurTensors
+from cosmos_train.interop.names_ar import ar_table
+from cosmos_train.interop.names_dit import dit_table
 from cosmos_train.interop.stores import (
     CheckpointStore,
     SafetensorsStore,
@@ -26,9 +29,13 @@ from cosmos_train.interop.stores import (
     write_safetensors,
 )
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.train import checkpoint
 
-FORMAT = "cosmos-train world model 1"
+FORMATS: dict[str, type[DiTConfig] | type[WorldARConfig]] = {
+    "cosmos-train world model 1": DiTConfig,
+    "cosmos-train autoregressive world model 1": WorldARConfig,
+}
 CONFIG, STEM, ARGUMENTS = "config.json", "model", "arguments.json"
 
 
@@ -38,8 +45,8 @@ class WorldSource:
 
     layout: str
     path: Path
-    config: DiTConfig
-    learned_uncertainty: bool
+    config: DiTConfig | WorldARConfig
+    entries: list[Entry]
     ours: TensorStore
     """Its tensors under our names."""
     notes: list[str] = field(default_factory=list)
@@ -47,14 +54,39 @@ class WorldSource:
     @property
     def num_parameters(self) -> int:
         """Of the network, without the learned uncertainty."""
-        return sum(tensor.numel() for name, tensor in self.ours.meta.items() if name.startswith("net."))
+        return sum(math.prod(e.shape) for e in self.entries if not e.ours.startswith("uncertainty."))
+
+    @property
+    def learned_uncertainty(self) -> bool:
+        """Whether it has the official `logvar`."""
+        return any(entry.ours.startswith("uncertainty.") for entry in self.entries)
+
+    def without_heads(self) -> "WorldSource":
+        """The same without Medusa heads, for which other layouts have no place."""
+        if not isinstance(self.config, WorldARConfig) or not self.config.medusa_heads:
+            return self
+        note = f"its {self.config.medusa_heads} Medusa heads are left out: the official files have no place for them"
+        config = replace(self.config, medusa_heads=0)
+        return replace(self, config=config, entries=ar_table(config), notes=[*self.notes, note])
+
+    def require_dit(self) -> DiTConfig:
+        """The architecture of a diffusion model. ConfigError where this is the other kind."""
+        if not isinstance(self.config, DiTConfig):
+            raise ConfigError(f"{self.path} is an autoregressive world model, not a diffusion one; name another")
+        return self.config
+
+    def require_ar(self) -> WorldARConfig:
+        """The architecture of an autoregressive model. ConfigError where this is the other kind."""
+        if not isinstance(self.config, WorldARConfig):
+            raise ConfigError(f"{self.path} is a diffusion world model, not an autoregressive one; name another")
+        return self.config
 
 
 def is_world_model(path: Path) -> bool:
-    """Whether there is a diffusion world model at `path`, of any layout. Reads no weight."""
+    """Whether there is a world model at `path`, of any kind and layout. Reads no weight."""
     if path.is_dir() and (_is_ours(path) or _is_checkpoint(path) or pipeline.find_folder(path)):
         return True
-    return official.is_official(path)
+    return official_ar.is_official(path) or official_dit.is_official(path)
 
 
 def open_world(
@@ -78,33 +110,30 @@ def open_world(
         return _open_checkpoint(path, averaged=weights == "ema")
     if path.is_dir() and (folder := pipeline.find_folder(path)):
         found = pipeline.PipelineFolder(folder)
-        return _by_official_names("diffusers", folder, found.config, found, found.learned_uncertainty, [])
+        return WorldSource("diffusers", folder, found.config, found.entries, OurTensors(found, found.entries))
     if arguments is None and (beside := (path if path.is_dir() else path.parent) / ARGUMENTS).is_file():
         arguments = read_arguments(beside)
-    file = official.open_official(path, arguments, weights=weights)
-    return _by_official_names("official", path, file.config, file, file.learned_uncertainty, file.notes)
+    if official_ar.is_official(path):
+        file = official_ar.open_official(path, arguments)
+    else:
+        file = official_dit.open_official(path, arguments, weights=weights)
+    return WorldSource("official", path, file.config, file.entries, OurTensors(file, file.entries), file.notes)
 
 
-def write_ours(folder: Path, config: DiTConfig, ours: TensorStore, *, learned_uncertainty: bool) -> None:
+def write_ours(folder: Path, source: WorldSource) -> None:
     """Write config.json and the weights into a folder that exists."""
-    document = {"format": FORMAT, "config": asdict(config)}
+    [kind] = [name for name, config in FORMATS.items() if isinstance(source.config, config)]
+    document = {"format": kind, "config": asdict(source.config)}
     (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
-    names = [entry.ours for entry in table(config, learned_uncertainty=learned_uncertainty)]
-    meta = {name: ours.meta[name] for name in names}
-    write_safetensors(folder, STEM, meta, ((name, ours.read(name)) for name in names))
-
-
-def _by_official_names(
-    layout: str, path: Path, config: DiTConfig, store: TensorStore, learned_uncertainty: bool, notes: list[str]
-) -> WorldSource:
-    entries = table(config, learned_uncertainty=learned_uncertainty)
-    ours = OurTensors(store, entries, config.num_heads)
-    return WorldSource(layout, path, config, learned_uncertainty, ours, notes)
+    names = [entry.ours for entry in source.entries]
+    meta = {name: source.ours.meta[name] for name in names}
+    write_safetensors(folder, STEM, meta, ((name, source.ours.read(name)) for name in names))
 
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return str(json.loads((folder / CONFIG).read_text())["format"]).startswith(FORMAT.rstrip("0123456789 "))
+        found = str(json.loads((folder / CONFIG).read_text())["format"])
+        return any(found.startswith(known.rstrip("0123456789 ")) for known in FORMATS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -115,41 +144,42 @@ def _is_checkpoint(folder: Path) -> bool:
 
 def _open_ours(folder: Path) -> WorldSource:
     document = json.loads((folder / CONFIG).read_text())
-    known = {one.name for one in fields(DiTConfig)}
-    unknown = sorted(document["config"].keys() - known)
-    if document["format"] != FORMAT or unknown:
+    kind, stored = FORMATS.get(document["format"]), document["config"]
+    unknown = sorted(stored.keys() - {one.name for one in fields(kind)}) if kind else []
+    if kind is None or unknown:
         raise ConfigError(
             f"{folder} is of format {document['format']!r}{f' with {unknown[0]}' if unknown else ''}, and this code "
-            f"reads {FORMAT!r}; use a newer cosmos-train"
+            f"reads {', '.join(map(repr, FORMATS))}; use a newer cosmos-train"
         )
     weights = find_safetensors(folder, STEM)
     if weights is None:
         raise ConfigError(f"{folder} holds no {STEM}.safetensors and no index of shards; copy the folder again")
-    store, config = SafetensorsStore(weights), DiTConfig(**document["config"])
-    return _of_our_names("ours", folder, config, store)
+    tuples = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}  # JSON has none
+    return _of_our_names("ours", folder, kind(**(stored | tuples)), SafetensorsStore(weights))
 
 
 def _open_checkpoint(path: Path, *, averaged: bool) -> WorldSource:
     folder = checkpoint.resolve(path)
     run = load_run(str(folder / "run.yaml"))
-    if not isinstance(run, WorldDiTRun):
-        raise ConfigError(f"{folder} is of a {run.recipe} run; only diffusion world models are converted from there")
+    if not isinstance(run, WorldDiTRun | WorldARRun):
+        raise ConfigError(f"{folder} is of a {run.recipe} run; only world models are converted from there")
     notes = [] if averaged else ["the weights of the last step; --weights ema takes their moving average, if any"]
     return _of_our_names("checkpoint", folder, run.model, CheckpointStore(folder, averaged=averaged), notes)
 
 
 def _of_our_names(
-    layout: str, path: Path, config: DiTConfig, store: TensorStore, notes: list[str] | None = None
+    layout: str, path: Path, config: DiTConfig | WorldARConfig, store: TensorStore, notes: list[str] | None = None
 ) -> WorldSource:
-    learned_uncertainty = "uncertainty.linear.weight" in store.meta
-    entries = table(config, learned_uncertainty=learned_uncertainty)
+    if isinstance(config, DiTConfig):
+        entries = dit_table(config, learned_uncertainty="uncertainty.linear.weight" in store.meta)
+    else:
+        entries = ar_table(config)
     for entry in entries:
-        wanted = (len(entry.official) * entry.shape[0], *entry.shape[1:])
         found = store.meta.get(entry.ours)
-        if found is None or tuple(found.shape) != wanted:
+        if found is None or tuple(found.shape) != entry.shape:
             shape = "absent" if found is None else "x".join(map(str, found.shape))
             raise ConfigError(
-                f"{path}: {entry.ours} is {shape}, and its configuration says {'x'.join(map(str, wanted))}; "
+                f"{path}: {entry.ours} is {shape}, and its configuration says {'x'.join(map(str, entry.shape))}; "
                 "copy the folder again"
             )
-    return WorldSource(layout, path, config, learned_uncertainty, store, notes or [])
+    return WorldSource(layout, path, config, entries, store, notes or [])

@@ -1,4 +1,7 @@
-"""A world model out of any file or folder, to be called from Python: network, denoiser, loss, samplers. One process."""
+"""A diffusion world model out of any file or folder, to be called from Python: network, denoiser, loss, samplers.
+
+In one process.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ def read_world_model(
     dtype: torch.dtype = torch.float32,
     objective: EdmConfig | None = None,
 ) -> "World":
-    """The world model in a file or folder of any layout (see `source`); nothing is written.
+    """The diffusion world model in a file or folder of any layout (see `source`); nothing is written.
 
     Args:
         arguments: of the official constructor, for what an official file's tensors do not tell.
@@ -45,11 +48,11 @@ def read_world_model(
         ConfigError, TokenizerError: there is none, or it is damaged.
     """
     source = open_world(path, arguments, weights=weights)
-    parallel = ParallelConfig()
+    config, parallel = source.require_dit(), ParallelConfig()
     mesh = init.start(parallel, seed=0)
     with mesh.device:
         [model], _ = build_world_model(
-            source.config, parallel, mesh, dtype=dtype, seed=0, learned_uncertainty=source.learned_uncertainty
+            config, parallel, mesh, dtype=dtype, seed=0, learned_uncertainty=source.learned_uncertainty
         )
     load_world(source, [model], mesh)
     return World(model.eval().requires_grad_(False), objective or EdmConfig(), tuple(source.notes))

@@ -165,6 +165,9 @@ class NextTokenConfig:
     """Factor of what keeps logits small: 1e-4 in the released code, 3e-4 in the paper, each of its own measure."""
     z_loss_of: Literal["logsumexp", "logits"] = "logsumexp"
     """Mean square of what: ln sum exp of a token's logits, as in the released code, or each logit, as in the paper."""
+    medusa_decay: float = 0.8
+    """Of a model with model.medusa_heads: a head's likelihood counts so many times that of the head before it, the
+    first one's that of the next code; z_loss is left out. optim.lr_factors says what else is trained."""
 
     def __post_init__(self) -> None:
         if self.condition_frames < 0 or self.z_loss < 0:
@@ -172,3 +175,5 @@ class NextTokenConfig:
                 f"objective.condition_frames={self.condition_frames} and objective.z_loss={self.z_loss} must be 0 or "
                 "more"
             )
+        if not 0 < self.medusa_decay <= 1:
+            raise ValueError(f"objective.medusa_decay={self.medusa_decay} must be greater than 0, and at most 1")

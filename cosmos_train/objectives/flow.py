@@ -78,6 +78,8 @@ class FlowNetwork:
         padded = [F.pad(frames, margins, mode="replicate") for frames in (first_N3HW, second_N3HW)]
         try:
             found = self._network(*padded)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, torch.jit.Error) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ConfigError(

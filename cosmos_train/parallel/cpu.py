@@ -33,6 +33,12 @@ def is_active() -> bool:
     return _active is not None
 
 
+def torch_alone() -> contextlib.AbstractContextManager[None]:
+    """torch without point 1 inside, where megatron-core makes no tensor: it costs each operation some microseconds, of
+    which a small model that generates code by code has as many as it has work (benchmarks/generation.py)."""
+    return torch._C.DisableTorchFunction() if is_active() else contextlib.nullcontext()
+
+
 def activate() -> None:
     """Answer every point above, for the rest of the process. A second call does nothing.
 

@@ -58,6 +58,9 @@ def put_together(
     for number, (name, param) in enumerate(_trained(pieces)):
         writer = number % mesh.replicas.size()
         for kind in kinds:
+            if mesh.replicas.size() == 1:  # there is nothing to put together
+                found.setdefault(name, {})[kind] = parts[name][1][kind].view(param.shape).cpu()
+                continue
             flat = torch.zeros(param.numel(), dtype=torch.float32, device=mesh.device)
             if name in parts:
                 part_slice, states = parts[name]

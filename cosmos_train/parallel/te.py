@@ -205,7 +205,8 @@ def keep_in_8_bits(model: nn.Module) -> None:
     for layer in model.modules():
         if not isinstance(layer, TEColumnLinear | TERowLinear) or layer.kept_in is None:
             continue
-        marks = dict(vars(layer.weight))  # what cosmos_train.parallel.shard and the engine look at
+        weight = layer.weight
+        marks, is_trained = dict(vars(weight)), weight.requires_grad  # what parallel.shard and the engine look at
         layer.primary_weights_in_fp8 = layer.preserve_high_precision_init_val = True
         initial = layer.param_init_meta["weight"]
         layer.param_init_meta["weight"] = dataclasses.replace(
@@ -214,6 +215,7 @@ def keep_in_8_bits(model: nn.Module) -> None:
         with quantized_model_init(enabled=True, recipe=layer.kept_in, preserve_high_precision_init_val=True):
             layer.init_fp8_metadata()
             layer.reset_parameters()
+        layer.weight.requires_grad_(is_trained)  # it is a new parameter
         for name, value in marks.items():
             setattr(layer.weight, name, value)
 

@@ -1,4 +1,5 @@
-"""The loss over a vocabulary whose logits are divided over tensor-parallel ranks. Nobody ever holds a whole row."""
+"""The loss over a vocabulary whose logits are divided over tensor-parallel ranks, where nobody ever holds a whole row;
+and whole rows of a few tokens, to choose the next ones by."""
 
 import torch
 import torch.distributed as dist
@@ -44,3 +45,12 @@ def is_most_likely(logits_LBV: Tensor, targets_LB: Tensor, tp: dist.ProcessGroup
         is_it_LB = ((best_LB == largest_LB) & (index_LB == own_LB)).int()
         dist.all_reduce(is_it_LB, op=dist.ReduceOp.MAX, group=tp)
         return is_it_LB.bool()
+
+
+def whole_vocabulary(logits_BV: Tensor, tp: dist.ProcessGroup) -> Tensor:
+    """All logits of some tokens, from every tensor-parallel rank's part: [B, V], the same on all. Without gradients."""
+    if tp.size() == 1:
+        return logits_BV
+    parts = [torch.empty_like(logits_BV) for _ in range(tp.size())]
+    dist.all_gather(parts, logits_BV.contiguous(), group=tp)
+    return torch.cat(parts, dim=-1)

@@ -12,6 +12,8 @@ from cosmos_data.latents import LatentStore
 from cosmos_data.plan import IndexPlan
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
+from cosmos_train.interop.load import load_world
+from cosmos_train.interop.source import open_world
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.flops import world_ar_cost
@@ -20,7 +22,6 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
 from cosmos_train.recipes.world_batches import pad_text
-from cosmos_train.train import checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ class WorldARTask:
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def warm_start(self, source: Path) -> None:
-        """The weights of another run, of any layout."""
-        checkpoint.load_weights(checkpoint.resolve(source), self.pieces, self.mesh)
+        """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
+        config = self.run.checkpoint
+        load_world(open_world(source), self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

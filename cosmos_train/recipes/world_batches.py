@@ -6,7 +6,7 @@ image step each sample of the run stands for `images_per_video` of them.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,14 +60,13 @@ class LatentSource:
         windows = [self.store.window(self.windows[self.plan.item(place)]) for place in places]
         device = draw.sigma_B.device
         z_BCTHW = torch.stack([window["z_CTHW"] for window in windows]).to(device, torch.float32)
-        text_BSE = torch.stack([pad_text(window["text_SE"], run.text.max_tokens) for window in windows]).to(device)
-        return WorldBatch(
-            kind=kind,
-            x0_BCTHW=self.statistics.whiten(z_BCTHW) * run.objective.sigma_data,
-            text_BSE=text_BSE * (~draw.drop_text_B)[:, None, None],
-            fps_B=[window["fps"] for window in windows],
-            padding_B1HW=torch.stack([window["padding_1HW"] for window in windows]).to(device),
-            draw=draw,
+        return make_batch(
+            kind,
+            self.statistics.whiten(z_BCTHW) * run.objective.sigma_data,
+            torch.stack([pad_text(window["text_SE"], run.text.max_tokens) for window in windows]).to(device),
+            [window["fps"] for window in windows],
+            torch.stack([window["padding_1HW"] for window in windows]).to(device),
+            draw,
         )
 
 
@@ -77,13 +76,7 @@ class WorldBatches:
     def __init__(self, run: WorldDiTRun, device: torch.device) -> None:
         self.run, self.device = run, device
         self.videos = LatentSource(run.latents.folder, run.model, run.seed)
-        frames = self.videos.store.latent_shape[1]
-        if run.objective.max_condition_frames >= max(frames, 2):
-            raise ConfigError(
-                f"objective.max_condition_frames={run.objective.max_condition_frames}, but the windows of "
-                f"{run.latents.folder} have {frames} latent frames and one must be left to predict; use at most "
-                f"{frames - 1}"
-            )
+        check_condition_frames(run, self.videos.store.latent_shape[1])
         self.images = None
         if run.latents.image_folder is not None:
             self.images = LatentSource(run.latents.image_folder, run.model, run.seed)
@@ -108,6 +101,10 @@ class WorldBatches:
         """[C, T, H, W] of videos, and of images where there are any."""
         return self.videos.store.latent_shape, None if self.images is None else self.images.store.latent_shape
 
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
+        """One after the other: a latent is small, and read when it is wanted."""
+        return (self.load(indices) for indices in micro_batches)
+
     def load(self, indices: Sequence[int]) -> WorldBatch:
         """The micro-batch of these sample indices, which belong to one step of the run."""
         run, size = self.run, self.run.train.global_batch_size
@@ -122,6 +119,30 @@ class WorldBatches:
             run.objective, seed=run.seed, indices=numbers, shape_CTHW=source.store.latent_shape, stream=stream
         )
         return source.load(places, KINDS[kind], draw.to(self.device), run)
+
+
+def make_batch(
+    kind: str, x0_BCTHW: Tensor, text_BSE: Tensor, fps_B: list[float], padding_B1HW: Tensor, draw: NoiseDraw
+) -> WorldBatch:
+    """Without the texts that the draw drops."""
+    return WorldBatch(
+        kind=kind,
+        x0_BCTHW=x0_BCTHW,
+        text_BSE=text_BSE * (~draw.drop_text_B)[:, None, None],
+        fps_B=fps_B,
+        padding_B1HW=padding_B1HW,
+        draw=draw,
+    )
+
+
+def check_condition_frames(run: WorldDiTRun, num_latent_frames: int) -> None:
+    """Raises ConfigError where nothing would be left to predict."""
+    if run.objective.max_condition_frames >= max(num_latent_frames, 2):
+        raise ConfigError(
+            f"objective.max_condition_frames={run.objective.max_condition_frames}, but the windows of "
+            f"{run.latents.folder} have {num_latent_frames} latent frames and one must be left to predict; use at most "
+            f"{num_latent_frames - 1}"
+        )
 
 
 def pad_text(text_SE: Tensor, max_tokens: int) -> Tensor:

@@ -17,6 +17,7 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.recipes.filled_batches import FilledBatches
 from cosmos_train.recipes.world_batches import KINDS, WorldBatch, WorldBatches
 from cosmos_train.train.metrics import as_ratio
 
@@ -26,7 +27,7 @@ class WorldDiTTask:
 
     def __init__(self, run: WorldDiTRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.source = WorldBatches(run, mesh.device)
+        self.source = FilledBatches(run, mesh) if run.latents.fill else WorldBatches(run, mesh.device)
         self.data_digest = self.source.digest
         video_CTHW, image_CTHW = self.source.latent_shapes
         self.num_tokens = num_tokens(run.model, video_CTHW[1:])
@@ -42,8 +43,7 @@ class WorldDiTTask:
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
         """Latents of the planned windows and images with their noise."""
-        for indices in micro_batches:
-            yield self.source.load(indices)
+        return self.source.batches(micro_batches)
 
     def forward_loss(
         self, model: nn.Module, batch: WorldBatch, hidden: Tensor | None

@@ -17,11 +17,9 @@ Where a run starts, in this order:
 """
 
 import itertools
-import json
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +28,32 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim, plain, whole_shape
-from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import (
-    MARKER,
+    CHECKPOINTS,
     CheckpointError,
     Progress,
     damage_of,
-    digests_of,
     list_checkpoints,
-    prune,
+    list_damaged,
     remove_partial,
     resolve,
     set_aside,
-    write_digests,
 )
+from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
+from cosmos_train.train.checkpoint_folder import MARKER as MARKER
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
+from cosmos_train.train.checkpoint_save import Saved as Saved
+from cosmos_train.train.checkpoint_save import Saver as Saver
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
-from cosmos_train.train.signals import deaf_children
 
 log = logging.getLogger(__name__)
 SNAPSHOTS = "ema"
@@ -82,7 +77,11 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
     """
     if mesh.is_main:
         remove_partial(run_dir)
-    own = list_checkpoints(run_dir)
+    # One rank looks: over a network file system, others may not see the newest folder yet.
+    listed = [(list_checkpoints(run_dir), list_damaged(run_dir)) if mesh.is_main else None]
+    dist.broadcast_object_list(listed, src=0, group=mesh.world, device=mesh.device)
+    assert listed[0] is not None
+    own, damaged_before = listed[0]
     for folder in reversed(own):
         damage = _damage(folder, config, mesh)
         if not damage:
@@ -92,10 +91,10 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
         if mesh.is_main:
             set_aside(folder)
             log.warning("%s is damaged (%s) and set aside; going back to the one before it", folder, damage)
-    if own:
+    if own or damaged_before:  # to start from scratch here would be a loss that nobody sees
         raise CheckpointError(
-            f"all {len(own)} checkpoints of {run_dir} are damaged and were set aside; restore one of them, or start "
-            "afresh with another run_dir"
+            f"all {len(own) + len(damaged_before)} checkpoints of {run_dir} are damaged and were set aside; restore "
+            "one, which step-N.damaged -> step-N gives its name back, or start afresh with another run_dir"
         )
     if config.resume_from is not None:
         folder = resolve(Path(config.resume_from))
@@ -111,53 +110,41 @@ def _damage(folder: Path, config: CheckpointConfig, mesh: Mesh) -> str:
     """What differs from its digests, where checkpoint.verify asks for that; the same on every rank."""
     if not config.verify:
         return ""
-    return "; ".join(phrase for found in _of_all(damage_of, folder, mesh) for phrase in found)
-
-
-def _of_all(read: Callable[..., Any], folder: Path, mesh: Mesh) -> list[Any]:
-    """read(folder) of every rank, each for its part of the files."""
     found: list[Any] = [None] * mesh.world.size()
-    dist.barrier(group=mesh.world)  # what others wrote is there
-    mine = read(folder, part=mesh.world.rank(), num_parts=mesh.world.size())
+    mine = damage_of(folder, part=mesh.world.rank(), num_parts=mesh.world.size())  # ranks share the reading
     dist.all_gather_object(found, mine, group=mesh.world)
-    return found
+    return "; ".join(phrase for of_rank in found for phrase in of_rank)
 
 
-def save(
-    run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str, config: CheckpointConfig
-) -> Path:
-    """Write a checkpoint aside, rename it, then remove those that need not be kept.
+def save(saver: Saver, run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str) -> None:
+    """Save where the run stands.
 
     Raises:
-        CheckpointError: on every rank, when any rank could not write. Earlier checkpoints are untouched.
+        CheckpointError: as Saver.save does.
     """
-    final = run_dir / "checkpoints" / f"step-{progress.step:08d}"
-    _write(final, lambda: _state(engine, ema, is_loading=False), engine.mesh, progress, run_yaml)
-    if engine.mesh.is_main:
-        prune(run_dir, keep_last=config.keep_last, keep_every_steps=config.keep_every_steps)
-    return final
+    final = run_dir / CHECKPOINTS / f"step-{progress.step:08d}"
+    saver.save(final, lambda: _state(engine, ema, is_loading=False), progress, run_yaml)
 
 
-def save_snapshot(run_dir: Path, engine: Engine, ema: Ema, progress: Progress, run_yaml: str) -> Path:
-    """Write the power-law averages alone to RUN/ema/step-..., where all stay: `cosmos-train ema` reads them.
+def save_snapshot(saver: Saver, run_dir: Path, engine: Engine, ema: Ema, progress: Progress, run_yaml: str) -> None:
+    """Save the power-law averages alone in RUN/ema/step-..., where all stay: `cosmos-train ema` reads them.
 
     Raises:
-        CheckpointError: as save does.
+        CheckpointError: as Saver.save does.
     """
     final = run_dir / SNAPSHOTS / f"step-{progress.step:08d}"
     keys = [key for key in ema.keys if key != PLAIN]
-    _write(final, lambda: _ema_state(engine, ema, keys, is_loading=False), engine.mesh, progress, run_yaml)
-    return final
+    saver.save(final, lambda: _ema_state(engine, ema, keys, is_loading=False), progress, run_yaml)
 
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
     """Write whole tensors by their names in a checkpoint, from one process, as a folder that checkpoints are read from.
 
     Raises:
-        CheckpointError: as save does.
+        CheckpointError: as Saver.save does.
     """
     state = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in tensors.items()}
-    _write(folder, lambda: state, mesh, progress, run_yaml)
+    Saver(mesh).save(folder, lambda: state, progress, run_yaml)
 
 
 def tensor_names(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -172,37 +159,6 @@ def read_tensors(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
     empty = {name: torch.empty(known[name][0], dtype=known[name][1]) for name in names}
     wanted = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in empty.items()}
     return _read({"tensors": wanted}, folder, StrictHandling.RAISE_UNEXPECTED)["tensors"]
-
-
-def _write(final: Path, state: Callable[[], dict[str, Any]], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
-    """Write a folder aside and rename it. Raises CheckpointError on every rank, when any rank could not write."""
-    partial = final.with_suffix(".partial")
-    if mesh.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier(group=mesh.world)
-    failure: BaseException | None = None
-    try:
-        with deaf_children():  # megatron-core keeps a process that passes on what its writers say
-            filesystem_async._get_write_results_queue()
-        # One writer process a rank (megatron-core forks it): more only help where a rank has several disks.
-        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-        dist_checkpointing.save(state(), str(partial), sharded_strategy=strategy)
-        if mesh.is_main:
-            (partial / "run.yaml").write_text(run_yaml)
-    except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
-        failure = error
-    _agree_on_failure(failure, mesh, partial, progress.step)
-    digests = _of_all(digests_of, partial, mesh)
-    try:
-        if mesh.is_main:
-            write_digests(partial, {name: digest for part in digests for name, digest in part.items()})
-            (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
-            shutil.rmtree(final, ignore_errors=True)  # a snapshot, where the run went on from a step before it
-            partial.rename(final)
-    except OSError as error:
-        failure = error
-    _agree_on_failure(failure, mesh, partial, progress.step)
 
 
 def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
@@ -285,35 +241,53 @@ def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh, *, copy: int) -> 
 
 def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, Any]:
     mesh, tensors = engine.mesh, _tensors(engine.pieces)
-    copy_rank = mesh.replicas.rank()
+    # The ranks that have a tensor take turns in writing, as they do with the optimizer's states.
+    num_copies, rank = mesh.replicas.size(), mesh.replicas.rank()
     state: dict[str, Any] = {
-        "model": {name: _sharded(f"model.{name}", plain(t), t, mesh, copy=copy_rank) for name, t in tensors.items()}
+        "model": {
+            name: _sharded(f"model.{name}", plain(t), t, mesh, copy=(rank + number) % num_copies)
+            for number, (name, t) in enumerate(tensors.items())
+        }
     }
     if ema is not None:
         state["ema"] = _ema_state(engine, ema, ema.keys, is_loading=is_loading)
     if is_loading:
-        optimizer = optimizer_state.empty(engine.pieces)
+        state["optimizer"] = _to_read(optimizer_state.empty(engine.pieces), engine, prefix="optimizer.")
     else:
         optimizer = optimizer_state.collect(engine.optimizer, engine.pieces, mesh)
+        state["optimizer"] = _divided(optimizer, engine, prefix="optimizer.")
         state["adam_step"] = optimizer_state.adam_step(engine.optimizer)
-    state["optimizer"] = _divided(optimizer, engine, prefix="optimizer.", is_loading=is_loading)
     return state
 
 
 def _ema_state(engine: Engine, ema: Ema, keys: Sequence[str], *, is_loading: bool) -> dict[str, ShardedTensor]:
-    averages = optimizer_state.empty(engine.pieces, keys) if is_loading else ema.whole(keys)
-    return _divided(averages, engine, prefix="", is_loading=is_loading)
+    if is_loading:
+        return _to_read(optimizer_state.empty(engine.pieces, keys), engine, prefix="")
+    return _divided(ema.whole(keys), engine, prefix="")
+
+
+def _to_read(states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
+    """Of all states those of which this rank has a part, so that none of the ranks that divide them reads all."""
+    mine = optimizer_state.masters(engine.optimizer, engine.pieces).keys()
+    group = engine.mesh.replicas
+    held: list[Any] = [None] * group.size()
+    dist.all_gather_object(held, set(mine), group=group)
+    before = {name: sum(name in names for names in held[: group.rank()]) for name in mine}
+    return _divided({name: states[name] for name in mine}, engine, prefix=prefix, copies=before)
 
 
 def _divided(
-    states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str, is_loading: bool
+    states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str, copies: Mapping[str, int] | None = None
 ) -> dict[str, ShardedTensor]:
-    """{kind, name: that kind of state, divided as the parameter is}, stored as prefix + kind.name."""
-    mesh, tensors = engine.mesh, _tensors(engine.pieces)
-    # What was put together lies on one rank; what is read is read by all that have the parameter.
-    copy = mesh.replicas.rank() if is_loading else 0
+    """{kind, name: that kind of state, divided as the parameter is}, stored as prefix + kind.name.
+
+    copies: which of the copies this rank's is; none: there is one alone, as of what was put together.
+    """
+    tensors = _tensors(engine.pieces)
     return {
-        f"{kind} {name}": _sharded(f"{prefix}{kind}.{name}", tensor, tensors[name], mesh, copy=copy)
+        f"{kind} {name}": _sharded(
+            f"{prefix}{kind}.{name}", tensor, tensors[name], engine.mesh, copy=0 if copies is None else copies[name]
+        )
         for name, kinds in states.items()
         for kind, tensor in kinds.items()
     }
@@ -340,22 +314,3 @@ def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[s
 def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         tensor.copy_(loaded[name])
-
-
-def _agree_on_failure(failure: BaseException | None, mesh: Mesh, partial: Path, step: int) -> None:
-    """Remove what is half-written and raise on every rank if any failed, so that no rank goes on alone."""
-    reasons: list[str | None] = [None] * mesh.world.size()
-    dist.all_gather_object(reasons, None if failure is None else f"{type(failure).__name__}: {failure}", mesh.world)
-    found = [f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
-    if not found:
-        return
-    free_mib = shutil.disk_usage(partial.parent).free / 2**20
-    dist.barrier(group=mesh.world)  # all have looked at the disk before it is tidied
-    if mesh.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-    log.warning("%s", found[0])
-    reason = "the disk is full" if free_mib < 1 else found[0].splitlines()[-1]
-    raise CheckpointError(
-        f"could not write the checkpoint of step {step} to {partial.parent}: {reason} ({free_mib:.1f} MiB are free); "
-        "earlier checkpoints are untouched; make room and run the same command again"
-    ) from failure

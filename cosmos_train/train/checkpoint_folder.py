@@ -3,20 +3,29 @@
 RUN/checkpoints/
     step-00000200/complete.json   written last: step, samples consumed, digest of the data, W&B id, version
     step-00000200/digests.json    SHA-256 and size of every other file
-    step-00000300.partial/        being written, or left by a crash: never read, removed by the next start
+    step-00000300.partial/        being written or removed, or left by a crash: never read, removed by the next start
     step-00000400.damaged/        found to differ from its digests, and set aside
 """
 
 import hashlib
 import json
+import math
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosmos_train.train.config import CheckpointConfig
+
+CHECKPOINTS = "checkpoints"
+DAMAGED = ".damaged"
+"""Ends the name of what was set aside."""
+PARTIAL = ".partial"
+"""Ends the name of what is being written, or removed."""
 MARKER = "complete.json"
 DIGESTS = "digests.json"
-FORMAT = 1
+FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -35,6 +44,8 @@ class Progress:
     """Digest of what the sample plan is over; another one is refused."""
     layout: str
     """Layout that wrote it, for the log; any layout reads it."""
+    score: float | None = None
+    """checkpoint.best_metric as it was last logged; None before the first logged step."""
     wandb_id: str | None = None
     code_version: str = ""
     format: int = FORMAT
@@ -42,9 +53,15 @@ class Progress:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The complete ones, from the first step to the last."""
-    folders = (run_dir / "checkpoints").glob("step-*")
+    folders = (run_dir / CHECKPOINTS).glob("step-*")
     complete = [folder for folder in folders if NAME.fullmatch(folder.name) and (folder / MARKER).is_file()]
     return sorted(complete, key=step_of)
+
+
+def list_damaged(run_dir: Path) -> list[Path]:
+    """Those that were set aside, and are not there again as whole ones."""
+    found = (run_dir / CHECKPOINTS).glob(f"step-*{DAMAGED}")
+    return sorted(folder for folder in found if not (folder.with_suffix("") / MARKER).is_file())
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -72,8 +89,11 @@ def resolve(path: Path) -> Path:
 
 
 def read_progress(folder: Path) -> Progress:
-    """complete.json of a checkpoint. Raises CheckpointError where a newer version of the code wrote it."""
-    fields = json.loads((folder / MARKER).read_text())
+    """complete.json of a checkpoint. Raises CheckpointError where it is damaged, or of a newer version of the code."""
+    try:
+        fields = json.loads((folder / MARKER).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / MARKER} is not JSON: {error}; restore it, or remove the folder") from error
     if fields.get("format", 0) > FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {fields['format']} and this code reads up to {FORMAT}; "
@@ -82,25 +102,28 @@ def read_progress(folder: Path) -> Progress:
     return Progress(**fields)
 
 
-def digests_of(folder: Path, *, part: int = 0, num_parts: int = 1) -> dict[str, str]:
-    """`size:SHA-256` of a part of the files, by name: every num_parts-th, so that ranks share the reading."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (MARKER, DIGESTS))
-    return {name: _digest(folder / name) for name in names[part::num_parts]}
-
-
 def write_digests(folder: Path, digests: dict[str, str]) -> None:
     """Note what damage_of compares with."""
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True))
+    write_durably(folder / DIGESTS, json.dumps(digests, indent=1, sort_keys=True))
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a file, and wait until a crash of the machine can not empty it."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def damage_of(folder: Path, *, part: int = 0, num_parts: int = 1) -> list[str]:
     """What differs from the digests in a part of the files, a phrase each. None where there are no digests."""
     if not (folder / DIGESTS).is_file():
         return []
-    try:
-        noted = json.loads((folder / DIGESTS).read_text())
-    except ValueError:
-        return [f"{DIGESTS} is not JSON"]
+    for name in (MARKER, DIGESTS):
+        try:
+            noted = json.loads((folder / name).read_text())
+        except ValueError:
+            return [f"{name} is not JSON"]
     found = []
     for name, digest in sorted(noted.items())[part::num_parts]:
         path = folder / name
@@ -108,41 +131,54 @@ def damage_of(folder: Path, *, part: int = 0, num_parts: int = 1) -> list[str]:
             found.append(f"{name} is missing")
         elif path.stat().st_size != int(digest.split(":")[0]):
             found.append(f"{name} has {path.stat().st_size} bytes instead of {digest.split(':')[0]}")
-        elif _digest(path) != digest:
+        elif digest_of(path) != digest:
             found.append(f"{name} differs from its digest")
     return found
 
 
 def set_aside(folder: Path) -> Path:
     """Keep a damaged checkpoint for whoever wants to look at it, under a name that is never read."""
-    aside = folder.with_name(f"{folder.name}.damaged")
+    aside = folder.with_name(f"{folder.name}{DAMAGED}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
 
 
 def remove_partial(run_dir: Path) -> list[str]:
     """Remove what a crash left half-written; its names."""
-    left = sorted((run_dir / "checkpoints").glob("step-*.partial"))
+    left = sorted((run_dir / CHECKPOINTS).glob(f"step-*{PARTIAL}"))
     for folder in left:
         shutil.rmtree(folder)
     return [folder.name for folder in left]
 
 
-def prunable(run_dir: Path, *, keep_last: int, keep_every_steps: int = 0) -> list[Path]:
-    """Complete checkpoints that are neither among the newest keep_last nor of a multiple of keep_every_steps."""
-    older = list_checkpoints(run_dir)[:-keep_last]
-    return [folder for folder in older if not keep_every_steps or step_of(folder) % keep_every_steps]
+def prunable(run_dir: Path, keep: CheckpointConfig) -> list[Path]:
+    """Complete checkpoints that none of the rules keeps: the newest, those of certain steps, the best."""
+    found = list_checkpoints(run_dir)
+    kept = {*found[-keep.keep_last :], *_best(found, keep)}
+    if keep.keep_every_steps:
+        kept |= {folder for folder in found if step_of(folder) % keep.keep_every_steps == 0}
+    return [folder for folder in found if folder not in kept]
 
 
-def prune(run_dir: Path, *, keep_last: int, keep_every_steps: int = 0) -> list[Path]:
-    """Remove them. The marker goes first: what is left of a removal that is interrupted is no checkpoint."""
-    removed = prunable(run_dir, keep_last=keep_last, keep_every_steps=keep_every_steps)
+def _best(found: list[Path], keep: CheckpointConfig) -> list[Path]:
+    """The keep_best best by their scores, of equal ones the newest."""
+    if not keep.keep_best:
+        return []
+    sign = 1 if keep.best_is == "highest" else -1
+    scored = [(sign * score, folder) for folder in found if (score := read_progress(folder).score) is not None]
+    ranked = sorted(scored, key=lambda each: (each[0], step_of(each[1])))
+    return [folder for value, folder in ranked if math.isfinite(value)][-keep.keep_best :]
+
+
+def prune(run_dir: Path, keep: CheckpointConfig) -> list[Path]:
+    """Remove them. What is left of a removal that is interrupted is removed by the next start."""
+    removed = prunable(run_dir, keep)
     for folder in removed:
-        (folder / MARKER).unlink()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.rename(folder.with_suffix(PARTIAL)))
     return removed
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """`size:SHA-256` of a file."""
     with path.open("rb") as file:
         return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"

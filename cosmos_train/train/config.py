@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+BestIs = Literal["lowest", "highest"]
 MAX_SIGMA_REL = 12**-0.5
 """Relative width of the plain mean over all steps; power-law averages are narrower."""
 
@@ -121,7 +122,17 @@ class CheckpointConfig:
     keep_last: int = 2
     """Checkpoints kept; older ones are removed after a newer one is complete."""
     keep_every_steps: int = 0
-    """Checkpoints of a multiple of so many steps are kept for ever; 0 keeps the last ones alone."""
+    """Checkpoints of a multiple of so many steps are kept for ever; 0 keeps none of them."""
+    keep_best: int = 0
+    """Checkpoints kept, besides, at which best_metric was at its best; 0 keeps none of them."""
+    best_metric: str = "loss"
+    """What keep_best goes by: the name of a value in metrics.jsonl, as it was last logged before the checkpoint."""
+    best_is: BestIs = "lowest"
+    """Which values of best_metric are the best."""
+    asynchronous: bool = False
+    """Write while training goes on, which stands still only for a copy of the state; main memory holds it once more."""
+    staging_dir: str | None = None
+    """Folder on each node's own disk in which files are made, to be copied to run_dir then; none writes them there."""
     verify: bool = True
     """Compare a checkpoint with its digests before reading it; a damaged one of this run is passed over."""
     resume_from: str | None = None
@@ -142,6 +153,8 @@ class CheckpointConfig:
             )
         if self.keep_every_steps < 0:
             raise ValueError(f"checkpoint.keep_every_steps={self.keep_every_steps} must be 0 (none) or more")
+        if self.keep_best < 0:
+            raise ValueError(f"checkpoint.keep_best={self.keep_best} must be 0 (none) or more")
         if self.resume_from and self.init_from:
             raise ValueError(
                 f"checkpoint.resume_from={self.resume_from!r} and checkpoint.init_from={self.init_from!r} exclude "

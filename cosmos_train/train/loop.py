@@ -8,7 +8,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,10 +26,14 @@ from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
 from cosmos_train.train.block_stats import BlockStats
+from cosmos_train.train.checkpoint_folder import prune
 from cosmos_train.train.ema import Ema, profiles
+from cosmos_train.train.failures import UNKNOWN_HOST
 from cosmos_train.train.metrics import Metrics, ratios
 from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
+from cosmos_train.train.phases import PhaseTimer, TimedIterator
+from cosmos_train.train.rank_times import NOTABLE_SHARE
 from cosmos_train.train.signals import STOP_SIGNALS
 from cosmos_train.train.task import Task
 from cosmos_train.train.watchdog import Watchdog
@@ -40,17 +44,26 @@ DONE, STOPPED = 0, 75
 
 
 def train(
-    run: RunConfig, task: Task, mesh: Mesh, *, wandb_online: bool, code_version: str, failures: Path | None = None
+    run: RunConfig,
+    task: Task,
+    mesh: Mesh,
+    *,
+    wandb_online: bool,
+    code_version: str,
+    host: str = UNKNOWN_HOST,
+    failures: Path | None = None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
     Args:
+        host: this machine, as stragglers on it are named.
         failures: folder in which ranks write down what they fail of (train.failures).
     """
     check_run(run, mesh.world.size())
     source = checkpoint.choose_source(Path(run.run_dir), run.checkpoint, mesh)
-    session = start(run, task, mesh, source, code_version=code_version)
+    session = start(run, task, mesh, source, code_version=code_version, host=host)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(session.saver)
         if mesh.is_main:
             metrics = Metrics(
                 Path(run.run_dir),
@@ -71,10 +84,14 @@ def train(
             num_ranks=mesh.world.size(),
             limit_sec=run.train.hang_sec,
         )
-        with watchdog:
-            is_done = run_steps(session, watchdog)
-        if is_done:
-            task.finish(Path(run.run_dir))
+        try:
+            with watchdog:
+                is_done = run_steps(session, watchdog)
+            if is_done:
+                task.finish(Path(run.run_dir))
+        except Exception as error:
+            session.event("failed", error=f"{type(error).__name__}: {error}")
+            raise
         session.event("done" if is_done else "stop", layout=mesh.layout)
     log.info("%s after step %d of %d", "done" if is_done else "stopped, saved", session.step, run.train.num_steps)
     return DONE if is_done else STOPPED
@@ -93,25 +110,45 @@ class Session:
     step: int
     """Optimizer steps done."""
     wandb_id: str | None
+    phases: PhaseTimer
     metrics: Metrics | None = None
     """On rank 0."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """Values of the last logged step."""
+    saver: checkpoint.Saver = field(init=False)
+
+    def __post_init__(self) -> None:
+        keep = self.run.checkpoint
+        staging = None if keep.staging_dir is None else Path(keep.staging_dir)
+        self.saver = checkpoint.Saver(
+            self.mesh, asynchronous=keep.asynchronous, staging=staging, on_saved=self._note_saved
+        )
 
     def event(self, kind: str, **details: Any) -> None:
         """Note something that is not a step."""
         if self.metrics is not None:
-            self.metrics.event(kind, step=self.step, **details)
+            self.metrics.event(kind, **{"step": self.step, **details})
 
     def save(self) -> None:
-        """Write a checkpoint of where the run stands."""
-        started = time.perf_counter()
-        run_dir, run_yaml = Path(self.run.run_dir), to_yaml(self.run)
-        folder = checkpoint.save(run_dir, self.engine, self.ema, self.progress(), run_yaml, self.run.checkpoint)
-        self.event("save", folder=folder.name, seconds=time.perf_counter() - started)
+        """Save where the run stands, or begin to."""
+        where = (self.saver, Path(self.run.run_dir), self.engine, self.ema)
+        checkpoint.save(*where, self.progress(), to_yaml(self.run))
 
     def save_snapshot(self) -> None:
-        """Write the power-law averages as they stand."""
+        """Save the power-law averages as they stand, or begin to."""
         assert self.ema is not None
-        checkpoint.save_snapshot(Path(self.run.run_dir), self.engine, self.ema, self.progress(), to_yaml(self.run))
+        where = (self.saver, Path(self.run.run_dir), self.engine, self.ema)
+        checkpoint.save_snapshot(*where, self.progress(), to_yaml(self.run))
+
+    def _note_saved(self, saved: checkpoint.Saved) -> None:
+        """Tell of a folder that is complete, and remove those that need not be kept."""
+        seconds = {"blocked_sec": saved.blocked_sec, "total_sec": saved.total_sec}
+        self.event("save", step=saved.progress.step, folder=saved.folder.name, **seconds)
+        if self.mesh.is_main:
+            try:
+                prune(Path(self.run.run_dir), self.run.checkpoint)
+            except (OSError, checkpoint.CheckpointError) as error:  # what is saved is saved
+                log.warning("checkpoints that need not be kept are still there: %s", error)
 
     def progress(self) -> checkpoint.Progress:
         """Where the run stands."""
@@ -120,13 +157,16 @@ class Session:
             samples_consumed=self.step * self.run.train.global_batch_size,
             seed=self.run.seed,
             data_digest=self.task.data_digest,
+            score=self.logged.get(self.run.checkpoint.best_metric),
             layout=self.mesh.layout,
             wandb_id=self.wandb_id,
             code_version=self.code_version,
         )
 
 
-def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str) -> Session:
+def start(
+    run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str, host: str
+) -> Session:
     """Put the model under the engine, with what the source holds."""
     if source.folder is not None and source.weights_only:
         task.warm_start(source.folder)  # before the optimizer copies the weights
@@ -151,13 +191,12 @@ def start(run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, 
         step, wandb_id = progress.step, progress.wandb_id
         if mesh.is_main:
             print(f"step {step} of {run.train.num_steps}, saved as {progress.layout}, going on as {mesh.layout}")
-    return Session(run, task, mesh, engine, ema, code_version, step, wandb_id)
+    return Session(run, task, mesh, engine, ema, code_version, step, wandb_id, PhaseTimer(mesh, host))
 
 
 def run_steps(session: Session, watchdog: Watchdog) -> bool:
     """Load, forward, backward, update, log, save. Returns whether all steps of the run are done."""
     run, task, mesh = session.run, session.task, session.mesh
-    num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
     batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = _utilization(run, task, mesh), MetricWindow()
@@ -167,43 +206,83 @@ def run_steps(session: Session, watchdog: Watchdog) -> bool:
         while session.step < last_step and not stopped:
             started, waited_sec = time.perf_counter(), batches.waited_sec
             session.step += 1
-            lr = learning_rate(session.step, run.optim, run.train.num_steps)
-            if blocks is not None and session.step % run.train.block_stats_every_steps == 0:
-                blocks.start()
-            result = session.engine.train_step(
-                task.forward_loss,
-                batches,
-                num_micro_batches=num_micro_batches,
-                lr=lr,
-                num_tokens=task.num_tokens,
-                on_gradients=None if blocks is None else blocks.add_gradients,
-            )
-            of_blocks = {} if blocks is None else blocks.finish()
+            result, values = _step(session, batches, blocks)
             if result.skipped:
                 skipped_in_a_row += 1
                 _note_skipped(session, result, skipped_in_a_row)
             else:
                 skipped_in_a_row = 0
-                if session.ema is not None:
-                    session.ema.update(session.step)
-                seconds = time.perf_counter() - started
-                values = {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
-                window.add(values, seconds, batches.waited_sec - waited_sec)
+                window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
             is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
-            if session.metrics is not None and window.num_steps:
-                session.metrics.step(session.step, window.means(run, task, utilization), is_logged=is_logged)
+            _log(session, window, utilization, is_logged=is_logged)
             if is_logged:
                 window = MetricWindow()
-
-            is_snapshot = session.step % run.optim.ema_snapshot_every_steps == 0 or session.step == run.train.num_steps
-            if run.optim.ema_sigma_rels and is_snapshot:
-                session.save_snapshot()
             stopped = stop_signal.was_given(mesh)
-            if session.step % run.checkpoint.every_steps == 0 or session.step == last_step or stopped:
-                watchdog.beat()
-                session.save()
+            with session.phases.saving():
+                _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
             watchdog.beat()
     return session.step >= run.train.num_steps
+
+
+def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -> tuple[StepResult, dict[str, float]]:
+    """One optimizer step and the averages after it, with what it says of itself."""
+    run, task = session.run, session.task
+    lr = learning_rate(session.step, run.optim, run.train.num_steps)
+    if blocks is not None and session.step % run.train.block_stats_every_steps == 0:
+        blocks.start()
+    with session.phases.step(batches) as gradients_are_summed:
+
+        def on_gradients() -> None:
+            gradients_are_summed()
+            if blocks is not None:
+                blocks.add_gradients()
+
+        result = session.engine.train_step(
+            session.phases.timed(task.forward_loss),
+            batches,
+            num_micro_batches=run.train.global_batch_size // (run.train.micro_batch_size * session.mesh.dp.size()),
+            lr=lr,
+            num_tokens=task.num_tokens,
+            on_gradients=on_gradients,
+        )
+        if session.ema is not None and not result.skipped:
+            session.ema.update(session.step)
+    of_blocks = {} if blocks is None else blocks.finish()
+    return result, {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
+
+
+def _log(session: Session, window: "MetricWindow", utilization: Utilization | None, *, is_logged: bool) -> None:
+    """Count a step; where it is one that is logged, gather the ranks' times and write all down."""
+    run = session.run
+    times = session.phases.gather(session.step) if is_logged else None
+    if not window.num_steps:
+        return
+    values = window.means(run, session.task, utilization)
+    if times is not None:
+        values |= times.means()
+        session.logged = values
+        _check_best_metric(session)
+    if session.metrics is None:
+        return
+    session.metrics.step(session.step, values, is_logged=is_logged)
+    if times is not None:
+        times.write(Path(run.run_dir))
+        straggler = times.straggler()
+        if straggler.lost_share > NOTABLE_SHARE:
+            session.event("straggler", **asdict(straggler))
+
+
+def _save_where_due(session: Session, watchdog: Watchdog, *, is_last: bool) -> None:
+    """Complete what is written by now; begin snapshots and checkpoints; before the loop ends, wait for them."""
+    run, step = session.run, session.step
+    session.saver.poll()
+    if run.optim.ema_sigma_rels and (step % run.optim.ema_snapshot_every_steps == 0 or step == run.train.num_steps):
+        session.save_snapshot()
+    if is_last or step % run.checkpoint.every_steps == 0:
+        watchdog.beat()
+        session.save()
+    if is_last:
+        session.saver.wait()
 
 
 class StopSignal:
@@ -226,19 +305,6 @@ class StopSignal:
         flag = torch.tensor([int(self.received)], device=mesh.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=mesh.world)
         return bool(flag.item())
-
-
-class TimedIterator(Iterator):
-    """Counts how long the step waited for data."""
-
-    def __init__(self, batches: Iterator) -> None:
-        self.batches, self.waited_sec = batches, 0.0
-
-    def __next__(self) -> object:
-        started = time.perf_counter()
-        batch = next(self.batches)
-        self.waited_sec += time.perf_counter() - started
-        return batch
 
 
 class MetricWindow:
@@ -312,6 +378,16 @@ def _check_continues(progress: checkpoint.Progress, run: RunConfig, task: Task, 
         )
 
 
+def _check_best_metric(session: Session) -> None:
+    """Raises ConfigError where checkpoints are to be kept by a value that is not logged."""
+    keep = session.run.checkpoint
+    if keep.keep_best and keep.best_metric not in session.logged:
+        raise ConfigError(
+            f"checkpoint.best_metric={keep.best_metric} is no value that this run logs; use one of "
+            + ", ".join(sorted(session.logged))
+        )
+
+
 def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
     """Name the samples of a step that was skipped. Raises FloatingPointError where there were too many in a row."""
     train, step = session.run.train, session.step
@@ -321,6 +397,7 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
     samples = f"samples {first} to {first + train.global_batch_size - 1}"
     session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
     if in_a_row > train.max_skipped_steps:
+        session.saver.wait()
         raise FloatingPointError(
             f"{bad} not finite at step {step} ({samples}), {in_a_row} steps in a row, more than "
             f"train.max_skipped_steps={train.max_skipped_steps}; the newest checkpoint is intact; lower optim.lr, or "

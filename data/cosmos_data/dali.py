@@ -25,7 +25,7 @@ from torch import Tensor
 from cosmos_data.clip import clip_digest
 from cosmos_data.errors import ClipError
 from cosmos_data.plan import Sample
-from cosmos_data.stall import Stalled, map_in_threads, stall_error
+from cosmos_data.stall import Stalled, Workers, stall_error
 from cosmos_data.transform import fit_frames
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,8 @@ class DaliDecoder:
                 raise ClipError(str(error), position=position) from error
         with self._lock:
             try:
-                [pixels] = map_in_threads(
-                    lambda _: self._run(samples, encoded), [None], num_threads=1, stall_sec=self._stall_sec
-                )
+                worker = Workers[None, Tensor](lambda _: self._run(samples, encoded), 1, self._stall_sec)
+                [pixels] = worker.map([None])
                 if isinstance(pixels, Exception):
                     raise pixels
                 return pixels

@@ -1,5 +1,5 @@
-"""Executors of the sample plan. A decoder draws nothing at random and keeps nothing between calls: the same samples
-give the same pixels.
+"""Executors of the sample plan. A decoder draws nothing at random: the same samples give the same pixels, whatever it
+keeps open from one call to the next.
 
     pixels_B3THW = choose_decoder(config, clips, device).decode(samples)      uint8, RGB
 """
@@ -15,12 +15,16 @@ from torch import Tensor
 from cosmos_data.clip import Clip
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
+from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
-from cosmos_data.stall import Stalled, map_in_threads, stall_error
+from cosmos_data.stall import Stalled, Workers, stall_error
 from cosmos_data.transform import fit_frames
 from cosmos_data.video import RgbConverter, read_frames
 
 logger = logging.getLogger(__name__)
+
+KEPT_OPEN_BYTES = 256 * 2**20
+"""Of decoders whose files stay open for the next window: 50 files of 320x256 px, 4 of 1280x704."""
 
 # What `fn.decoders.video` of DALI 2.4 decodes.
 DALI_CPU_CODECS = frozenset({"mjpeg", "vp8", "vp9"})
@@ -30,46 +34,54 @@ DALI_GPU_CODECS = DALI_CPU_CODECS | {"av1", "h264", "hevc", "mpeg4"}
 
 class Decoder(Protocol):
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        """uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length.
+        """uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length. Several threads may
+        call at a time.
 
         Raises `ClipError` with the position of the first sample that cannot be decoded, and `StallError` that names
-        the clips where none is finished for `stall_sec`.
+        the clips that are not decoded within `stall_sec`.
         """
         ...
 
 
 class PyAVDecoder:
-    """FFmpeg's decoders on the CPU, for every codec; one thread per sample of the batch, `num_threads` at most."""
+    """FFmpeg's decoders on the CPU, for every codec; a thread for each window, `num_threads` at most, which the batches
+    that are decoded at a time share."""
 
     def __init__(self, num_threads: int, stall_sec: float = 120.0) -> None:
-        self._num_threads, self._stall_sec = num_threads, stall_sec
+        self._stall_sec = stall_sec
+        self._videos = OpenVideos(KEPT_OPEN_BYTES)
+        self._workers = Workers(self._decode_into, num_threads, stall_sec)
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        first = samples[0]
+        shape = len(samples), 3, first.num_frames, first.height_px, first.width_px
+        with torch.inference_mode(mode=False):  # or its threads, which are in no such mode, could not write there
+            pixels_B3THW = torch.empty(shape, dtype=torch.uint8)
+            windows = list(zip(samples, pixels_B3THW, strict=True))
         try:
-            results = map_in_threads(decode_window, samples, num_threads=self._num_threads, stall_sec=self._stall_sec)
+            results = self._workers.map(windows)
         except Stalled as stalled:
-            raise stall_error([samples[position] for position in stalled.positions], self._stall_sec) from stalled
-        windows = []
+            raise stall_error([sample for sample, _ in stalled.items], self._stall_sec) from stalled
         for position, result in enumerate(results):
             if isinstance(result, ClipError):
                 raise ClipError(str(result), position=position) from result
             if isinstance(result, Exception):
                 raise result
-            windows.append(result)
-        return torch.stack(windows)
+        return pixels_B3THW
 
-
-def decode_window(sample: Sample) -> Tensor:
-    """uint8 [3, T, H, W]"""
-    to_rgb = RgbConverter()
-    frames = read_frames(
-        sample.clip,
-        start_frame=sample.start_frame,
-        num_frames=sample.num_frames,
-        frame_stride=sample.frame_stride,
-    )
-    # Frame by frame, so that no more than one picture of the video's full size is held.
-    return torch.cat([fit_frames(torch.from_numpy(to_rgb(frame))[None], sample) for frame in frames], dim=1)
+    def _decode_into(self, of: tuple[Sample, Tensor]) -> None:
+        """Frame by frame, so that no more than one picture of the video's full size is held."""
+        sample, window_3THW = of
+        to_rgb = RgbConverter()
+        frames = read_frames(
+            sample.clip,
+            start_frame=sample.start_frame,
+            num_frames=sample.num_frames,
+            frame_stride=sample.frame_stride,
+            videos=self._videos,
+        )
+        for place, frame in enumerate(frames):
+            window_3THW[:, place : place + 1] = fit_frames(torch.from_numpy(to_rgb(frame))[None], sample)
 
 
 def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torch.device = "cpu") -> Decoder:

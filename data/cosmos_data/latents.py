@@ -205,7 +205,9 @@ class LatentStore:
         text_SE[: len(states_SE)] = states_SE
         return {
             "z_CTHW": z_CTHW,
-            "padding_1HW": self._padding(window),
+            "padding_1HW": padding_cells(
+                window.inner_px, self.latent_shape[2:], (self.metadata.height_px, self.metadata.width_px)
+            ),
             "text_SE": text_SE,
             "text_length": len(states_SE),
             "fps": window.fps,
@@ -214,18 +216,6 @@ class LatentStore:
             "split": window.split,
             "caption": window.caption,
         }
-
-    def _padding(self, window: LatentWindow) -> Tensor:
-        """[1, H, W]: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes it."""
-        _, _, height, width = self.latent_shape
-        if window.inner_px is None:
-            return torch.zeros(1, height, width)
-        top, left, inner_height, inner_width = window.inner_px
-        rows_px = torch.arange(height) * self.metadata.height_px // height
-        columns_px = torch.arange(width) * self.metadata.width_px // width
-        is_row = (rows_px >= top) & (rows_px < top + inner_height)
-        is_column = (columns_px >= left) & (columns_px < left + inner_width)
-        return (~(is_row[:, None] & is_column)).float()[None]
 
     def require(
         self,
@@ -255,6 +245,24 @@ class LatentStore:
         for name, file in self._files.items():
             if file_sha256(self.folder / name) != file["sha256"]:
                 raise DataError(f"{self.folder / name} has changed since it was written; make the latent cache again")
+
+
+def padding_cells(
+    inner_px: tuple[int, int, int, int] | None, latent_HW: Sequence[int], window_px: tuple[int, int]
+) -> Tensor:
+    """[1, H, W], 1 at padding: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes it.
+
+    inner_px: top, left, height and width of the picture in the window; window_px: height and width of that.
+    """
+    height, width = latent_HW
+    if inner_px is None:
+        return torch.zeros(1, height, width)
+    top, left, inner_height, inner_width = inner_px
+    rows_px = torch.arange(height) * window_px[0] // height
+    columns_px = torch.arange(width) * window_px[1] // width
+    is_row = (rows_px >= top) & (rows_px < top + inner_height)
+    is_column = (columns_px >= left) & (columns_px < left + inner_width)
+    return (~(is_row[:, None] & is_column)).float()[None]
 
 
 def text_key(caption: str) -> str:

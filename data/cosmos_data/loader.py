@@ -2,8 +2,8 @@
 
     for batch in VideoBatches(plan, decoder, (rank_slice(step, ...) for step in steps)): ...
 
-Order and content are a function of the plan and the files alone: one thread runs ahead by `prefetch_batches` batches,
-fewer where they would pass `memory_mib`, and the batches come out in the order in which they were asked for.
+Order and content are a function of the plan and the files alone: up to `prefetch_batches` batches are decoded ahead, at
+the same time, fewer where they would pass `memory_mib`; they come out in the order in which they were asked for.
 
 A clip that cannot be decoded, or whose camera or actions are impossible, is replaced by the plan's next candidate,
 sample(i, attempt=1, 2, ...). Nothing that was seen before decides about it (a clip may be damaged in one window only),
@@ -42,7 +42,8 @@ class BadClip:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoBatch:
     pixels_B3THW: Tensor
-    """uint8 RGB, on the decoder's device. With several views B counts them too: sample 0's views, then sample 1's."""
+    """What the decoder gives: uint8 RGB on its device, or latents of a decoder that encodes. With several views B
+    counts them too: sample 0's views, then sample 1's."""
 
     samples: tuple[Sample, ...]
     """What each row is: caption and fps too (`sample.caption`, `sample.fps`)."""
@@ -87,7 +88,9 @@ class VideoBatches:
         """The most that was held, or being made, at once, in bytes of pixels."""
 
     def __iter__(self) -> Iterator[VideoBatch]:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="video-batches")
+        # These threads wait: the decoder has its own. So none of those is idle while a batch's last window is decoded.
+        num_at_once = min(self.config.prefetch_batches, self.config.num_workers)
+        pool = ThreadPoolExecutor(num_at_once, thread_name_prefix="video-batches")
         pending: deque[tuple[Future[_Loaded], int]] = deque()
         limit = self.config.memory_mib * 2**20
         try:

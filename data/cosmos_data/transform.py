@@ -24,7 +24,7 @@ def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, 
         frames_TCHW = scaled if scaled.dtype == torch.uint8 else scaled.round().clamp(0, 255).to(torch.uint8)
     if flip:
         frames_TCHW = frames_TCHW.flip(-1)
-    return frames_TCHW.permute(1, 0, 2, 3).contiguous()
+    return frames_TCHW.permute(1, 0, 2, 3)
 
 
 def fit_frames(frames_THWC: Tensor, sample: Sample) -> Tensor:

@@ -3,7 +3,7 @@
 Frame k of a file is, by definition, the k-th frame that its decoder gives out when the whole file is decoded. The
 probe decodes every frame once, because headers and packet counts lie about damaged files, and learns how frames are
 found again (`Pictures.seek`); `read_frames` then seeks to the key frame before the first wanted frame and decodes
-forward.
+forward, without the pictures on the way that no other one is made of.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,27 +17,23 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import numpy as np
-from av.container import InputContainer
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from cosmos_data.clip import Clip, Seek
 from cosmos_data.errors import ClipError
 from cosmos_data.location import VideoFile
+from cosmos_data.opened import BadVideoError, OpenVideo, OpenVideos, open_video
 from cosmos_data.shots import ShotDetector
 
 # AVColorSpace of FFmpeg. 2 is "unspecified", which swscale and DALI both read as BT.601.
 COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 
 # Chroma interpolated and rounded to nearest: within half a level of the formula (the default is up to 11 levels off
-# and 1.3 too dark on average), and bit for bit what DALI's CPU decoder computes.
+# and 1.3 too dark on average), and of even heights bit for bit what DALI's CPU decoder computes.
 ACCURATE = (
     Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-
-
-class BadVideoError(ValueError):
-    """A file that gives no clips; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +74,8 @@ def probe_video(file: str | Path | VideoFile) -> VideoInfo:
     shots = ShotDetector()
     frame = None
     try:
-        with av.open(as_file(file).url) as container:
-            stream = _video_stream(container)
+        container, stream = open_video(as_file(file))
+        with container:
             for packet in container.demux(stream):
                 packets.append(_Packet.of(packet))
                 for frame in packet.decode():
@@ -181,21 +177,25 @@ def _packet_stamps(packets: Sequence[_Packet]) -> list[int] | None:
 
 
 @lru_cache(maxsize=64)
-def _stamp_table(url: str) -> list[int] | None:
+def _stamp_table(file: VideoFile) -> list[int] | None:
     """Of a whole file, read without decoding."""
-    with av.open(url) as container:
-        return _packet_stamps([_Packet.of(packet) for packet in container.demux(_video_stream(container))])
+    container, stream = open_video(file)
+    with container:
+        return _packet_stamps([_Packet.of(packet) for packet in container.demux(stream)])
 
 
-def read_frames(clip: Clip, *, start_frame: int, num_frames: int, frame_stride: int = 1) -> Iterator[av.VideoFrame]:
+def read_frames(
+    clip: Clip, *, start_frame: int, num_frames: int, frame_stride: int = 1, videos: OpenVideos | None = None
+) -> Iterator[av.VideoFrame]:
     """Frames start_frame, start_frame + frame_stride ... (counted from the file's first frame), exactly `num_frames`.
 
+    videos: where the file is kept open for the next window.
     Raises `ClipError` where the file is missing, damaged or shorter.
     """
     wanted = range(start_frame, start_frame + num_frames * frame_stride, frame_stride)
     found = 0
     try:
-        for number, frame in _numbered_frames(clip, start_frame):
+        for number, frame in _numbered_frames(clip, start_frame, videos or OpenVideos(max_bytes=0)):
             if frame.is_corrupt:
                 raise ClipError(f"{clip.path}: frame {number} is damaged")
             if number > wanted[found]:
@@ -212,10 +212,10 @@ def read_frames(clip: Clip, *, start_frame: int, num_frames: int, frame_stride: 
     raise ClipError(f"{clip.path} ends before frame {wanted[found]}")
 
 
-def _numbered_frames(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.VideoFrame]]:
+def _numbered_frames(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) from `start_frame` or one before it on."""
     if clip.seek != "count":
-        frames = _frames_from_key(clip, start_frame)
+        frames = _frames_from_key(clip, start_frame, videos)
         try:
             first = next((found for found in frames if found[0] >= start_frame), None)
         except av.error.FFmpegError:
@@ -226,26 +226,27 @@ def _numbered_frames(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.Vid
             yield first
             yield from frames
             return
-    with av.open(clip.file.url) as container:
-        yield from enumerate(container.decode(_video_stream(container)))
+    container, stream = open_video(clip.file)
+    with container:
+        yield from enumerate(container.decode(stream))
 
 
-def _frames_from_key(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    table = _stamp_table(clip.file.url) if clip.seek == "stamps" else None
+def _frames_from_key(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
+    table = _stamp_table(clip.file) if clip.seek == "stamps" else None
     if clip.seek == "stamps" and (table is None or start_frame >= len(table)):
         raise ClipError(f"{clip.path} ends before frame {start_frame}, or was changed since the manifest was built")
     number_of = {pts: number for number, pts in enumerate(table or ())}
-    with av.open(clip.file.url) as container:
-        stream = _video_stream(container)
-        time_base = stream.time_base or Fraction(1, 1)
+    with videos.borrow(clip.file) as video:
+        time_base = video.stream.time_base or Fraction(1, 1)
         if table is not None:
-            target = table[start_frame]
+            target = first_pts = table[start_frame]
         else:
             assert clip.first_pts is not None, "check_clip demands it of seek=rate"
             # Half a frame late, so that rounding never misses a key frame that is itself the wanted one.
             target = clip.first_pts + int((start_frame + 0.5) / (clip.fps * float(time_base)))
-        container.seek(target, stream=stream, backward=True)
-        for frame in _from_key_on(container, stream):
+            first_pts = clip.first_pts + int((start_frame - 0.5) / (clip.fps * float(time_base)))
+        video.container.seek(target, stream=video.stream, backward=True)
+        for frame in _from_key_on(video, first_pts):
             if frame.pts is None:
                 raise ClipError(f"{clip.path}: a frame near {start_frame} has no time stamp")
             if table is not None:
@@ -256,26 +257,20 @@ def _frames_from_key(clip: Clip, start_frame: int) -> Iterator[tuple[int, av.Vid
                 yield frame_number(frame.pts, clip.first_pts or 0, clip.fps, time_base), frame
 
 
-def _from_key_on(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames from the key frame on that was sought, without those that are shown before it: they may be wrong."""
-    key_pts = None
-    for packet in container.demux(stream):
+def _from_key_on(video: OpenVideo, first_pts: int) -> Iterator[av.VideoFrame]:
+    """Frames from the key frame on that was sought, without those that are shown before it: they may be wrong. Of those
+    before `first_pts` only what others are made of."""
+    key_pts, context = None, video.stream.codec_context
+    # In H.264 a picture that is no reference is none for any other; elsewhere it may be for pictures of higher layers.
+    may_skip = context.name == "h264"
+    for packet in video.container.demux(video.stream):
         if key_pts is None:
             key_pts = packet.pts
+        is_unused = may_skip and packet.pts is not None and packet.pts < first_pts
+        context.skip_frame = "NONREF" if is_unused else "DEFAULT"
         for frame in packet.decode():
             if key_pts is None or frame.pts is None or frame.pts >= key_pts:
                 yield frame
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
-        raise BadVideoError("it has no video stream")
-    stream = container.streams.video[0]
-    # One thread: callers decode several files at a time instead, and damage then looks the same on every machine.
-    stream.codec_context.thread_count = 1
-    # Without it damaged pictures are patched up and given out as if nothing were wrong.
-    stream.codec_context.options = {"err_detect": "explode"}
-    return stream
 
 
 class RgbConverter:
@@ -285,6 +280,14 @@ class RgbConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """[height_px, width_px, 3]"""
-        picture = self._reformatter.reformat(frame, format="rgb24", interpolation=ACCURATE, threads=1).to_ndarray()
-        return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90)) if frame.rotation else picture
+        """[height_px, width_px, 3], in memory one colour after the other, as torch wants it; swscale writes that in
+        two thirds of the time."""
+        planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
+        green, blue, red = (_pixels(plane) for plane in planar.planes)
+        upright = [np.rot90(colour, frame.rotation // 90) for colour in (red, green, blue)]
+        return np.stack(upright).transpose(1, 2, 0)
+
+
+def _pixels(plane: VideoPlane) -> np.ndarray:
+    """[height_px, width_px], where they lie."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]

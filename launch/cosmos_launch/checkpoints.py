@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.progress import track
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.train import checkpoint_folder as folders
+from cosmos_train.train.config import BestIs, CheckpointConfig
 
 DAMAGED = 1
 """Exit code of verify where a checkpoint is not whole, and of diff where two differ, as diff(1) has it."""
@@ -26,6 +28,7 @@ def ls(paths: Sequence[Path]) -> int:
             age_hours = (time.time() - (folder / folders.MARKER).stat().st_mtime) / 3600
             size_gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
             about = f"step {progress.step:>8}  {age_hours:6.1f} h old  {size_gib:8.3f} GiB  {progress.layout}"
+            about += "" if progress.score is None else f"  score {progress.score:.5g}"
             print(f"{folder}  {about}  cosmos-train {progress.code_version}")
     return 0
 
@@ -43,13 +46,16 @@ def verify(paths: Sequence[Path]) -> int:
     return DAMAGED if damaged else 0
 
 
-def prune(paths: Sequence[Path], *, keep_last: int | None, keep_every: int) -> int:
+def prune(paths: Sequence[Path], *, keep_last: int | None, keep_every: int, keep_best: int, best_is: str) -> int:
     """Remove what need not be kept, and say so."""
-    if keep_last is None or keep_last < 1 or keep_every < 0:
-        raise ConfigError("checkpoint prune needs --keep-last N of 1 or more, and --keep-every of 0 or more")
+    if keep_last is None or keep_last < 1 or keep_every < 0 or keep_best < 0:
+        raise ConfigError("checkpoint prune needs --keep-last N of 1 or more; other numbers are 0 or more")
+    keep = CheckpointConfig(
+        keep_last=keep_last, keep_every_steps=keep_every, keep_best=keep_best, best_is=cast(BestIs, best_is)
+    )
     for run_dir in paths:
         _of_run(run_dir)
-        for folder in folders.prune(run_dir, keep_last=keep_last, keep_every_steps=keep_every):
+        for folder in folders.prune(run_dir, keep):
             print(f"removed {folder}")
     return 0
 

@@ -95,11 +95,19 @@ def _add_run_folders(commands: Commands) -> None:
     status.add_argument("run", type=Path, help="the run's folder")
     status.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
+    report = _add(
+        commands, "report", _report, "a page about a run: curves over all restarts, speed, memory, ranks, what happened"
+    )
+    report.add_argument("run", type=Path, help="the run's folder, which alone is read")
+    report.add_argument("--out", type=Path, help="HTML file to write; RUN/report.html by default")
+
     checkpoint = _add(commands, "checkpoint", _checkpoint, "list, verify, remove or compare a run's checkpoints")
     checkpoint.add_argument("action", choices=("ls", "verify", "prune", "diff"))
     checkpoint.add_argument("paths", type=Path, nargs="+", help="a run's folder or a checkpoint; diff: two of them")
     checkpoint.add_argument("--keep-last", type=int, help="prune: keep so many of the newest")
     checkpoint.add_argument("--keep-every", type=int, default=0, help="prune: and those of every so many steps")
+    checkpoint.add_argument("--keep-best", type=int, default=0, help="prune: and so many with the best scores")
+    checkpoint.add_argument("--best-is", choices=("lowest", "highest"), default="lowest", help="prune: of scores")
 
 
 def _add_tokenize(commands: Commands) -> None:
@@ -168,12 +176,14 @@ def _add_models(commands: Commands) -> None:
     )
     convert.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
     convert.add_argument("--out", type=Path, required=True, help="folder to make")
-    convert.add_argument("--to", choices=("ours", "official", "training", "diffusers"), default="ours", help="layout")
+    layouts = ("ours", "official", "training", "diffusers", "transformers")
+    convert.add_argument("--to", choices=layouts, default="ours", help="layout")
     convert.add_argument("--arguments", type=Path, help="JSON of the official constructor's arguments")
     convert.add_argument(
         "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"
     )
     convert.add_argument("--tokenizer", type=Path, help="becomes the vae of a world model's diffusers folder")
+    convert.add_argument("--tp", type=int, default=1, help="shards of an autoregressive model's official checkpoint")
 
 
 def _add_help(commands: Commands) -> None:
@@ -241,11 +251,23 @@ def _status(arguments: argparse.Namespace) -> int:
     return status(arguments.run, as_json=arguments.json)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.run_page import write_run_page
+
+    return write_run_page(arguments.run, out=arguments.out)
+
+
 def _checkpoint(arguments: argparse.Namespace) -> int:
     from cosmos_launch import checkpoints
 
     if arguments.action == "prune":
-        return checkpoints.prune(arguments.paths, keep_last=arguments.keep_last, keep_every=arguments.keep_every)
+        return checkpoints.prune(
+            arguments.paths,
+            keep_last=arguments.keep_last,
+            keep_every=arguments.keep_every,
+            keep_best=arguments.keep_best,
+            best_is=arguments.best_is,
+        )
     return {"ls": checkpoints.ls, "verify": checkpoints.verify, "diff": checkpoints.diff}[arguments.action](
         arguments.paths
     )
@@ -261,10 +283,10 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     if arguments.out is not None or arguments.decode:
         raise ConfigError("--out and --decode need --tokenizer; without it a world model's YAML says what goes where")
     from cosmos_train.config.load import load_run
-    from cosmos_train.config.schema import WorldDiTRun
+    from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 
     run = load_run(arguments.source, arguments.overrides)
-    if not isinstance(run, WorldDiTRun):
+    if not isinstance(run, WorldDiTRun | WorldARRun):
         raise ConfigError(
             f"{arguments.source} is a {run.recipe} run; tokenize takes a world model's, which names a cache"
         )
@@ -357,6 +379,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         arguments=arguments.arguments,
         weights=arguments.weights,
         tokenizer=arguments.tokenizer,
+        tp=arguments.tp,
     )
 
 

@@ -5,19 +5,31 @@ from pathlib import Path
 from cosmos_tok.convert import convert as convert_tokenizer
 from cosmos_tok.convert import read_arguments
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop.convert import WorldConversion
 from cosmos_train.interop.convert import convert as convert_world
 from cosmos_train.interop.source import is_world_model
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
 
 
 def convert(
-    source: Path, out: Path, *, to: str, arguments: Path | None, weights: str, tokenizer: Path | None = None
+    source: Path,
+    out: Path,
+    *,
+    to: str,
+    arguments: Path | None,
+    weights: str,
+    tokenizer: Path | None = None,
+    tp: int = 1,
 ) -> int:
     """Convert what there is at `source`, print what was found and compared, and return the exit code."""
     given = None if arguments is None else read_arguments(arguments)
     if is_world_model(source):
-        found = _convert_world(source, out, to, given, weights, tokenizer)
-    elif tokenizer is not None:
-        raise ConfigError(f"--tokenizer {tokenizer} belongs to a world model, and {source} is none; leave it out")
+        done = convert_world(source, out, to=to, arguments=given, weights=weights, tokenizer=tokenizer, tp=tp)
+        found = _describe(done)
+    elif tokenizer is not None or tp != 1:
+        option = f"--tokenizer {tokenizer}" if tokenizer is not None else f"--tp {tp}"
+        raise ConfigError(f"{option} belongs to a world model, and {source} is none; leave it out")
     else:
         found = _convert_tokenizer(source, out, to, given, weights)
     print(found)
@@ -25,16 +37,10 @@ def convert(
     return 0
 
 
-def _convert_world(
-    source: Path, out: Path, to: str, arguments: dict | None, weights: str, tokenizer: Path | None
-) -> str:
-    done = convert_world(source, out, to=to, arguments=arguments, weights=weights, tokenizer=tokenizer)
+def _describe(done: WorldConversion) -> str:
     config, (frames, height, width) = done.config, done.size_THW
-    kind = "Video2World" if config.condition_mask else "Text2World"
-    lora = f"AdaLN rank {config.adaln_rank}" if config.adaln_rank else "AdaLN without low rank"
     lines = [
-        f"found     {done.layout} layout: {kind} world model, {config.num_blocks} blocks of width {config.width}, "
-        f"{config.num_heads} heads, {lora}, {config.in_channels} channels in, {config.latent_channels} out",
+        f"found     {done.layout} layout: {_kind(config)}",
         f"          text width {config.text_width}, {done.num_parameters:,} parameters"
         f"{', learned uncertainty' if done.learned_uncertainty else ''}",
         *(f"note      {note}" for note in done.notes),
@@ -42,6 +48,21 @@ def _convert_world(
         f"{done.difference:.2g}; all tensors equal bit for bit",
     ]
     return "\n".join(lines)
+
+
+def _kind(config: DiTConfig | WorldARConfig) -> str:
+    size = f"{config.num_blocks} blocks of width {config.width}"
+    if isinstance(config, DiTConfig):
+        kind = "Video2World" if config.condition_mask else "Text2World"
+        lora = f"AdaLN rank {config.adaln_rank}" if config.adaln_rank else "AdaLN without low rank"
+        channels = f"{config.in_channels} channels in, {config.latent_channels} out"
+        return f"{kind} world model, {size}, {config.num_heads} heads, {lora}, {channels}"
+    kind = "Video2World" if config.cross_attention else "world"
+    yarn = f", YaRN {config.yarn_scale:g}" if config.yarn_scale != 1 else ""
+    sinusoid = ", sinusoid" if config.absolute_positions else ""
+    heads = f"{config.num_heads} heads over {config.num_kv_heads} of keys and values"
+    codes = f"{config.vocab_size:,} codes{' and a begin token' if config.begin_token else ''}"
+    return f"autoregressive {kind} model, {size}, {heads}, {codes}{yarn}{sinusoid}"
 
 
 def _convert_tokenizer(source: Path, out: Path, to: str, arguments: dict | None, weights: str) -> str:

@@ -1,7 +1,8 @@
 """`cosmos-train tokenize RUN.yaml`: fill the latent cache that a world model's run names.
 
 Windows of every clip go through the trained tokenizer, captions through the text encoder; whitening statistics come
-from the training split alone. The cache is complete or absent; a complete one of the same content is left as it is.
+from the training split alone. An autoregressive model's cache holds codes, which need none. The cache is complete or
+absent; a complete one of the same content is left as it is.
 """
 
 import itertools
@@ -21,14 +22,15 @@ from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
-from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.recipes.world_batches import STATISTICS
 from cosmos_train.recipes.world_dit import text_identity
 
 WINDOWS_AT_ONCE = 4
 
 
-def load_text_encoder(run: WorldDiTRun, device: torch.device) -> TextEncoder:
+def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> TextEncoder:
     """The configured encoder, from its folder or package; behind a cache of its states where there is one."""
     folder = text_encoder_folder(run.text.encoder)
     if run.text.cache is not None:
@@ -36,7 +38,7 @@ def load_text_encoder(run: WorldDiTRun, device: torch.device) -> TextEncoder:
     return FolderTextEncoder(folder, run.text.max_tokens, device)
 
 
-def encode_clips(run: WorldDiTRun) -> int:
+def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     """Returns the exit code. Raises DataError, TokenizerError or ValueError where the input is wrong."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(run.latents.folder)
@@ -59,7 +61,12 @@ def encode_clips(run: WorldDiTRun) -> int:
         )
         print(f"{folder} is complete already")
         return 0
-    model, _ = load_tokenizer(Path(run.latents.tokenizer))
+    model, codec = load_tokenizer(Path(run.latents.tokenizer))
+    if isinstance(run, WorldARRun) and codec.kind != "discrete":
+        raise ConfigError(
+            f"latents.tokenizer={run.latents.tokenizer} is {codec.kind}, and an autoregressive model reads codes; name "
+            "a discrete tokenizer, such as one of configs/tokenizer/dv8x16x16_720p"
+        )
     windows = choose_windows(manifest, run)
     decoder = choose_decoder(run.data, manifest, device)
     started = time.perf_counter()
@@ -72,8 +79,10 @@ def encode_clips(run: WorldDiTRun) -> int:
                 f"caption cut by {int(states.dropped_B[0])} tokens to text.max_tokens={run.text.max_tokens}: {caption}"
             )
         writer.add_text(caption, states.states_BSE[0, : int(states.length_B[0])])
-    statistics = _encode_windows(model.eval().to(device), decoder, windows, writer, device)
-    save_statistics(folder / STATISTICS, statistics.statistics({"manifest_digest": manifest.digest}))
+    as_codes = isinstance(run, WorldARRun)
+    statistics = _encode_windows(model.eval().to(device), decoder, windows, writer, device, as_codes=as_codes)
+    if statistics is not None:
+        save_statistics(folder / STATISTICS, statistics.statistics({"manifest_digest": manifest.digest}))
     writer.finish()
     seconds = time.perf_counter() - started
     num_frames = len(windows) * run.data.num_frames
@@ -83,7 +92,7 @@ def encode_clips(run: WorldDiTRun) -> int:
     return 0
 
 
-def choose_windows(manifest: Manifest, run: WorldDiTRun) -> list[Sample]:
+def choose_windows(manifest: Manifest, run: WorldDiTRun | WorldARRun) -> list[Sample]:
     """The windows to cache, clip after clip: regular ones, or for training clips planned ones where asked for."""
     regular = list(cover_windows(manifest, run.data, hop_frames=run.latents.hop_frames))
     if not run.latents.planned_per_clip:
@@ -97,8 +106,15 @@ def choose_windows(manifest: Manifest, run: WorldDiTRun) -> list[Sample]:
 
 @torch.inference_mode()
 def _encode_windows(
-    model: CausalVideoTokenizer, decoder: Decoder, windows: list[Sample], writer: LatentWriter, device: torch.device
-) -> LatentStatisticsAccumulator:
+    model: CausalVideoTokenizer,
+    decoder: Decoder,
+    windows: list[Sample],
+    writer: LatentWriter,
+    device: torch.device,
+    *,
+    as_codes: bool,
+) -> LatentStatisticsAccumulator | None:
+    """as_codes: int32 [N, 1, T, H, W], of which there are no statistics, in the place of latents."""
     statistics = None
     done = 0
     with progress("tokenize", "windows") as advance:
@@ -108,13 +124,14 @@ def _encode_windows(
             for start in range(0, len(samples), WINDOWS_AT_ONCE):
                 some = samples[start : start + WINDOWS_AT_ONCE]
                 pixels = decoder.decode(some).to(device)
-                latents.append(model.encode(to_unit_range(pixels)).float().cpu())
+                z_BCTHW = model.encode(to_unit_range(pixels)).float()
+                latents.append((model.indices(z_BCTHW)[:, None].int() if as_codes else z_BCTHW).cpu())
                 done += len(some)
                 advance(done, len(windows))
             z_NCTHW = torch.cat(latents)
-            if statistics is None:
+            if statistics is None and not as_codes:
                 statistics = LatentStatisticsAccumulator(*z_NCTHW.shape[1:3])
-            if clip.split == "train":
+            if statistics is not None and clip.split == "train":
                 statistics.update(z_NCTHW)
             inner = samples[0].inner  # all windows of a clip have its shape
             writer.add_clip(
@@ -126,5 +143,4 @@ def _encode_windows(
                 fps=samples[0].fps,
                 inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
             )
-    assert statistics is not None, "the writer refuses an empty cache first"
     return statistics

@@ -1,9 +1,10 @@
 """`cosmos-train evaluate world RUN`: does the world model know more of the future than that nothing changes?
 
-Held-out windows are predicted from their first conditioning frames and compared, as whitened latents, with the truth.
-The rival repeats the last conditioning frame: its pixels, through the tokenizer, so that it has the latents that a
-video which stands still really has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the
-model's latents decode to, and the repeated frame itself, with the video.
+Held-out windows are predicted from their first conditioning frames and compared with the truth: by the mean square of
+whitened latents, or, of an autoregressive model, by the share of codes that are others. The rival repeats the last
+conditioning frame: its pixels, through the tokenizer, so that it has the latents that a video which stands still really
+has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the model's latents decode to, and
+the repeated frame itself, with the video. Of an autoregressive model there is the perplexity as well.
 """
 
 import json
@@ -17,10 +18,14 @@ from torch import Tensor
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, cover_windows
+from cosmos_launch.perplexity import perplexity
 from cosmos_launch.progress import progress
-from cosmos_launch.trained import TrainedWorld, frames_for, load_world, open_run
+from cosmos_launch.trained import TrainedWorld, open_run
+from cosmos_launch.trained_ar import CodeWorld, load_ar
+from cosmos_launch.trained_dit import DiffusionWorld, load_dit
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.generate.config import SampleConfig
+from cosmos_train.config.schema import WorldARRun
+from cosmos_train.generate.codes import CodeScene
 from cosmos_train.generate.world import Scene
 from cosmos_train.recipes.world_batches import pad_text
 
@@ -30,10 +35,10 @@ WINDOWS_AT_ONCE = 8
 def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: int) -> int:
     """Write the result as JSON and print it. Returns the exit code."""
     folder, run = open_run(path, overrides)
-    config = run.sample
-    if config.num_condition_frames < 1:
+    num_given = run.sample.num_condition_frames
+    if num_given < 1:
         raise ConfigError("sample.num_condition_frames=0 leaves no frame to predict from or to repeat; use 1 or more")
-    world = load_world(folder, run)
+    world = load_ar(folder, run) if isinstance(run, WorldARRun) else load_dit(folder, run)
     held_out = world.store.indices("heldout")
     if not held_out:
         raise ConfigError(f"{world.store.folder} has no held-out windows; build the manifest with --heldout-every")
@@ -44,28 +49,30 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
     with progress("evaluate", "windows") as advance:
         for start in range(0, len(chosen), WINDOWS_AT_ONCE):
             some = slice(start, start + WINDOWS_AT_ONCE)
-            truth_BCTHW = world.encode(pixels[some])
-            predicted_BCTHW = _predict(world, chosen[some], truth_BCTHW)
-            still = _still(world, pixels[some], config)
-            for name, guess_BCTHW, guess_B3THW in (
-                ("model", predicted_BCTHW, world.decode(predicted_BCTHW)),
+            truth = world.encode(pixels[some])
+            predicted = _predict(world, chosen[some], truth)
+            still = _still(world, pixels[some], num_given)
+            for name, guess, guess_B3THW in (
+                ("model", predicted, world.decode(predicted)),
                 ("repeat_last_frame", world.encode(still), still),
             ):
-                errors[name] += _errors(world, guess_BCTHW, truth_BCTHW, config.num_condition_frames)
+                errors[name] += _errors(world, guess, truth, num_given)
                 of_pixels[name].append(_pixel_errors(guess_B3THW, pixels[some]))
             advance(min(start + WINDOWS_AT_ONCE, len(chosen)), len(chosen))
     means = {name: sum(values) / len(values) for name, values in errors.items()}
+    ratio = means["model"] / means["repeat_last_frame"] if means["repeat_last_frame"] else None
+    measure = "code_error" if isinstance(world, CodeWorld) else "latent_mse"
     wins = sum(m < r for m, r in zip(errors["model"], errors["repeat_last_frame"], strict=True))
     result = {
         "checkpoint": str(world.checkpoint_folder),
         "step": world.step,
         "num_windows": len(chosen),
-        "num_condition_frames": config.num_condition_frames,
-        "latent_mse": means,
-        "ratio": means["model"] / means["repeat_last_frame"],
+        "num_condition_frames": num_given,
+        measure: means,
+        "ratio": ratio,
         "windows_won": wins,
         "pixel_mse_by_frame": {
-            name: torch.cat(of_batches).mean(dim=0)[frames_for(world, config.num_condition_frames) :].tolist()
+            name: torch.cat(of_batches).mean(dim=0)[world.frames_for(num_given) :].tolist()
             for name, of_batches in of_pixels.items()
         },
         "windows": [
@@ -76,13 +83,16 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
                 strict=True,
             )
         ],
-        "sample": asdict(config),
+        "sample": asdict(run.sample),
     }
+    if isinstance(world, CodeWorld):
+        result["perplexity"] = perplexity(world, chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1))
     print(
-        f"{len(chosen)} held-out windows: latent MSE {means['model']:.4f}, repeating the last frame "
-        f"{means['repeat_last_frame']:.4f}, ratio {result['ratio']:.3f}; better on {wins} -> {out}"
+        f"{len(chosen)} held-out windows: {measure} {means['model']:.4f}, repeating the last frame "
+        f"{means['repeat_last_frame']:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
+        f"better on {wins} -> {out}"
     )
     return 0
 
@@ -101,24 +111,32 @@ def _pixels_of(world: TrainedWorld, chosen: Sequence[int]) -> Tensor:
     return choose_decoder(world.run.data, manifest).decode(samples)
 
 
-def _predict(world: TrainedWorld, chosen: Sequence[int], truth_BCTHW: Tensor) -> Tensor:
+def _predict(world: TrainedWorld, chosen: Sequence[int], truth: Tensor) -> Tensor:
     """One sample for each window, its seed the window's number."""
     windows = [world.store.window(k) for k in chosen]
     text_BSE = torch.stack([pad_text(window["text_SE"], world.run.text.max_tokens) for window in windows])
+    text_BSE = text_BSE.to(world.device, world.dtype)
+    if isinstance(world, CodeWorld):
+        _, frames, height, width = world.store.latent_shape
+        text = text_BSE if world.run.model.cross_attention else None
+        return world.sample(
+            CodeScene(grid_THW=(frames, height, width), seed_B=list(chosen), given_BTHW=truth, text_BSE=text)
+        )
+    assert isinstance(world, DiffusionWorld)
     scene = Scene(
-        text_BSE=text_BSE.to(world.device, world.dtype),
-        negative_text_BSE=torch.zeros_like(text_BSE[:1]).to(world.device, world.dtype),
+        text_BSE=text_BSE,
+        negative_text_BSE=torch.zeros_like(text_BSE[:1]),
         fps_B=[window["fps"] for window in windows],
         shape_CTHW=tuple(world.store.latent_shape),  # pyright: ignore[reportArgumentType] four numbers
         seed_B=list(chosen),
-        given_BCTHW=truth_BCTHW,
+        given_BCTHW=truth,
     )
     return world.sample(scene)
 
 
-def _still(world: TrainedWorld, pixels_B3THW: Tensor, config: SampleConfig) -> Tensor:
+def _still(world: TrainedWorld, pixels_B3THW: Tensor, num_given: int) -> Tensor:
     """The windows as if the last conditioning frame stayed."""
-    last = frames_for(world, config.num_condition_frames)
+    last = world.frames_for(num_given)
     still = pixels_B3THW.clone()
     still[:, :, last:] = pixels_B3THW[:, :, last - 1 : last]
     return still
@@ -129,7 +147,10 @@ def _pixel_errors(guess_B3THW: Tensor, truth_B3THW: Tensor) -> Tensor:
     return ((guess_B3THW.float() - truth_B3THW.float()) / 255).square().mean(dim=(1, 3, 4))
 
 
-def _errors(world: TrainedWorld, guess_BCTHW: Tensor, truth_BCTHW: Tensor, num_condition_frames: int) -> list[float]:
-    """Mean squared difference of the whitened latents of each window, behind its conditioning frames."""
-    difference = (guess_BCTHW - truth_BCTHW)[:, :, num_condition_frames:] / world.run.objective.sigma_data
+def _errors(world: TrainedWorld, guess: Tensor, truth: Tensor, num_given: int) -> list[float]:
+    """Of each window, behind its conditioning frames: mean squared difference of latents, share of wrong codes."""
+    if isinstance(world, CodeWorld):
+        return (guess != truth)[:, num_given:].float().mean(dim=(1, 2, 3)).tolist()
+    assert isinstance(world, DiffusionWorld)
+    difference = (guess - truth)[:, :, num_given:] / world.run.objective.sigma_data
     return difference.square().mean(dim=(1, 2, 3, 4)).tolist()

@@ -5,15 +5,13 @@ grid.mp4 shows them side by side. Data-parallel ranks divide them, other ranks w
 """
 
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -21,20 +19,23 @@ from cosmos_launch.media import read_first_frames, tile, write_mp4
 from cosmos_launch.progress import progress
 from cosmos_launch.sample_request import SampleRequest
 from cosmos_launch.spawn import num_ranks
-from cosmos_launch.trained import TrainedWorld, frames_for, load_world, open_run
-from cosmos_train.config.validate import check_sampling
+from cosmos_launch.trained import TrainedWorld, open_run
+from cosmos_launch.trained_ar import load_ar
+from cosmos_launch.trained_dit import load_dit
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.config.validate import check_code_sampling, check_sampling
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.generate.rollout import num_windows, roll_out
-from cosmos_train.generate.world import Scene, window_seeds
+from cosmos_train.generate.world import window_seeds
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What all videos share, computed once."""
 
-    text_1SE: Tensor
-    negative_text_1SE: Tensor
-    given_1CTHW: Tensor | None
+    text: Tensor | None
+    given: Tensor | None
+    """Latents of the first frames."""
     fps: float
 
 
@@ -53,18 +54,12 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     """Sample and, on the main rank, write. Returns the exit code."""
     folder, run = open_run(path, overrides)
     num_frames = request.num_frames or run.data.num_frames
-    check_sampling(
-        run,
-        num_ranks(),
-        num_videos=request.num_videos,
-        num_frames=num_frames,
-        has_input=request.input_path is not None,
-    )
-    world, clock = load_world(folder, run), Clock()
+    load = _loader(folder, run, request, num_frames)
+    world, clock = load(), Clock()
     started = time.perf_counter()
     conditions = _condition(world, request)
     clock.conditioned_sec = time.perf_counter() - started
-    mine = videos_of_rank(request.num_videos, world.mesh, cfg_parallel=run.sample.cfg_parallel)
+    mine = videos_of_rank(request.num_videos, world.mesh, num_parallel=world.num_parallel)
     seeds = [request.seed + index for index in mine]
     videos_B3THW = _generate(world, conditions, seeds, num_frames, clock)
     videos = _on_main(world, dict(zip(seeds, videos_B3THW, strict=True)))
@@ -73,57 +68,61 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     return 0
 
 
+def _loader(
+    folder: Path, run: WorldDiTRun | WorldARRun, request: SampleRequest, num_frames: int
+) -> Callable[[], TrainedWorld]:
+    """What loads the run's kind of world, when the request is found to suit it."""
+    asked = {"num_videos": request.num_videos, "num_frames": num_frames, "has_input": request.input_path is not None}
+    match run:
+        case WorldDiTRun():
+            check_sampling(run, num_ranks(), **asked)
+            return lambda: load_dit(folder, run)
+        case WorldARRun():
+            check_code_sampling(run, num_ranks(), has_prompt=bool(request.prompt), **asked)
+            return lambda: load_ar(folder, run)
+
+
 def _condition(world: TrainedWorld, request: SampleRequest) -> Conditions:
-    config = world.run.sample
-    prompts = world.text.encode([request.prompt, config.negative_prompt])
-    if world.mesh.is_main:
-        for name, dropped in zip(("prompt", "negative prompt"), prompts.dropped_B.tolist(), strict=True):
-            if dropped:
-                limit = world.run.text.max_tokens
-                print(f"the {name} is cut by {dropped} tokens to text.max_tokens={limit}", file=sys.stderr)
-    prompt_SE, negative_SE = prompts.states_BSE.to(world.device, world.dtype)
-    if not config.negative_prompt:
-        negative_SE = torch.zeros_like(negative_SE)  # what training puts in the place of dropped text
-    given = None
+    text, given = world.read_prompt(request.prompt), None
     if request.input_path is not None:
-        num_frames = frames_for(world, config.num_condition_frames)
+        num_frames = world.frames_for(world.run.sample.num_condition_frames)
         pixels_3THW = read_first_frames(request.input_path, num_frames, world.run.data, crop=request.crop_input)
         given = world.encode(pixels_3THW[None])
-    return Conditions(prompt_SE[None], negative_SE[None], given, request.fps or world.store.windows[0].fps)
+    return Conditions(text, given, request.fps or world.store.windows[0].fps)
 
 
 def _generate(
     world: TrainedWorld, conditions: Conditions, seeds: Sequence[int], num_frames: int, clock: Clock
 ) -> Tensor:
     """uint8 [B, 3, T, H, W], a window after the other."""
-    config, codec = world.run.sample, world.tokenizer_config
-    channels, trained_frames, height, width = world.store.latent_shape
+    codec, num_given = world.tokenizer_config, max(1, world.run.sample.num_condition_frames)
+    trained_frames = world.store.latent_shape[1]
     fitting = next(
         t for t in range(1, trained_frames + 1) if t == trained_frames or codec.pixel_frames(t) >= num_frames
     )
-    window_frames, overlap_frames = codec.pixel_frames(fitting), codec.pixel_frames(max(1, config.num_condition_frames))
+    window_frames, overlap_frames = codec.pixel_frames(fitting), codec.pixel_frames(num_given)
     count = num_windows(num_frames, window_frames=window_frames, overlap_frames=overlap_frames)
+    per_window = world.num_steps(fitting)
     started = time.perf_counter()
     shown = progress("sample", "steps") if world.mesh.is_main else nullcontext(lambda _done, _total: None)
     with shown as advance:
 
-        def sample_window(given_BCTHW: Tensor | None, window: int) -> Tensor:
-            scene = Scene(
-                text_BSE=conditions.text_1SE,
-                negative_text_BSE=conditions.negative_text_1SE,
-                fps_B=[conditions.fps] * len(seeds),
-                shape_CTHW=(channels, fitting, height, width),
-                seed_B=window_seeds(seeds, window),
-                given_BCTHW=given_BCTHW,
+        def sample_window(given: Tensor | None, window: int) -> Tensor:
+            before, begin = window * per_window, time.perf_counter()
+            latents = world.sample_window(
+                conditions.text,
+                window_seeds(seeds, window),
+                given,
+                num_latent_frames=fitting,
+                fps=conditions.fps,
+                on_step=lambda step: advance(before + step, count * per_window),
             )
-            before, begin = window * config.num_updates, time.perf_counter()
-            latents = world.sample(scene, lambda step: advance(before + step, count * config.num_updates))
             clock.sampled_sec += time.perf_counter() - begin
             return latents
 
         videos = roll_out(
             sample_window,
-            conditions.given_1CTHW,
+            conditions.given,
             encode=world.encode,
             decode=world.decode,
             num_frames=num_frames,
@@ -150,7 +149,6 @@ def _facts(
     """What each video's JSON says besides its seed; seconds are those of one video."""
     return {
         "prompt": request.prompt,
-        "negative_prompt": world.run.sample.negative_prompt,
         "input": None if request.input_path is None else str(request.input_path),
         "fps": fps,
         "num_frames": num_frames,

@@ -2,12 +2,15 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cosmos_launch.report import read_metrics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.train.checkpoint_folder import list_checkpoints, step_of
+from cosmos_train.train.rank_times import read_rank_times
 
 NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_memory_gib")
 """Of the last logged step, where it has them."""
@@ -27,6 +30,7 @@ def status(run_dir: Path, *, as_json: bool) -> int:
         "left": _hours(found["left_sec"]),
         "starts": f"{found['starts']}, skipped steps {found['skipped_steps']}, crashes {len(found['crashes'])}",
         "checkpoints": ", ".join(map(str, found["checkpoints"])) or "none",
+        "slowest": _slowest(found["slowest"]),
     }
     for name, text in lines.items():
         print(f"{name:<12}  {text}")
@@ -40,7 +44,8 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / "run.yaml").is_file():
         raise ConfigError(f"{run_dir} has no run.yaml, so it is no run's folder, or the run has not started yet")
     run = load_run(str(run_dir / "run.yaml"))
-    records = _records(run_dir / "metrics.jsonl")
+    records = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").is_file() else []
+    times = read_rank_times(run_dir)
     steps = [record for record in records if "step_sec" in record]
     events = [record for record in records if "event" in record]
     last = steps[-1] if steps else {}
@@ -55,6 +60,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "starts": sum(event["event"] == "start" for event in events),
         "skipped_steps": sum(event["event"] == "skipped" for event in events),
         "checkpoints": [step_of(folder) for folder in list_checkpoints(run_dir)],
+        "slowest": None if times is None else asdict(times.straggler()),
         "crashes": _crashes(run_dir / "slurm" / "crashes.tsv"),
     }
 
@@ -64,16 +70,18 @@ def _state(events: list[dict], records: list[dict]) -> str:
     if not events:
         return "has not started"
     age_min = (time.time() - records[-1]["time"]) / 60
-    word = {"done": "done", "stop": "stopped and saved; the same command goes on"}.get(events[-1]["event"])
+    last = events[-1]
+    if last["event"] == "failed":
+        return f"failed: {last['error']}"
+    word = {"done": "done", "stop": "stopped and saved; the same command goes on"}.get(last["event"])
     return word or f"running, or ended without a word: its last line is {age_min:.1f} min old"
 
 
-def _records(path: Path) -> list[dict]:
-    """Lines of metrics.jsonl; the last one may be torn by a crash."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+def _slowest(straggler: dict[str, Any] | None) -> str:
+    if straggler is None:
+        return "not known before the first logged step"
+    cost = f"{1000 * straggler['lost_sec']:.1f} ms a step ({straggler['lost_share']:.1%}) more than the median rank"
+    return f"rank {straggler['rank']} on {straggler['host']}: {cost}, in {straggler['phase']}"
 
 
 def _crashes(path: Path) -> list[dict[str, str]]:

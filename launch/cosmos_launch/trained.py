@@ -1,32 +1,28 @@
-"""A trained world model with all that makes videos of it: network, tokenizer, statistics, text encoder."""
+"""A trained world model with all that makes videos of it: network, tokenizer, text encoder. What both kinds have."""
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_data.errors import DataError
 from cosmos_data.latents import LatentStore
-from cosmos_launch.encode import load_text_encoder
 from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
+from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import TextEncoder
-from cosmos_tok.whitening import LatentStatistics, load_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import find_yaml, load_run
-from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.digest import weights_digest
-from cosmos_train.generate.network import Evaluate, in_turn, on_halves, pipelined
-from cosmos_train.generate.world import Scene, sample_scene
-from cosmos_train.models.dit.world import build_world_model
-from cosmos_train.parallel import init
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.world_batches import STATISTICS
 from cosmos_train.train import checkpoint
 
 WHOLE = (
@@ -41,13 +37,18 @@ WHOLE = (
     "parallel.precision={recipe: none, amax_history_len: 1024, amax_compute: max}",
 )
 """A layout of one process, whatever layout trained the model; overrides stand over it."""
+OnStep = Callable[[int], None]
+"""Told the number of finished steps of a window; a step is what World.num_steps counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedWorld:
-    """What one rank needs to sample; tokenizer and text encoder are whole on every rank."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedWorld(ABC):
+    """What one rank needs to sample; tokenizer and text encoder are whole on every rank.
 
-    run: WorldDiTRun
+    Latents are what the network makes and the tokenizer decodes, in the form that the kind of model has them in.
+    """
+
+    run: WorldDiTRun | WorldARRun
     checkpoint_folder: Path
     step: int
     averaged: bool
@@ -55,12 +56,11 @@ class TrainedWorld:
     weights_digest: str
     """Names the weights that are sampled, whatever checkpoint and layout they come from."""
     mesh: Mesh
-    evaluate: Evaluate
     tokenizer: CausalVideoTokenizer
     tokenizer_config: TokenizerConfig
-    statistics: LatentStatistics
     store: LatentStore
-    text: TextEncoder
+    text: TextEncoder | None
+    """None where the model reads no text."""
 
     @property
     def device(self) -> torch.device:
@@ -72,31 +72,60 @@ class TrainedWorld:
         """What the network computes in: of its text states."""
         return torch_dtype(self.run.train.precision)
 
-    @torch.inference_mode()
+    @property
+    @abstractmethod
+    def num_parallel(self) -> int:
+        """Data-parallel ranks that work on the same videos."""
+
+    @abstractmethod
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
-        """uint8 pixels -> whitened latents times sigma_data."""
-        z_BCTHW = self.tokenizer.encode(to_unit_range(pixels_B3THW.to(self.device)))
-        return self.statistics.whiten(z_BCTHW.float()) * self.run.objective.sigma_data
+        """uint8 pixels -> latents [B, ..., T, H, W]."""
 
-    @torch.inference_mode()
-    def decode(self, x_BCTHW: Tensor) -> Tensor:
-        """Whitened latents times sigma_data -> uint8 pixels [B, 3, T, H, W]."""
-        z_BCTHW = self.statistics.unwhiten(x_BCTHW / self.run.objective.sigma_data)
-        return to_uint8(self.tokenizer.decode(z_BCTHW)).cpu()
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> uint8 pixels [B, 3, T, H, W], on the CPU."""
 
-    def sample(self, scene: Scene, on_step: Callable[[int], None] = lambda _step: None) -> Tensor:
-        """Latents of the scene's videos, by the run's `sample` section; on_step gets the number of finished steps."""
-        return sample_scene(
-            self.evaluate,
-            scene,
-            self.run.sample,
-            sigma_data=self.run.objective.sigma_data,
-            has_condition_mask=self.run.model.condition_mask,
-            on_step=on_step,
-        )
+    @abstractmethod
+    def read_prompt(self, prompt: str) -> Tensor | None:
+        """What `sample_window` wants to know of the text, computed once for all videos."""
+
+    @abstractmethod
+    def num_steps(self, num_latent_frames: int) -> int:
+        """Steps of a window of so many latent frames."""
+
+    @abstractmethod
+    def sample_window(
+        self,
+        text: Tensor | None,
+        seeds: Sequence[int],
+        given: Tensor | None,
+        *,
+        num_latent_frames: int,
+        fps: float,
+        on_step: OnStep,
+    ) -> Tensor:
+        """Latents of a window that begins with the first frames of the given ones, a video for each seed."""
+
+    def frames_for(self, num_latent_frames: int) -> int:
+        """Pixel frames behind the first latent frames. Raises DataError beyond what the model was trained on."""
+        trained = self.store.latent_shape[1]
+        if num_latent_frames > trained:
+            raise DataError(f"{num_latent_frames} latent frames were asked for, the model was trained on {trained}")
+        return self.tokenizer_config.pixel_frames(num_latent_frames)
+
+    def encode_text(self, named: dict[str, str]) -> Tensor:
+        """States [B, S, E] of the texts, in the order of their names; what is cut off is told on standard error."""
+        assert self.text is not None, "a model that reads no text was asked to"
+        encoded = self.text.encode(list(named.values()))
+        if self.mesh.is_main:
+            for name, dropped in zip(named, encoded.dropped_B.tolist(), strict=True):
+                if dropped:
+                    limit = self.run.text.max_tokens
+                    print(f"the {name} is cut by {dropped} tokens to text.max_tokens={limit}", file=sys.stderr)
+        return encoded.states_BSE.to(self.device, self.dtype)
 
 
-def open_run(path: Path, overrides: Sequence[str]) -> tuple[Path, WorldDiTRun]:
+def open_run(path: Path, overrides: Sequence[str]) -> tuple[Path, WorldDiTRun | WorldARRun]:
     """(checkpoint folder, its run with overrides of sampling and layout): all that can be checked before loading.
 
     Raises:
@@ -109,10 +138,10 @@ def open_run(path: Path, overrides: Sequence[str]) -> tuple[Path, WorldDiTRun]:
     overrides = [key_value for override in overrides for key_value in _from_file(override)]
     run_yaml = str(folder / "run.yaml")
     stored = load_run(run_yaml)
-    if not isinstance(stored, WorldDiTRun):
+    if not isinstance(stored, WorldDiTRun | WorldARRun):
         raise ConfigError(f"{folder} is of a {stored.recipe} run; only world models can be sampled")
     run = load_run(run_yaml, [*WHOLE, *overrides])
-    assert isinstance(run, WorldDiTRun)
+    assert isinstance(run, WorldDiTRun | WorldARRun)
     return folder, run
 
 
@@ -126,48 +155,23 @@ def _from_file(override: str) -> list[str]:
     return [f"sample.{key}={value}" for key, value in values.items()]
 
 
-def load_world(folder: Path, run: WorldDiTRun) -> TrainedWorld:
-    """Load what `open_run` found, in the layout of run.parallel.
+def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str, Any]:
+    """The fields of a TrainedWorld that are about the tokenizer and its cache, which must belong together."""
+    store, folder = LatentStore(run.latents.folder), Path(run.latents.tokenizer)
+    store.require(tokenizer_digest=tokenizer_digest(folder))
+    tokenizer, config = load_tokenizer(folder)
+    return {"store": store, "tokenizer": tokenizer.eval().to(device), "tokenizer_config": config}
 
-    Raises:
-        CheckpointError, ConfigError, DataError, TokenizerError: something is missing or does not belong together.
-    """
-    mesh = init.start(run.parallel, seed=run.seed)
-    store = LatentStore(run.latents.folder)
-    tokenizer_folder = Path(run.latents.tokenizer)
-    store.require(tokenizer_digest=tokenizer_digest(tokenizer_folder))
-    tokenizer, tokenizer_config = load_tokenizer(tokenizer_folder)
-    pieces, engine_config = build_world_model(
-        run.model,
-        run.parallel,
-        mesh,
-        dtype=torch_dtype(run.train.precision),
-        seed=run.seed,
-        learned_uncertainty=run.objective.learned_uncertainty,
-    )
+
+def load_weights(
+    folder: Path, pieces: Sequence[nn.Module], networks: Sequence[nn.Module], mesh: Mesh
+) -> dict[str, Any]:
+    """Fill what was trained, and the fields of a TrainedWorld that are about it. networks: the part that is sampled."""
     averaged = checkpoint.has_average(folder)
     checkpoint.load_weights(folder, pieces, mesh, averaged=averaged)
-    networks = [piece.net.eval() for piece in pieces]
-    evaluate = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
-    return TrainedWorld(
-        run=run,
-        checkpoint_folder=folder,
-        step=checkpoint.read_progress(folder).step,
-        averaged=averaged,
-        weights_digest=weights_digest(networks, mesh),
-        mesh=mesh,
-        evaluate=on_halves(evaluate, mesh) if run.sample.cfg_parallel else evaluate,
-        tokenizer=tokenizer.eval().to(mesh.device),
-        tokenizer_config=tokenizer_config,
-        statistics=load_statistics(store.folder / STATISTICS),
-        store=store,
-        text=load_text_encoder(run, mesh.device),
-    )
-
-
-def frames_for(world: TrainedWorld, num_latent_frames: int) -> int:
-    """Pixel frames behind the first latent frames. Raises DataError beyond what the model was trained on."""
-    trained = world.store.latent_shape[1]
-    if num_latent_frames > trained:
-        raise DataError(f"{num_latent_frames} latent frames were asked for, the model was trained on {trained}")
-    return world.tokenizer_config.pixel_frames(num_latent_frames)
+    return {
+        "checkpoint_folder": folder,
+        "step": checkpoint.read_progress(folder).step,
+        "averaged": averaged,
+        "weights_digest": weights_digest(networks, mesh),
+    }

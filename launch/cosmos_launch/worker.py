@@ -52,6 +52,7 @@ def run_rank(run: RunConfig) -> int:
         mesh,
         wandb_online="WANDB_API_KEY" in os.environ,
         code_version=code_version,
+        host=host_name(),
         failures=failures_folder(),
     )
     # All leave together: torchrun takes a rank that stopped before the others for one that failed, and ends them.

@@ -68,11 +68,46 @@ def unstamped(path: Path) -> Path:
     return bare
 
 
+def without_reorder_limit(path: Path) -> Path:
+    """The parameter set ends before its VUI, which says how far B frames are out of order (H.264, 7.3.2.1.1, High)."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"avcC") + 4 + 8  # behind the configuration's six bytes and the set's length
+    size = int.from_bytes(content[at - 2 : at], "big")
+    bits = "".join(f"{byte:08b}" for byte in content[at : at + size])
+    place = 8 * 4  # name of the unit, profile, constraints, level
+
+    def pass_number() -> int:
+        """Exp-Golomb; its value."""
+        nonlocal place
+        zeros = bits.index("1", place) - place
+        place += 2 * zeros + 1
+        return int(bits[place - zeros - 1 : place], 2) - 1
+
+    assert [pass_number(), pass_number()] == [0, 1], "set 0, 4:2:0"
+    pass_number(), pass_number()  # bit depths
+    place += 2
+    pass_number()
+    if pass_number() == 0:
+        pass_number()
+    pass_number()  # reference frames
+    place += 1
+    pass_number(), pass_number()  # size
+    place += 2
+    assert bits[place : place + 2] == "01", "no cropping, and a VUI"
+    ended = (bits[: place + 1] + "01").ljust(8 * size, "0")
+    content[at : at + size] = int(ended, 2).to_bytes(size, "big")
+    path.write_bytes(content)
+    return path
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "variable_rate": lambda p: write(p / "v.mp4", "libx264", "yuv420p", (64, 96), VARIABLE, g="10", bf="0"),
     "variable_rate_b_frames": lambda p: write(p / "v.mp4", "libx264", "yuv420p", (64, 96), VARIABLE, g="12", bf="3"),
     "b_frames_open_gop": lambda p: write(
         p / "v.mp4", "libx264", "yuv420p", (64, 96), STEADY, g="12", bf="3", **{"x264-params": "open-gop=1"}
+    ),
+    "b_frames_no_limit": lambda p: without_reorder_limit(
+        write(p / "v.mp4", "libx264", "yuv420p", (64, 96), STEADY, g="20", bf="5", **{"b-pyramid": "normal"})
     ),
     "ten_bit": lambda p: write(
         p / "v.mp4", "libx265", "yuv420p10le", (64, 96), STEADY, **{"x265-params": "log-level=0"}
@@ -126,7 +161,9 @@ def test_the_plan_executed(odd):
 
 
 # What DALI decodes of the others on a GPU is compared in test_dali.py.
-@pytest.mark.parametrize("odd", [m for m in MAKERS if m not in ("b_frames_open_gop", "late_start")], indirect=True)
+@pytest.mark.parametrize(
+    "odd", [m for m in MAKERS if m not in ("b_frames_open_gop", "b_frames_no_limit", "late_start")], indirect=True
+)
 def test_dali_leaves_them_to_pyav(odd):
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
     _, path = odd

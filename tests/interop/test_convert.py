@@ -20,7 +20,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop import compare, stores
 from cosmos_train.interop import convert as conversion
 from cosmos_train.interop.convert import RECORD, convert
-from cosmos_train.interop.official import derive_config, official_arguments
+from cosmos_train.interop.official_dit import derive_config, official_arguments
 from cosmos_train.interop.source import is_world_model, open_world
 from cosmos_train.parallel.config import ParallelConfig
 
@@ -292,7 +292,7 @@ def test_refuses_what_is_there_already(tmp_path: Path) -> None:
     source = write_official(tmp_path / "model.pt", small_config())
     with pytest.raises(ConfigError, match="exists already"):
         convert(source, tmp_path)
-    with pytest.raises(ConfigError, match="to=onnx is not a layout; use one of ours, official, training, diffusers"):
+    with pytest.raises(ConfigError, match="to=onnx is not a layout; use one of ours, official, training, diff"):
         convert(source, tmp_path / "x", to="onnx")
     with pytest.raises(ConfigError, match="does not exist"):
         convert(tmp_path / "nowhere", tmp_path / "x")

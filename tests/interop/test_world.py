@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.compare import diffusers_network
-from cosmos_train.interop.official import official_arguments
+from cosmos_train.interop.official_dit import official_arguments
 from cosmos_train.interop.source import open_world
 from cosmos_train.interop.world import World, read_world_model, sample_config
 from cosmos_train.objectives.config import EdmConfig

@@ -38,6 +38,14 @@ def test_verify_names_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixtu
     assert main(["checkpoint", "verify", str(run_dir / "checkpoints" / "step-00000010")]) == 0
 
 
+def test_prune_keeps_the_best(tmp_path: Path):
+    for step, score in ((10, 0.2), (20, 0.7), (30, 0.4)):
+        write_checkpoint(tmp_path, step, score=score)
+    best = ["--keep-best", "1", "--best-is", "highest"]
+    assert main(["checkpoint", "prune", str(tmp_path), "--keep-last", "1", *best]) == 0
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000020", "step-00000030"]
+
+
 def test_prune(run_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["checkpoint", "prune", str(run_dir), "--keep-last", "1", "--keep-every", "20"]) == 0
     assert capsys.readouterr().out == f"removed {run_dir}/checkpoints/step-00000010\n"

@@ -19,7 +19,7 @@ from cosmos_launch.cli import main
 from cosmos_train.config.load import load_run, to_yaml
 
 COMMANDS = (
-    *("data", "train", "submit", "status", "checkpoint", "tokenize", "sample", "evaluate"),
+    *("data", "train", "submit", "status", "report", "checkpoint", "tokenize", "sample", "evaluate"),
     *("ema", "convert", "doctor", "explain"),
 )
 HEAVY = {"torch", "megatron", "av", "nvidia", "wandb", "transformers", "numpy", "pyarrow", "omegaconf", "rich"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import official_ar
 from support.official_dit import small_config, write_official
 
 from cosmos_launch.cli import main
@@ -74,14 +75,33 @@ def test_a_world_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not (tmp_path / "other").exists()
 
 
+def test_an_autoregressive_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again; its shards are asked for with --tp."""
+    arguments = official_ar.KINDS["13B video2world"]
+    source, given = official_ar.write(tmp_path / "model.pt", arguments), tmp_path / "given.json"
+    given.write_text(json.dumps(arguments))
+    assert main(["convert", str(source), "--out", str(tmp_path / "ours"), "--arguments", str(given)]) == 0
+    said = capsys.readouterr().out
+    assert "official layout: autoregressive Video2World model, 2 blocks of width 40, 8 heads over 4 of keys and" in said
+    assert "48 codes and a begin token, YaRN 3, sinusoid" in said
+    assert "on 3 latent frames of 3x5 with the weights as read: largest difference 0; all tensors equal" in said
+    shards = ["--to", "training", "--tp", "2"]
+    assert main(["convert", str(tmp_path / "ours"), "--out", str(tmp_path / "shards"), *shards]) == 0
+    assert len(list((tmp_path / "shards").glob("iter_*_model_mp_*.pt"))) == 2
+    assert main(["convert", str(source), "--out", str(tmp_path / "llama"), "--to", "transformers"]) == 2
+    assert "is not a LlamaForCausalLM" in capsys.readouterr().err
+
+
 def test_a_tokenizer_has_no_tokenizer(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert = ["convert", str(checkpoint), "--out", str(checkpoint.parent / "ours"), "--tokenizer", "somewhere"]
     assert main(convert) == 2
     assert "--tokenizer somewhere belongs to a world model" in capsys.readouterr().err
+    assert main([*convert[:-2], "--tp", "2"]) == 2
+    assert "--tp 2 belongs to a world model" in capsys.readouterr().err
 
 
 def test_the_readmes_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of its section, on a tokenizer and on a Video2World model that wait where it says."""
+    """Every block of its section, on a tokenizer and on world models of both kinds that wait where it says."""
     text = README.read_text()
     section = text[text.index("## Converting") : text.index("## What there is")]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
@@ -89,12 +109,16 @@ def test_the_readmes_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPat
     (checkpoint.parent / "released").mkdir()
     checkpoint.rename(checkpoint.parent / "released" / "model.pt")
     write_official(checkpoint.parent / "released/world/model.pt", small_config(condition_mask=True))
+    official_ar.write(checkpoint.parent / "released/world_ar/model.pt", official_ar.KINDS["5B video2world"])
     mask = torch.zeros(1, 1, 3, 4, 6)
     mask[:, :, 0] = 1
     given = {
         "video_B3THW": torch.zeros(1, 3, 9, 32, 32),
         "text_BSE": torch.randn(1, 5, 32),
         "sigma_B": torch.tensor([1.0]),
+        "ids_BL": torch.tensor([[48, 1, 2, 3, 4]]),  # the begin token, then codes
+        "given_codes_BTHW": torch.ones(1, 1, 2, 2, dtype=torch.int64),
+        "text_of_codes_BSE": torch.randn(1, 5, 16),
         "condition_mask_B1THW": mask,
         "padding_mask_B1HW": torch.zeros(1, 1, 32, 48),
         **{name: torch.randn(1, 4, 3, 4, 6) for name in ("x_BCTHW", "x0_BCTHW", "noise_BCTHW", "given_BCTHW")},

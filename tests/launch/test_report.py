@@ -6,12 +6,12 @@ import json
 import math
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.page import Page
 
 from cosmos_launch.report import (
     Fact,
@@ -27,42 +27,6 @@ from cosmos_launch.report import (
     render,
     write_report,
 )
-
-VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """The elements of a page; raises where a tag is closed that is not open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in {"style", "script"}:
-            self.text += data
-
-    def values(self, tag: str, attribute: str) -> list[str]:
-        return [value for one, name, value in self.attributes if (one, name) == (tag, attribute)]
 
 
 def frames(count: int, height_px: int = 24, width_px: int = 40) -> list[np.ndarray]:

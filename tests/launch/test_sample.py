@@ -114,7 +114,7 @@ def test_video_and_what_it_was_made_of(run_dir: Path, tmp_path: Path):
     info = probe_video(out / "seed-0003.mp4")
     assert (info.num_frames, info.height_px, info.width_px) == (FRAMES, HEIGHT_PX, WIDTH_PX)
     assert info.fps == pytest.approx(FPS), "the training data's"
-    assert (facts["prompt"], facts["negative_prompt"], facts["seed"]) == ("a red ball", "blurry, static", 3)
+    assert (facts["prompt"], facts["sample"]["negative_prompt"], facts["seed"]) == ("a red ball", "blurry, static", 3)
     assert (facts["sample"]["guidance"], facts["sample"]["sampler"], facts["sample"]["num_steps"]) == (7.0, "euler", 3)
     assert facts["step"] == 1 and facts["averaged_weights"] and len(facts["weights_digest"]) == 64
     assert facts["layout"] == "tp1 pp1 cp1 dp1" and facts["input"].endswith("first.png")

@@ -150,7 +150,7 @@ def wait_for_end(job: Job) -> None:
 def test_preempted_requeued_and_continued_as_if_nothing_had_happened(
     submit: Callable[..., Job], undisturbed: dict[int, float], tmp_path: Path
 ):
-    job = submit("2", "tracking.wandb=offline")
+    job = submit("2", "tracking.wandb=offline", "checkpoint.asynchronous=true")
     wait_for_step(job, 5)
     line = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={tmp_path}/high.log"]
     subprocess.run([*line, "--wrap", "sleep 2"], check=True, capture_output=True)
@@ -159,14 +159,15 @@ def test_preempted_requeued_and_continued_as_if_nothing_had_happened(
     wait_for_end(job)
     assert f"attempt {job.number}.1 on n[1-2]" in job.log
     events = training.events(job.run_dir)
-    assert [event["event"] for event in events if event["event"] != "save"] == ["start", "stop", "start", "done"]
+    told = [event["event"] for event in events if event["event"] in ("start", "stop", "done")]
+    assert told == ["start", "stop", "start", "done"]
     assert job.losses == undisturbed
     names = [folder.name for folder in (job.run_dir / "wandb").glob("offline-run-*")]
     assert len(names) == 2 and len({name.rsplit("-", 1)[1] for name in names}) == 1, names
 
 
 def test_time_limit_reached_requeued_and_finished(submit: Callable[..., Job], undisturbed: dict[int, float]):
-    job = submit("2", "cluster.stop_before_limit_sec=170")
+    job = submit("2", "cluster.stop_before_limit_sec=170", "checkpoint.asynchronous=true")
     started = time.monotonic()
     wait_for_step(job, 5)
     update = ["scontrol", "update", f"JobId={job.number}"]
@@ -180,7 +181,7 @@ def test_time_limit_reached_requeued_and_finished(submit: Callable[..., Job], un
 
 
 def test_a_killed_rank_is_named_and_the_run_tried_again(submit: Callable[..., Job], undisturbed: dict[int, float]):
-    job = submit("2")
+    job = submit("2", "checkpoint.asynchronous=true")
     wait_for_step(job, 25)
     os.kill(job.rank_pid(1), signal.SIGKILL)
     took_sec = wait_until(lambda: "the first error was" in job.log, job, "the first error")

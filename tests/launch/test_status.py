@@ -1,24 +1,15 @@
 """`cosmos-train status`: a run's folder alone says how far it is and what became of it."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.run_folder import STEP, write_run
 
 from cosmos_launch.cli import main
-from cosmos_train.config.load import load_run, to_yaml
-
-STEP = {"loss": 0.5, "step_sec": 2.0, "samples_per_sec": 4.0}
-
-
-def write_run(run_dir: Path, *records: dict[str, Any], torn: str = "") -> None:
-    run_dir.mkdir(parents=True)
-    (run_dir / "run.yaml").write_text(to_yaml(load_run("run/demo_world", ["train.num_steps=100"])))
-    lines = "".join(json.dumps({"time": time.time()} | record) + "\n" for record in records)
-    (run_dir / "metrics.jsonl").write_text(lines + torn)
+from cosmos_train.train.rank_times import RankTimes
 
 
 def shown(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -43,11 +34,28 @@ def test_a_run_in_progress_with_a_crash_behind_it(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("events", "state"),
-    [([], "has not started"), (["start", "done"], "done"), (["start", "stop"], "stopped and saved; the same command")],
+    [
+        ([], "has not started"),
+        (["start", "done"], "done"),
+        (["start", "stop"], "stopped and saved; the same command"),
+        (["start", "failed"], "failed: OSError: gone"),
+    ],
 )
 def test_what_became_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], events: list[str], state: str):
-    write_run(tmp_path / "run", *({"event": event, "step": 0} for event in events))
+    write_run(tmp_path / "run", *({"event": event, "step": 0, "error": "OSError: gone"} for event in events))
     assert shown(tmp_path / "run", capsys)["state"].startswith(state)
+
+
+def test_the_slowest_rank_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_run(tmp_path / "run", STEP | {"step": 10})
+    phases = {"data": [0.0, 0.0, 0.5], "forward": [0.25, 0.25, 0.25], "backward": [0.5, 0.5, 0.0]}
+    RankTimes(10, ["n1", "n1", "n2"], phases | {"optimizer": [0.25] * 3, "save": [0.0] * 3}).write(tmp_path / "run")
+    assert shown(tmp_path / "run", capsys)["slowest"] == {
+        "rank": 2, "host": "n2", "phase": "data", "lost_sec": 0.5, "lost_share": 0.5
+    }  # fmt: skip
+    assert main(["status", str(tmp_path / "run")]) == 0
+    told = "slowest       rank 2 on n2: 500.0 ms a step (50.0%) more than the median rank, in data\n"
+    assert told in capsys.readouterr().out
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

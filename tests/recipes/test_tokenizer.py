@@ -9,7 +9,7 @@ import torch
 from support import tiny_tokenizer, training
 from support.footage import CARPHONE
 from support.ranks import RankPool
-from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE, logged
+from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE
 
 from cosmos_data.build import build_manifest
 from cosmos_tok.store import load_tokenizer
@@ -52,7 +52,7 @@ def test_resume_is_bit_identical_with_the_discriminator(
     stopped = JOINT | {"train": {"stop_at_step": 3}}
     assert ranks(2).run(tiny_tokenizer.run_loop, manifest, tmp_path, stopped) == [STOPPED, STOPPED]
     assert ranks(2).run(tiny_tokenizer.run_loop, manifest, tmp_path, JOINT) == [DONE, DONE]
-    assert logged(tmp_path) == logged(uninterrupted)
+    assert training.steps(tmp_path) == training.steps(uninterrupted)
     for averaged in (False, True):
         mine, theirs = (
             ranks(1).run(tiny_tokenizer.saved, manifest, run, averaged)[0] for run in (tmp_path, uninterrupted)
@@ -66,12 +66,12 @@ def test_one_process_learns_the_same(
     ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path, uninterrupted: Path
 ):
     assert ranks(1).run(tiny_tokenizer.run_loop, manifest, tmp_path, JOINT) == [DONE]
-    for step, values in logged(tmp_path).items():
-        assert values == pytest.approx(logged(uninterrupted)[step], rel=1e-3, abs=1e-5), step
+    for step, values in training.steps(tmp_path).items():
+        assert values == pytest.approx(training.steps(uninterrupted)[step], rel=1e-3, abs=1e-5), step
 
 
 def test_the_log_says_what_each_term_did(uninterrupted: Path):
-    steps = logged(uninterrupted)
+    steps = training.steps(uninterrupted)
     assert {frozenset(values) for values in steps.values()} == {frozenset(steps[1])}
     assert {"loss", "l1", "adversarial", "adversarial_weight", "discriminator", "psnr_db", "ssim"} <= steps[1].keys()
     for step, values in steps.items():

@@ -23,22 +23,23 @@ from cosmos_train.train import checkpoint
 def save_distributed(source: Path, run_dir: Path, parallel: ParallelConfig, dtype: str) -> None:
     """A checkpoint of step 0 in this layout, started from a world model of any layout."""
     found, mesh = open_world(source), init.start(parallel, seed=0)
-    run = dataclasses.replace(tiny_world.make_run(Path("unused"), run_dir, parallel), model=found.config)
+    run = dataclasses.replace(tiny_world.make_run(Path("unused"), run_dir, parallel), model=found.require_dit())
     pieces, config = build_world_model(
-        found.config, parallel, mesh, dtype=torch_dtype("bf16" if dtype == "bf16" else "fp32"), seed=5
+        found.require_dit(), parallel, mesh, dtype=torch_dtype("bf16" if dtype == "bf16" else "fp32"), seed=5
     )
     load_world(found, pieces, mesh)
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
     progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
-    checkpoint.save(run_dir, Engine(pieces, config, mesh, adam), None, progress, to_yaml(run), run.checkpoint)
+    engine = Engine(pieces, config, mesh, adam)
+    checkpoint.save(checkpoint.Saver(mesh), run_dir, engine, None, progress, to_yaml(run))
 
 
 def sample_on_ranks(source: Path, parallel: ParallelConfig, scene: Scene, config: SampleConfig) -> Tensor:
     """The latents that this rank gets."""
     found, mesh = open_world(source), init.start(parallel, seed=0)
-    [model], _ = build_world_model(found.config, parallel, mesh, dtype=torch_dtype("fp32"), seed=5)
+    [model], _ = build_world_model(found.require_dit(), parallel, mesh, dtype=torch_dtype("fp32"), seed=5)
     load_world(found, [model], mesh)
-    has_mask = found.config.condition_mask
+    has_mask = model.net.config.condition_mask
     return sample_world(model.net, scene, config, sigma_data=0.5, has_condition_mask=has_mask)
 
 

@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3D
 from torch import Tensor
 
 from cosmos_train.interop.compare import transformer_module, use_released_epsilon
-from cosmos_train.interop.names import diffusers_name, split, table
+from cosmos_train.interop.names_dit import diffusers_name, dit_table
 from cosmos_train.interop.pipeline import transformer_arguments
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.model import DiT
@@ -27,7 +27,7 @@ def diffusers_twin(dit: DiT) -> CosmosTransformer3DModel:
 def twin_names(config: DiTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights or gradients of a DiT under diffusers' names: fused matrices are split, nothing else changes."""
     named: dict[str, Tensor] = {}
-    for entry in table(config, learned_uncertainty=False):
-        parts = split(tensors[entry.ours.removeprefix("net.")], len(entry.official), config.num_heads)
+    for entry in dit_table(config, learned_uncertainty=False):
+        parts = entry.split(tensors[entry.ours.removeprefix("net.")])
         named |= {diffusers_name(name): part for name, part in zip(entry.official, parts, strict=True)}
     return named

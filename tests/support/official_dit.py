@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosmos_train.interop.names import table
+from cosmos_train.interop.names import official_shapes
+from cosmos_train.interop.names_dit import dit_table
 from cosmos_train.models.dit.config import DiTConfig
 
 SMALL: dict[str, Any] = {
@@ -30,15 +31,14 @@ def official_state(config: DiTConfig, *, seed: int = 0, learned_uncertainty: boo
     """Tensors of model.pt: matrices of a scale that keeps the residual stream near 1, norms near 1."""
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
-    for entry in table(config, learned_uncertainty=learned_uncertainty):
-        for name in entry.official:
-            drawn = torch.randn(entry.shape, generator=generator)
-            if (name.endswith(".1.weight") and len(entry.shape) == 1) or "norm" in name:
-                state[name] = 1 + 0.2 * drawn
-            elif len(entry.shape) == 2 and "pos_emb" not in name:
-                state[name] = drawn / entry.shape[1] ** 0.5
-            else:
-                state[name] = drawn
+    for name, shape in official_shapes(dit_table(config, learned_uncertainty=learned_uncertainty)).items():
+        drawn = torch.randn(shape, generator=generator)
+        if (name.endswith(".1.weight") and len(shape) == 1) or "norm" in name:
+            state[name] = 1 + 0.2 * drawn
+        elif len(shape) == 2 and "pos_emb" not in name:
+            state[name] = drawn / shape[1] ** 0.5
+        else:
+            state[name] = drawn
     side = max(config.table_rows)
     return state | {"net.pos_embedder.seq": torch.arange(side, dtype=torch.float32)}
 

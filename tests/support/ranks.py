@@ -14,31 +14,44 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 TIMEOUT_SEC = 240.0
+MAX_THREADS = 300
+"""In a rank, before all are started anew. megatron-core's DDP holds itself through hooks of autograd's nodes, where no
+garbage collector looks, and with it the groups of its layout: gloo's threads, which wake a hundred times a second each.
+"""
 
 
 class RankPool:
     """`num_ranks` processes, each serving calls from a pipe."""
 
     def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
-        for rank in range(num_ranks):
+        self.num_threads = 0
+        for rank in range(self.num_ranks):
             mine, theirs = context.Pipe()
             # Not daemonic: megatron-core starts helper processes to write checkpoints.
-            process = context.Process(target=_serve, args=(theirs, rank, num_ranks, port))
+            process = context.Process(target=_serve, args=(theirs, rank, self.num_ranks, port))
             process.start()
             self.pipes.append(mine)
             self.processes.append(process)
 
     def run(self, function: Callable, *args: Any) -> list[Any]:
         """Call on every rank. Raises AssertionError with the first rank's traceback where one failed."""
+        if self.num_threads > MAX_THREADS:
+            self.close()
+            self._start()
         for pipe in self.pipes:
             pipe.send((function, args))
         results: list[Any] = []
@@ -46,7 +59,8 @@ class RankPool:
             if not pipe.poll(TIMEOUT_SEC):
                 self.close()
                 raise AssertionError(f"rank {rank} gave no answer in {TIMEOUT_SEC} s")
-            ok, result = pipe.recv()
+            ok, result, num_threads = pipe.recv()
+            self.num_threads = max(self.num_threads, num_threads)
             if not ok:
                 self.close()
                 raise AssertionError(f"rank {rank}:\n{result}")
@@ -78,6 +92,10 @@ def _serve(pipe: Connection, rank: int, num_ranks: int, port: int) -> None:
         except EOFError:
             return
         try:
-            pipe.send((True, function(*args)))
+            pipe.send((True, function(*args), _num_threads()))
         except BaseException:  # whatever it is, the test that asked must see it
-            pipe.send((False, traceback.format_exc()))
+            pipe.send((False, traceback.format_exc(), _num_threads()))
+
+
+def _num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))

@@ -30,7 +30,7 @@ def sampled(parallel: ParallelConfig, settings: dict[str, Any], seeds: list[int]
                 param.data.copy_(torch.randn(param.shape, generator=generator) * 0.1)
     config = SampleConfig(**SETTINGS | settings)
     evaluate = in_turn(networks[0]) if parallel.pp == 1 else pipelined(networks, engine_config, mesh)
-    mine = videos_of_rank(len(seeds), mesh, cfg_parallel=config.cfg_parallel)
+    mine = videos_of_rank(len(seeds), mesh, num_parallel=2 if config.cfg_parallel else 1)
     own_seeds = seeds[mine.start : mine.stop]
     return {
         "seeds": own_seeds,

@@ -1,7 +1,6 @@
 """A tiny tokenizer with a discriminator on real footage, and what tests ask of it on every rank."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,6 @@ def run_loop(manifest: Path, run_dir: Path, settings: dict[str, Any]) -> int:
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
     return train(run, TokenizerTask(run, mesh), mesh, wandb_online=False, code_version="test")
-
-
-def logged(run_dir: Path) -> dict[int, dict[str, float]]:
-    """Step -> what it is about, of metrics.jsonl, without times; a step that was run twice has its last values."""
-    timing = ("step_sec", "samples_per_sec", "tokens_per_sec", "data_wait_share", "peak_memory_gib", "time")
-    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {
-        record["step"]: {name: value for name, value in record.items() if name not in timing}
-        for record in records
-        if "loss" in record
-    }
 
 
 def saved(manifest: Path, run_dir: Path, averaged: bool) -> dict[str, Tensor]:

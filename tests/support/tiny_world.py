@@ -101,7 +101,13 @@ def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
     mesh = init.start(run.parallel, seed=run.seed)
     task = make_task(run, mesh)
     _stir_zeros(task, mesh)
-    adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
+    adam = AdamSettings(
+        betas=run.optim.betas,
+        eps=run.optim.eps,
+        weight_decay=0.1,
+        clip_grad_norm=1.0,
+        lr_factors=run.optim.lr_factors,
+    )
     return task, Engine(task.pieces, task.engine_config, mesh, adam), mesh
 
 

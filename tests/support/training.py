@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ from support import tiny_world
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train import checkpoint
+from cosmos_train.train import checkpoint, checkpoint_folder, checkpoint_save
 from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.loop import train
 
 
@@ -37,9 +41,45 @@ def run_loop(
     return train(run, WorldDiTTask(run, mesh), mesh, wandb_online=False, code_version="test")
 
 
+SLOW_SEC = 1.0
+"""That a slow rank sleeps in each step."""
+
+
+def run_with_a_slow_rank(phase: str, cache: Path, run_dir: Path, parallel: ParallelConfig) -> int:
+    """Train on hosts n0, n1, ...; rank 1 sleeps in the forward pass, or before it gets its batches."""
+    run = tiny_world.make_run(cache, run_dir, parallel, num_steps=2)
+    mesh = init.start(run.parallel, seed=run.seed)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    task = WorldDiTTask(run, mesh)
+    if mesh.world.rank() == 1:
+        name = "forward_loss" if phase == "forward" else "batches"
+        original = getattr(task, name)
+
+        def slow_forward(*arguments: Any) -> Any:
+            time.sleep(SLOW_SEC / 2)  # of each of two micro-batches
+            return original(*arguments)
+
+        def slow_batches(micro_batches: Any) -> Any:
+            for batch in original(micro_batches):
+                time.sleep(SLOW_SEC / 2)
+                yield batch
+
+        setattr(task, name, slow_forward if phase == "forward" else slow_batches)
+    host = f"n{mesh.world.rank()}"
+    return train(run, task, mesh, wandb_online=False, code_version="test", host=host)
+
+
 def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
     """Where a run would start from, on this rank of all."""
     return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
+
+
+def states_to_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> set[str]:
+    """Names of the optimizer's states and averages that this rank reads of a checkpoint."""
+    run = tiny_world.make_run(cache, run_dir, parallel)
+    _, engine, _ = tiny_world.start(run)
+    state = checkpoint._state(engine, Ema(engine, profiles(run.optim)), is_loading=True)
+    return {*state["optimizer"], *state["ema"]}
 
 
 def failure_of(function: Callable, *arguments: Any) -> tuple[str, str]:
@@ -65,21 +105,46 @@ def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[
 def steps(run_dir: Path) -> dict[int, dict[str, float]]:
     """Step -> what metrics.jsonl says of it, without times."""
     timing = ("_sec", "_per_gpu", "_share", "_gib", "time")
-    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return {
         record["step"]: {name: value for name, value in record.items() if not name.endswith(timing)}
-        for record in records
-        if "loss" in record
+        for record in records(run_dir)
     }
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are steps."""
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in found if "loss" in record]
 
 
 def losses(run_dir: Path) -> dict[int, float]:
     """Step -> loss, of metrics.jsonl; a step that was run twice has its last value."""
-    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {record["step"]: record["loss"] for record in records if "loss" in record}
+    return {record["step"]: record["loss"] for record in records(run_dir)}
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
     """What metrics.jsonl says besides steps."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if "event" in record]
+
+
+def killed_while_saving(phase: str, cache: Path, run_dir: Path, parallel: ParallelConfig, settings: dict) -> None:
+    """run_loop, ended by SIGKILL in a phase of its second save."""
+    module, name, is_due = {
+        "plan": (checkpoint_save, "save_state", lambda *_: True),
+        "write": (checkpoint_save.Saver, "_complete", lambda *_: True),
+        "rename": (Path, "rename", lambda path, *_: path.suffix == ".partial"),
+        "prune": (checkpoint_folder.shutil, "rmtree", lambda path, *_: "step-00000002." in path.name and path.exists()),
+    }[phase]
+    original, calls = getattr(module, name), 0
+    first = 1 if phase == "prune" else 2
+
+    def killing(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += is_due(*arguments)
+        if calls == first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **named)
+
+    setattr(module, name, killing)
+    run_loop(cache, run_dir, parallel, settings)

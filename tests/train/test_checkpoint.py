@@ -84,6 +84,13 @@ def test_resume_on_another_number_of_processes(
     assert training.losses(tmp_path) == pytest.approx(training.losses(uninterrupted), rel=1e-4)
 
 
+def test_no_rank_reads_what_others_hold(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path):
+    mine, theirs = ranks(2).run(training.states_to_read, cache, tmp_path, DP2)
+    [everything] = ranks(1).run(training.states_to_read, cache, tmp_path, DP2)
+    assert mine | theirs == everything
+    assert len(mine & theirs) < 0.1 * len(everything) and 0.2 < len(mine) / len(everything) < 0.8
+
+
 def test_says_where_it_started_from(uninterrupted: Path):
     start, *_, done = training.events(uninterrupted)
     assert (start["event"], start["step"], start["source"].split(":")[0]) == ("start", 0, "scratch")
@@ -162,8 +169,13 @@ def test_only_damaged_checkpoints_are_no_reason_to_start_afresh(
     shutil.copytree(uninterrupted, tmp_path / "run")
     for step in (4, 6):
         damaged(tmp_path / "run", step)
-    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())[1]
-    assert name == "CheckpointError" and "all 2 checkpoints of" in message
+    chosen = (training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())
+    for _ in range(2):  # a requeued job finds them set aside
+        name, message = ranks(2).run(*chosen)[1]
+        assert name == "CheckpointError" and "all 2 checkpoints of" in message
+    restored = tmp_path / "run" / "checkpoints" / "step-00000004"
+    shutil.copytree(uninterrupted / "checkpoints" / restored.name, restored)
+    assert ranks(1).run(training.chosen_source, *chosen[2:])[0].folder == restored
 
 
 def test_a_named_checkpoint_that_is_damaged_is_refused(
@@ -228,9 +240,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_full_disk_leaves_the_checkpoint_before(ranks: Callable[[int], RankPool], cache: Path, small_disk: Path):
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["standing still", "beside training"])
+def test_full_disk_leaves_the_checkpoint_before(
+    ranks: Callable[[int], RankPool], cache: Path, small_disk: Path, asynchronous: bool
+):
     run_dir = small_disk / "run"
-    for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, run_dir, DP2, {"num_steps": 6}):
+    settings = {"num_steps": 6, "checkpoint": {"every_steps": 2, "asynchronous": asynchronous}}
+    for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, run_dir, DP2, settings):
         assert name == "CheckpointError"
         assert "could not write the checkpoint of step" in message and "the disk is full" in message
     newest = checkpoint.newest_checkpoint(run_dir)

@@ -1,13 +1,16 @@
 """Checkpoints as folders: which there are, whether they are whole, which may go. No torch, no training."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
 
 from cosmos_train.train import checkpoint_folder as folders
+from cosmos_train.train.config import CheckpointConfig
 
 
 def names(found: list[Path]) -> list[int]:
@@ -34,6 +37,7 @@ def test_complete_ones_in_order_and_nothing_else(tmp_path: Path):
         (lambda folder: (folder / "common.pt").write_bytes(b"b"), ["common.pt has 1 bytes instead of 10"]),
         (lambda folder: (folder / "common.pt").write_bytes(b"c" * 10), ["common.pt differs from its digest"]),
         (lambda folder: (folder / folders.DIGESTS).write_text("{"), ["digests.json is not JSON"]),
+        (lambda folder: (folder / folders.MARKER).write_text(""), ["complete.json is not JSON"]),  # a crashed node
         (lambda folder: (folder / folders.DIGESTS).unlink(), []),  # of a version that wrote none
     ],
 )
@@ -45,23 +49,32 @@ def test_damage(tmp_path: Path, harm, said: list[str]):
 
 def test_ranks_share_the_reading(tmp_path: Path):
     folder = write_checkpoint(tmp_path, 1)
-    parts = [folders.digests_of(folder, part=part, num_parts=2) for part in range(2)]
-    assert parts[0] | parts[1] == folders.digests_of(folder) and not parts[0].keys() & parts[1].keys()
     (folder / "run.yaml").unlink()
     found = [folders.damage_of(folder, part=part, num_parts=2) for part in range(2)]
     assert sorted(found, key=len) == [[], ["run.yaml is missing"]]
 
 
 @pytest.mark.parametrize(
-    ("keep_last", "keep_every_steps", "kept"),
-    [(1, 0, [50]), (2, 0, [40, 50]), (9, 0, [10, 20, 30, 40, 50]), (1, 20, [20, 40, 50]), (2, 30, [30, 40, 50])],
+    ("rules", "kept"),
+    [
+        ({"keep_last": 1}, [50]),
+        ({"keep_last": 2}, [40, 50]),
+        ({"keep_last": 9}, [10, 20, 30, 40, 50]),
+        ({"keep_last": 1, "keep_every_steps": 20}, [20, 40, 50]),
+        ({"keep_last": 2, "keep_every_steps": 30}, [30, 40, 50]),
+        ({"keep_last": 1, "keep_best": 1}, [30, 50]),
+        ({"keep_last": 1, "keep_best": 2}, [30, 40, 50]),  # of equal ones the newest: not 20
+        ({"keep_last": 1, "keep_best": 1, "best_is": "highest"}, [40, 50]),
+        ({"keep_last": 1, "keep_best": 9}, [20, 30, 40, 50]),  # neither without a score nor one that is not finite
+    ],
+    ids=str,
 )
-def test_prune(tmp_path: Path, keep_last: int, keep_every_steps: int, kept: list[int]):
-    for step in (10, 20, 30, 40, 50):
-        write_checkpoint(tmp_path, step)
-    asked = {"keep_last": keep_last, "keep_every_steps": keep_every_steps}
-    planned = folders.prunable(tmp_path, **asked)
-    assert folders.prune(tmp_path, **asked) == planned
+def test_prune(tmp_path: Path, rules: dict[str, Any], kept: list[int]):
+    for step, score in ((10, None), (20, 0.9), (30, 0.1), (40, 0.9), (50, math.nan)):
+        write_checkpoint(tmp_path, step, score=score)
+    keep = CheckpointConfig(**rules)
+    planned = folders.prunable(tmp_path, keep)
+    assert folders.prune(tmp_path, keep) == planned
     assert names(folders.list_checkpoints(tmp_path)) == kept
     assert len(list((tmp_path / "checkpoints").iterdir())) == len(kept)
 

@@ -3,6 +3,7 @@
 import torch
 
 from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.models.world_ar.medusa import MedusaWorldAR
 from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import EngineConfig, make_layers
@@ -16,7 +17,22 @@ def build_world_ar(
     config: WorldARConfig, parallel: ParallelConfig, mesh: Mesh, *, dtype: torch.dtype, seed: int
 ) -> tuple[list[WorldAR], EngineConfig]:
     """This rank's pieces of the model, and megatron-core's view of it."""
-    engine_config = transformer_config(
+    engine_config = megatron_config(config, parallel, dtype=dtype)
+    layers, fill = make_layers(parallel, engine_config, mesh), layout_independent_fill(mesh, seed=seed)
+
+    def build(stage: StagePlan) -> WorldAR:
+        with mesh.device:
+            piece = (MedusaWorldAR if config.medusa_heads else WorldAR)(config, layers, stage)
+        piece.init_weights(fill)
+        mark_partial_gradients(piece)
+        return piece.to(dtype)
+
+    return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config
+
+
+def megatron_config(config: WorldARConfig, parallel: ParallelConfig, *, dtype: torch.dtype) -> EngineConfig:
+    """megatron-core's view of the model."""
+    return transformer_config(
         parallel,
         dtype=dtype,
         num_layers=config.num_blocks,
@@ -26,13 +42,3 @@ def build_world_ar(
         head_dim=config.head_dim,
         norm_eps=config.norm_eps,
     )
-    layers, fill = make_layers(parallel, engine_config, mesh), layout_independent_fill(mesh, seed=seed)
-
-    def build(stage: StagePlan) -> WorldAR:
-        with mesh.device:
-            piece = WorldAR(config, layers, stage)
-        piece.init_weights(fill)
-        mark_partial_gradients(piece)
-        return piece.to(dtype)
-
-    return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config

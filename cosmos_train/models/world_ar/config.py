@@ -47,6 +47,8 @@ class WorldARConfig:
     """Frequencies that turn at most so often are slowed down whole."""
     norm_eps: float = 1e-5
     """Of every RMSNorm."""
+    medusa_heads: int = 0
+    """Heads that guess the codes after the next one, so that generation takes fewer passes; 9 in the paper."""
 
     def __post_init__(self) -> None:
         for key, value in (
@@ -72,6 +74,8 @@ class WorldARConfig:
             )
         if self.ffn_width % GATE_GROUP:
             raise ValueError(f"model.ffn_width={self.ffn_width} is not a multiple of {GATE_GROUP}")
+        if self.medusa_heads < 0:
+            raise ValueError(f"model.medusa_heads={self.medusa_heads} must be 0 (none) or more")
         if self.yarn_scale < 1:
             raise ValueError(f"model.yarn_scale={self.yarn_scale} must be 1 (off) or more")
 

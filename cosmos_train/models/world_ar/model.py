@@ -23,6 +23,7 @@ from cosmos_train.models.common.rope3d import apply_rope
 from cosmos_train.models.world_ar.config import GATE_GROUP, WorldARConfig
 from cosmos_train.models.world_ar.positions import grid_positions, rotary_angles, sinusoids
 from cosmos_train.parallel.context import TokenSplit
+from cosmos_train.parallel.kv_cache import KVCache
 from cosmos_train.parallel.layers import Layers
 from cosmos_train.parallel.pipeline import StagePlan
 from cosmos_train.parallel.shard import Fill, Init
@@ -40,13 +41,16 @@ class Context:
     text_SBE: Tensor | None
     split: TokenSplit
     """How the ranks divide the tokens; only self-attention asks."""
+    cache: KVCache | None
+    """Keys and values of the tokens before these, where a video is generated."""
 
 
 class SelfAttention(nn.Module):
     """Attention of every token to itself and to those before it, in groups of heads that share keys and values."""
 
-    def __init__(self, config: WorldARConfig, layers: Layers) -> None:
+    def __init__(self, config: WorldARConfig, layers: Layers, block: str) -> None:
         super().__init__()
+        self.block = block
         self.num_groups, self.head_dim = config.num_kv_heads // layers.tp, config.head_dim
         self.per_group = config.num_heads // config.num_kv_heads
         self.qkv = layers.column_linear(config.width, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
@@ -62,14 +66,17 @@ class SelfAttention(nn.Module):
         k, v = groups[..., self.per_group :, :].unbind(-2)  # [L, B, G, K]
         q = apply_rope(self.q_layernorm(q), context.rope_cos, context.rope_sin)
         k = apply_rope(self.k_layernorm(k), context.rope_cos, context.rope_sin)
+        if context.cache is not None:
+            return self.out(context.cache.attend(self.block, q, k, v))
         return self.out(self.attention(q, k, v, context.split))
 
 
 class CrossAttention(nn.Module):
     """Attention of every token to the text states; positions past the prompt's end are zero states, unmasked."""
 
-    def __init__(self, config: WorldARConfig, layers: Layers) -> None:
+    def __init__(self, config: WorldARConfig, layers: Layers, block: str) -> None:
         super().__init__()
+        self.block = block
         self.num_heads, self.num_groups = config.num_heads // layers.tp, config.num_kv_heads // layers.tp
         self.head_dim = config.head_dim
         self.q = layers.column_linear(config.width, config.num_heads * config.head_dim)
@@ -81,9 +88,15 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_LBD: Tensor, context: Context) -> Tensor:
         """[L, B, D] -> [L, B, D]."""
-        q = self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim))
+        q = self.q_layernorm(self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim)))
+        keys_values = functools.partial(self._keys_values, context)
+        if context.cache is not None:
+            return self.out(context.cache.attend_text(self.block, q, keys_values))
+        return self.out(self.attention(q, *keys_values()))
+
+    def _keys_values(self, context: Context) -> tuple[Tensor, Tensor]:
         k, v = self.kv(context.text_SBE).unflatten(-1, (self.num_groups, 2, self.head_dim)).unbind(-2)
-        return self.out(self.attention(self.q_layernorm(q), self.k_layernorm(k), v))
+        return self.k_layernorm(k), v
 
 
 class SwiGLU(nn.Module):
@@ -109,14 +122,14 @@ def gated(x_LBF: Tensor) -> Tensor:
 class Block(nn.Module):
     """Self-attention, cross-attention where the model has it, MLP: each normalised before and added after."""
 
-    def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan) -> None:
+    def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan, name: str) -> None:
         super().__init__()
         self.stage = stage
         self.self_norm = layers.norm(config.width)
-        self.self_attention = SelfAttention(config, layers)
+        self.self_attention = SelfAttention(config, layers, name)
         if config.cross_attention:
             self.cross_norm = layers.norm(config.width)
-            self.cross_attention = CrossAttention(config, layers)
+            self.cross_attention = CrossAttention(config, layers, name)
         self.mlp_norm = layers.norm(config.width)
         self.mlp = SwiGLU(config, layers, stage)
         self.has_text = config.cross_attention
@@ -143,7 +156,7 @@ class WorldAR(nn.Module):
         if stage.is_first:
             self.embed = layers.vocab_embedding(config.embedding_rows, config.width)
         # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
-        self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
+        self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage, str(i)) for i in stage.blocks})
         if stage.is_last:
             self.final_norm = layers.norm(config.width)
             self.output = layers.column_linear(config.width, config.vocab_size)
@@ -156,6 +169,7 @@ class WorldAR(nn.Module):
         *,
         text_BSE: Tensor | None = None,
         hidden_LBD: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor | tuple[Tensor, TokenSplit]:
         """(logits [l, B, V / tp] of a chunk of the tokens, how ranks divide them) on the last stage; on others the
         residual stream [l, B, D]. A token's logits are of the code that follows it.
@@ -165,13 +179,16 @@ class WorldAR(nn.Module):
             grid_HW: rows and columns of codes in a latent frame.
             text_BSE: encoder states, zeros past the prompt's end; required exactly where the model attends to text.
             hidden_LBD: the previous stage's output, on all stages but the first.
+            cache: of a video that is generated. ids_BL are then those that follow the tokens in it, and join them. The
+                last stage gives the residual stream behind its norm: few tokens are worth `output`, which has a column
+                for every code. The text is always the same.
         """
         if (text_BSE is not None) != self.config.cross_attention:
             raise ValueError(
                 f"model.cross_attention={self.config.cross_attention}, but text states were "
                 f"{'not given' if text_BSE is None else 'given'}"
             )
-        context = self._context(ids_BL, grid_HW, text_BSE)
+        context = self._context(ids_BL, grid_HW, text_BSE, cache)
         if self.stage.is_first:
             x_LBD = self.embed(context.split.context_rows(ids_BL.T).T)
         else:
@@ -180,9 +197,16 @@ class WorldAR(nn.Module):
         with self.layers.autocast(x_LBD):
             for block in self.blocks.values():
                 x_LBD = self.stage.run_block(block, x_LBD, context, self.layers.checkpoint)
+        if cache is not None:
+            cache.length += ids_BL.shape[1]
         if not self.stage.is_last:
             return x_LBD
-        return self.output(self.final_norm(x_LBD)), context.split
+        x_LBD = self.final_norm(x_LBD)
+        return x_LBD if cache is not None else (self.logits(x_LBD), context.split)
+
+    def logits(self, x_LBD: Tensor) -> Tensor:
+        """What training scores of the residual stream behind the last norm: [L, B, V / tp]."""
+        return self.output(x_LBD)
 
     def init_weights(self, fill: Fill) -> None:
         """As released: embeddings normal(1), output normal(1 / sqrt(D)), else truncated normal(0.02); what adds to the
@@ -193,6 +217,8 @@ class WorldAR(nn.Module):
                 fill(name, param, lambda weight, _generator: weight.fill_(1.0))
             elif name == "embed.weight":
                 fill(name, param, lambda weight, generator: weight.normal_(generator=generator))
+            elif name == "medusa.weight":
+                fill(name, param, lambda weight, _generator: weight.zero_())  # each head begins as the model's own
             elif name == "output.weight":
                 fill(name, param, _truncated_normal(self.config.width**-0.5))
             elif name.endswith("up.weight"):
@@ -201,10 +227,12 @@ class WorldAR(nn.Module):
                 adds = name.endswith(("out.weight", "down.weight"))
                 fill(name, param, _truncated_normal(0.02 / less if adds else 0.02))
 
-    def _context(self, ids_BL: Tensor, grid_HW: tuple[int, int], text_BSE: Tensor | None) -> Context:
-        num_tokens = ids_BL.shape[1]
+    def _context(
+        self, ids_BL: Tensor, grid_HW: tuple[int, int], text_BSE: Tensor | None, cache: KVCache | None
+    ) -> Context:
+        num_tokens, start = ids_BL.shape[1], 0 if cache is None else cache.length
         config, split = self.config, self.layers.causal_split(num_tokens)
-        place_L3 = grid_positions(config, range(num_tokens), grid_HW, ids_BL.device)
+        place_L3 = grid_positions(config, range(start, start + num_tokens), grid_HW, ids_BL.device)
         angle = rotary_angles(config, place_L3)
         dtype = next(self.parameters()).dtype
         return Context(
@@ -215,6 +243,7 @@ class WorldAR(nn.Module):
             else None,
             text_SBE=None if text_BSE is None else text_BSE.transpose(0, 1).to(dtype),
             split=split,
+            cache=cache,
         )
 
 

@@ -1,0 +1,206 @@
+"""Saving and loading of a training state: this project, torch.distributed.checkpoint and plain torch.save, in turns.
+
+    python benchmarks/checkpoint.py --gib 1 --rounds 5
+
+One process, fp32: a world model's weights and Adam's two moments, the same for every way. Each way's turn ends when its
+bytes are on the disk (fsync). `blocked` is how long training stands still, `total` the time until the checkpoint is
+complete. Beside asynchronous saves nothing is computed here; ours is asked every STEP_SEC whether it is done. Ours
+gathers the optimizer's state and computes digests, which the others do not have. Prints a JSON line for each way:
+medians over the rounds, and medians of the ratios to torch.save (saving) and to torch.distributed.checkpoint (loading)
+of the same round.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import commit
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.dit.world import build_world_model
+from cosmos_train.parallel import init, optimizer_state
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.engine import AdamSettings, Engine
+from cosmos_train.train import checkpoint
+
+BYTES_PER_PARAM = 12
+NUM_HEADS, HEAD_DIM = 8, 128
+PARAMS_PER_BLOCK = 17 * (NUM_HEADS * HEAD_DIM) ** 2
+STEP_SEC = 0.2
+"""How often training would ask whether an asynchronous save is done."""
+Timing = tuple[float, float]
+"""Seconds blocked, and in all."""
+
+
+def make_engine(gib: float) -> Engine:
+    """A DiT of about that much state, with moments that are not zero."""
+    mesh = init.start(ParallelConfig(), seed=0)
+    num_blocks = max(1, round(gib * 2**30 / BYTES_PER_PARAM / PARAMS_PER_BLOCK))
+    config = DiTConfig(num_blocks=num_blocks, num_heads=NUM_HEADS, head_dim=HEAD_DIM)
+    pieces, engine_config = build_world_model(config, ParallelConfig(), mesh, dtype=torch.float32, seed=0)
+    adam = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
+    engine = Engine(pieces, engine_config, mesh, adam)
+    states = optimizer_state.empty(pieces)
+    for kinds in states.values():
+        for tensor in kinds.values():
+            tensor.normal_()
+    optimizer_state.distribute(engine.optimizer, pieces, states)
+    return engine
+
+
+def whole_state(engine: Engine) -> dict[str, Tensor]:
+    """The same weights and moments as plain tensors, for the others."""
+    moments = optimizer_state.collect(engine.optimizer, engine.pieces, engine.mesh)
+    flat = {f"optimizer.{kind}.{name}": t for name, kinds in moments.items() for kind, t in kinds.items()}
+    weights = {name: t for piece in engine.pieces for name, t in piece.state_dict().items() if t is not None}
+    return flat | {f"model.{name}": t for name, t in weights.items()}
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What is compared: a way's name -> what saves to, or loads from, a folder."""
+
+    save: dict[str, Callable[[Path], Timing]]
+    load: dict[str, Callable[[], Any]]
+
+
+def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways:
+    """Every way at the same state; what they load is where their last save went."""
+    state = whole_state(engine)
+    progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=engine.mesh.layout)
+
+    def ours(*, asynchronous: bool) -> Callable[[Path], Timing]:
+        saved: list[checkpoint.Saved] = []
+        saver = stack.enter_context(checkpoint.Saver(engine.mesh, asynchronous=asynchronous, on_saved=saved.append))
+
+        def save(run_dir: Path) -> Timing:
+            checkpoint.save(saver, run_dir, engine, None, progress, "")
+            while saver.pending is not None:
+                time.sleep(STEP_SEC)
+                saver.poll()
+            return saved[-1].blocked_sec, saved[-1].total_sec
+
+        return save
+
+    def dcp_async(path: Path) -> Timing:
+        started = time.perf_counter()
+        pending = state_dict_saver.async_save(state, checkpoint_id=path)
+        blocked_sec = time.perf_counter() - started
+        pending.result()  # pyright: ignore[reportAttributeAccessIssue] a Future, where no stager is asked for
+        return blocked_sec, time.perf_counter() - started
+
+    def torch_load() -> None:
+        for name, tensor in torch.load(folder / "torch.save" / "state.pt", weights_only=True).items():
+            state[name].copy_(tensor)
+
+    return Ways(
+        save={
+            "torch.save": lambda path: blocking(lambda: torch_save(state, path / "state.pt")),
+            "dcp": lambda path: blocking(lambda: state_dict_saver.save(state, checkpoint_id=path)),
+            "dcp async": dcp_async,
+            "ours": ours(asynchronous=False),
+            "ours async": ours(asynchronous=True),
+        },
+        load={
+            "torch.save": torch_load,
+            "dcp": lambda: state_dict_loader.load(state, checkpoint_id=folder / "dcp"),
+            "ours": lambda: checkpoint.load(checkpoint.resolve(folder / "ours"), engine, None),
+        },
+    )
+
+
+def torch_save(state: dict[str, Tensor], path: Path) -> None:
+    """To a file that is on the disk then."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def blocking(save: Callable[[], Any]) -> Timing:
+    """Of what returns when it is done."""
+    started = time.perf_counter()
+    save()
+    took_sec = time.perf_counter() - started
+    return took_sec, took_sec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Saving and loading of a training state, three ways.")
+    parser.add_argument("--gib", type=float, default=1.0, help="size of the state")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not")
+    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    arguments = parser.parse_args()
+    engine = make_engine(arguments.gib)
+    num_params = sum(param.numel() for piece in engine.pieces for param in piece.parameters())
+    where = {
+        "gib": round(num_params * BYTES_PER_PARAM / 2**30, 2),
+        "rounds": arguments.rounds,
+        "device": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+    }
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))
+        ways = make_ways(engine, folder, stack)
+        saves, loads = measure(ways, folder, arguments.rounds)
+    for way, timings in saves.items():
+        figures: dict[str, Any] = {}
+        for number, key in enumerate(("blocked", "total")):
+            figures |= compared(
+                key, [t[number] for t in timings], [t[number] for t in saves["torch.save"]], "torch_save"
+            )
+        print(json.dumps({"benchmark": "checkpoint save", "way": way, **figures, **where}))
+    for way, seconds in loads.items():
+        print(
+            json.dumps(
+                {"benchmark": "checkpoint load", "way": way, **compared("load", seconds, loads["dcp"], "dcp"), **where}
+            )
+        )
+    init.stop()
+
+
+def measure(ways: Ways, folder: Path, rounds: int) -> tuple[dict[str, list[Timing]], dict[str, list[float]]]:
+    """Way -> its timings, one a round; ways take turns, in the other order every second round."""
+    saves: dict[str, list[Timing]] = {way: [] for way in ways.save}
+    loads: dict[str, list[float]] = {way: [] for way in ways.load}
+    for number in range(rounds + 1):
+        for way in list(ways.save) if number % 2 else reversed(list(ways.save)):
+            shutil.rmtree(folder / way, ignore_errors=True)
+            (folder / way).mkdir()
+            timing = ways.save[way](folder / way)
+            if number:
+                saves[way].append(timing)
+        for way in list(ways.load) if number % 2 else reversed(list(ways.load)):
+            _, took_sec = blocking(ways.load[way])
+            if number:
+                loads[way].append(took_sec)
+    return saves, loads
+
+
+def compared(key: str, seconds: list[float], others: list[float], other: str) -> dict[str, Any]:
+    """The median, the range, and the median of the ratios to another way in the same round."""
+    ratios = [mine / theirs for mine, theirs in zip(seconds, others, strict=True)]
+    return {
+        f"{key}_sec": round(statistics.median(seconds), 3),
+        f"{key}_range_sec": [round(min(seconds), 3), round(max(seconds), 3)],
+        f"{key}_of_{other}": round(statistics.median(ratios), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

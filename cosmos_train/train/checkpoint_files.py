@@ -1,0 +1,204 @@
+"""One rank's file of a checkpoint: written here, or by a process of its own while training goes on.
+
+That process is started clean and is no fork of this one: a fork takes over locks that threads of gloo, NCCL and the
+data loader hold, and sockets that then outlive their rank, and until it has ended each page that training touches is
+copied. It shares memory with this process, into which a state is copied before training goes on. The memory is kept for
+the next save, because fresh pages cost several times what the copy does.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO, IOBase
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageWriterTransforms, _write_item
+from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+
+from cosmos_train.train.checkpoint_folder import digest_of
+from cosmos_train.train.signals import deaf_children
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that this process gets when its parent is gone."""
+ALIGNMENT = 64
+"""Tensors in shared memory begin at multiples of so many bytes, a cache line."""
+COPY_BYTES = 2**24
+"""Read at once of a staged file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in shared memory."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class FileOfRank:
+    """What a rank writes of a checkpoint, as torch.distributed.checkpoint plans it."""
+
+    path: Path
+    objects: Sequence[tuple[WriteItem, BytesIO]]
+    tensors: Sequence[tuple[WriteItem, Tensor | Place]]
+    staging: Path | None
+    """Folder on the node's own disk in which the file is made before it is copied to its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is on its disk."""
+
+    name: str
+    digest: str
+    results: list[WriteResult]
+    """Where each item lies in it."""
+
+
+def write_file(file: FileOfRank, memory: "SharedMemory | None" = None) -> Written:
+    """Write it, flush it to the disk and compute its digest.
+
+    Args:
+        memory: what places of tensors point into.
+
+    Raises:
+        OSError: the disk is full, or gone.
+    """
+    target = file.path if file.staging is None else file.staging / file.path.parent.name / file.path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("wb") as stream:
+            items = [*file.objects, *((item, _on_cpu(tensor, memory)) for item, tensor in file.tensors)]
+            results = [_write(stream, item, data, file.path.name) for item, data in items]
+            _flush(stream)
+        digest = digest_of(target)
+        if target != file.path:
+            with target.open("rb") as staged, file.path.open("wb") as stream:
+                shutil.copyfileobj(staged, stream, COPY_BYTES)
+                _flush(stream)
+    finally:
+        if target != file.path:
+            target.unlink(missing_ok=True)
+    return Written(file.path.name, digest, results)
+
+
+def _write(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, name: str) -> WriteResult:
+    """Append one item as torch.distributed.checkpoint reads it."""
+    plain, tensors = _StorageWriterTransforms(), SerializationFormat.TORCH_SAVE
+    return _write_item(plain, cast(IOBase, stream), data, item, name, serialization_format=tensors)
+
+
+def _on_cpu(tensor: Tensor | Place, memory: "SharedMemory | None") -> Tensor:
+    if isinstance(tensor, Tensor):
+        return tensor.cpu()
+    assert memory is not None
+    return memory.tensor(tensor)
+
+
+def _flush(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+class SharedMemory:
+    """Main memory that two processes map; it grows and is kept."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.map = fd, None
+
+    def reserve(self, num_bytes: int) -> None:
+        """Have at least so many bytes. Tensors of before keep the memory that they are in."""
+        size = max(1, num_bytes, os.fstat(self.fd).st_size)
+        if self.map is None or len(self.map) < size:
+            os.ftruncate(self.fd, size)
+            self.map = mmap.mmap(self.fd, size)
+
+    def tensor(self, place: Place) -> Tensor:
+        """A tensor there, with a storage that is no larger than itself: megatron-core copies others once more."""
+        assert self.map is not None
+        count = torch.Size(place.shape).numel()
+        if not count:
+            return torch.empty(place.shape, dtype=place.dtype)
+        return torch.frombuffer(self.map, dtype=place.dtype, count=count, offset=place.offset).view(place.shape)
+
+
+class WriterProcess:
+    """Writes this rank's files, one after the other. It does not hear stop signals, and does not outlive its rank."""
+
+    def __init__(self) -> None:
+        self.memory = SharedMemory(os.memfd_create("checkpoint"))
+        self.places: dict[int, Place] = {}
+        """By the address of a copy."""
+        ours, theirs = socket.socketpair()
+        with theirs, deaf_children():
+            fds = (theirs.fileno(), self.memory.fd)
+            program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{fds}"
+            self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=fds)
+        self.pipe = Connection(ours.detach())
+
+    def copy(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Copies in shared memory, in place of those that the last call made."""
+        places, num_bytes = [], 0
+        for tensor in tensors:
+            places.append(Place(num_bytes, tuple(tensor.shape), tensor.dtype))
+            num_bytes += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        self.memory.reserve(num_bytes)
+        copies = [self.memory.tensor(place).copy_(tensor) for place, tensor in zip(places, tensors, strict=True)]
+        self.places = {copy.data_ptr(): place for copy, place in zip(copies, places, strict=True)}
+        return copies
+
+    def start(self, file: FileOfRank) -> None:
+        """Have a file of what `copy` made written: told are places, not tensors."""
+        tensors = [(item, self.places[t.data_ptr()] if isinstance(t, Tensor) else t) for item, t in file.tensors]
+        self.pipe.send_bytes(pickle.dumps(replace(file, tensors=tensors)))
+
+    def is_done(self) -> bool:
+        """Whether `result` would answer at once; also where the process has died."""
+        return self.pipe.poll()
+
+    def result(self) -> Written | Exception:
+        """What became of the file; waits until that is known."""
+        try:
+            return pickle.loads(self.pipe.recv_bytes())
+        except (EOFError, ConnectionError):
+            return OSError(f"the process that writes checkpoints has ended (exit code {self.process.wait()})")
+
+    def close(self) -> None:
+        """End the process; what it has not finished stays half-written."""
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+        os.close(self.memory.fd)
+
+
+def serve(pipe_fd: int, memory_fd: int) -> None:
+    """What the process does: write file after file, until nobody is left to ask for one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it goes to the whole group
+    torch.set_num_threads(1)
+    pipe, memory = Connection(pipe_fd), SharedMemory(memory_fd)
+    while True:
+        try:
+            file: FileOfRank = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        memory.reserve(0)
+        try:
+            answer = write_file(file, memory)
+        except Exception as error:  # whatever it is, the rank that asked must hear of it
+            answer = error
+        pipe.send_bytes(pickle.dumps(answer))

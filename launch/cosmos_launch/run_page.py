@@ -1,0 +1,197 @@
+"""`cosmos-train report RUN`: how a run went, as a page, read from its folder alone.
+
+A step that was run again after a restart has the values of its last time.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import av.error
+
+from cosmos_data.errors import ClipError
+from cosmos_data.video import BadVideoError, RgbConverter, read_frames
+from cosmos_launch.clips import whole_video
+from cosmos_launch.report import (
+    Fact,
+    FrameRow,
+    FrameRows,
+    LossCurve,
+    Mark,
+    Report,
+    Section,
+    Table,
+    Text,
+    read_metrics,
+    write_report,
+)
+from cosmos_launch.status import read_status
+from cosmos_train.train.rank_times import PHASES, RankTimes, read_rank_times
+
+Record = dict[str, Any]
+MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16
+"""Shown of the newest videos, of each of them, and of the ranks that are slow."""
+MEASURED = (
+    "samples_per_sec",
+    "tokens_per_sec",
+    "mfu",
+    "data_wait_share",
+    "step_sec",
+    "peak_memory_gib",
+    "time",
+    "step",
+)
+"""Values that are not of the model, with the phases; the rest are drawn as they come."""
+
+
+def write_run_page(run_dir: Path, *, out: Path | None) -> int:
+    """Write the page. Raises ConfigError where there is no run. Returns the exit code."""
+    status = read_status(run_dir)
+    path = run_dir / "metrics.jsonl"
+    records = read_metrics(path) if path.is_file() else []
+    steps = list({record["step"]: record for record in records if "step_sec" in record}.values())
+    steps.sort(key=lambda record: record["step"])
+    events = [record for record in records if "event" in record]
+    marks = _marks(events)
+    report = Report(
+        title=f"Run {run_dir.resolve().name}",
+        summary=_facts(status, steps),
+        sections=[
+            _curves(steps, marks),
+            _speed(steps, marks),
+            *_ranks(read_rank_times(run_dir), events),
+            *_samples(run_dir),
+            _history(status, events),
+            _configuration(run_dir),
+        ],
+    )
+    print(write_report(out or run_dir / "report.html", report))
+    return 0
+
+
+def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:
+    facts = [
+        Fact("step", f"{status['step']:,} of {status['num_steps']:,}", status["state"]),
+        Fact("starts", status["starts"], f"{len(status['crashes'])} crashes, {status['skipped_steps']} skipped steps"),
+    ]
+    if steps:
+        last = steps[-1]
+        facts += [
+            Fact("loss", last["loss"], f"at step {last['step']:,}"),
+            Fact("samples/s", last["samples_per_sec"], f"{last['step_sec']:.4g} s a step"),
+            Fact("peak memory", f"{max(record['peak_memory_gib'] for record in steps):.2f} GiB", "of rank 0's process"),
+        ]
+    if (slowest := status["slowest"]) is not None:
+        told = (
+            f"rank {slowest['rank']}: {slowest['lost_share']:.1%} of a step more than the median, in {slowest['phase']}"
+        )
+        facts.append(Fact("slowest host", slowest["host"], told))
+    return facts
+
+
+def _marks(events: Iterable[Record]) -> list[Mark]:
+    """Restarts and failures, where they were."""
+    marks = []
+    for event in events:
+        if event["event"] == "start" and event["step"] > 0:
+            marks.append(Mark(event["step"], f"started again from {event['source']}, {event['layout']}"))
+        elif event["event"] == "failed":
+            marks.append(Mark(event["step"], f"failed: {event['error']}"))
+    return marks
+
+
+def _curves(steps: Sequence[Record], marks: list[Mark]) -> Section:
+    measured = {*MEASURED, *(f"{phase}_sec" for phase in PHASES)}
+    names = dict.fromkeys(name for record in steps for name in record if name not in measured)
+    first = [name for name in ("loss", "grad_norm", "lr") if name in names]
+    order = [*first, *(name for name in names if name not in first)] or ["loss"]
+    return Section("Training", items=[_curve(steps, [name], name, marks) for name in order])
+
+
+def _speed(steps: Sequence[Record], marks: list[Mark]) -> Section:
+    phases = [f"{phase}_sec" for phase in PHASES]
+    present = {name for record in steps for name in record}
+    mfu = [_curve(steps, ["mfu"], "model FLOPs utilisation", marks)] if "mfu" in present else []
+    return Section(
+        "Speed and memory",
+        "Phases are means over the ranks. Ranks wait for each other in backward, optimizer and save.",
+        [
+            _curve(steps, ["samples_per_sec"], "samples per second", marks),
+            *mfu,
+            _curve(steps, phases, "seconds of a step", marks),
+            _curve(steps, ["peak_memory_gib"], "peak memory of rank 0's process, GiB", marks),
+        ],
+    )
+
+
+def _curve(steps: Sequence[Record], names: Sequence[str], label: str, marks: list[Mark]) -> LossCurve:
+    series = {name: [(record["step"], record[name]) for record in steps if name in record] for name in names}
+    return LossCurve(series, marks, y_label=label)
+
+
+def _ranks(times: RankTimes | None, events: Iterable[Record]) -> list[Section]:
+    """Step time by rank and phase, the slowest hosts named; nothing of a run on one rank."""
+    if times is None or len(times.hosts) == 1:
+        return []
+    own = times.own_sec()
+    slow = sorted(range(len(own)), key=own.__getitem__, reverse=True)[:MAX_RANKS]
+    noted = Counter(event["host"] for event in events if event["event"] == "straggler")
+    hosts = [(host, seconds, noted[host]) for host, seconds in times.slowest_hosts()[:MAX_RANKS]]
+    rows = [(rank, times.hosts[rank], *(times.phases[phase][rank] for phase in PHASES)) for rank in slow]
+    return [
+        Section(
+            "Ranks",
+            f"Up to step {times.step:,}, seconds of a step. A rank's own are data and forward, in which it does not "
+            "wait for all others; the rank with the longest is whom the others wait for.",
+            [
+                Table(("host", "own seconds", "times it held up the others"), hosts, "The slowest hosts first."),
+                Table(("rank", "host", *PHASES), rows, "The slowest ranks first."),
+            ],
+        )
+    ]
+
+
+def _samples(run_dir: Path) -> list[Section]:
+    """The newest videos in RUN/samples."""
+    paths = sorted((run_dir / "samples").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)[-MAX_SAMPLES:]
+    rows = []
+    for path in paths:
+        try:
+            clip = whole_video(path)
+            frames = list(read_frames(clip, start_frame=0, num_frames=clip.num_frames))
+        except (BadVideoError, ClipError, av.error.FFmpegError):
+            continue  # being written, or torn by a crash
+        to_rgb = RgbConverter()
+        chosen = frames[:: max(1, -(-len(frames) // MAX_FRAMES))]
+        rows.append(FrameRow(str(path.relative_to(run_dir)), [to_rgb(frame) for frame in chosen]))
+    return [Section("Samples", items=[FrameRows(rows, "The newest, from their first frame on.")])] if rows else []
+
+
+def _history(status: Record, events: Sequence[Record]) -> Section:
+    rows = []
+    for event in events:
+        if event["event"] != "straggler":
+            told = [f"{name} {_short(value)}" for name, value in event.items() if name not in ("event", "time", "step")]
+            when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+            rows.append((when, event["event"], event["step"], ", ".join(told)))
+    crashes = [(crash["host"], crash["rank"], crash["sentence"]) for crash in status["crashes"]]
+    first = next((event["error"] for event in events if event["event"] == "failed"), None)
+    told = crashes[0][2] if crashes else first
+    items: list = [Table(("UTC", "what", "step", "details"), rows)]
+    if crashes:
+        items.insert(0, Table(("host", "rank", "crash"), crashes, "What its jobs crashed of."))
+    return Section("What happened", f"The first error: {told}" if told else "No error.", items)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _configuration(run_dir: Path) -> Section:
+    names = ("run.yaml", "environment.txt", "code.diff")
+    files = [(name, run_dir / name) for name in names]
+    return Section(
+        "Configuration", items=[Text(path.read_text(), caption=name) for name, path in files if path.is_file()]
+    )

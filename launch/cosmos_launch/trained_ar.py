@@ -1,0 +1,94 @@
+"""A trained autoregressive world model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cosmos_launch.encode import load_text_encoder
+from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
+from cosmos_tok.model import to_uint8, to_unit_range
+from cosmos_train.config.schema import WorldARRun
+from cosmos_train.generate.codes import CodeScene
+from cosmos_train.generate.decoder import Decoder
+from cosmos_train.generate.medusa import generate
+from cosmos_train.models.world_ar.build import build_world_ar
+from cosmos_train.parallel import init
+from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.recipes.world_ar import check_fits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeWorld(TrainedWorld):
+    """Latents are the tokenizer's codes, int64 [B, T, H, W]."""
+
+    run: WorldARRun
+    decoder: Decoder
+
+    @property
+    def num_parallel(self) -> int:
+        """Every data-parallel rank has videos of its own."""
+        return 1
+
+    @torch.inference_mode()
+    def encode(self, pixels_B3THW: Tensor) -> Tensor:
+        """uint8 pixels -> codes."""
+        return self.tokenizer.indices(self.tokenizer.encode(to_unit_range(pixels_B3THW.to(self.device))))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Codes -> uint8 pixels [B, 3, T, H, W]."""
+        return to_uint8(self.tokenizer.decode(self.tokenizer.codes(latents))).cpu()
+
+    def read_prompt(self, prompt: str) -> Tensor | None:
+        """States of the prompt, [1, S, E], where the model reads any."""
+        return None if self.text is None else self.encode_text({"prompt": prompt})
+
+    def num_steps(self, num_latent_frames: int) -> int:
+        """Codes of the window, given ones counted."""
+        _, _, height, width = self.store.latent_shape
+        return num_latent_frames * height * width
+
+    def sample_window(
+        self,
+        text: Tensor | None,
+        seeds: Sequence[int],
+        given: Tensor | None,
+        *,
+        num_latent_frames: int,
+        fps: float,
+        on_step: OnStep,
+    ) -> Tensor:
+        """See TrainedWorld. These models know nothing of fps."""
+        _, _, height, width = self.store.latent_shape
+        grid_THW = (num_latent_frames, height, width)
+        return self.sample(CodeScene(grid_THW=grid_THW, seed_B=seeds, given_BTHW=given, text_BSE=text), on_step)
+
+    def sample(self, scene: CodeScene, on_step: OnStep = lambda _step: None) -> Tensor:
+        """Codes of the scene's videos, by the run's `sample` section; on_step gets the number of codes."""
+        return generate(self.decoder, scene, self.run.sample, device=self.device, on_code=on_step)
+
+
+def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
+    """Load what `open_run` found, in the layout of run.parallel.
+
+    Raises:
+        CheckpointError, ConfigError, DataError, TokenizerError: something is missing or does not belong together.
+    """
+    mesh = init.start(run.parallel, seed=run.seed)
+    codec = load_codec(run, mesh.device)
+    check_fits(run.model, codec["store"])
+    pieces, engine_config = build_world_ar(
+        run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
+    )
+    weights = load_weights(folder, pieces, pieces, mesh)
+    return CodeWorld(
+        run=run,
+        mesh=mesh,
+        decoder=Decoder([piece.eval() for piece in pieces], engine_config, mesh),
+        text=load_text_encoder(run, mesh.device) if run.model.cross_attention else None,
+        **codec,
+        **weights,
+    )

@@ -1,0 +1,75 @@
+"""`cosmos-train report`: the page says what the run's folder says, over all its restarts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.page import Page
+from support.run_folder import STEP, write_run
+
+from cosmos_launch.cli import main
+from cosmos_launch.media import write_mp4
+from cosmos_train.train.rank_times import RankTimes
+
+FULL = STEP | {"grad_norm": 2.0, "lr": 1e-3, "peak_memory_gib": 1.25, "data_wait_share": 0.1, "psnr_db": 30.0}
+
+
+def start(step: int, layout: str, source: str) -> dict[str, Any]:
+    return {"event": "start", "step": step, "layout": layout, "source": source}
+
+
+def page_of(run_dir: Path) -> Page:
+    assert main(["report", str(run_dir)]) == 0
+    return Page((run_dir / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_dir = tmp_path / "my run"
+    straggler = {"event": "straggler", "step": 20, "rank": 1, "host": "n2", "phase": "data", "lost_sec": 0.1}
+    write_run(
+        run_dir,
+        start(0, "tp2", "scratch"),
+        *(FULL | {"step": step, "loss": 1.0} for step in (10, 20, 30)),
+        {"event": "failed", "step": 31, "error": "CheckpointError: the disk is full"},
+        start(20, "dp2", "this run's newest checkpoint"),
+        FULL | {"step": 30, "loss": 0.25},
+        straggler,
+        {"event": "save", "step": 30, "folder": "step-00000030", "blocked_sec": 0.125, "total_sec": 2.5},
+        torn='{"step": 4',
+    )
+    phases = {"data": [0.0, 0.5], "forward": [0.25] * 2, "backward": [0.5, 0.0], "optimizer": [0.25] * 2}
+    RankTimes(30, ["n1", "n2"], phases | {"save": [0.0, 0.0]}).write(run_dir)
+    (run_dir / "slurm").mkdir()
+    (run_dir / "slurm" / "crashes.tsv").write_text("x\tn2\t1\tit was ended by SIGKILL\n")
+    (run_dir / "samples").mkdir()
+    write_mp4(run_dir / "samples" / "seed-0000.mp4", torch.full((3, 5, 32, 48), 200, dtype=torch.uint8), fps=8)
+    (run_dir / "samples" / "torn.mp4").write_bytes(b"no video")
+    page = page_of(run_dir)
+    assert capsys.readouterr().out == f"{run_dir / 'report.html'}\n"
+    for words in (
+        *("Run my run", "30 of 100", "loss: 1 at step 10, 0.25 at step 30", "psnr_db: 30 at step 10"),
+        *("20: started again from this run's newest checkpoint, dp2", "31: failed: CheckpointError: the disk is full"),
+        *("samples per second", "1.25 GiB", "rank 1: 25.0% of a step more than the median, in data"),
+        *("The first error: it was ended by SIGKILL", "folder step-00000030, blocked_sec 0.125, total_sec 2.5"),
+        *("samples/seed-0000.mp4", "recipe: world_dit"),
+    ):
+        assert words in page.text, words
+    assert "torn.mp4" not in page.text
+    hosts = page.text[page.text.index("times it held up") : page.text.index("The slowest hosts first.")]
+    assert hosts.split()[-2:] == ["n20.751", "n10.250"], "host, own seconds, how often"
+    assert not [value for tag in ("img", "link", "script") for value in page.values(tag, "src") if "data:" not in value]
+
+
+def test_a_run_that_has_just_started(tmp_path: Path):
+    write_run(tmp_path / "run", start(0, "dp1", "scratch"))
+    page = page_of(tmp_path / "run")
+    assert "No values yet." in page.text and "No error." in page.text
+
+
+def test_elsewhere_and_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_run(tmp_path / "run", FULL | {"step": 10})
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").is_file() and not (tmp_path / "run" / "report.html").exists()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "has no run.yaml, so it is no run's folder" in capsys.readouterr().err
