@@ -151,28 +151,28 @@ def remove_partial(run_dir: Path) -> list[str]:
     return [folder.name for folder in left]
 
 
-def prunable(run_dir: Path, keep: CheckpointConfig) -> list[Path]:
+def prunable(run_dir: Path, config: CheckpointConfig) -> list[Path]:
     """Complete checkpoints that none of the rules keeps: the newest, those of certain steps, the best."""
     found = list_checkpoints(run_dir)
-    kept = {*found[-keep.keep_last :], *_best(found, keep)}
-    if keep.keep_every_steps:
-        kept |= {folder for folder in found if step_of(folder) % keep.keep_every_steps == 0}
+    kept = {*found[-config.keep_last :], *_best(found, config)}
+    if config.keep_every_steps:
+        kept |= {folder for folder in found if step_of(folder) % config.keep_every_steps == 0}
     return [folder for folder in found if folder not in kept]
 
 
-def _best(found: list[Path], keep: CheckpointConfig) -> list[Path]:
+def _best(found: list[Path], config: CheckpointConfig) -> list[Path]:
     """The keep_best best by their scores, of equal ones the newest."""
-    if not keep.keep_best:
+    if not config.keep_best:
         return []
-    sign = 1 if keep.best_is == "highest" else -1
+    sign = 1 if config.best_is == "highest" else -1
     scored = [(sign * score, folder) for folder in found if (score := read_progress(folder).score) is not None]
     ranked = sorted(scored, key=lambda each: (each[0], step_of(each[1])))
-    return [folder for value, folder in ranked if math.isfinite(value)][-keep.keep_best :]
+    return [folder for value, folder in ranked if math.isfinite(value)][-config.keep_best :]
 
 
-def prune(run_dir: Path, keep: CheckpointConfig) -> list[Path]:
+def prune(run_dir: Path, config: CheckpointConfig) -> list[Path]:
     """Remove them. What is left of a removal that is interrupted is removed by the next start."""
-    removed = prunable(run_dir, keep)
+    removed = prunable(run_dir, config)
     for folder in removed:
         shutil.rmtree(folder.rename(folder.with_suffix(PARTIAL)))
     return removed

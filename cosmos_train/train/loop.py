@@ -118,10 +118,10 @@ class Session:
     saver: checkpoint.Saver = field(init=False)
 
     def __post_init__(self) -> None:
-        keep = self.run.checkpoint
-        staging = None if keep.staging_dir is None else Path(keep.staging_dir)
+        config = self.run.checkpoint
+        staging = None if config.staging_dir is None else Path(config.staging_dir)
         self.saver = checkpoint.Saver(
-            self.mesh, asynchronous=keep.asynchronous, staging=staging, on_saved=self._note_saved
+            self.mesh, asynchronous=config.asynchronous, staging=staging, on_saved=self._note_saved
         )
 
     def event(self, kind: str, **details: Any) -> None:
@@ -380,10 +380,10 @@ def _check_continues(progress: checkpoint.Progress, run: RunConfig, task: Task, 
 
 def _check_best_metric(session: Session) -> None:
     """Raises ConfigError where checkpoints are to be kept by a value that is not logged."""
-    keep = session.run.checkpoint
-    if keep.keep_best and keep.best_metric not in session.logged:
+    config = session.run.checkpoint
+    if config.keep_best and config.best_metric not in session.logged:
         raise ConfigError(
-            f"checkpoint.best_metric={keep.best_metric} is no value that this run logs; use one of "
+            f"checkpoint.best_metric={config.best_metric} is no value that this run logs; use one of "
             + ", ".join(sorted(session.logged))
         )
 
