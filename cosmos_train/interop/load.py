@@ -92,6 +92,10 @@ def _check_positions(source: WorldSource, wanted: Config) -> None:
         fixed = {"head_dim": (found.head_dim, wanted.head_dim), "rope_theta": (found.rope_theta, wanted.rope_theta)}
         chosen = {
             "yarn_scale": (found.yarn_scale, wanted.yarn_scale),
+            "yarn_beta_fast": (found.yarn_beta_fast, wanted.yarn_beta_fast),
+            "yarn_beta_slow": (found.yarn_beta_slow, wanted.yarn_beta_slow),
+            "yarn_original_THW": (found.yarn_original_THW, wanted.yarn_original_THW),
+            "yarn_spatial": (found.yarn_spatial, wanted.yarn_spatial),
             "absolute_positions": (found.absolute_positions, wanted.absolute_positions),
         }
     for key, (theirs, ours) in fixed.items():

@@ -48,6 +48,7 @@ from cosmos_train.train.checkpoint_folder import (
 )
 from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import MARKER as MARKER
+from cosmos_train.train.checkpoint_folder import SNAPSHOTS as SNAPSHOTS
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
 from cosmos_train.train.checkpoint_save import Saved as Saved
@@ -56,8 +57,6 @@ from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
 
 log = logging.getLogger(__name__)
-SNAPSHOTS = "ema"
-"""Folder of snapshots of the power-law averages inside the run's folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from pathlib import Path
 from cosmos_train.train.config import CheckpointConfig
 
 CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "ema"
+"""Of power-law averages, written as checkpoints are."""
 DAMAGED = ".damaged"
 """Ends the name of what was set aside."""
 PARTIAL = ".partial"
@@ -145,7 +147,7 @@ def set_aside(folder: Path) -> Path:
 
 def remove_partial(run_dir: Path) -> list[str]:
     """Remove what a crash left half-written; its names."""
-    left = sorted((run_dir / CHECKPOINTS).glob(f"step-*{PARTIAL}"))
+    left = [p for name in (CHECKPOINTS, SNAPSHOTS) for p in sorted((run_dir / name).glob(f"step-*{PARTIAL}"))]
     for folder in left:
         shutil.rmtree(folder)
     return [folder.name for folder in left]

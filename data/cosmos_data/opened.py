@@ -91,11 +91,11 @@ class OpenVideos:
         video = video or open_video_quickly(file)
         try:
             yield video
-        except Exception:
-            video.container.close()
-            raise
         except GeneratorExit:  # whoever read frames has enough of them
             self._keep(key, video)
+            raise
+        except BaseException:  # an interrupted decoder too is in no state to be kept
+            video.container.close()
             raise
         self._keep(key, video)
 

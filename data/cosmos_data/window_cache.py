@@ -17,7 +17,7 @@ from threading import Lock
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from cosmos_data.plan import Sample
@@ -53,7 +53,7 @@ class WindowCache:
         """z [C, T, H, W]; None where it is not there, or damaged."""
         path = self._path(sample)
         try:
-            z_CTHW = load_file(path)["z"]
+            z_CTHW = load(path.read_bytes())["z"]  # safetensors' own reading of files has no error for one that is gone
             os.utime(path)  # the least recently used go first
         except (OSError, SafetensorError, KeyError):
             return None  # not there, evicted meanwhile, or cut off by a full disk: it is encoded again

@@ -16,8 +16,6 @@ from cosmos_train.objectives.next_token import counts, sequence
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_batches import pad_text
 
-WINDOWS_AT_ONCE = 8
-
 
 @torch.no_grad()
 def perplexity(world: CodeWorld, chosen: Sequence[int]) -> dict[str, float]:
@@ -27,14 +25,13 @@ def perplexity(world: CodeWorld, chosen: Sequence[int]) -> dict[str, float]:
     config = replace(config, condition_frames=world.run.sample.num_condition_frames)
     _, _, height, width = world.store.latent_shape
     totals, number = {"model": 0.0, "unigram": 0.0}, 0
-    for start in range(0, len(chosen), WINDOWS_AT_ONCE):
-        windows = [world.store.window(k) for k in chosen[start : start + WINDOWS_AT_ONCE]]
-        codes_BTHW = torch.stack([window["z_CTHW"][0] for window in windows]).to(world.device, torch.int64)
+    for k in chosen:  # one at a time: a window of the 4B has 2 GB of logits
+        window = world.store.window(k)
+        codes_BTHW = window["z_CTHW"].to(world.device, torch.int64)
         ids_BL, targets_BL = sequence(codes_BTHW, model.vocab_size if model.begin_token else None)
         text_BSE = None
         if model.cross_attention:
-            text = [pad_text(window["text_SE"], world.run.text.max_tokens) for window in windows]
-            text_BSE = torch.stack(text).to(world.device)
+            text_BSE = pad_text(window["text_SE"], world.run.text.max_tokens)[None].to(world.device)
         logits, _ = piece(ids_BL, (height, width), text_BSE=text_BSE)
         logits_LBV = logits[:, :, 0] if model.medusa_heads else logits
         nll_LB, _ = token_nll(logits_LBV, targets_BL.T, world.mesh.tp)

@@ -25,7 +25,8 @@ def test_complete_ones_in_order_and_nothing_else(tmp_path: Path):
     (write_checkpoint(tmp_path, 500) / folders.MARKER).unlink()
     assert names(folders.list_checkpoints(tmp_path)) == [5, 10, 200]
     assert folders.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000200"
-    assert folders.remove_partial(tmp_path) == ["step-00000300.partial"]
+    (tmp_path / "ema" / "step-00000100.partial").mkdir(parents=True)
+    assert folders.remove_partial(tmp_path) == ["step-00000300.partial", "step-00000100.partial"]
     assert (tmp_path / "checkpoints" / "step-00000400.damaged").is_dir()
 
 
