@@ -125,8 +125,8 @@ class TokenizerRun(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorldDiTRun(RunConfig):
-    """Train a diffusion world model on cached latents."""
+class WorldRun(RunConfig):
+    """Train a world model on what a tokenizer made of clips."""
 
     data: DataConfig
     """Clips and windows that the cache is made of."""
@@ -138,17 +138,8 @@ class WorldDiTRun(RunConfig):
     """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder of captions and prompts."""
-    model: DiTConfig
-    """Architecture."""
-    objective: EdmConfig = field(default_factory=EdmConfig)
-    """Noise, weighting, conditioning."""
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    """How `cosmos-train sample` samples this model."""
 
-    def __post_init__(self) -> None:
-        check_heads(self.parallel, self.model.num_heads)
-        self.parallel.blocks_per_piece(self.model.num_blocks)
-        check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
+    def _check_windows(self) -> None:
         if not 0 <= self.image_share < 1:
             raise ConfigError(f"image_share={self.image_share} must be 0 (videos alone) or more, and below 1")
         if (self.image_share > 0) != (self.latents.image_folder is not None):
@@ -156,6 +147,8 @@ class WorldDiTRun(RunConfig):
                 f"image_share={self.image_share} and latents.image_folder={self.latents.image_folder} belong together; "
                 "set both for joint training on images and videos, or neither"
             )
+        if self.images_per_video < 1:
+            raise ConfigError(f"images_per_video={self.images_per_video} must be at least 1")
         if self.latents.fill and self.parallel.pp > 1:
             raise ConfigError(
                 f"parallel.pp={self.parallel.pp}, but with latents.fill=true one rank encodes for its tp and cp ranks, "
@@ -166,8 +159,24 @@ class WorldDiTRun(RunConfig):
                 f"latents.fill=true encodes videos of one size, but image_share={self.image_share} and "
                 f"data.buckets={self.data.buckets}; set 0 and one, or train on finished caches (latents.fill=false)"
             )
-        if self.images_per_video < 1:
-            raise ConfigError(f"images_per_video={self.images_per_video} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldDiTRun(WorldRun):
+    """Train a diffusion world model on latents."""
+
+    model: DiTConfig
+    """Architecture."""
+    objective: EdmConfig = field(default_factory=EdmConfig)
+    """Noise, weighting, conditioning."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """How `cosmos-train sample` samples this model."""
+
+    def __post_init__(self) -> None:
+        self._check_windows()
+        check_heads(self.parallel, self.model.num_heads)
+        self.parallel.blocks_per_piece(self.model.num_blocks)
+        check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
         if self.objective.max_condition_frames and not self.model.condition_mask:
             raise ConfigError(
                 f"objective.max_condition_frames={self.objective.max_condition_frames}, but model.condition_mask=false "
@@ -177,30 +186,20 @@ class WorldDiTRun(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorldARRun(RunConfig):
-    """Train an autoregressive world model on the cached codes of a discrete tokenizer."""
+class WorldARRun(WorldRun):
+    """Train an autoregressive world model on the codes of a discrete tokenizer."""
 
-    data: DataConfig
-    """Clips and windows that the cache is made of."""
-    latents: LatentsConfig
-    """The cache of codes."""
-    text: TextConfig = field(default_factory=TextConfig)
-    """Text encoder of captions and prompts; read where model.cross_attention is true."""
     model: WorldARConfig
-    """Architecture."""
+    """Architecture. It reads text where model.cross_attention is true."""
     objective: NextTokenConfig = field(default_factory=NextTokenConfig)
     """Which codes are learned, and how large logits may grow."""
     sample: CodeSampleConfig = field(default_factory=CodeSampleConfig)
     """How `cosmos-train sample` samples this model."""
 
     def __post_init__(self) -> None:
+        self._check_windows()
         check_heads(self.parallel, self.model.num_heads, self.model.num_kv_heads)
         check_vocabulary(self.parallel, self.model.vocab_size)
-        if self.latents.fill or self.latents.image_folder is not None:
-            raise ConfigError(
-                f"latents.fill={self.latents.fill} and latents.image_folder={self.latents.image_folder} are recipe "
-                "world_dit's; world_ar trains on a finished cache of video codes: leave both out"
-            )
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
 

@@ -22,13 +22,13 @@ def sequence(codes_BTHW: Tensor, begin_id: int | None) -> tuple[Tensor, Tensor]:
     return torch.cat((begin_B1, codes_BL[:, :-1]), dim=1), codes_BL
 
 
-def counts(num_labels: int, tokens_per_frame: int, config: NextTokenConfig, device: torch.device) -> Tensor:
-    """Which labels the likelihood counts: [L] bool. Given frames are left out.
+def counts(num_labels: int, tokens_per_frame: int, condition_frames: int, device: torch.device) -> Tensor:
+    """Which labels the likelihood counts: [L] bool. Given latent frames are left out.
 
     As in the released code it leaves out H W frames - 1 labels with and without a begin token: with one, the very last
     code of the given frames is learned.
     """
-    left_out = max(tokens_per_frame * config.condition_frames - 1, 0)
+    left_out = max(tokens_per_frame * condition_frames - 1, 0)
     return torch.arange(num_labels, device=device) >= left_out
 
 

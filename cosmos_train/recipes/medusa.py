@@ -5,14 +5,11 @@ output matrix and the last two blocks: of the 4B optim.lr_factors={"*": 0, "medu
 "blocks.1[45].*": 1}.
 """
 
-import math
-
 from torch import Tensor, nn
 
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.objectives.medusa import further_targets, medusa_loss
-from cosmos_train.objectives.next_token import counts
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch, WorldARTask
@@ -37,7 +34,6 @@ class MedusaTask(WorldARTask):
         targets_BLH = further_targets(batch.targets_BL, self.run.model.medusa_heads)
         targets_lBH = split.context_rows(targets_BLH.transpose(0, 1))
         nll_LBH = split.leave_context(token_nll(logits_lBHV, targets_lBH, self.mesh.tp)[0])
-        counts_L = counts(len(nll_LBH), math.prod(batch.grid_HW), self.run.objective, nll_LBH.device)
-        loss, means_H = medusa_loss(nll_LBH, counts_L, self.run.objective.medusa_decay)
+        loss, means_H = medusa_loss(nll_LBH, batch.counts(), self.run.objective.medusa_decay)
         metrics = {"loss": loss, "nll": means_H[0]} | {f"nll_{i}": nll for i, nll in enumerate(means_H[1:], start=1)}
         return loss, {name: value.detach() for name, value in metrics.items()}

@@ -22,8 +22,8 @@ from cosmos_train.config.validate import check_run
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.models.dit.flops import all_blocks_cost, num_tokens
 from cosmos_train.models.dit.world import build_world_model
-from cosmos_train.models.world_ar import flops as ar_flops
 from cosmos_train.models.world_ar.build import build_world_ar
+from cosmos_train.models.world_ar.flops import recomputed_cost
 from cosmos_train.parallel.context import split_tokens
 from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
@@ -216,27 +216,16 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
 
 def _flops(run: RunConfig, sample: Sample | None) -> tuple[Flops | None, Flops | None]:
     """(of a step, what parallel.recompute adds); None where they are not counted."""
-    if isinstance(run, WorldARRun) and sample is not None:
-        return _ar_flops(run, sample)
-    if not isinstance(run, WorldDiTRun) or sample is None:
+    if not isinstance(run, WorldDiTRun | WorldARRun) or sample is None:
         return None, None
     channels, _, *latent_HW = sample.latent_CTHW
-    image_CTHW = (channels, 1, *latent_HW) if run.image_share else None
-    step = step_cost(run, sample.latent_CTHW, image_CTHW).training
-    if run.parallel.recompute != "full":
-        return step, Flops()
-    return step, step_cost(run, sample.latent_CTHW, image_CTHW, part=all_blocks_cost).forward
-
-
-def _ar_flops(run: WorldARRun, sample: Sample) -> tuple[Flops, Flops]:
-    sizes = {
-        "batch": run.train.global_batch_size,
-        "num_tokens": sample.tokens,
-        "text_tokens": sample.text_tokens,
-    }
-    step = ar_flops.world_ar_cost(run.model, **sizes).training
-    again = ar_flops.recomputed_cost(run.model, **sizes).forward * run.model.num_blocks
-    return step, again if run.parallel.recompute == "full" else Flops()
+    shapes = sample.latent_CTHW, (channels, 1, *latent_HW) if run.image_share else None
+    if isinstance(run, WorldARRun):
+        step = world_ar.step_cost(run, *shapes)
+        again = world_ar.step_cost(run, *shapes, part=recomputed_cost) * run.model.num_blocks
+    else:
+        step, again = step_cost(run, *shapes), step_cost(run, *shapes, part=all_blocks_cost)
+    return step.training, again.forward if run.parallel.recompute == "full" else Flops()
 
 
 def _num_blocks(piece: nn.Module) -> int:

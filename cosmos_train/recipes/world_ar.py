@@ -1,19 +1,20 @@
 """Training an autoregressive world model on the cached codes of a discrete tokenizer."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from cosmos_data.latents import LatentStore
-from cosmos_data.plan import IndexPlan
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.metrics import code_use
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.interop.load import load_world
 from cosmos_train.interop.source import open_world
+from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.flops import world_ar_cost
@@ -21,17 +22,34 @@ from cosmos_train.objectives.next_token import counts, next_token_loss, sequence
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
-from cosmos_train.recipes.world_batches import pad_text
+from cosmos_train.recipes.filled_windows import FilledWindows, open_windows
+from cosmos_train.recipes.joint_windows import mean_cost, stack_latents, stack_text
+from cosmos_train.train.metrics import as_perplexity
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """A micro-batch on this rank's device."""
+    """A micro-batch on this rank's device, all of one kind."""
 
     ids_BL: Tensor
     targets_BL: Tensor
     grid_HW: tuple[int, int]
     text_BSE: Tensor | None
+    condition_frames: int
+    """Latent frames that are given and need not be predicted; of an image none is."""
+
+    @classmethod
+    def of(cls, codes_BTHW: Tensor, text_BSE: Tensor | None, run: WorldARRun) -> "TokenBatch":
+        """Of videos' codes, or images' (T = 1), and of text where the model reads any."""
+        begin_id = run.model.vocab_size if run.model.begin_token else None
+        ids_BL, targets_BL = sequence(codes_BTHW.long(), begin_id)
+        _, frames, height, width = codes_BTHW.shape
+        given = run.objective.condition_frames if frames > 1 else 0
+        return cls(ids_BL, targets_BL, (height, width), text_BSE, given)
+
+    def counts(self) -> Tensor:
+        """Which labels the likelihood counts: [L] bool."""
+        return counts(self.targets_BL.shape[1], math.prod(self.grid_HW), self.condition_frames, self.targets_BL.device)
 
 
 class WorldARTask:
@@ -39,32 +57,33 @@ class WorldARTask:
 
     def __init__(self, run: WorldARRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.store = LatentStore(run.latents.folder)
-        check_fits(run.model, self.store)
-        self.windows = self.store.indices("train")
-        self.plan = IndexPlan(len(self.windows), self.store.digest, run.seed)
-        self.data_digest = self.store.digest
-        _, *latent_THW = self.store.latent_shape
-        self.num_tokens = num_tokens(run.model, latent_THW)
-        self.step_flops = world_ar_cost(
-            run.model,
-            batch=run.train.global_batch_size,
-            num_tokens=self.num_tokens,
-            text_tokens=run.text.max_tokens,
-        ).training
+        self.windows = open_windows(run, mesh)
+        if isinstance(self.windows, FilledWindows):
+            check_codec(run, self.windows.codec)
+        else:
+            for store in self.windows.stores.values():
+                check_fits(run.model, store)
+        self.data_digest = self.windows.digest
+        video_CTHW, image_CTHW = self.windows.latent_shapes
+        self.num_tokens = num_tokens(run.model, video_CTHW[1:])
+        self.step_flops = step_cost(run, video_CTHW, image_CTHW).training
         self.pieces, self.engine_config = build_world_ar(
             run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
         )
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[TokenBatch]:
-        """Codes of the planned windows."""
-        for indices in micro_batches:
-            yield self._load(indices)
+        """Codes of the planned windows and images."""
+        run, device = self.run, self.mesh.device
+        for picked in self.windows.picks(micro_batches):
+            codes_BTHW = stack_latents(picked.windows, device)[:, 0]
+            has_text = run.model.cross_attention
+            text_BSE = stack_text(picked.windows, run.text.max_tokens, device) if has_text else None
+            yield TokenBatch.of(codes_BTHW, text_BSE, run)
 
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
-        """Next-token likelihood and z-loss; `nll` and `accuracy` are of the codes that are to be predicted."""
+        """Next-token likelihood and z-loss; the metrics are of the codes that are to be predicted."""
         result = model(batch.ids_BL, batch.grid_HW, text_BSE=batch.text_BSE, hidden_LBD=hidden)
         if isinstance(result, Tensor):
             return result
@@ -75,9 +94,11 @@ class WorldARTask:
         squares_lB = logsumexp_lB.square() if config.z_loss_of == "logsumexp" else mean_square(logits_lBV, tp)
         nll_LB, squares_LB = split.leave_context(nll_lB), split.leave_context(squares_lB)
         hits_LB = split.leave_context(is_most_likely(logits_lBV, targets_lB, tp).float())
-        counts_L = counts(len(nll_LB), math.prod(batch.grid_HW), config, nll_LB.device)
+        counts_L = batch.counts()
         loss = next_token_loss(nll_LB, squares_LB, counts_L, config)
         metrics = {"loss": loss, "nll": nll_LB[counts_L].mean(), "accuracy": hits_LB[counts_L].mean()}
+        _, times_N = batch.targets_BL.unique(return_counts=True)
+        metrics |= self._by_frame(nll_LB, batch) | code_use(times_N, self.run.model.vocab_size)
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def warm_start(self, source: Path) -> None:
@@ -88,23 +109,62 @@ class WorldARTask:
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""
 
-    def _load(self, indices: Sequence[int]) -> TokenBatch:
-        model, device = self.run.model, self.mesh.device
-        windows = [self.store.window(self.windows[self.plan.item(index)]) for index in indices]
-        codes_BTHW = torch.stack([window["z_CTHW"][0] for window in windows]).to(device, torch.int64)
-        ids_BL, targets_BL = sequence(codes_BTHW, model.vocab_size if model.begin_token else None)
-        text_BSE = None
-        if model.cross_attention:
-            text = [pad_text(window["text_SE"], self.run.text.max_tokens) for window in windows]
-            text_BSE = torch.stack(text).to(device)
-        _, _, height, width = self.store.latent_shape
-        return TokenBatch(ids_BL, targets_BL, (height, width), text_BSE)
+    def _by_frame(self, nll_LB: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
+        """Perplexity at each latent frame of a video; an image is its own."""
+        found: dict[str, Tensor] = {}
+        num_frames, per_frame = self.windows.latent_shapes[0][1], math.prod(batch.grid_HW)
+        # The label of the very last code is the last; without a begin token the first frame has one less.
+        frames = nll_LB.detach().flip(0).split(per_frame)[::-1]
+        is_image = len(frames) == 1
+        for frame in range(num_frames):
+            of_video = nll_LB.new_zeros(0, 1) if is_image else frames[frame]
+            found |= as_perplexity(f"perplexity_by_frame/{frame}", of_video.sum(), _number(of_video))
+        if self.windows.latent_shapes[1] is not None:
+            of_image = frames[0] if is_image else nll_LB.new_zeros(0, 1)
+            found |= as_perplexity("perplexity_of/image", of_image.sum(), _number(of_image))
+        return found
+
+
+def _number(values: Tensor) -> Tensor:
+    return values.new_tensor(values.numel())
+
+
+def step_cost(
+    run: WorldARRun,
+    video_CTHW: Sequence[int],
+    image_CTHW: Sequence[int] | None,
+    *,
+    part: Callable[..., Cost] = world_ar_cost,
+) -> Cost:
+    """The work of the model, or of a part of it, in an optimizer step; of images and videos, the mean over many."""
+
+    def cost(shape_CTHW: Sequence[int], batch: int) -> Cost:
+        tokens = num_tokens(run.model, shape_CTHW[1:])
+        return part(run.model, batch=batch, num_tokens=tokens, text_tokens=run.text.max_tokens)
+
+    videos = cost(video_CTHW, run.train.global_batch_size)
+    images = None if image_CTHW is None else cost(image_CTHW, run.train.global_batch_size * run.images_per_video)
+    return mean_cost(run, videos, images)
 
 
 def num_tokens(model: WorldARConfig, latent_THW: Sequence[int]) -> int:
     """L of a sample: what the model reads. Its last code is only predicted, and a begin token takes its place."""
     frames, height, width = latent_THW
     return frames * height * width - 1 + int(model.begin_token)
+
+
+def check_codec(run: WorldARRun, codec: TokenizerConfig) -> None:
+    """The tokenizer must make codes of the model's vocabulary. Raises ConfigError."""
+    if codec.kind != "discrete":
+        raise ConfigError(
+            f"latents.tokenizer={run.latents.tokenizer} is {codec.kind}, and an autoregressive model reads codes; name "
+            "a discrete tokenizer, such as one of configs/tokenizer/dv8x16x16_720p"
+        )
+    if codec.codebook_size != run.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={run.model.vocab_size}, but latents.tokenizer={run.latents.tokenizer} has "
+            f"{codec.codebook_size} codes; set that"
+        )
 
 
 def check_fits(model: WorldARConfig, store: LatentStore) -> None:

@@ -1,7 +1,6 @@
 """Training a diffusion world model, Text2World or Video2World, on cached latents."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -17,8 +16,9 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.filled_batches import FilledBatches
-from cosmos_train.recipes.world_batches import KINDS, WorldBatch, WorldBatches
+from cosmos_train.recipes.filled_windows import open_windows
+from cosmos_train.recipes.joint_windows import KINDS, mean_cost
+from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.metrics import as_ratio
 
 
@@ -27,9 +27,10 @@ class WorldDiTTask:
 
     def __init__(self, run: WorldDiTRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.source = FilledBatches(run, mesh) if run.latents.fill else WorldBatches(run, mesh.device)
+        self.windows = open_windows(run, mesh)
+        self.source = WorldBatches(run, self.windows, mesh.device)
         self.data_digest = self.source.digest
-        video_CTHW, image_CTHW = self.source.latent_shapes
+        video_CTHW, image_CTHW = self.windows.latent_shapes
         self.num_tokens = num_tokens(run.model, video_CTHW[1:])
         self.step_flops = step_cost(run, video_CTHW, image_CTHW).training
         self.pieces, self.engine_config = build_world_model(
@@ -108,8 +109,5 @@ def step_cost(
         return part(run.model, batch=batch, latent_THW=shape_CTHW[1:], text_tokens=run.text.max_tokens)
 
     videos = cost(video_CTHW, run.train.global_batch_size)
-    if image_CTHW is None:
-        return videos
-    images = cost(image_CTHW, run.train.global_batch_size * run.images_per_video)
-    share = Fraction(run.image_share).limit_denominator(10**6)
-    return videos * (1 - share) + images * share
+    images = None if image_CTHW is None else cost(image_CTHW, run.train.global_batch_size * run.images_per_video)
+    return mean_cost(run, videos, images)

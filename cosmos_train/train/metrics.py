@@ -6,6 +6,7 @@ after a restart, because the id lies in the checkpoint.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 NumberT = TypeVar("NumberT", float, Tensor)
 SUM, COUNT = ":sum", ":count"
 """Ends of the names of two values whose ratio is meant: what not every batch has, such as a range of noise levels."""
+LOG = ":log"
+"""Ends a metric's name, before these, of which exp of the ratio is meant."""
 
 
 def as_ratio(name: str, total: NumberT, count: NumberT) -> dict[str, NumberT]:
@@ -29,13 +32,19 @@ def as_ratio(name: str, total: NumberT, count: NumberT) -> dict[str, NumberT]:
     return {name + SUM: total, name + COUNT: count}
 
 
+def as_perplexity(name: str, nll: NumberT, count: NumberT) -> dict[str, NumberT]:
+    """exp of a mean over what `count` counts, of which `nll` is the sum in nats."""
+    return as_ratio(name + LOG, nll, count)
+
+
 def ratios(values: Mapping[str, float]) -> dict[str, float]:
-    """Means or sums of metrics -> the same, each pair of sum and count as one ratio; left out where nothing counted."""
+    """Means or sums of metrics -> the same, each sum and its count as one number; left out where nothing counted."""
     found = {name: value for name, value in values.items() if not name.endswith((SUM, COUNT))}
     for name, total in values.items():
         count = values.get(name.removesuffix(SUM) + COUNT, 0.0)
         if name.endswith(SUM) and count > 0:
-            found[name.removesuffix(SUM)] = total / count
+            mean = total / count
+            found[name.removesuffix(SUM).removesuffix(LOG)] = math.exp(mean) if name.endswith(LOG + SUM) else mean
     return found
 
 

@@ -46,6 +46,8 @@ class LatentMetadata:
     frame_stride: int = 1
     height_px: int
     width_px: int
+    windows: str = ""
+    """Which windows of the clips, by the settings that choose them; empty where the cache does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,27 +219,15 @@ class LatentStore:
             "caption": window.caption,
         }
 
-    def require(
-        self,
-        *,
-        tokenizer_digest: str | None = None,
-        text_encoder: str | None = None,
-        manifest_digest: str | None = None,
-        window_frames: int | None = None,
-    ) -> None:
-        """Raises `DataError` where the cache was made with something else than what is named here."""
-        asked = {
-            "tokenizer_digest": tokenizer_digest,
-            "text_encoder": text_encoder,
-            "manifest_digest": manifest_digest,
-            "window_frames": window_frames,
-        }
+    def require(self, **asked: str | int) -> None:
+        """Raises `DataError` where the cache was made with something else than what is named here, by the fields of
+        LatentMetadata."""
         made = asdict(self.metadata)
         for name, value in asked.items():
-            if value is not None and value != made[name]:
+            if made[name] not in (value, ""):
                 raise DataError(
                     f"the latent cache {self.folder} was made with {name}={made[name]}, and this run has {value};"
-                    " make the cache again, or run with what it was made with"
+                    " remove it and make it again, name another folder, or run with what it was made with"
                 )
 
     def verify(self) -> None:

@@ -118,6 +118,9 @@ def _add_tokenize(commands: Commands) -> None:
     tokenize.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     tokenize.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
     tokenize.add_argument("--text", action="store_true", help="only the captions, into the run's text.cache")
+    tokenize.add_argument(
+        "--samples", type=int, help="latents.fill=true: of the run's first samples; an epoch by default, each clip once"
+    )
     tokenize.add_argument("--out", type=Path, help="--tokenizer: folder for a file of latents, or a video, per clip")
     tokenize.add_argument("--decode", action="store_true", help="--tokenizer: SOURCE is latents; make videos of them")
     tokenize.add_argument("--padding", choices=("edge", "black", "official"), help="pad what the tokenizer cannot take")
@@ -277,8 +280,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     from cosmos_train.config.errors import ConfigError
 
     if arguments.tokenizer is not None:
-        if arguments.text:
-            raise ConfigError("--text goes with a world model's YAML, --tokenizer with videos; leave one of them out")
+        if arguments.text or arguments.samples is not None:
+            raise ConfigError("--text and --samples go with a world model's YAML, --tokenizer with videos; use either")
         return _tokenize_files(arguments)
     if arguments.out is not None or arguments.decode:
         raise ConfigError("--out and --decode need --tokenizer; without it a world model's YAML says what goes where")
@@ -294,6 +297,14 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         from cosmos_launch.encode_text import encode_text
 
         return encode_text(run.text, run.data)
+    if run.latents.fill:
+        if arguments.samples is not None and arguments.samples < 1:
+            raise ConfigError(f"--samples {arguments.samples} must be at least 1")
+        from cosmos_launch.encode_ahead import encode_ahead
+
+        return encode_ahead(run, arguments.samples)
+    if arguments.samples is not None:
+        raise ConfigError("--samples is for a run with latents.fill=true; others take all windows of a finished cache")
     from cosmos_launch.encode import encode_clips
 
     return encode_clips(run)

@@ -7,7 +7,7 @@ absent; a complete one of the same content is left as it is.
 
 import itertools
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,9 +22,9 @@ from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
-from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
-from cosmos_train.recipes.world_batches import STATISTICS
+from cosmos_train.recipes.kept_statistics import STATISTICS
+from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.recipes.world_dit import text_identity
 
 WINDOWS_AT_ONCE = 4
@@ -51,22 +51,15 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
         frame_stride=run.data.frame_stride,
         height_px=run.data.height_px,
         width_px=run.data.width_px,
+        windows=_windows_asked(run),
     )
     if (folder / INDEX_NAME).exists():
-        LatentStore(folder).require(
-            tokenizer_digest=metadata.tokenizer_digest,
-            text_encoder=metadata.text_encoder,
-            manifest_digest=metadata.manifest_digest,
-            window_frames=metadata.window_frames,
-        )
+        LatentStore(folder).require(**asdict(metadata))
         print(f"{folder} is complete already")
         return 0
     model, codec = load_tokenizer(Path(run.latents.tokenizer))
-    if isinstance(run, WorldARRun) and codec.kind != "discrete":
-        raise ConfigError(
-            f"latents.tokenizer={run.latents.tokenizer} is {codec.kind}, and an autoregressive model reads codes; name "
-            "a discrete tokenizer, such as one of configs/tokenizer/dv8x16x16_720p"
-        )
+    if isinstance(run, WorldARRun):
+        check_codec(run, codec)
     windows = choose_windows(manifest, run)
     decoder = choose_decoder(run.data, manifest, device)
     started = time.perf_counter()
@@ -90,6 +83,15 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
         f"{len(windows)} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
     )
     return 0
+
+
+def _windows_asked(run: WorldDiTRun | WorldARRun) -> str:
+    """The settings, besides those that LatentMetadata has, that `choose_windows` goes by."""
+    data, latents = run.data, run.latents
+    settings = {"hop_frames": latents.hop_frames, "target_fps": data.target_fps, "resize": data.resize}
+    if latents.planned_per_clip:
+        settings |= {"planned_per_clip": latents.planned_per_clip, "seed": run.seed, "flip": data.flip}
+    return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def choose_windows(manifest: Manifest, run: WorldDiTRun | WorldARRun) -> list[Sample]:

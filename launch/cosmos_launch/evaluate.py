@@ -9,15 +9,16 @@ the repeated frame itself, with the video. Of an autoregressive model there is t
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, cover_windows
+from cosmos_data.plan import Sample
+from cosmos_launch.held_out import HeldOutWindow, held_out_windows
 from cosmos_launch.perplexity import perplexity
 from cosmos_launch.progress import progress
 from cosmos_launch.trained import TrainedWorld, open_run
@@ -27,108 +28,125 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.generate.codes import CodeScene
 from cosmos_train.generate.world import Scene
-from cosmos_train.recipes.world_batches import pad_text
 
 WINDOWS_AT_ONCE = 8
+MODEL, RIVAL = "model", "repeat_last_frame"
 
 
 def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: int) -> int:
     """Write the result as JSON and print it. Returns the exit code."""
     folder, run = open_run(path, overrides)
-    num_given = run.sample.num_condition_frames
-    if num_given < 1:
+    if run.sample.num_condition_frames < 1:
         raise ConfigError("sample.num_condition_frames=0 leaves no frame to predict from or to repeat; use 1 or more")
     world = load_ar(folder, run) if isinstance(run, WorldARRun) else load_dit(folder, run)
-    held_out = world.store.indices("heldout")
-    if not held_out:
-        raise ConfigError(f"{world.store.folder} has no held-out windows; build the manifest with --heldout-every")
-    chosen = held_out[:: max(1, len(held_out) // max_windows)][:max_windows]
-    pixels = _pixels_of(world, chosen)
-    errors: dict[str, list[float]] = {"model": [], "repeat_last_frame": []}
-    of_pixels: dict[str, list[Tensor]] = {name: [] for name in errors}
-    with progress("evaluate", "windows") as advance:
-        for start in range(0, len(chosen), WINDOWS_AT_ONCE):
-            some = slice(start, start + WINDOWS_AT_ONCE)
-            truth = world.encode(pixels[some])
-            predicted = _predict(world, chosen[some], truth)
-            still = _still(world, pixels[some], num_given)
-            for name, guess, guess_B3THW in (
-                ("model", predicted, world.decode(predicted)),
-                ("repeat_last_frame", world.encode(still), still),
-            ):
-                errors[name] += _errors(world, guess, truth, num_given)
-                of_pixels[name].append(_pixel_errors(guess_B3THW, pixels[some]))
-            advance(min(start + WINDOWS_AT_ONCE, len(chosen)), len(chosen))
-    means = {name: sum(values) / len(values) for name, values in errors.items()}
-    ratio = means["model"] / means["repeat_last_frame"] if means["repeat_last_frame"] else None
-    measure = "code_error" if isinstance(world, CodeWorld) else "latent_mse"
-    wins = sum(m < r for m, r in zip(errors["model"], errors["repeat_last_frame"], strict=True))
-    result = {
-        "checkpoint": str(world.checkpoint_folder),
-        "step": world.step,
-        "num_windows": len(chosen),
-        "num_condition_frames": num_given,
-        measure: means,
-        "ratio": ratio,
-        "windows_won": wins,
-        "pixel_mse_by_frame": {
-            name: torch.cat(of_batches).mean(dim=0)[world.frames_for(num_given) :].tolist()
-            for name, of_batches in of_pixels.items()
-        },
-        "windows": [
-            {"clip_id": world.store.windows[k].clip_id, "start_frame": world.store.windows[k].start_frame, **of_window}
-            for k, of_window in zip(
-                chosen,
-                (dict(zip(errors, pair, strict=True)) for pair in zip(*errors.values(), strict=True)),
-                strict=True,
-            )
-        ],
-        "sample": asdict(run.sample),
-    }
-    if isinstance(world, CodeWorld):
-        result["perplexity"] = perplexity(world, chosen)
+    chosen = held_out_windows(world, max_windows)
+    comparison = _compare(world, chosen)
+    facts = comparison.facts(world)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1))
+    out.write_text(json.dumps(facts, indent=1))
+    means, ratio = comparison.means, facts["ratio"]
     print(
-        f"{len(chosen)} held-out windows: {measure} {means['model']:.4f}, repeating the last frame "
-        f"{means['repeat_last_frame']:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
-        f"better on {wins} -> {out}"
+        f"{len(chosen)} held-out windows: {comparison.measure} {means[MODEL]:.4f}, repeating the last frame "
+        f"{means[RIVAL]:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
+        f"better on {facts['windows_won']} -> {out}"
     )
     return 0
 
 
-def _pixels_of(world: TrainedWorld, chosen: Sequence[int]) -> Tensor:
-    """The windows' frames, decoded again: uint8 [N, 3, T, H, W]."""
-    manifest = Manifest.read(world.run.data.manifest)
-    world.store.require(manifest_digest=manifest.digest)
-    hop_frames = world.run.latents.hop_frames
-    by_place: dict[tuple[str, int], Sample] = {
-        (sample.clip.clip_id, sample.start_frame): sample
-        for sample in cover_windows(manifest, world.run.data, hop_frames=hop_frames)
-    }
-    windows = [world.store.windows[k] for k in chosen]
-    samples = [by_place[window.clip_id, window.start_frame] for window in windows]
-    return choose_decoder(world.run.data, manifest).decode(samples)
+@dataclass(slots=True)
+class Comparison:
+    """What was found so far, of the model and of its rival."""
+
+    measure: str
+    """Of latents."""
+    samples: list[Sample] = field(default_factory=list)
+    errors: dict[str, list[float]] = field(default_factory=lambda: {MODEL: [], RIVAL: []})
+    """Of each window."""
+    pixel_mse_BT: dict[str, list[Tensor]] = field(default_factory=lambda: {MODEL: [], RIVAL: []})
+    """Of some windows at a time."""
+    codes_BTHW: list[Tensor] = field(default_factory=list)
+    """Of an autoregressive model: the truth, and the text beside it where it reads any."""
+    text_BSE: list[Tensor] = field(default_factory=list)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Over all windows."""
+        return {name: sum(values) / len(values) for name, values in self.errors.items()}
+
+    def facts(self, world: TrainedWorld) -> dict[str, Any]:
+        """What the JSON file says."""
+        means, num_given = self.means, world.run.sample.num_condition_frames
+        found = {
+            "checkpoint": str(world.checkpoint_folder),
+            "step": world.step,
+            "num_windows": len(self.samples),
+            "num_condition_frames": num_given,
+            self.measure: means,
+            "ratio": means[MODEL] / means[RIVAL] if means[RIVAL] else None,
+            "windows_won": sum(m < r for m, r in zip(*self.errors.values(), strict=True)),
+            "pixel_mse_by_frame": {
+                name: torch.cat(of_some).mean(dim=0)[world.frames_for(num_given) :].tolist()
+                for name, of_some in self.pixel_mse_BT.items()
+            },
+            "windows": [
+                {"clip_id": sample.clip.clip_id, "start_frame": sample.start_frame, MODEL: model, RIVAL: rival}
+                for sample, model, rival in zip(self.samples, *self.errors.values(), strict=True)
+            ],
+            "sample": asdict(world.run.sample),
+        }
+        if isinstance(world, CodeWorld):
+            text_BSE = torch.cat(self.text_BSE) if self.text_BSE else None
+            found["perplexity"] = perplexity(world, torch.cat(self.codes_BTHW), text_BSE)
+        return found
 
 
-def _predict(world: TrainedWorld, chosen: Sequence[int], truth: Tensor) -> Tensor:
+def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison:
+    comparison = Comparison("code_error" if isinstance(world, CodeWorld) else "latent_mse")
+    num_given = world.run.sample.num_condition_frames
+    decoder = choose_decoder(world.run.data, [window.sample.clip for window in chosen])
+    with progress("evaluate", "windows") as advance:
+        for start in range(0, len(chosen), WINDOWS_AT_ONCE):
+            some = chosen[start : start + WINDOWS_AT_ONCE]
+            samples = [window.sample for window in some]
+            pixels = decoder.decode(samples)
+            truth, text_BSE = world.encode(pixels), _encode_captions(world, some)
+            predicted, still = _predict(world, some, truth, text_BSE), _still(world, pixels, num_given)
+            for name, guess, guess_B3THW in (
+                (MODEL, predicted, world.decode(predicted)),
+                (RIVAL, world.encode(still), still),
+            ):
+                comparison.errors[name] += _errors(world, guess, truth, num_given)
+                comparison.pixel_mse_BT[name].append(_pixel_errors(guess_B3THW, pixels))
+            comparison.samples += samples
+            if isinstance(world, CodeWorld):
+                comparison.codes_BTHW.append(truth)
+                comparison.text_BSE += [] if text_BSE is None else [text_BSE]
+            advance(len(comparison.samples), len(chosen))
+    return comparison
+
+
+def _encode_captions(world: TrainedWorld, windows: Sequence[HeldOutWindow]) -> Tensor | None:
+    """[B, S, E], where the model reads text."""
+    if world.text is None:
+        return None
+    return world.encode_text({f"caption of window {window.number}": window.caption for window in windows})
+
+
+def _predict(world: TrainedWorld, windows: Sequence[HeldOutWindow], truth: Tensor, text_BSE: Tensor | None) -> Tensor:
     """One sample for each window, its seed the window's number."""
-    windows = [world.store.window(k) for k in chosen]
-    text_BSE = torch.stack([pad_text(window["text_SE"], world.run.text.max_tokens) for window in windows])
-    text_BSE = text_BSE.to(world.device, world.dtype)
+    seeds = [window.number for window in windows]
     if isinstance(world, CodeWorld):
-        _, frames, height, width = world.store.latent_shape
-        text = text_BSE if world.run.model.cross_attention else None
+        _, frames, height, width = world.latent_shape
         return world.sample(
-            CodeScene(grid_THW=(frames, height, width), seed_B=list(chosen), given_BTHW=truth, text_BSE=text)
+            CodeScene(grid_THW=(frames, height, width), seed_B=seeds, given_BTHW=truth, text_BSE=text_BSE)
         )
-    assert isinstance(world, DiffusionWorld)
+    assert isinstance(world, DiffusionWorld) and text_BSE is not None
     scene = Scene(
         text_BSE=text_BSE,
         negative_text_BSE=torch.zeros_like(text_BSE[:1]),
-        fps_B=[window["fps"] for window in windows],
-        shape_CTHW=tuple(world.store.latent_shape),  # pyright: ignore[reportArgumentType] four numbers
-        seed_B=list(chosen),
+        fps_B=[window.sample.fps for window in windows],
+        shape_CTHW=tuple(world.latent_shape),  # pyright: ignore[reportArgumentType] four numbers
+        seed_B=seeds,
         given_BCTHW=truth,
     )
     return world.sample(scene)

@@ -88,7 +88,7 @@ def _condition(world: TrainedWorld, request: SampleRequest) -> Conditions:
         num_frames = world.frames_for(world.run.sample.num_condition_frames)
         pixels_3THW = read_first_frames(request.input_path, num_frames, world.run.data, crop=request.crop_input)
         given = world.encode(pixels_3THW[None])
-    return Conditions(text, given, request.fps or world.store.windows[0].fps)
+    return Conditions(text, given, request.fps or world.fps)
 
 
 def _generate(
@@ -96,7 +96,7 @@ def _generate(
 ) -> Tensor:
     """uint8 [B, 3, T, H, W], a window after the other."""
     codec, num_given = world.tokenizer_config, max(1, world.run.sample.num_condition_frames)
-    trained_frames = world.store.latent_shape[1]
+    trained_frames = world.latent_shape[1]
     fitting = next(
         t for t in range(1, trained_frames + 1) if t == trained_frames or codec.pixel_frames(t) >= num_frames
     )
@@ -156,7 +156,7 @@ def _facts(
         "step": world.step,
         "averaged_weights": world.averaged,
         "weights_digest": world.weights_digest,
-        "tokenizer_digest": world.store.metadata.tokenizer_digest,
+        "tokenizer_digest": world.tokenizer_digest,
         "layout": world.mesh.layout,
         "conditioned_sec": round(clock.conditioned_sec, 3),
         "sampled_sec": round(clock.sampled_sec / num_videos, 3),

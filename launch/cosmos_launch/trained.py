@@ -23,6 +23,7 @@ from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.recipes.filled_windows import kept_fps, latent_shape
 from cosmos_train.train import checkpoint
 
 WHOLE = (
@@ -58,7 +59,13 @@ class TrainedWorld(ABC):
     mesh: Mesh
     tokenizer: CausalVideoTokenizer
     tokenizer_config: TokenizerConfig
-    store: LatentStore
+    tokenizer_digest: str
+    store: LatentStore | None
+    """The latents that it was trained on; None where the run filled its cache as it went."""
+    latent_shape: tuple[int, ...]
+    """[C, T, H, W] of the windows that it was trained on."""
+    fps: float
+    """Frames per second of the first of these."""
     text: TextEncoder | None
     """None where the model reads no text."""
 
@@ -108,7 +115,7 @@ class TrainedWorld(ABC):
 
     def frames_for(self, num_latent_frames: int) -> int:
         """Pixel frames behind the first latent frames. Raises DataError beyond what the model was trained on."""
-        trained = self.store.latent_shape[1]
+        trained = self.latent_shape[1]
         if num_latent_frames > trained:
             raise DataError(f"{num_latent_frames} latent frames were asked for, the model was trained on {trained}")
         return self.tokenizer_config.pixel_frames(num_latent_frames)
@@ -156,11 +163,17 @@ def _from_file(override: str) -> list[str]:
 
 
 def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str, Any]:
-    """The fields of a TrainedWorld that are about the tokenizer and its cache, which must belong together."""
-    store, folder = LatentStore(run.latents.folder), Path(run.latents.tokenizer)
-    store.require(tokenizer_digest=tokenizer_digest(folder))
+    """The fields of a TrainedWorld that are about the tokenizer and its windows, which must belong together."""
+    folder = Path(run.latents.tokenizer)
+    digest = tokenizer_digest(folder)
     tokenizer, config = load_tokenizer(folder)
-    return {"store": store, "tokenizer": tokenizer.eval().to(device), "tokenizer_config": config}
+    found = {"tokenizer": tokenizer.eval().to(device), "tokenizer_config": config, "tokenizer_digest": digest}
+    if run.latents.fill:
+        shape = latent_shape(run.data, config)
+        return found | {"store": None, "latent_shape": shape, "fps": kept_fps(run, digest)}
+    store = LatentStore(run.latents.folder)
+    store.require(tokenizer_digest=digest)
+    return found | {"store": store, "latent_shape": store.latent_shape, "fps": store.windows[0].fps}
 
 
 def load_weights(

@@ -17,7 +17,7 @@ from cosmos_train.generate.medusa import generate
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.world_ar import check_fits
+from cosmos_train.recipes.world_ar import check_codec, check_fits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class CodeWorld(TrainedWorld):
 
     def num_steps(self, num_latent_frames: int) -> int:
         """Codes of the window, given ones counted."""
-        _, _, height, width = self.store.latent_shape
+        _, _, height, width = self.latent_shape
         return num_latent_frames * height * width
 
     def sample_window(
@@ -62,7 +62,7 @@ class CodeWorld(TrainedWorld):
         on_step: OnStep,
     ) -> Tensor:
         """See TrainedWorld. These models know nothing of fps."""
-        _, _, height, width = self.store.latent_shape
+        _, _, height, width = self.latent_shape
         grid_THW = (num_latent_frames, height, width)
         return self.sample(CodeScene(grid_THW=grid_THW, seed_B=seeds, given_BTHW=given, text_BSE=text), on_step)
 
@@ -79,7 +79,10 @@ def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
     """
     mesh = init.start(run.parallel, seed=run.seed)
     codec = load_codec(run, mesh.device)
-    check_fits(run.model, codec["store"])
+    if codec["store"] is None:
+        check_codec(run, codec["tokenizer_config"])
+    else:
+        check_fits(run.model, codec["store"])
     pieces, engine_config = build_world_ar(
         run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
     )

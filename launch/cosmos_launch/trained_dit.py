@@ -17,7 +17,7 @@ from cosmos_train.generate.world import Scene, sample_scene
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.world_batches import STATISTICS
+from cosmos_train.recipes.kept_statistics import STATISTICS, training_statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class DiffusionWorld(TrainedWorld):
     ) -> Tensor:
         """See TrainedWorld. text: what read_prompt gave."""
         assert text is not None
-        channels, _, height, width = self.store.latent_shape
+        channels, _, height, width = self.latent_shape
         scene = Scene(
             text_BSE=text[:1],
             negative_text_BSE=text[1:],
@@ -115,7 +115,9 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         run=run,
         mesh=mesh,
         evaluate=on_halves(evaluate, mesh) if run.sample.cfg_parallel else evaluate,
-        statistics=load_statistics(codec["store"].folder / STATISTICS),
+        statistics=training_statistics(run)
+        if run.latents.fill
+        else load_statistics(Path(run.latents.folder) / STATISTICS),
         text=load_text_encoder(run, mesh.device),
         **codec,
         **weights,

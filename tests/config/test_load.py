@@ -375,8 +375,3 @@ def _rest() -> str:
         "train: {num_steps: 1, global_batch_size: 1, micro_batch_size: 1}\n"
         "data: {manifest: m, num_frames: 9, height_px: 64, width_px: 64}\n"
     )
-
-
-def test_a_cache_of_codes_is_not_filled_by_a_run():
-    with pytest.raises(ConfigError, match=r"latents\.fill=True and latents\.image_folder=None are recipe world_dit's"):
-        load_run("run/simulated_world_ar", ["latents.fill=true"])

@@ -111,8 +111,10 @@ def test_what_the_latents_depend_on_is_required(tmp_path):
         ("text_encoder", "t5"),
         ("manifest_digest", "man2"),
         ("window_frames", 17),
+        ("height_px", 128),
+        ("frame_stride", 2),
     ):
-        with pytest.raises(DataError, match=f"made with {name}=.*this run has {value}; make the cache again"):
+        with pytest.raises(DataError, match=f"made with {name}=.*this run has {value}; remove it and make it again"):
             store.require(**{name: value})
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cosmos_data.build import build_manifest
+from cosmos_data.energon import expand_braces
 from cosmos_data.errors import DataError
 
 CAMERA = {
@@ -176,3 +177,95 @@ def test_lerobot_folders_that_cannot_be_read(carphone, tmp_path):
         info.write_text(json.dumps(good | change), encoding="utf-8")
         with pytest.raises(DataError, match=words):
             build_manifest(tmp_path / "robot", 30, None)
+
+
+INFO = {"energon_version": "7.4.1", "shard_counts": {f"parts/shard_{k:03d}.tar": 2 for k in range(3)}}
+SPLIT = """
+split_parts:
+  train: ["parts/shard_{000..001}.tar"]
+  val: [parts/shard_002.tar]
+  test: []
+exclude: [parts/shard_001.tar/b]
+"""
+FIELDS = """
+__module__: megatron.energon
+__class__: CaptioningSample
+field_map: {image: "webm,mp4", caption: "json[texts][0]"}
+"""
+
+
+@pytest.fixture
+def energon(carphone, tmp_path) -> Path:
+    """Three shards of the samples a and b."""
+    said = json.dumps({"texts": ["a man", "another text"], "source": "of somebody"}).encode()
+    sample = {"mp4": carphone.read_bytes(), "json": said}
+    (tmp_path / "parts").mkdir()
+    for name in INFO["shard_counts"]:
+        write_tar(tmp_path / name, {f"{key}.{part}": sample[part] for key in "ab" for part in sample})
+    write_meta(tmp_path, **{".info.json": json.dumps(INFO), "split.yaml": SPLIT, "dataset.yaml": FIELDS})
+    return tmp_path
+
+
+def write_meta(folder: Path, **files: str) -> None:
+    (folder / ".nv-meta").mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / ".nv-meta" / name).write_text(content, encoding="utf-8")
+
+
+def test_an_energon_folder_keeps_its_split_and_captions(energon):
+    manifest, bad = build_manifest(energon, None, 2)
+    assert bad == []
+    assert [(clip.clip_id, clip.split) for clip in manifest] == [
+        ("shard_000/a@0", "train"),
+        ("shard_000/b@0", "train"),
+        ("shard_001/a@0", "train"),
+        ("shard_002/a@0", "heldout"),
+        ("shard_002/b@0", "heldout"),
+    ]
+    assert {clip.caption for clip in manifest} == {"a man"}
+    (energon / ".nv-meta/.info.json").unlink()
+    counts = "".join(f"\n  {name}: 2" for name in INFO["shard_counts"])
+    write_meta(energon, **{".info.yaml": f"shard_counts:{counts}", "dataset.yaml": "__class__: CrudeWebdataset"})
+    manifest, _ = build_manifest(energon, None, None)
+    assert len(manifest) == 5 and {clip.caption for clip in manifest} == {""}, "it has no .txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("split.yaml", "split_parts: {train: [other.tar]}", "the split names other.tar, which is no shard"),
+        ("split.yaml", "split_parts: [a", "is not what energon writes"),
+        ("split.yaml", "exclude: []", r"KeyError\('split_parts'\)"),
+        (".info.json", "[]", "is not what energon writes"),
+        (".info.json", json.dumps({"shard_counts": {"../a.tar": 1}}), "which is no shard"),
+    ],
+)
+def test_what_energon_would_not_write(energon, name, content, said):
+    write_meta(energon, **{name: content})
+    with pytest.raises(DataError, match=said):
+        build_manifest(energon, None, None)
+
+
+def test_an_energon_shard_outside_of_its_folder_is_refused(energon):
+    counts = json.dumps({"shard_counts": {"../a.tar": 1}})
+    write_meta(energon, **{".info.json": counts, "split.yaml": "split_parts: {train: [../a.tar]}"})
+    with pytest.raises(DataError, match=r"shard '../a.tar' has a name that leads out of its folder"):
+        build_manifest(energon, None, None)
+
+
+def test_a_sample_whose_caption_is_elsewhere_is_named(energon):
+    write_meta(energon, **{"dataset.yaml": FIELDS.replace("[texts]", "[caption]")})
+    _, bad = build_manifest(energon, None, None, max_bad_share=1.0)
+    assert len(bad) == 5 and "KeyError('caption')" in bad[0].reason and bad[0].path.endswith("shard_000.tar/a")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{8..10}.tar", ["8.tar", "9.tar", "10.tar"]),
+        ("{x,y}_{00..01}", ["x_00", "x_01", "y_00", "y_01"]),
+    ],
+)
+def test_braces(name, names):
+    assert expand_braces(name) == names

@@ -1,4 +1,7 @@
+import logging
 import multiprocessing
+import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +11,7 @@ import torch
 
 from cosmos_data.config import DataConfig
 from cosmos_data.plan import Part, Sample, SamplePlan
-from cosmos_data.window_cache import WindowCache
+from cosmos_data.window_cache import ABANDONED_SEC, WindowCache
 
 SHAPE = (4, 2, 8, 12)
 
@@ -84,6 +87,61 @@ def test_the_least_recently_used_go_first(samples, tmp_path):
     for number in (6, 7):
         again.write(samples[number], latents(number))
     assert sum(path.stat().st_size for path in files(tmp_path)) <= limit
+
+
+def test_what_others_wrote_counts(samples, tmp_path):
+    """Each of four has written less than the limit, since it last looked."""
+    cache_of(tmp_path / "one").write(samples[0], latents(0))
+    [size] = (path.stat().st_size for path in files(tmp_path / "one"))
+    caches = [cache_of(tmp_path, max_bytes=5 * size) for _ in range(4)]
+    for number in range(8):
+        caches[number % 4].write(samples[number], latents(number))
+        assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * size
+
+
+def test_what_a_killed_process_left_goes(samples, tmp_path):
+    cache_of(tmp_path).write(samples[0], latents(0))
+    old, new = (tmp_path / "windows/partial" / f"{name}.partial" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, time.time() - ABANDONED_SEC - 60))
+    assert cache_of(tmp_path).read(samples[0]) is not None
+    assert not old.exists() and new.exists()
+
+
+def read_and_write(folder: Path, samples: list[Sample], answers: multiprocessing.Queue) -> None:
+    """As a user to whom the folder does not belong: how many of the windows are hits, and what the log says."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("cosmos_data.window_cache").addHandler(handler)
+    cache = cache_of(folder, max_bytes=10**6)
+    found = [cache.read(sample) is not None for sample in samples]
+    for number, sample in enumerate(samples):
+        cache.write(sample, latents(number))
+    answers.put((found, said))
+
+
+def test_a_folder_that_can_only_be_read(samples):
+    """Hits stay hits; that nothing is written is said once."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        cache_of(folder).write(samples[0], latents(0))
+        modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+        for path in modes:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        context = multiprocessing.get_context("fork")
+        answers = context.Queue()
+        job = context.Process(target=read_and_write, args=(folder, samples[:3], answers))
+        job.start()
+        found, said = answers.get(timeout=60)
+        job.join()
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert found == [True, False, False]
+    assert said == [f"latents are not kept in {folder}/windows: Permission denied; they are encoded each time"]
 
 
 def fill(folder: Path, samples: list[Sample], max_bytes: int) -> None:

@@ -26,7 +26,7 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_batches import STATISTICS
+from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_dit import WorldDiTTask, text_identity
 from cosmos_train.train.loop import train
 

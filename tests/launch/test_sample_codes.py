@@ -4,6 +4,7 @@ world: files, layouts, long videos, figures, wrong input."""
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file
 from support import tiny_tokenizer
 
 from cosmos_data.latents import LatentStore
@@ -29,6 +31,7 @@ TOKENS = {"num_blocks": 2, "width": 48, "num_heads": 4, "num_kv_heads": 2, "head
 KINDS: dict[str, dict[str, Any]] = {
     "base": {},
     "video2world": {"begin_token": True, "cross_attention": True, "absolute_positions": True, "text_width": 384},
+    "medusa": {"medusa_heads": 2},
 }
 
 
@@ -126,6 +129,33 @@ def test_futures_of_one_state(folder: Path, tmp_path: Path):
     assert (tmp_path / "together/seed-0004.mp4").read_bytes() != videos["alone"]
 
 
+def test_heads_change_no_likeliest_video(folder: Path, tmp_path: Path):
+    """By default all heads guess. What they are asked to be is written beside the video."""
+    facts = sample(folder, "medusa", tmp_path / "guessed", "sample.temperature=0")
+    sample(folder, "medusa", tmp_path / "plain", "sample.temperature=0", "sample.medusa_heads=0")
+    videos = [(tmp_path / name / "seed-0003.mp4").read_bytes() for name in ("guessed", "plain")]
+    assert videos[0] == videos[1] and facts["sample"]["medusa_heads"] is None
+
+
+def test_a_run_that_encodes_its_own_windows(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Codes in the cache; trained on alike whether they were there or not; sampled and judged without them."""
+    line = [str(write_yaml(folder, "base")), "latents.fill=true", f"latents.folder={tmp_path}/windows"]
+    for name in ("missed", "found"):
+        assert run_rank(load_run(line[0], [*line[1:], f"run_dir={tmp_path}/{name}"])) == 0
+    losses = [(tmp_path / name / "metrics.jsonl").read_text().split('"loss": ')[1][:18] for name in ("missed", "found")]
+    assert losses[0] == losses[1]
+    assert main(["tokenize", *line, "--samples", "2"]) == 0
+    assert "0 windows encoded, 2 were there already" in capfd.readouterr().out
+    [one, _] = (tmp_path / "windows").glob("windows/*/*.safetensors")
+    assert load_file(one)["z"].dtype == torch.int32 and load_file(one)["z"].shape == (1, 3, 4, 4)
+    shutil.rmtree(tmp_path / "windows")
+    out, given = tmp_path / "out", str(folder / "first.png")
+    assert main(["sample", str(tmp_path / "missed"), "--out", str(out), "--input", given]) == 0
+    assert probe_video(out / "seed-0000.mp4").num_frames == FRAMES
+    assert main(["evaluate", "world", str(tmp_path / "missed"), "--out", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["perplexity"].keys() == {"model"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_on_held_out_windows(kind: str, folder: Path, tmp_path: Path):
     out = tmp_path / "figures.json"
@@ -136,7 +166,7 @@ def test_figures_on_held_out_windows(kind: str, folder: Path, tmp_path: Path):
     store = LatentStore(folder / "codes_discrete")
     codes = {split: [store.window(k)["z_CTHW"] for k in store.indices(split)] for split in ("train", "heldout")}
     times = torch.bincount(torch.stack(codes["train"]).flatten(), minlength=NUM_CODES) + 1.0
-    label = torch.stack(codes["heldout"])[:, 0].flatten(1)[:, 16 if kind == "base" else 15 :].flatten().long()
+    label = torch.stack(codes["heldout"])[:, 0].flatten(1)[:, 15 if kind == "video2world" else 16 :].flatten().long()
     surprise = -(times / times.sum()).log()[label].mean()
     assert figures["perplexity"]["unigram"] == pytest.approx(math.exp(surprise), rel=1e-5)
     assert 1 < figures["perplexity"]["model"] < NUM_CODES**2

@@ -26,7 +26,7 @@ def test_with_a_begin_token_every_code_is_said():
 )
 def test_given_frames_do_not_count(begin_id: int | None, frames: int, first_that_counts: int):
     _, targets = sequence(CODES_BTHW, begin_id)
-    mask = counts(targets.shape[1], 4, NextTokenConfig(condition_frames=frames), torch.device("cpu"))
+    mask = counts(targets.shape[1], 4, frames, torch.device("cpu"))
     assert targets[0, mask].tolist() == list(range(first_that_counts, 12))
 
 

@@ -1,8 +1,10 @@
 """A run of an autoregressive world model: it learns, resumes on another layout, and says what it can not read."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,12 @@ from support.ranks import RankPool
 from cosmos_data.latents import LatentStore
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
+from cosmos_train.config.schema import LatentsConfig, WorldARRun
+from cosmos_train.models.world_ar.flops import world_ar_cost
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.plan import make_plan
-from cosmos_train.recipes.world_ar import check_fits, num_tokens
+from cosmos_train.recipes.world_ar import check_fits, num_tokens, step_cost
+from cosmos_train.train.metrics import ratios
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +36,70 @@ def test_it_learns_what_it_sees(ranks: Callable[[int], RankPool], cache: Path, t
 
 def losses_of(cache: Path, run_dir: Path, num_steps: int) -> list[float]:
     run = tiny_ar.make_run(cache, run_dir, ParallelConfig(), micro_batch_size=4)
+    return [metrics["nll"] for metrics in metrics_of(run, num_steps)]
+
+
+def metrics_of(run: WorldARRun, num_steps: int) -> list[dict[str, float]]:
+    """Of each step."""
     task, engine, mesh = tiny_world.start(run)
-    losses = []
+    found = []
     for step in range(num_steps):
         indices = tiny_world.micro_batches(run, step, mesh)
         result = engine.train_step(
-            task.forward_loss, task.batches(indices), num_micro_batches=1, lr=1e-2, num_tokens=task.num_tokens
+            task.forward_loss,
+            task.batches(indices),
+            num_micro_batches=len(indices),
+            lr=1e-2,
+            num_tokens=task.num_tokens,
         )
-        losses.append(result.metrics["nll"])
-    return losses
+        found.append(ratios(result.metrics))
+    return found
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "dp": {},
+    "tp, sequence parallel": {"tp": 2, "sequence_parallel": True},
+    "pp": {"pp": 2},
+    "cp": {"cp": 2},
+    "cp, not for images": {"cp": 2, "cp_min_tokens": 10},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_between_videos(layout: str, ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path):
+    """Every second step is of images, two in a video's place: alike in every layout, with all that is said of them."""
+    images = tiny_ar.write_cache(tmp_path / "images", shape_THW=(1, 2, 3))
+    [alone] = ranks(1).run(joint_metrics, cache, images, tmp_path, ParallelConfig())
+    for step, metrics in enumerate(alone):
+        by_frame = {f"perplexity_by_frame/{frame}" for frame in range(3)}
+        wanted = {"perplexity_of/image"} if step % 2 else by_frame
+        assert {name for name in metrics if name.startswith("perplexity")} == wanted
+        assert metrics["accuracy"] <= 1 and 0 < metrics["code_usage"] <= 1 < metrics["code_perplexity"] <= 32
+    assert alone[1]["nll"] == pytest.approx(math.log(alone[1]["perplexity_of/image"]), rel=1e-5), "no code is given"
+    for found in ranks(2).run(joint_metrics, cache, images, tmp_path, ParallelConfig(**LAYOUTS[layout])):
+        for metrics, wanted in zip(found, alone, strict=True):
+            assert metrics == pytest.approx(wanted, rel=1e-4)
+
+
+def joint_metrics(cache: Path, images: Path, run_dir: Path, parallel: ParallelConfig) -> list[dict[str, float]]:
+    run = tiny_ar.make_run(cache, run_dir, parallel)
+    latents = replace(run.latents, image_folder=str(images))
+    return metrics_of(replace(run, latents=latents, image_share=0.5, images_per_video=2), 4)
+
+
+def test_work_of_images(cache: Path, tmp_path: Path):
+    """The mean of both kinds of step."""
+    run = replace(
+        tiny_ar.make_run(cache, tmp_path, ParallelConfig()),
+        latents=LatentsConfig(folder="a", tokenizer="b", image_folder="c"),
+        image_share=0.25,
+        images_per_video=3,
+    )
+    sizes = {"text_tokens": run.text.max_tokens}
+    videos = world_ar_cost(run.model, batch=4, num_tokens=18, **sizes).training
+    images = world_ar_cost(run.model, batch=12, num_tokens=6, **sizes).training
+    found = step_cost(run, (1, 3, 2, 3), (1, 1, 2, 3)).training
+    assert found.total == pytest.approx(0.75 * videos.total + 0.25 * images.total, rel=1e-6)
 
 
 @pytest.mark.parametrize(("begin_token", "tokens"), [(True, 18), (False, 17)])

@@ -15,7 +15,9 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_batches import STATISTICS, WorldBatches
+from cosmos_train.recipes.joint_windows import JointWindows
+from cosmos_train.recipes.kept_statistics import STATISTICS
+from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.loop import DONE
 
 IMAGES = (4, 1, 4, 6)
@@ -41,33 +43,40 @@ def joint(videos: Path, images: Path, **settings: Any) -> WorldDiTRun:
     return dataclasses.replace(run, **sections | settings)
 
 
+def open_batches(run: WorldDiTRun) -> tuple[JointWindows, Callable[[list[int]], WorldBatch]]:
+    """(the windows, sample indices -> their batch)."""
+    windows = JointWindows(run)
+    batches = WorldBatches(run, windows, torch.device("cpu"))
+    return windows, lambda indices: next(batches.batches([indices]))
+
+
 def latents(videos: Path, images: Path | None) -> LatentsConfig:
     return LatentsConfig(folder=str(videos), tokenizer="unused", image_folder=None if images is None else str(images))
 
 
 def test_steps_alternate_by_their_number(videos: Path, images: Path):
-    source = WorldBatches(joint(videos, images), torch.device("cpu"))
-    kinds = [[source.load([4 * step + i]).kind for i in range(4)] for step in range(8)]
+    _, load = open_batches(joint(videos, images))
+    kinds = [[load([4 * step + i]).kind for i in range(4)] for step in range(8)]
     assert all(len(set(of_step)) == 1 for of_step in kinds), "all samples of a step are of one kind"
     assert [of_step[0] for of_step in kinds] == ["video", "image"] * 4
 
 
 def test_each_kind_has_its_statistics_and_size(videos: Path, images: Path):
-    source = WorldBatches(joint(videos, images), torch.device("cpu"))
-    video, image = source.load([0, 1]), source.load([4, 5])
+    windows, load = open_batches(joint(videos, images))
+    video, image = load([0, 1]), load([4, 5])
     assert video.x0_BCTHW.shape == (2, *tiny_world.SHAPE_CTHW) and image.x0_BCTHW.shape == (6, *IMAGES)
     assert len(image.fps_B) == len(image.text_BSE) == len(image.padding_B1HW) == 6
-    assert source.images is not None
-    stored = source.images.store.window(source.images.windows[source.images.plan.item(0)])["z_CTHW"]
+    assert windows.images is not None
+    stored = windows.images.at([0])[0].z_CTHW
     torch.testing.assert_close(image.x0_BCTHW[0], (stored + 1) / 3 * 0.5)
-    stored = source.videos.store.window(source.videos.windows[source.videos.plan.item(1)])["z_CTHW"]
+    stored = windows.videos.at([1])[0].z_CTHW
     torch.testing.assert_close(video.x0_BCTHW[1], (stored - 0.5) / 2 * 0.5)
 
 
 def test_an_image_is_neither_conditioned_nor_noised_as_a_video(videos: Path, images: Path):
     run = joint(videos, images, image_share=0.999)
-    source = WorldBatches(run, torch.device("cpu"))
-    of_images = [source.load([4 * step]).draw for step in range(1, 200)]
+    _, load = open_batches(run)
+    of_images = [load([4 * step]).draw for step in range(1, 200)]
     assert not any(draw.num_condition_frames_B.any() for draw in of_images)
     sigma = torch.cat([draw.sigma_B for draw in of_images]).log()
     assert sigma.mean().item() == pytest.approx(0, abs=0.15), "sqrt(T) is 1"
@@ -75,19 +84,19 @@ def test_an_image_is_neither_conditioned_nor_noised_as_a_video(videos: Path, ima
 
 def test_every_epoch_visits_every_image_once(videos: Path, images: Path):
     """Nine images, of which a step has twelve: three steps are four epochs."""
-    source = WorldBatches(joint(videos, images), torch.device("cpu"))
-    seen = [source.load([4 * step + i]).x0_BCTHW for step in (1, 3, 5) for i in range(4)]
+    _, load = open_batches(joint(videos, images))
+    seen = [load([4 * step + i]).x0_BCTHW for step in (1, 3, 5) for i in range(4)]
     _, counts = torch.cat(seen).flatten(1).unique(dim=0, return_counts=True)
     assert counts.tolist() == [4] * 9
 
 
 def test_without_images_samples_are_where_they_were(videos: Path):
     run = tiny_world.make_run(videos, Path("unused"), ParallelConfig())
-    source = WorldBatches(run, torch.device("cpu"))
+    windows, load = open_batches(run)
     for index in (0, 7, 30):
-        stored = source.videos.store.window(source.videos.windows[source.videos.plan.item(index)])["z_CTHW"]
-        torch.testing.assert_close(source.load([index]).x0_BCTHW[0], (stored - 0.5) / 2 * 0.5)
-    assert source.digest == source.videos.store.digest
+        stored = windows.videos.at([index])[0].z_CTHW
+        torch.testing.assert_close(load([index]).x0_BCTHW[0], (stored - 0.5) / 2 * 0.5)
+    assert windows.digest == windows.videos.store.digest
 
 
 @pytest.mark.parametrize(
@@ -139,8 +148,8 @@ def write_padded(folder: Path) -> Path:
 
 def test_padding_reaches_the_batch(tmp_path: Path):
     run = tiny_world.make_run(write_padded(tmp_path / "padded"), Path("unused"), ParallelConfig())
-    source = WorldBatches(run, torch.device("cpu"))
-    masks = {source.videos.plan.item(i): source.load([i]).padding_B1HW[0, 0] for i in range(4)}
+    windows, load = open_batches(run)
+    masks = {windows.videos.plan.item(i): load([i]).padding_B1HW[0, 0] for i in range(4)}
     expected = torch.ones(4, 6)
     expected[1:3, :5] = 0  # rows from pixel 8 and 16, of 8 to 22; columns from pixel 0 to 32, of 0 to 39
     assert torch.equal(masks[0], expected) and not masks[2].any()
@@ -161,8 +170,8 @@ def test_settings_that_do_not_fit(videos: Path, images: Path, change: dict[str, 
 
 def test_caches_that_do_not_fit(videos: Path, images: Path):
     with pytest.raises(ConfigError, match=r"3 latent frames, not images; tokenize it with data\.num_frames=1"):
-        WorldBatches(joint(videos, videos), torch.device("cpu"))
+        open_batches(joint(videos, videos))
     run = joint(videos, images)
     run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, max_condition_frames=3))
     with pytest.raises(ConfigError, match=r"max_condition_frames=3, .* have 3 latent frames .* use at most 2"):
-        WorldBatches(run, torch.device("cpu"))
+        open_batches(run)

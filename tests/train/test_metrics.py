@@ -1,6 +1,7 @@
 """metrics.jsonl, plain lines, and Weights & Biases offline, the real one: the same run id after a restart."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from cosmos_train.train.config import TrackingConfig
-from cosmos_train.train.metrics import Metrics, as_ratio, ratios
+from cosmos_train.train.metrics import Metrics, as_perplexity, as_ratio, ratios
 
 VALUES = {"loss": 0.51239, "grad_norm": 2.0, "lr": 1e-3, "step_sec": 0.25}
 
@@ -26,6 +27,7 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
 def test_pairs_become_ratios_where_something_counted():
     values = {"loss": 2.0, **as_ratio("error", 6.0, 4.0), **as_ratio("never", 0.0, 0.0)}
     assert ratios(values) == {"loss": 2.0, "error": 1.5}
+    assert ratios(as_perplexity("perplexity", 3 * math.log(8), 3.0)) == {"perplexity": pytest.approx(8)}
 
 
 def test_a_line_for_each_logged_step_and_each_event(tmp_path: Path):

@@ -8,68 +8,31 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_t5, tiny_world, training
-from support.footage import CARPHONE
+from support import tiny_world, training
+from support.filled_run import make_run, settings, trained, write_inputs, write_tokenizer
 from support.ranks import RankPool
-from support.tiny_tokenizer import CONTINUOUS, DISCRETE
+from support.tiny_tokenizer import DISCRETE
 
-from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
-from cosmos_tok.config import TextConfig, TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.store import save_tokenizer
-from cosmos_tok.whitening import LatentStatistics
+from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.filled_batches import FilledBatches
-from cosmos_train.train.loop import DONE
-
-
-def write_tokenizer(folder: Path, config: TokenizerConfig = CONTINUOUS, seed: int = 0) -> Path:
-    """Random weights; of 9 frames of 32 x 48 it makes the latents of the tiny world model, [4, 3, 4, 6]."""
-    torch.manual_seed(seed)
-    tokenizer = CausalVideoTokenizer(config)
-    tokenizer.init_weights()
-    save_tokenizer(folder, tokenizer, config, {}, statistics=LatentStatistics(torch.zeros(4, 3), torch.ones(4, 3)))
-    return folder
+from cosmos_train.recipes.filled_windows import require_kept
+from cosmos_train.recipes.kept_statistics import STATISTICS, training_statistics
+from cosmos_train.recipes.world_dit import WorldDiTTask
+from cosmos_train.train.loop import DONE, STOPPED
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """footage.parquet of three training clips, one with a caption; tokenizer, other_tokenizer, t5."""
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "t5").mkdir()
-    tiny_t5.write_t5(folder / "t5")
-    (folder / "videos").mkdir()
-    (folder / "videos" / "carphone.mp4").symlink_to(CARPHONE)
-    (folder / "videos" / "carphone.txt").write_text("a red ball")
-    build_manifest(folder / "videos", clip_frames=30, heldout_every=4)[0].write(folder / "footage.parquet")
-    write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "other_tokenizer", seed=1)
-    return folder
-
-
-def settings(inputs: Path, cache: Path, tokenizer: str = "tokenizer", **latents: Any) -> dict[str, Any]:
-    """Three steps of four windows, and sections that replace those of the tiny world model."""
-    data = DataConfig(manifest=str(inputs / "footage.parquet"), num_frames=9, height_px=32, width_px=48, num_workers=2)
-    section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), fill=True, **latents)
-    run = {"data": data, "latents": section, "text": TextConfig(encoder=str(inputs / "t5"), max_tokens=8)}
-    return {"num_steps": 3, "run": run}
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def windows(cache: Path) -> dict[str, int]:
     """Name of each kept window -> when it was written."""
     return {path.name: path.stat().st_ino for path in (cache / "windows").glob("*/*.safetensors")}
-
-
-def trained(run_dir: Path) -> dict[int, dict[str, float]]:
-    """Of each step what depends on the data and the weights alone."""
-    return {
-        step: {name: record[name] for name in ("loss", "error", "grad_norm")}
-        for step, record in training.steps(run_dir).items()
-    }
 
 
 Runner = Callable[[Path, Path], dict[int, dict[str, float]]]
@@ -79,11 +42,12 @@ Runner = Callable[[Path, Path], dict[int, dict[str, float]]]
 def run(ranks: Callable[[int], RankPool], inputs: Path) -> Runner:
     """(cache, run folder) -> what was logged, of one process."""
 
-    def run_once(cache: Path, run_dir: Path, **changes: Any) -> dict[int, dict[str, float]]:
-        found = ranks(1).run(
-            training.run_loop, cache, run_dir, ParallelConfig(), settings(inputs, cache, **changes), {}
-        )
-        assert found == [DONE]
+    def run_once(
+        cache: Path, run_dir: Path, stop_at_step: int | None = None, **changes: Any
+    ) -> dict[int, dict[str, float]]:
+        asked = settings(inputs, cache, **changes) | {"stop_at_step": stop_at_step}
+        found = ranks(1).run(training.run_loop, cache, run_dir, ParallelConfig(), asked, {})
+        assert found == [DONE if stop_at_step is None else STOPPED]
         return trained(run_dir)
 
     return run_once
@@ -148,4 +112,20 @@ def test_settings_that_do_not_fit(inputs: Path, tmp_path: Path):
     latents = dataclasses.replace(sections["latents"], tokenizer=str(write_tokenizer(tmp_path / "codes", DISCRETE)))
     mesh = init.start(run.parallel, seed=0)
     with pytest.raises(ConfigError, match=r"latent_channels=4, but latents\.tokenizer=.* is discrete and has 2"):
-        FilledBatches(dataclasses.replace(run, **sections | {"latents": latents}), mesh)
+        WorldDiTTask(dataclasses.replace(run, **sections | {"latents": latents}), mesh)
+
+
+def test_a_run_goes_on_with_the_statistics_that_it_began_with(run: Runner, inputs: Path, tmp_path: Path):
+    """Also where those of the cache are other ones by now; with another tokenizer it does not go on."""
+    other = LatentStatistics(torch.ones(4, 3), torch.full((4, 3), 2.0))
+    whole = run(tmp_path / "cache", tmp_path / "whole")
+    run(tmp_path / "cache", tmp_path / "stopped", stop_at_step=2)
+    save_statistics(tmp_path / "cache" / STATISTICS, other)
+    assert run(tmp_path / "cache", tmp_path / "stopped") == whole
+    begun, new = (make_run(inputs, tmp_path / "cache", tmp_path / name) for name in ("stopped", "new"))
+    assert not training_statistics(begun).mean_CT.any()
+    assert torch.equal(training_statistics(new).std_CT, other.std_CT)
+    with pytest.raises(
+        ConfigError, match=r"tokenizer=.* has digest ffff.* began with [0-9a-f]{12}; name that tokenizer"
+    ):
+        require_kept(begun, "f" * 64)
