@@ -5,9 +5,10 @@
 One process, fp32: a world model's weights and Adam's two moments, the same for every way. Each way's turn ends when its
 bytes are on the disk (fsync). `blocked` is how long training stands still, `total` the time until the checkpoint is
 complete. Beside asynchronous saves nothing is computed here; ours is asked every STEP_SEC whether it is done. Ours
-gathers the optimizer's state and computes digests, which the others do not have. Prints a JSON line for each way:
-medians over the rounds, and medians of the ratios to torch.save (saving) and to torch.distributed.checkpoint (loading)
-of the same round.
+gathers the optimizer's state and computes digests, which the others do not have; `ours checked` compares them before it
+loads. `copy alone` is what saving beside training can not go below: one copy of the state into memory that is there.
+Prints a JSON line for each way: medians over the rounds, and medians of the ratios to torch.save (saving) and to
+torch.distributed.checkpoint (loading) of the same round.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.train import checkpoint
+from cosmos_train.train.checkpoint_folder import damage_of
 
 BYTES_PER_PARAM = 12
 NUM_HEADS, HEAD_DIM = 8, 128
@@ -54,7 +56,7 @@ def make_engine(gib: float) -> Engine:
     pieces, engine_config = build_world_model(config, ParallelConfig(), mesh, dtype=torch.float32, seed=0)
     adam = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
     engine = Engine(pieces, engine_config, mesh, adam)
-    states = optimizer_state.empty(pieces)
+    states = optimizer_state.to_read(engine.optimizer, pieces)
     for kinds in states.values():
         for tensor in kinds.values():
             tensor.normal_()
@@ -81,6 +83,7 @@ class Ways:
 def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways:
     """Every way at the same state; what they load is where their last save went."""
     state = whole_state(engine)
+    kept = {name: tensor.clone() for name, tensor in state.items()}
     progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=engine.mesh.layout)
 
     def ours(*, asynchronous: bool) -> Callable[[Path], Timing]:
@@ -89,7 +92,7 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
 
         def save(run_dir: Path) -> Timing:
             checkpoint.save(saver, run_dir, engine, None, progress, "")
-            while saver.pending is not None:
+            while saver.pending:
                 time.sleep(STEP_SEC)
                 saver.poll()
             return saved[-1].blocked_sec, saved[-1].total_sec
@@ -103,6 +106,18 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
         pending.result()  # pyright: ignore[reportAttributeAccessIssue] a Future, where no stager is asked for
         return blocked_sec, time.perf_counter() - started
 
+    def copy_alone() -> None:
+        for name, tensor in state.items():
+            kept[name].copy_(tensor)
+
+    def load_ours() -> None:
+        checkpoint.load(checkpoint.resolve(folder / "ours"), engine, None)
+
+    def check_and_load_ours() -> None:
+        damage = damage_of(checkpoint.resolve(folder / "ours"))
+        assert not damage, damage
+        load_ours()
+
     def torch_load() -> None:
         for name, tensor in torch.load(folder / "torch.save" / "state.pt", weights_only=True).items():
             state[name].copy_(tensor)
@@ -114,11 +129,13 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
             "dcp async": dcp_async,
             "ours": ours(asynchronous=False),
             "ours async": ours(asynchronous=True),
+            "copy alone": lambda _path: blocking(copy_alone),
         },
         load={
             "torch.save": torch_load,
             "dcp": lambda: state_dict_loader.load(state, checkpoint_id=folder / "dcp"),
-            "ours": lambda: checkpoint.load(checkpoint.resolve(folder / "ours"), engine, None),
+            "ours": load_ours,
+            "ours checked": check_and_load_ours,
         },
     )
 

@@ -163,7 +163,7 @@ def compare_heads(run_dir: Path, given: Path, numbers: Sequence[int]) -> list[di
     folder, run = open_run(run_dir, ["sample.temperature=0"])
     assert isinstance(run, WorldARRun), f"{run_dir} is of a {run.recipe} run"
     world = load_ar(folder, run)
-    _, frames, height, width = world.store.latent_shape
+    _, frames, height, width = world.latent_shape
     pixels_3THW = read_first_frames(given, world.frames_for(run.sample.num_condition_frames), run.data, crop=False)
     scene = CodeScene(grid_THW=(frames, height, width), seed_B=[0], given_BTHW=world.encode(pixels_3THW[None]))
     num_new = (frames - run.sample.num_condition_frames) * height * width

@@ -38,7 +38,12 @@ LAYERS = [
 
 # Package -> the only modules and packages that may import it.
 HOMES = {
-    "megatron": ["cosmos_train.parallel", "cosmos_train.train.checkpoint", "cosmos_train.train.checkpoint_save"],
+    "megatron": [
+        "cosmos_train.parallel",
+        "cosmos_train.train.checkpoint",
+        "cosmos_train.train.checkpoint_read",
+        "cosmos_train.train.checkpoint_save",
+    ],
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint"],
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
     "wandb": ["cosmos_train.train.metrics"],

@@ -84,6 +84,9 @@ class ClusterConfig:
     """Time after which Slurm ends a job, as D-HH:MM:SS. A run that needs longer saves, queues again and goes on."""
     stop_before_limit_sec: int = 300
     """Seconds before the time limit at which the run is told to save and stop: longer than a step and a save take."""
+    launcher: Literal["torchrun", "ft_launcher"] = "torchrun"
+    """What starts a node's ranks. ft_launcher, of nvidia-resiliency-ext on the nodes, starts them again after a failure
+    within the job, up to max_retries times, before the job is queued again."""
     max_retries: int = 3
     """Times that a job is queued again after a crash. Preemption and the time limit do not count."""
     retry_backoff_sec: int = 60

@@ -14,12 +14,12 @@ from typing import BinaryIO, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 
 from cosmos_tok.pickles import load_state_dict
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.train.checkpoint_metadata import PlainReader
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats of weights, as safetensors calls them."""
@@ -93,7 +93,7 @@ class CheckpointStore:
     """The weights in a checkpoint of a run, whatever layout wrote it, or their moving average; in one process."""
 
     def __init__(self, folder: Path, *, averaged: bool) -> None:
-        self.reader, self.keys = FileSystemReader(folder), dict[str, str]()
+        self.reader, self.keys = PlainReader(folder), dict[str, str]()
         described = self.reader.read_metadata().state_dict_metadata
         for kind in ("model", "ema") if averaged else ("model",):  # buffers have no average
             names = {key: key.removeprefix(f"{kind}.") for key in described if key.startswith(f"{kind}.")}

@@ -15,6 +15,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, nn
 
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import put_in_place
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parts = dict[str, tuple[slice, dict[str, Tensor]]]
@@ -71,25 +72,40 @@ def put_together(
     return found
 
 
-def empty(pieces: Sequence[nn.Module], kinds: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
-    """The same dictionary for all of this rank's parameters, to be read into; the optimizer's own kinds by default."""
-    if kinds is None:
-        kinds = state_kinds(param for _, param in _trained(pieces))
-    return {name: {kind: torch.empty(p.shape, dtype=torch.float32) for kind in kinds} for name, p in _trained(pieces)}
+def to_read(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """What the optimizer's own state is read into, as `places` gives it."""
+    _make_moments(optimizer)
+    return places(_parts(optimizer, pieces), state_kinds(param for _, param in _trained(pieces)), pieces)
 
 
-def distribute(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], states: dict[str, dict[str, Tensor]]) -> None:
+def places(parts: Parts, kinds: Sequence[str], pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """{name: {kind: fp32 tensor of the parameter's shape on this rank}}, to be read into, of what it has a part of.
+
+    Where its part is the whole parameter, that is the state itself, and nothing is left to `take_apart`; else it is
+    memory on the CPU.
+    """
+    shapes = {name: param.shape for name, param in _trained(pieces)}
+    return {name: {kind: _place(states[kind], shapes[name]) for kind in kinds} for name, (_, states) in parts.items()}
+
+
+def _place(part: Tensor, shape: torch.Size) -> Tensor:
+    is_whole = part.numel() == shape.numel() and part.dtype == torch.float32 and part.is_contiguous()
+    return part.detach().view(shape) if is_whole else torch.empty(shape, dtype=torch.float32)
+
+
+def distribute(
+    optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], states: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """Take this rank's slices out of whole states, into the optimizer."""
     _make_moments(optimizer)
     take_apart(_parts(optimizer, pieces), states)
 
 
-@torch.no_grad()
 def take_apart(parts: Parts, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Copy this rank's slices out of whole states."""
+    """Put this rank's slices of whole states where they belong."""
     for name, (part_slice, mine) in parts.items():
         for kind, whole in states[name].items():
-            mine[kind].copy_(whole.flatten()[part_slice])
+            put_in_place(mine[kind], whole.flatten()[part_slice].view(mine[kind].shape))
 
 
 def masters(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:

@@ -72,6 +72,13 @@ def plain(tensor: Tensor) -> Tensor:
     return dequantize_fp8_tensor(tensor) if is_float8tensor(tensor) else tensor
 
 
+@torch.no_grad()
+def put_in_place(target: Tensor, value: Tensor) -> None:
+    """Copy a value to where it belongs, unless it was made there, as what a checkpoint's reader reads in place is."""
+    if value.data_ptr() != target.data_ptr() or value.device != target.device:
+        target.copy_(value)
+
+
 def mark_partial_gradients(module: nn.Module) -> None:
     """Of a model between enter_sequence and leave_sequence: its undivided parameters see a part of the tokens.
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import partition_dim, plain, whole_shape
+from cosmos_train.parallel.shard import partition_dim, plain, put_in_place, whole_shape
 from cosmos_train.train.checkpoint_folder import (
     CHECKPOINTS,
     CheckpointError,
@@ -51,12 +51,14 @@ from cosmos_train.train.checkpoint_folder import MARKER as MARKER
 from cosmos_train.train.checkpoint_folder import SNAPSHOTS as SNAPSHOTS
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
+from cosmos_train.train.checkpoint_read import read_in_place
 from cosmos_train.train.checkpoint_save import Saved as Saved
 from cosmos_train.train.checkpoint_save import Saver as Saver
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
 
 log = logging.getLogger(__name__)
+read_in_place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,9 @@ def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, An
     if ema is not None:
         state["ema"] = _ema_state(engine, ema, ema.keys, is_loading=is_loading)
     if is_loading:
-        state["optimizer"] = _to_read(optimizer_state.empty(engine.pieces), engine, prefix="optimizer.")
+        state["optimizer"] = _to_read(
+            optimizer_state.to_read(engine.optimizer, engine.pieces), engine, prefix="optimizer."
+        )
     else:
         optimizer = optimizer_state.collect(engine.optimizer, engine.pieces, mesh)
         state["optimizer"] = _divided(optimizer, engine, prefix="optimizer.")
@@ -261,18 +265,17 @@ def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, An
 
 def _ema_state(engine: Engine, ema: Ema, keys: Sequence[str], *, is_loading: bool) -> dict[str, ShardedTensor]:
     if is_loading:
-        return _to_read(optimizer_state.empty(engine.pieces, keys), engine, prefix="")
+        return _to_read(ema.to_read(keys), engine, prefix="")
     return _divided(ema.whole(keys), engine, prefix="")
 
 
 def _to_read(states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
-    """Of all states those of which this rank has a part, so that none of the ranks that divide them reads all."""
-    mine = optimizer_state.masters(engine.optimizer, engine.pieces).keys()
+    """Of the states of which this rank has a part, so that none of the ranks that divide them reads all."""
     group = engine.mesh.replicas
     held: list[Any] = [None] * group.size()
-    dist.all_gather_object(held, set(mine), group=group)
-    before = {name: sum(name in names for names in held[: group.rank()]) for name in mine}
-    return _divided({name: states[name] for name in mine}, engine, prefix=prefix, copies=before)
+    dist.all_gather_object(held, set(states), group=group)
+    before = {name: sum(name in names for names in held[: group.rank()]) for name in states}
+    return _divided(states, engine, prefix=prefix, copies=before)
 
 
 def _divided(
@@ -309,7 +312,6 @@ def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[s
     return loaded
 
 
-@torch.no_grad()
 def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        tensor.copy_(loaded[name])
+        put_in_place(tensor, loaded[name])

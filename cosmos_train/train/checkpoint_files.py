@@ -3,7 +3,8 @@
 That process is started clean and is no fork of this one: a fork takes over locks that threads of gloo, NCCL and the
 data loader hold, and sockets that then outlive their rank, and until it has ended each page that training touches is
 copied. It shares memory with this process, into which a state is copied before training goes on. The memory is kept for
-the next save, because fresh pages cost several times what the copy does.
+the next save, because fresh pages cost several times what the copy does. It holds what of several saves is not
+written yet, one after the other.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO, IOBase
 from multiprocessing.connection import Connection
@@ -81,15 +83,18 @@ def write_file(file: FileOfRank, memory: "SharedMemory | None" = None) -> Writte
     target = file.path if file.staging is None else file.staging / file.path.parent.name / file.path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with target.open("wb") as stream:
+        with target.open("wb") as stream, ThreadPoolExecutor(1) as beside:
             items = [*file.objects, *((item, _on_cpu(tensor, memory)) for item, tensor in file.tensors)]
             results = [_write(stream, item, data, file.path.name) for item, data in items]
-            _flush(stream)
-        digest = digest_of(target)
+            stream.flush()
+            digesting = beside.submit(digest_of, target)  # from the page cache, while the disk is waited for
+            os.fsync(stream.fileno())
+            digest = digesting.result()
         if target != file.path:
             with target.open("rb") as staged, file.path.open("wb") as stream:
                 shutil.copyfileobj(staged, stream, COPY_BYTES)
-                _flush(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
     finally:
         if target != file.path:
             target.unlink(missing_ok=True)
@@ -104,14 +109,9 @@ def _write(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, name: str
 
 def _on_cpu(tensor: Tensor | Place, memory: "SharedMemory | None") -> Tensor:
     if isinstance(tensor, Tensor):
-        return tensor.cpu()
+        return tensor.cpu().contiguous()  # as checkpoint_read relies on
     assert memory is not None
     return memory.tensor(tensor)
-
-
-def _flush(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 class SharedMemory:
@@ -142,7 +142,9 @@ class WriterProcess:
     def __init__(self) -> None:
         self.memory = SharedMemory(os.memfd_create("checkpoint"))
         self.places: dict[int, Place] = {}
-        """By the address of a copy."""
+        """Of what is in the memory, by its address."""
+        self.num_bytes = 0
+        """Of the memory that is in use."""
         ours, theirs = socket.socketpair()
         with theirs, deaf_children():
             fds = (theirs.fileno(), self.memory.fd)
@@ -150,19 +152,24 @@ class WriterProcess:
             self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=fds)
         self.pipe = Connection(ours.detach())
 
-    def copy(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Copies in shared memory, in place of those that the last call made."""
-        places, num_bytes = [], 0
+    def make_room(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Places for copies of these in shared memory, after those that were made since `forget`."""
+        places = []
         for tensor in tensors:
-            places.append(Place(num_bytes, tuple(tensor.shape), tensor.dtype))
-            num_bytes += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        self.memory.reserve(num_bytes)
-        copies = [self.memory.tensor(place).copy_(tensor) for place, tensor in zip(places, tensors, strict=True)]
-        self.places = {copy.data_ptr(): place for copy, place in zip(copies, places, strict=True)}
+            places.append(Place(self.num_bytes, tuple(tensor.shape), tensor.dtype))
+            self.num_bytes += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        self.memory.reserve(self.num_bytes)
+        copies = [self.memory.tensor(place) for place in places]
+        self.places |= {copy.data_ptr(): place for copy, place in zip(copies, places, strict=True)}
         return copies
 
+    def forget(self) -> None:
+        """All that was copied is written: its memory can be used again."""
+        self.places.clear()
+        self.num_bytes = 0
+
     def start(self, file: FileOfRank) -> None:
-        """Have a file of what `copy` made written: told are places, not tensors."""
+        """Have a file of what lies in shared memory written: told are places, not tensors."""
         tensors = [(item, self.places[t.data_ptr()] if isinstance(t, Tensor) else t) for item, t in file.tensors]
         self.pipe.send_bytes(pickle.dumps(replace(file, tensors=tensors)))
 

@@ -1,8 +1,10 @@
 """Saving: a state goes to a folder, complete or absent, at once or while training goes on.
 
-    begin       a folder aside; what this rank writes is copied, where saving is asynchronous; megatron-core's plan
+    begin       a folder aside; megatron-core's plan; asynchronous, a copy of what this rank writes, made meanwhile
     write       each rank's file, its digest, its way from the staging folder: asynchronous, training goes on meanwhile
     complete    megatron-core's metadata, digests.json, complete.json, the rename
+
+Several folders may be due after one step. Asynchronous, all are begun at once and written one after the other.
 
 What is interrupted leaves a folder that is never read, and that the run's next start removes.
 """
@@ -15,7 +17,9 @@ import os
 import queue
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from megatron.core.dist_checkpointing.mapping import is_main_replica
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from cosmos_train.parallel.mesh import Mesh
@@ -47,6 +52,8 @@ from cosmos_train.train.checkpoint_folder import (
 log = logging.getLogger(__name__)
 LEAST_FREE_MIB = 1.0
 """With less a disk counts as full."""
+COPY_THREADS = 4
+"""One core alone does not use up what the memory can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,9 @@ class _Pending:
     progress: Progress
     request: AsyncRequest = field(init=False)
     written: Written | Exception | None = None
-    """None while another process is at it, and where this rank has nothing to write."""
+    """None while it is not written, and where this rank has nothing to write."""
+    asked: tuple[Tensor, dist.Work] | None = None
+    """Whether all ranks have written theirs, as the last poll asked: by the next one it is known without waiting."""
     started: float = field(default_factory=time.perf_counter)
     blocked_sec: float = 0.0
 
@@ -77,6 +86,11 @@ class _Pending:
     def partial(self) -> Path:
         """The folder while it is being made."""
         return self.final.with_suffix(PARTIAL)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether this rank writes one."""
+        return self.request.async_fn is not None
 
     @contextlib.contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -90,7 +104,7 @@ class Saver:
     """Saves one state after the other, together with the other ranks; `with Saver(...) as saver`.
 
     Args:
-        asynchronous: write while training goes on. The state then lies once more in each node's main memory.
+        asynchronous: write while training goes on. What is saved then lies once more in each node's main memory.
         staging: folder on each node's own disk in which files are made before they are copied to where they belong.
         on_saved: called on every rank for each folder that is complete.
     """
@@ -105,7 +119,8 @@ class Saver:
     ) -> None:
         self.mesh, self.staging, self.on_saved = mesh, staging, on_saved
         self.writer = WriterProcess() if asynchronous else None
-        self.pending: _Pending | None = None
+        self.pending: deque[_Pending] = deque()
+        """What is begun and not complete; the first one is being written."""
 
     def __enter__(self) -> "Saver":
         return self
@@ -115,7 +130,7 @@ class Saver:
             self.writer.close()
 
     def save(self, final: Path, state: Callable[[], dict[str, Any]], progress: Progress, run_yaml: str) -> None:
-        """Begin to write a folder, and end where saving is not asynchronous. An earlier save is completed first.
+        """Begin to write a folder, and end where saving is not asynchronous. Those of earlier steps come first.
 
         Args:
             state: gives megatron-core's sharded tensors and plain values. It may communicate.
@@ -123,11 +138,16 @@ class Saver:
         Raises:
             CheckpointError: on every rank, when any rank could not write. Earlier folders are untouched.
         """
-        self.wait()
+        if self.pending and self.pending[0].progress.step != progress.step:  # memory is for what one step saves
+            self.wait()
+        if self.writer is not None and not self.pending:
+            self.writer.forget()
         pending = _Pending(final, progress)
         with pending.standing_still():
             self._begin(pending, state, run_yaml)
-        self.pending = pending
+            self.pending.append(pending)
+            if pending is self.pending[0]:
+                self._write(pending)
         if self.writer is None:
             self.wait()
 
@@ -137,26 +157,37 @@ class Saver:
         Raises:
             CheckpointError: as save does.
         """
-        if self.pending is None:
+        if not self.pending:
             return
-        with self.pending.standing_still():
-            pending = self.pending
-            is_written = pending.request.async_fn is None or pending.written is not None or self._writer.is_done()
-            flag = torch.tensor([int(is_written)], device=self.mesh.device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self.mesh.world)
-        if flag.item():
-            self.wait()
+        first = self.pending[0]
+        with first.standing_still():
+            is_all_written = first.asked is not None and _answer(*first.asked)
+            if not is_all_written:
+                is_written = not first.has_file or first.written is not None or self._writer.is_done()
+                flag = torch.tensor([int(is_written)], device=self.mesh.device)
+                answer = dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self.mesh.world, async_op=True)
+                assert answer is not None
+                first.asked = flag, answer
+        if is_all_written:
+            self._finish()
 
     def wait(self) -> None:
-        """Complete a pending save, however long that takes.
+        """Complete all pending saves, however long that takes.
 
         Raises:
             CheckpointError: as save does.
         """
-        pending, self.pending = self.pending, None
-        if pending is None:
-            return
+        while self.pending:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Complete the first pending save, with the writer at work on the next."""
+        pending = self.pending.popleft()
         with pending.standing_still():
+            if pending.has_file and pending.written is None:
+                pending.written = self._writer.result()
+            if self.pending:
+                self._write(self.pending[0])
             self._complete(pending)
         total_sec = time.perf_counter() - pending.started
         self.on_saved(Saved(pending.final, pending.progress, pending.blocked_sec, total_sec))
@@ -167,7 +198,7 @@ class Saver:
         return self.writer
 
     def _begin(self, pending: _Pending, state: Callable[[], dict[str, Any]], run_yaml: str) -> None:
-        """Make the folder, plan, and write this rank's file or have it written."""
+        """Make the folder, copy and plan."""
         with self._together(pending):
             if self.mesh.is_main:
                 shutil.rmtree(pending.partial, ignore_errors=True)
@@ -177,9 +208,10 @@ class Saver:
         with self._together(pending):
             tensors = state()
         with self._together(pending):  # apart from what ranks do together: one may have no memory for it
-            if self.writer is not None:
-                self._copy(tensors, self.writer)
-        with self._together(pending):
+            copies = [] if self.writer is None else _put_copies(tensors, self.writer)
+        with self._together(pending), ThreadPoolExecutor(COPY_THREADS) as beside:
+            # A plan needs the interpreter and a copy does not, so each thread has one call to make.
+            copying = [beside.submit(_copy, copies[number::COPY_THREADS]) for number in range(COPY_THREADS)]
             # megatron-core asks a manager process for a queue between processes; here this one is at both its ends.
             filesystem_async._results_queue = queue.SimpleQueue()  # pyright: ignore[reportAttributeAccessIssue]
             strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -188,32 +220,29 @@ class Saver:
             pending.request = request
             if self.mesh.is_main:
                 (pending.partial / "run.yaml").write_text(run_yaml)
-        if request.async_fn is not None:  # there is something to write on this rank
-            pending.written = self._write(request)
+            for part in copying:
+                part.result()
 
-    def _copy(self, state: dict[str, Any], writer: WriterProcess) -> None:
-        """Put copies in the place of what this rank writes."""
-        mine = [t for t in nested_values(state) if isinstance(t, ShardedTensor) and is_main_replica(t.replica_id)]
-        tensors = [sharded.data for sharded in mine if sharded.data is not None]
-        for sharded, copy in zip(mine, writer.copy(tensors), strict=True):
-            sharded.data = copy
-
-    def _write(self, request: AsyncRequest) -> Written | Exception | None:
-        """Of this rank's file; None where another process is at it."""
-        _rank, [(path, _name, (objects, tensors))], _results = request.async_fn_args
+    def _write(self, pending: _Pending) -> None:
+        """Write this rank's file, or have it written; where there is one, and the writer has nothing else to do."""
+        if not pending.has_file:
+            return
+        _rank, [(path, _name, (objects, tensors))], _results = pending.request.async_fn_args
         file = FileOfRank(Path(path), objects, tensors, self.staging)
         try:
-            return write_file(file) if self.writer is None else self.writer.start(file)
+            if self.writer is None:
+                pending.written = write_file(file)
+            else:
+                self.writer.start(file)
         except OSError as error:
-            return error
+            pending.written = error
 
     def _complete(self, pending: _Pending) -> None:
         """Write what says that all is there, and rename the folder."""
         digests: dict[str, str] = {}
         with self._together(pending):
-            if pending.request.async_fn is not None:
-                written = pending.written or self._writer.result()
-                *_, results = pending.request.async_fn_args
+            if pending.written is not None:
+                written, (*_, results) = pending.written, pending.request.async_fn_args
                 is_failure = isinstance(written, Exception)
                 results.put(written if is_failure else {0: written.results})
                 digests = {} if is_failure else {written.name: written.digest}
@@ -255,6 +284,28 @@ class Saver:
             f"({free_mib:.1f} MiB are free); earlier checkpoints are untouched; make room and run the same command "
             "again"
         ) from failure
+
+
+def _answer(flag: Tensor, answer: dist.Work) -> bool:
+    answer.wait()
+    return bool(flag.item())
+
+
+def _put_copies(state: dict[str, Any], writer: WriterProcess) -> list[tuple[Tensor, Tensor]]:
+    """Put copies in the place of what this rank writes; (copy, original) pairs, of which the copies are still empty."""
+    mine = [t for t in nested_values(state) if isinstance(t, ShardedTensor) and is_main_replica(t.replica_id)]
+    originals = [sharded.data for sharded in mine if sharded.data is not None]
+    copies = writer.make_room(originals)
+    for sharded, copy in zip(mine, copies, strict=True):
+        sharded.data = copy
+    return list(zip(copies, originals, strict=True))
+
+
+@torch.no_grad()
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    if pairs:
+        copies, originals = map(list, zip(*pairs, strict=True))
+        torch._foreach_copy_(copies, originals)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _free_mib(path: Path) -> float:

@@ -94,6 +94,10 @@ class Ema:
         """{name: {key: average of the parameter on this rank}}, each on one of the ranks that have it."""
         return optimizer_state.put_together(self.parts, keys, self.engine.pieces, self.engine.mesh)
 
+    def to_read(self, keys: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """{name: {key: what the average is read into}} of what this rank has a part of."""
+        return optimizer_state.places(self.parts, keys, self.engine.pieces)
+
     def load(self, averages: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take this rank's slices out of {name: {key: whole average}}."""
         optimizer_state.take_apart(self.parts, averages)

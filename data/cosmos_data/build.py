@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from cosmos_data.clip import Clip, Pictures, clip_digest
+from cosmos_data.energon import is_energon, read_energon
 from cosmos_data.errors import DataError
 from cosmos_data.lerobot import INFO, read_lerobot
 from cosmos_data.location import VideoFile
@@ -31,7 +32,7 @@ def build_manifest(
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Manifest, list[BadVideo]]:
-    """Of a folder of videos, a LeRobot folder, a .jsonl listing, a .tar or a folder of them.
+    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of them.
 
     clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
         (None: clip_frames, or 1).
@@ -57,9 +58,12 @@ def build_manifest(
 
     clips: list[Clip] = []
     bad: list[BadVideo] = []
+    decided: set[str] = set()
     with ThreadPoolExecutor(num_workers) as pool:
-        for done, found in enumerate(pool.map(examine, sources), start=1):
+        for done, (source, found) in enumerate(zip(sources, pool.map(examine, sources), strict=True), start=1):
             bad.append(found) if isinstance(found, BadVideo) else clips.extend(found)
+            if isinstance(source, Source) and source.split is not None and isinstance(found, list):
+                decided.update(clip.clip_id for clip in found)
             if progress is not None:
                 progress(done, len(sources))
 
@@ -69,7 +73,7 @@ def build_manifest(
             f"{len(bad)} of {len(sources)} videos in {path} give no clip, more than max_bad_share={max_bad_share};"
             f" repair or remove them, or raise max_bad_share:\n{listing}"
         )
-    return Manifest(tuple(_held_out(clips, heldout_every))), bad
+    return Manifest(tuple(_held_out(clips, heldout_every, decided))), bad
 
 
 def read_sources(path: Path) -> Iterator[Source | BadVideo]:
@@ -80,6 +84,8 @@ def read_sources(path: Path) -> Iterator[Source | BadVideo]:
         return read_tars([path])
     if (path / INFO).is_file():
         return read_lerobot(path)
+    if is_energon(path):
+        return read_energon(path)
     tars = sorted(path.rglob("*.tar")) if path.is_dir() else []
     return read_tars(tars) if tars else read_folder(path)
 
@@ -168,9 +174,10 @@ def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: 
     )
 
 
-def _held_out(clips: list[Clip], every: int | None) -> Iterator[Clip]:
+def _held_out(clips: list[Clip], every: int | None, decided: set[str]) -> Iterator[Clip]:
+    """decided: clips whose source says where they belong."""
     for number, clip in enumerate(clips, start=1):
-        is_held_out = every is not None and number % every == 0 and clip.split == "train"
+        is_held_out = every is not None and number % every == 0 and clip.clip_id not in decided
         yield replace(clip, split="heldout") if is_held_out else clip
 
 

@@ -18,7 +18,7 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
 from cosmos_data.stall import Stalled, Workers, stall_error
-from cosmos_data.transform import fit_frames
+from cosmos_data.transform import fit_picture
 from cosmos_data.video import RgbConverter, read_frames
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class PyAVDecoder:
 
     def _decode_into(self, of: tuple[Sample, Tensor]) -> None:
         """Frame by frame, so that no more than one picture of the video's full size is held."""
-        sample, window_3THW = of
+        sample, window_3THW = of[0], of[1].numpy()
         to_rgb = RgbConverter()
         frames = read_frames(
             sample.clip,
@@ -81,7 +81,7 @@ class PyAVDecoder:
             videos=self._videos,
         )
         for place, frame in enumerate(frames):
-            window_3THW[:, place : place + 1] = fit_frames(torch.from_numpy(to_rgb(frame))[None], sample)
+            fit_picture(to_rgb.colours(frame), sample, window_3THW[:, place])
 
 
 def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torch.device = "cpu") -> Decoder:

@@ -47,12 +47,13 @@ ENCODINGS: dict[PackCodec, Encoding] = {
             "cpu-used": "6",
         },
     ),
+    # fastdecode (no arithmetic coding, no deblocking): decoded in 0.68 of the time, 7 % larger.
     "h264": Encoding(
         "libx264",
         ".mp4",
         "yuv420p",
         ColorRange.MPEG,
-        {"crf": "16", "sc_threshold": "0", "bf": "0", "preset": "veryfast"},
+        {"crf": "16", "sc_threshold": "0", "bf": "0", "preset": "veryfast", "tune": "fastdecode"},
     ),
 }
 

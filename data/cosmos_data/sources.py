@@ -1,6 +1,6 @@
 """What a manifest is made of, before any video is opened: videos with what is said about them.
 
-Three layouts; the fourth, LeRobot's, is in `cosmos_data.lerobot`.
+Three layouts; LeRobot's is in `cosmos_data.lerobot`, energon's in `cosmos_data.energon`.
 
     a folder of videos     NAME.mp4, with NAME.txt (the caption) and NAME.json (see LISTING) beside it where they exist
     JSON lines             one video a line: {"path": ..., "caption": ..., "views": [...], "action": {...}, ...}

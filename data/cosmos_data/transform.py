@@ -3,10 +3,14 @@
 On a CPU the result depends on nothing but its arguments; on a GPU it may differ by one level (scaling runs in float32).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cosmos_data.clip import Clip
 from cosmos_data.errors import ClipError
 from cosmos_data.plan import Sample
 from cosmos_data.window import Box
@@ -29,15 +33,32 @@ def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, 
 
 def fit_frames(frames_THWC: Tensor, sample: Sample) -> Tensor:
     """The sample's part of whole pictures, at the sample's size: uint8 [3, T, H, W]."""
-    clip = sample.clip
-    height_px, width_px = frames_THWC.shape[1:3]
-    if (height_px, width_px) != (clip.height_px, clip.width_px):
-        raise ClipError(f"{clip.path} is {width_px}x{height_px} px, the manifest says {clip.width_px}x{clip.height_px}")
+    _check_size(frames_THWC.shape[1:3], sample.clip)
     if sample.inner is None:
         return cut_and_scale(frames_THWC, sample.box, sample.height_px, sample.width_px, flip=sample.flip)
     inner = sample.inner
     scaled_3THW = cut_and_scale(frames_THWC, sample.box, inner.height_px, inner.width_px, flip=sample.flip)
     return pad_by_reflection(scaled_3THW, inner, sample.height_px, sample.width_px)
+
+
+def fit_picture(colours_HW: Sequence[np.ndarray], sample: Sample, window_3HW: np.ndarray) -> None:
+    """`fit_frames` of one picture whose colours lie apart, into a window. It is copied once where nothing is scaled."""
+    box = sample.box
+    if sample.inner is not None or (box.height_px, box.width_px) != (sample.height_px, sample.width_px):
+        picture_1HWC = torch.from_numpy(np.stack(colours_HW).transpose(1, 2, 0))[None]
+        window_3HW[:] = fit_frames(picture_1HWC, sample)[:, 0].numpy()
+        return
+    _check_size(colours_HW[0].shape, sample.clip)
+    rows = slice(box.top_px, box.top_px + box.height_px)
+    columns = slice(box.left_px, box.left_px + box.width_px)
+    for window_HW, colour_HW in zip(window_3HW, colours_HW, strict=True):
+        window_HW[:] = colour_HW[rows, columns][:, :: -1 if sample.flip else 1]
+
+
+def _check_size(size_px: Sequence[int], clip: Clip) -> None:
+    height_px, width_px = size_px
+    if (height_px, width_px) != (clip.height_px, clip.width_px):
+        raise ClipError(f"{clip.path} is {width_px}x{height_px} px, the manifest says {clip.width_px}x{clip.height_px}")
 
 
 def pad_by_reflection(scaled_3THW: Tensor, inner: Box, height_px: int, width_px: int) -> Tensor:

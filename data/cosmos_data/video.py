@@ -280,12 +280,15 @@ class RgbConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """[height_px, width_px, 3], in memory one colour after the other, as torch wants it; swscale writes that in
-        two thirds of the time."""
+        """[height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
+        return np.stack(self.colours(frame)).transpose(1, 2, 0)
+
+    def colours(self, frame: av.VideoFrame) -> list[np.ndarray]:
+        """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
+        time that it needs for pixels."""
         planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
         green, blue, red = (_pixels(plane) for plane in planar.planes)
-        upright = [np.rot90(colour, frame.rotation // 90) for colour in (red, green, blue)]
-        return np.stack(upright).transpose(1, 2, 0)
+        return [np.rot90(colour, frame.rotation // 90) for colour in (red, green, blue)]
 
 
 def _pixels(plane: VideoPlane) -> np.ndarray:

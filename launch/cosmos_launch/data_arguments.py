@@ -5,7 +5,7 @@ from pathlib import Path
 
 WHAT = (
     "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on), a LeRobot "
-    "folder, a .jsonl listing, a WebDataset .tar or a folder of them"
+    "or Megatron-Energon folder, a .jsonl listing, a WebDataset .tar or a folder of them"
 )
 
 

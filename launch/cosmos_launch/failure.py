@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from cosmos_train.train.failures import record_failure
+
 STOPPED = 75
 """Exit code of a run that saved and stopped, to be started again."""
 FAILURES = "COSMOS_TRAIN_FAILURES"
@@ -62,6 +64,13 @@ def failures_folder() -> Path | None:
     """Where the ranks of this job write down what they fail of (train.failures); None where nobody reads it."""
     folder = os.environ.get(FAILURES)
     return Path(folder) if folder else None
+
+
+def write_down(error: BaseException, *, rank: int) -> None:
+    """For whoever reads the folder of failures, where somebody does."""
+    folder = failures_folder()
+    if folder is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+        record_failure(folder, rank=rank, host=host_name(), code=exit_code_of(error), sentence=sentence_of(error))
 
 
 def host_name() -> str:

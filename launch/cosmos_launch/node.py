@@ -1,7 +1,8 @@
-"""One node of a Slurm job: `python -m cosmos_launch.node RUN.yaml RANKS`, started by srun, one process a node.
+"""One node of a Slurm job: `python -m cosmos_launch.node RUN.yaml RANKS LAUNCHER RESTARTS`, one process a node.
 
-It is torchrun, called as a function: so the run's own exit code comes out of it, where torchrun's is 1 for everything,
-and a rank that was killed is written down with its host. torchrun is told of this node by Slurm's variables, and of the
+srun starts it. LAUNCHER is torchrun or ft_launcher (cosmos_launch.resilient, which starts ranks again, RESTARTS times).
+It is called as a function: so the run's own exit code comes out of it, where a launcher's is 1 for everything, and a
+rank that was killed is written down with its host. torchrun is told of this node by Slurm's variables, and of the
 first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
 """
 
@@ -13,8 +14,10 @@ import sys
 
 import psutil
 
-from cosmos_launch.failure import STOPPED, failures_folder, leave
+from cosmos_launch import resilient
+from cosmos_launch.failure import STOPPED, failures_folder, leave, report_failure, write_down
 from cosmos_launch.spawn import record_exit
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -25,13 +28,37 @@ SHUTDOWN_SEC = 5
 
 def main(arguments: list[str]) -> int:
     """Run this node's ranks. Returns 0, 75 where all stopped to be queued again, or the first failure's code."""
-    run_yaml, num_ranks = arguments
+    run_yaml, num_ranks, launcher, max_restarts = arguments
     # Slurm signals every process of a job. Ranks take it as the wish to stop; who waits for them goes on waiting.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     threads = load_run(run_yaml).train.threads_per_rank
     own_cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", 1))
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, own_cpus // int(num_ranks)))
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        if launcher == "torchrun":
+            return _run_torchrun(run_yaml, num_ranks)
+        return _run_ft_launcher(run_yaml, int(num_ranks), int(max_restarts))
+    finally:
+        # A rank that was killed leaves the processes that write its checkpoints, and srun would wait for their output.
+        for orphan in psutil.Process().children(recursive=True):
+            orphan.kill()
+
+
+def _run_ft_launcher(run_yaml: str, num_ranks: int, max_restarts: int) -> int:
+    try:
+        resilient.check_installed()
+    except ConfigError as error:
+        write_down(error, rank=int(os.environ["SLURM_NODEID"]) * num_ranks)
+        return report_failure(error)
+    ended = resilient.run_node(run_yaml, num_ranks, max_restarts)
+    if isinstance(ended, int):
+        return ended
+    return _settle(ended) if ended else 1
+
+
+def _run_torchrun(run_yaml: str, num_ranks: str) -> int:
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SEC)
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,15 +75,10 @@ def main(arguments: list[str]) -> int:
         "cosmos_launch.worker",
         run_yaml,
     ]
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         torchrun.run(torchrun.get_args_parser().parse_args(options))
     except ChildFailedError as error:
         return _settle({rank: failure.exitcode for rank, failure in error.failures.items()})
-    finally:
-        # A rank that was killed leaves the processes that write its checkpoints, and srun would wait for their output.
-        for orphan in psutil.Process().children(recursive=True):
-            orphan.kill()
     return 0
 
 

@@ -229,6 +229,7 @@ def _settings(run: RunConfig, cluster: ClusterConfig, submission: Path) -> list[
         "START_DIR": start_dir,
         "PYTHON": cluster.python or sys.executable,
         "RANKS_PER_NODE": str(cluster.num_ranks_per_node),
+        "LAUNCHER": cluster.launcher,
         "MAX_RETRIES": str(cluster.max_retries),
         "RETRY_BACKOFF_SEC": str(cluster.retry_backoff_sec),
         "STOP_BEFORE_LIMIT_SEC": str(cluster.stop_before_limit_sec),

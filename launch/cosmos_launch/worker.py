@@ -11,10 +11,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from cosmos_launch.failure import exit_code_of, failures_folder, host_name, leave, report_failure, sentence_of
+from cosmos_launch.failure import failures_folder, host_name, leave, report_failure, write_down
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import RunConfig
-from cosmos_train.train.failures import record_failure
 
 
 def main(arguments: list[str]) -> int:
@@ -28,9 +27,7 @@ def main(arguments: list[str]) -> int:
     try:
         return run_rank(load_run(config, overrides))
     except BaseException as error:
-        folder = failures_folder()
-        if folder is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
-            record_failure(folder, rank=rank, host=host_name(), code=exit_code_of(error), sentence=sentence_of(error))
+        write_down(error, rank=rank)
         return report_failure(error, rank=rank, debug=debug)
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cosmos_data.build import build_manifest
-from cosmos_data.energon import expand_braces
+from cosmos_data.energon import expand_braces, read_energon
 from cosmos_data.errors import DataError
+from cosmos_data.sources import BadVideo, Source
 
 CAMERA = {
     "convention": "world_to_camera_opencv",
@@ -179,6 +182,7 @@ def test_lerobot_folders_that_cannot_be_read(carphone, tmp_path):
             build_manifest(tmp_path / "robot", 30, None)
 
 
+META_NAMES = (".info.json", "split.yaml", "dataset.yaml")
 INFO = {"energon_version": "7.4.1", "shard_counts": {f"parts/shard_{k:03d}.tar": 2 for k in range(3)}}
 SPLIT = """
 split_parts:
@@ -269,3 +273,29 @@ def test_a_sample_whose_caption_is_elsewhere_is_named(energon):
 )
 def test_braces(name, names):
     assert expand_braces(name) == names
+
+
+def test_braces_that_name_too_much():
+    for name in ("{0..1000000}.tar", "{0..2000}_{0..2000}.tar"):
+        with pytest.raises(DataError, match="names more than 1000000 shards"):
+            expand_braces(name)
+
+
+NAMES = st.sampled_from([*META_NAMES, "a.tar", "b.mp4", "split_parts", "shard_counts", "exclude", "field_map", "train"])
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8) | NAMES,
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(NAMES, one, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(files=st.dictionaries(st.sampled_from(META_NAMES), JSON | st.text(max_size=40), min_size=1))
+def test_fuzz_energon_s_files_give_sources_or_a_data_error(tmp_path, files):
+    good = {".info.json": {"shard_counts": {"a.tar": 1}}, "split.yaml": {"split_parts": {"train": ["a.tar"]}}}
+    write_tar(tmp_path / "a.tar", {"b.mp4": b"1", "b.txt": b"2", "b.json": b"{}"})
+    write_meta(tmp_path, **{name: json.dumps(content) for name, content in (good | files).items()})
+    try:
+        assert all(isinstance(source, Source | BadVideo) for source in read_energon(tmp_path))
+    except DataError:
+        return

@@ -1,7 +1,14 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from support.clips import CLIP
 
-from cosmos_data.transform import cut_and_scale, pad_by_reflection
+from cosmos_data.config import DataConfig
+from cosmos_data.errors import ClipError
+from cosmos_data.plan import central_sample
+from cosmos_data.transform import cut_and_scale, fit_frames, fit_picture, pad_by_reflection
 from cosmos_data.window import Box
 
 
@@ -44,3 +51,20 @@ def test_padding_mirrors_the_picture_to_and_fro():
     inner = Box(top_px=2, left_px=3, height_px=5, width_px=7)
     expected = torch.nn.functional.pad(picture.float(), (3, 2, 2, 4), mode="reflect").to(torch.uint8)
     assert torch.equal(pad_by_reflection(picture, inner, 11, 12), expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"flip": True}, {"height_px": 20}, {"inner": Box(top_px=4, left_px=0, height_px=22, width_px=50)}]
+)
+def test_one_picture_is_placed_as_many_are(changes):
+    """Whether it is copied, mirrored, scaled or padded; of another size it is refused."""
+    box = Box(top_px=3, left_px=7, height_px=30, width_px=50)
+    clip = replace(CLIP, height_px=40, width_px=60)
+    data = DataConfig(manifest="m", num_frames=1, height_px=30, width_px=50, resize="crop", flip=False)
+    sample = replace(central_sample(clip, data), box=box, **changes)
+    picture_HWC = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    window_3HW = np.zeros((3, sample.height_px, sample.width_px), np.uint8)
+    fit_picture(list(picture_HWC.transpose(2, 0, 1)), sample, window_3HW)
+    assert np.array_equal(window_3HW, fit_frames(torch.from_numpy(picture_HWC)[None], sample)[:, 0].numpy())
+    with pytest.raises(ClipError, match="is 50x40 px, the manifest says 60x40"):
+        fit_picture(list(picture_HWC[:, :50].transpose(2, 0, 1)), sample, window_3HW)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_tokenizer, training
-from support.footage import CARPHONE
+from support.footage import CARPHONE, FOOTAGE
 from support.ranks import RankPool
 from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE
 
 from cosmos_data.build import build_manifest
+from cosmos_data.config import DataConfig
 from cosmos_tok.store import load_tokenizer
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
@@ -68,6 +69,33 @@ def test_one_process_learns_the_same(
     assert ranks(1).run(tiny_tokenizer.run_loop, manifest, tmp_path, JOINT) == [DONE]
     for step, values in training.steps(tmp_path).items():
         assert values == pytest.approx(training.steps(uninterrupted)[step], rel=1e-3, abs=1e-5), step
+
+
+def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path: Path):
+    """Steps of 320 x 256 and of 320 x 192, images among them, and two ranks learn what one does."""
+    (tmp_path / "videos").mkdir()
+    for name in ("bikes.mp4", "carphone_pristine.mp4"):
+        (tmp_path / "videos" / name).symlink_to(FOOTAGE / name)
+    clips, _ = build_manifest(tmp_path / "videos", clip_frames=30, heldout_every=None)
+    clips.write(tmp_path / "footage.parquet")
+    data = DataConfig(
+        manifest=str(tmp_path / "footage.parquet"),
+        num_frames=5,
+        height_px=256,
+        width_px=320,
+        buckets="256",
+        resize="pad",
+    )
+    settings = JOINT | PLAIN | {"data": data, "train": {"global_batch_size": 2}, "statistics_windows": 0}
+    [alone] = ranks(1).run(tiny_tokenizer.sizes_of_batches, tmp_path / "footage.parquet", settings, 6)
+    assert set(alone) == {(frames, height, 320) for frames in (1, 5) for height in (192, 256)}
+    for num_ranks in (1, 2):
+        done = ranks(num_ranks).run(
+            tiny_tokenizer.run_loop, tmp_path / "footage.parquet", tmp_path / str(num_ranks), settings
+        )
+        assert done == [DONE] * num_ranks
+    for step, values in training.steps(tmp_path / "2").items():
+        assert values == pytest.approx(training.steps(tmp_path / "1")[step], rel=1e-3, abs=1e-5), step
 
 
 def test_the_log_says_what_each_term_did(uninterrupted: Path):

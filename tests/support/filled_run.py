@@ -47,10 +47,12 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
-def settings(inputs: Path, cache: Path, tokenizer: str = "tokenizer", **latents: Any) -> dict[str, Any]:
+def settings(
+    inputs: Path, cache: Path, tokenizer: str = "tokenizer", *, fill: bool = True, **latents: Any
+) -> dict[str, Any]:
     """Three steps of four windows, and sections that replace those of the tiny world model."""
     data = DataConfig(manifest=str(inputs / "footage.parquet"), num_frames=9, height_px=32, width_px=48, num_workers=2)
-    section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), **{"fill": True} | latents)
+    section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), fill=fill, **latents)
     run = {"data": data, "latents": section, "text": TextConfig(encoder=str(inputs / "t5"), max_tokens=8)}
     return {"num_steps": 3, "run": run}
 

@@ -35,6 +35,7 @@ def make_run(manifest: Path, run_dir: Path, **settings: Any) -> TokenizerRun:
     """A run of 6 steps of 4 windows of 5 frames; `settings` replaces sections, and fields of the loop in `train`."""
     loop = {"num_steps": 6, "global_batch_size": 4, "micro_batch_size": 1, "log_every_steps": 1}
     sections: dict[str, Any] = {
+        "data": DataConfig(manifest=str(manifest), num_frames=5, height_px=16, width_px=24, resize="crop"),
         "tokenizer": CONTINUOUS,
         "loss": ADVERSARIAL,
         "optim": OptimConfig(lr=1e-3, ema_decay=0.5, eps=1e-8),
@@ -47,7 +48,6 @@ def make_run(manifest: Path, run_dir: Path, **settings: Any) -> TokenizerRun:
         seed=3,
         train=TrainConfig(**loop | settings.pop("train", {})),
         tracking=TrackingConfig(wandb="disabled"),
-        data=DataConfig(manifest=str(manifest), num_frames=5, height_px=16, width_px=24, resize="crop"),
         **sections | settings,
     )
 
@@ -58,6 +58,14 @@ def run_loop(manifest: Path, run_dir: Path, settings: dict[str, Any]) -> int:
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
     return train(run, TokenizerTask(run, mesh), mesh, wandb_online=False, code_version="test")
+
+
+def sizes_of_batches(manifest: Path, settings: dict[str, Any], num_steps: int) -> list[tuple[int, int, int]]:
+    """(T, H, W) of each step's pixels."""
+    run = make_run(manifest, Path("unused"), **dict(settings))
+    task, size = TokenizerTask(run, init.start(run.parallel, seed=run.seed)), run.train.global_batch_size
+    batches = task.batches(range(step * size, (step + 1) * size) for step in range(num_steps))
+    return [tuple(batch.pixels_B3THW.shape[2:]) for batch in batches]
 
 
 def saved(manifest: Path, run_dir: Path, averaged: bool) -> dict[str, Tensor]:

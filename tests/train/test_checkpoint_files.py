@@ -32,6 +32,10 @@ def file_of(folder: Path, tensors: list[Tensor], staging: Path | None = None) ->
     return FileOfRank(folder / "__0_0.distcp", [], items, staging)
 
 
+def copies_of(writer: WriterProcess, sources: list[Tensor]) -> list[Tensor]:
+    return [copy.copy_(source) for copy, source in zip(writer.make_room(sources), sources, strict=True)]
+
+
 def read(folder: Path, written: Written) -> list[Tensor]:
     content = (folder / written.name).read_bytes()
     found = []
@@ -53,7 +57,8 @@ def test_training_goes_on_and_the_file_holds_what_was_copied(writer: WriterProce
     for number, scale in enumerate((1, 1000, 10)):  # the memory grows, and is kept
         sources = made(number, scale)
         expected = [source.clone() for source in sources]
-        copies = writer.copy(sources)
+        writer.forget()
+        copies = copies_of(writer, sources)
         for source in sources:
             source.zero_()
         folder = tmp_path / str(number)
@@ -72,22 +77,22 @@ def test_made_in_a_staging_folder_and_gone_from_there(tmp_path: Path):
 
 
 def test_a_failure_is_an_answer_and_the_next_file_is_written(writer: WriterProcess, tmp_path: Path):
-    file = file_of(tmp_path / "gone", writer.copy(made(1)))
+    file = file_of(tmp_path / "gone", copies_of(writer, made(1)))
     (tmp_path / "gone").rmdir()
     (tmp_path / "gone").touch()
     writer.start(file)
     assert isinstance(writer.result(), OSError)
-    writer.start(file_of(tmp_path / "there", writer.copy(made(1))))
+    writer.start(file_of(tmp_path / "there", copies_of(writer, made(1))))
     assert isinstance(writer.result(), Written)
 
 
 def test_it_does_not_hear_stop_signals_and_its_death_is_told(tmp_path: Path):
     process = WriterProcess()
-    process.start(file_of(tmp_path / "first", process.copy(made(1))))
+    process.start(file_of(tmp_path / "first", copies_of(process, made(1))))
     assert isinstance(process.result(), Written)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         process.process.send_signal(number)
-    process.start(file_of(tmp_path / "second", process.copy(made(1))))
+    process.start(file_of(tmp_path / "second", copies_of(process, made(1))))
     assert isinstance(process.result(), Written)
     process.process.kill()
     process.process.wait()
@@ -103,7 +108,6 @@ import os, signal, sys
 from pathlib import Path
 from cosmos_train.train.checkpoint_files import FileOfRank, WriterProcess
 writer, folder = WriterProcess(), Path(sys.argv[1])
-writer.copy([])
 writer.start(FileOfRank(folder / "first", [], [], None))
 writer.result()
 os.mkfifo(folder / "second")

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import tiny_world, training
+from support import saving, tiny_world, training
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint_folder import damage_of, digest_of, list_checkpoints, step_of
 from cosmos_train.train.loop import DONE, STOPPED
 
-ONE, TP2 = ParallelConfig(), ParallelConfig(tp=2)
+ONE, TP2, DP2 = ParallelConfig(), ParallelConfig(tp=2), ParallelConfig()
 EVERY_TWO = {"every_steps": 2, "keep_last": 3}
 
 
@@ -88,3 +88,15 @@ def test_killed_in_any_phase_of_a_save(
     assert ranks(1).run(training.run_loop, cache, tmp_path, ONE, settings) == [DONE]
     assert training.losses(tmp_path) == training.losses(uninterrupted)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_what_is_due_after_one_step_is_written_one_after_the_other(ranks: Callable[[int], RankPool], tmp_path: Path):
+    """The second folder is begun while nothing is written yet; those of the next step wait for both."""
+    for begun in ranks(2).run(saving.save_twice_a_step, tmp_path, DP2):
+        assert begun[:2] == [(1, []), (2, [])]
+        assert begun[2] == (1, ["a-1", "b-1"]) and begun[3][0] <= 2
+        assert begun[4] == (0, ["a-1", "a-2", "b-1", "b-2"])
+    for number, name in enumerate(("a-1", "b-1", "a-2", "b-2"), start=1):
+        assert damage_of(tmp_path / name) == []
+        [found] = ranks(1).run(saving.read, tmp_path / name, ["value"])
+        assert (found["value"] == number).all(), "as it was when its save began"

@@ -1,0 +1,70 @@
+"""Reading what upstream pickles of a checkpoint, its `.metadata`, so that a file from outside can not run code.
+
+It says which tensors there are and where they lie; the tensors themselves are read with weights_only upstream.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+from cosmos_train.train.checkpoint_folder import CheckpointError
+
+ALLOWED = {
+    "pathlib": {"PosixPath"},
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData",
+        "SavePlan",
+        "TensorWriteData",
+        "WriteItem",
+        "WriteItemType",
+    },
+}
+"""All that may be named in it, besides torch's number types: classes of plain values, and torch.layout by its name."""
+
+
+class PlainReader(FileSystemReader):
+    """Reads a checkpoint's files as upstream does, and its metadata as a file of plain values."""
+
+    _metadata: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read once, and kept. Raises CheckpointError where the file asks for more than plain values."""
+        if self._metadata is None:
+            path = Path(self.path) / ".metadata"
+            with path.open("rb") as file:
+                try:
+                    self._metadata = _Unpickler(file).load()
+                except pickle.UnpicklingError as error:
+                    raise CheckpointError(
+                        f"{path} is damaged, or holds more than a checkpoint's metadata, and is not read, since a "
+                        f"pickle can run code: {error}; take the checkpoint from another copy"
+                    ) from error
+            if self._metadata.storage_meta is None:
+                self._metadata.storage_meta = StorageMeta()
+            self._metadata.storage_meta.load_id = self.load_id
+        return self._metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or name in ALLOWED.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

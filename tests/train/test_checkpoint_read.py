@@ -1,0 +1,44 @@
+"""What is read in place is what was stored; what can not be is left to upstream."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from support import saving
+from support.ranks import RankPool
+from torch import Tensor
+
+SHAPES = {"matrix": (30, 7), "single": (), "large": (300, 400)}
+
+
+def made() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    return tensors | {"half": torch.randn(9, generator=generator).bfloat16(), "columns": torch.rand(5, 6).t()}
+
+
+def zeros_like(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+
+
+def test_every_tensor_is_read_into_its_place(ranks: Callable[[int], RankPool], tmp_path: Path):
+    tensors = made()
+    [said] = ranks(1).run(saving.read_into, tmp_path, tensors, zeros_like(tensors), 1.0)
+    assert said["in place"] and not said["left"]
+    for name, tensor in tensors.items():
+        assert torch.equal(said["found"][name], tensor), name
+
+
+def test_other_formats_and_orders_are_left_to_upstream(ranks: Callable[[int], RankPool], tmp_path: Path):
+    tensors = {"wider": torch.arange(6.0).bfloat16(), "columns": torch.arange(12.0).view(4, 3), "same": torch.ones(3)}
+    targets = {"wider": torch.zeros(6), "columns": torch.zeros(3, 4).t(), "same": torch.zeros(3)}
+    [said] = ranks(1).run(saving.read_into, tmp_path, tensors, targets, 1.0)
+    assert said["left"] == ["columns", "wider"]
+    for name, tensor in tensors.items():
+        assert torch.equal(said["found"][name], tensor.to(targets[name].dtype)), name
+
+
+def test_a_file_that_ends_too_early_is_told(ranks: Callable[[int], RankPool], tmp_path: Path):
+    tensors = made()
+    [said] = ranks(1).run(saving.read_into, tmp_path, tensors, zeros_like(tensors), 0.5)
+    assert said["raised"]
