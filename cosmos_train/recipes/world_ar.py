@@ -1,4 +1,4 @@
-"""Training an autoregressive world model on the cached codes of a discrete tokenizer."""
+"""Training an autoregressive world model on the codes of a discrete tokenizer."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,7 +83,7 @@ class WorldARTask:
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
-        """Next-token likelihood and z-loss; the metrics are of the codes that are to be predicted."""
+        """Next-token likelihood and z-loss; `nll` and `accuracy` are of the codes that are to be predicted."""
         result = model(batch.ids_BL, batch.grid_HW, text_BSE=batch.text_BSE, hidden_LBD=hidden)
         if isinstance(result, Tensor):
             return result
@@ -110,16 +110,16 @@ class WorldARTask:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""
 
     def _by_frame(self, nll_LB: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
-        """Perplexity at each latent frame of a video; an image is its own."""
+        """Perplexity at each latent frame of a video, given ones too; an image is its own."""
         found: dict[str, Tensor] = {}
-        num_frames, per_frame = self.windows.latent_shapes[0][1], math.prod(batch.grid_HW)
+        (_, num_frames, *_), image_CTHW = self.windows.latent_shapes
         # The label of the very last code is the last; without a begin token the first frame has one less.
-        frames = nll_LB.detach().flip(0).split(per_frame)[::-1]
-        is_image = len(frames) == 1
+        frames = nll_LB.detach().flip(0).split(math.prod(batch.grid_HW))[::-1]
+        is_image = image_CTHW is not None and len(frames) == 1
         for frame in range(num_frames):
             of_video = nll_LB.new_zeros(0, 1) if is_image else frames[frame]
             found |= as_perplexity(f"perplexity_by_frame/{frame}", of_video.sum(), _number(of_video))
-        if self.windows.latent_shapes[1] is not None:
+        if image_CTHW is not None:
             of_image = frames[0] if is_image else nll_LB.new_zeros(0, 1)
             found |= as_perplexity("perplexity_of/image", of_image.sum(), _number(of_image))
         return found

@@ -357,8 +357,11 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _evaluate_world(arguments: argparse.Namespace) -> int:
     from cosmos_launch.evaluate import evaluate
+    from cosmos_train.parallel import init
 
-    return evaluate(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
+    exit_code = evaluate(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
+    init.stop()
+    return exit_code
 
 
 def _evaluate_tokenizer(arguments: argparse.Namespace) -> int:

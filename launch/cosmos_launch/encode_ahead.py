@@ -13,6 +13,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar, world_batches
 from cosmos_train.recipes.filled_windows import FilledWindows
 
@@ -24,7 +25,14 @@ def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None) -> int:
         ConfigError, DataError, TokenizerError, ValueError: something is missing, does not fit, or the folder does not
             hold so many windows.
     """
-    source = FilledWindows(run, init.start(ParallelConfig(), seed=run.seed))
+    try:
+        return _encode(run, num_samples, init.start(ParallelConfig(), seed=run.seed))
+    finally:
+        init.stop()
+
+
+def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) -> int:
+    source = FilledWindows(run, mesh)
     if isinstance(run, WorldARRun):
         world_ar.check_codec(run, source.codec)
     else:
@@ -41,7 +49,6 @@ def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None) -> int:
         f"{num_encoded} windows encoded, {num_samples - num_encoded} were there already; the run takes {num_trained}: "
         f"{run.latents.folder}"
     )
-    init.stop()
     return 0
 
 
