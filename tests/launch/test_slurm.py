@@ -133,6 +133,14 @@ def wait_for_step(job: Job, step: int) -> None:
     wait_until(lambda: max(job.losses, default=0) >= step, job, f"step {step}")
 
 
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    return bool(int(status["ShdPnd"], 16) & 1 << number - 1)
+
+
 def start_again_at_once(job: Job) -> None:
     """Slurm lets a job that it preempted wait for two minutes."""
     wait_until(lambda: job.state() == "PENDING", job, "the queue")
@@ -170,9 +178,15 @@ def test_time_limit_reached_requeued_and_finished(submit: Callable[..., Job], un
     job = submit("2", "cluster.stop_before_limit_sec=170", "checkpoint.asynchronous=true")
     started = time.monotonic()
     wait_for_step(job, 5)
+    held = [job.rank_pid(rank) for rank in range(2)]
+    for pid in held:  # or the run would be done before Slurm looks at its limits, which it does every half minute
+        os.kill(pid, signal.SIGSTOP)
     update = ["scontrol", "update", f"JobId={job.number}"]
     in_two_minutes = int((time.monotonic() - started) / 60) + 2
     subprocess.run([*update, f"TimeLimit={in_two_minutes}"], check=True)  # less than stop_before_limit_sec from now
+    wait_until(lambda: all(has_pending(pid, signal.SIGUSR1) for pid in held), job, "the signal before the limit")
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: "stopped, in the queue again" in job.log, job, "the queue")
     subprocess.run([*update, "TimeLimit=60"], check=True)
     wait_for_end(job)
