@@ -1,6 +1,7 @@
 """States are computed once for a text and an encoder, and the encoder is not loaded for what is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_the_encoder_is_loaded_for_new_texts_alone(
         again.encode(["rain", "a ball"])
     with pytest.raises(AssertionError, match="it was loaded"):
         CachedTextEncoder(t5_folder, 5, tmp_path).encode(["rain"])
+
+
+def test_a_folder_that_can_not_be_written_to(t5_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also by root, whom no permission stops: the folder is gone."""
+    cached = CachedTextEncoder(t5_folder, 4, tmp_path / "cache")
+    wanted = cached.encode(["rain"]).states_BSE
+    shutil.rmtree(tmp_path / "cache")
+    for _ in range(2):
+        assert torch.equal(cached.encode(["rain"]).states_BSE, wanted)
+    assert cached.num_computed == 3
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
+        f"{tmp_path / 'cache'} can not be written to"
+    ]
 
 
 def test_an_encoder_is_known_by_what_is_in_it(t5_folder: Path, tmp_path: Path) -> None:

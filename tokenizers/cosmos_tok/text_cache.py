@@ -7,18 +7,21 @@ Any number of processes may fill one folder: a file is written aside and renamed
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, TextStates
 
+log = logging.getLogger(__name__)
 ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
 
 
@@ -44,6 +47,8 @@ class CachedTextEncoder:
         self._identity = f"{encoder_digest(folder)} max_tokens={max_tokens}"
         self._load: Callable[[], TextEncoder] = lambda: FolderTextEncoder(folder, max_tokens, device)
         self._loaded: TextEncoder | None = None
+        self._is_told = False
+        """That states can not be kept."""
         cache.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -91,10 +96,19 @@ class CachedTextEncoder:
     def _compute(self, prompt: str) -> tuple[Tensor, int]:
         encoded = self._encoder.encode([prompt])
         states_SE = encoded.states_BSE[0, : int(encoded.length_B[0])].cpu().contiguous()
-        path = self._file(prompt)
-        aside = path.with_suffix(f".{os.getpid()}.writing")
         tensors = {"states_SE": states_SE, "dropped": encoded.dropped_B[0].cpu()}
-        save_file(tensors, aside, {"text": json.dumps(prompt)})
-        aside.rename(path)
+        self._keep(self._file(prompt), save(tensors, {"text": json.dumps(prompt)}))
         self.num_computed += 1
         return states_SE, int(encoded.dropped_B[0])
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        aside = path.with_suffix(f".{os.getpid()}.writing")
+        try:
+            aside.write_bytes(content)
+            aside.rename(path)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink()
+            if not self._is_told:
+                log.warning("%s can not be written to (%s): new texts are encoded each time", path.parent, error)
+            self._is_told = True
