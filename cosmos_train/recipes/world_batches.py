@@ -15,6 +15,7 @@ from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.flops import num_tokens
 from cosmos_train.objectives.edm import NoiseDraw, draw_noise
+from cosmos_train.recipes.ahead import make_ahead
 from cosmos_train.recipes.filled_windows import FilledWindows, latent_shape
 from cosmos_train.recipes.joint_windows import JointWindows, Kind, Picked, stack_latents, stack_text
 from cosmos_train.recipes.kept_statistics import STATISTICS, keep_statistics, statistics_digest, training_statistics
@@ -56,9 +57,12 @@ class WorldBatches:
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
         """Micro-batches of sample indices, each of one step of the run -> what they are trained on."""
-        if isinstance(self.windows, FilledWindows) and self.windows.mesh.is_main:
+        made = (self.with_noise(picked) for picked in self.windows.picks(micro_batches))
+        if isinstance(self.windows, JointWindows):
+            return make_ahead(made)
+        if self.windows.mesh.is_main:
             keep_statistics(self.run, self.statistics["video"])
-        return (self.with_noise(picked) for picked in self.windows.picks(micro_batches))
+        return made  # windows come from another rank, by what ranks do in one order; they were made ahead before that
 
     def with_noise(self, picked: Picked) -> WorldBatch:
         """Whitened, and each window with the draw of its number; texts that the draw drops are zeros."""
