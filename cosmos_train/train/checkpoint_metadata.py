@@ -50,15 +50,16 @@ class PlainReader(FileSystemReader):
             path = Path(self.path) / ".metadata"
             with path.open("rb") as file:
                 try:
-                    self._metadata = _Unpickler(file).load()
+                    found: Metadata = _Unpickler(file).load()
                 except pickle.UnpicklingError as error:
                     raise CheckpointError(
                         f"{path} is damaged, or holds more than a checkpoint's metadata, and is not read, since a "
                         f"pickle can run code: {error}; take the checkpoint from another copy"
                     ) from error
-            if self._metadata.storage_meta is None:
-                self._metadata.storage_meta = StorageMeta()
-            self._metadata.storage_meta.load_id = self.load_id
+            if found.storage_meta is None:
+                found.storage_meta = StorageMeta()
+            found.storage_meta.load_id = self.load_id
+            self._metadata = found
         return self._metadata
 
 

@@ -60,9 +60,9 @@ def build_manifest(
     bad: list[BadVideo] = []
     decided: set[str] = set()
     with ThreadPoolExecutor(num_workers) as pool:
-        for done, (source, found) in enumerate(zip(sources, pool.map(examine, sources), strict=True), start=1):
+        for done, (read, found) in enumerate(zip(sources, pool.map(examine, sources), strict=True), start=1):
             bad.append(found) if isinstance(found, BadVideo) else clips.extend(found)
-            if isinstance(source, Source) and source.split is not None and isinstance(found, list):
+            if isinstance(read, Source) and read.split is not None and isinstance(found, list):
                 decided.update(clip.clip_id for clip in found)
             if progress is not None:
                 progress(done, len(sources))
