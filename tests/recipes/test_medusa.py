@@ -43,17 +43,8 @@ def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, lr_factors: d
 def trained(cache: Path, run_dir: Path, parallel: ParallelConfig, lr_factors: dict[str, float], num_steps: int) -> Any:
     """Metrics of each step, and the parameters before and after."""
     task, engine, mesh = tiny_world.start(run := make_run(cache, run_dir, parallel, lr_factors))
-    before, metrics = tiny_world.whole_parameters(task, mesh), []
-    for step in range(num_steps):
-        indices = tiny_world.micro_batches(run, step, mesh)
-        result = engine.train_step(
-            task.forward_loss,
-            task.batches(indices),
-            num_micro_batches=len(indices),
-            lr=1e-2,
-            num_tokens=task.num_tokens,
-        )
-        metrics.append(result.metrics)
+    before = tiny_world.whole_parameters(task, mesh)
+    metrics = [result.metrics for result in tiny_world.train_steps(run, task, engine, mesh, num_steps, lr=1e-2)]
     return metrics, before, tiny_world.whole_parameters(task, mesh)
 
 

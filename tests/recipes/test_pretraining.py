@@ -1,16 +1,15 @@
 """The shipped pre-training runs: each is valid at its own command's size, and its head says what the plan says."""
 
-import re
 from pathlib import Path
 
 import pytest
+from support import pretraining
 
-from cosmos_train.config.load import configs_dir, load_run
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.config.validate import check_run
 from cosmos_train.recipes.plan import make_plan
 
-RUNS = sorted((configs_dir() / "run/pretrain").glob("dit_*.yaml"))
+RUNS = pretraining.shipped("dit_*.yaml")
 TOKENS = {"512p": 10_240, "720p": 56_320, "hq": 56_320}
 PARAMETERS = {
     ("7b", False): 7_236_192_256,
@@ -23,12 +22,9 @@ UNCERTAINTY = 128
 
 def read(path: Path) -> tuple[str, WorldDiTRun, int]:
     """(its head, the run, ranks of its command)"""
-    text = path.read_text()
-    command = re.search(rf"# Command +cosmos-train train run/pretrain/{path.stem} --dry-run --world-size (\d+)\n", text)
-    assert command is not None, "the command names the file"
-    run = load_run(f"run/pretrain/{path.stem}")
+    head, run, world_size = pretraining.read(path)
     assert isinstance(run, WorldDiTRun)
-    return text[: text.index("recipe:")], run, int(command[1])
+    return head, run, world_size
 
 
 def test_both_sizes_have_all_stages_of_both_kinds():
@@ -41,9 +37,7 @@ def test_both_sizes_have_all_stages_of_both_kinds():
 def test_a_run_is_valid_and_its_head_complete(path: Path):
     head, run, world_size = read(path)
     check_run(run, world_size)
-    for heading in ("Purpose", "Command", "Hardware", "Memory", "Throughput", "Our choice"):
-        assert re.search(rf"^# {heading} ", head, re.MULTILINE), heading
-    assert "not measured" in head
+    pretraining.check_head(head)
     lr, weight_decay = (2.0**-15, 0.1) if "7b" in path.stem else (2.0**-16, 0.2)
     assert (run.optim.lr, run.optim.weight_decay) == (lr, weight_decay)
     assert (run.optim.betas, run.optim.eps) == ((0.9, 0.99), 1e-10)
@@ -62,5 +56,4 @@ def test_the_head_says_what_the_plan_says(name: str):
     plan = make_plan(run, world_size)
     assert plan.sample is not None and plan.sample.tokens == TOKENS[name.split("_")[-1]]
     assert plan.parameters == PARAMETERS[name.split("_")[1], "v2w" in name] + UNCERTAINTY
-    [kind] = plan.kinds
-    assert f"# Memory      {kind.memory.total / 2**30:.1f} GiB a GPU" in head and f"on {world_size} " in head
+    pretraining.check_memory(head, plan, world_size)

@@ -4,15 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from support import pretraining
 
-from cosmos_train.config.load import configs_dir, load_run
+from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.config.validate import check_run
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.parallel.param_groups import lr_factor
 from cosmos_train.recipes.plan import make_plan
 
-RUNS = sorted((configs_dir() / "run/pretrain").glob("world_ar_*.yaml"))
+RUNS = pretraining.shipped("world_ar_*.yaml")
 STAGES = {
     "4b": ("17_frames", "33_frames", "cool_down"),
     "12b": ("17_frames", "33_frames", "cool_down"),
@@ -24,12 +25,9 @@ PARAMETERS = {"world_ar_5b_video2world_text": 4_584_845_312, "world_ar_12b_33_fr
 
 def read(path: Path) -> tuple[str, WorldARRun, int]:
     """(its head, the run, ranks of its command)"""
-    text = path.read_text()
-    command = re.search(rf"# Command +cosmos-train train run/pretrain/{path.stem} --dry-run --world-size (\d+)\n", text)
-    assert command is not None, "the command names the file"
-    run = load_run(f"run/pretrain/{path.stem}")
+    head, run, world_size = pretraining.read(path)
     assert isinstance(run, WorldARRun)
-    return text[: text.index("recipe:")], run, int(command[1])
+    return head, run, world_size
 
 
 def test_all_models_have_all_their_stages():
@@ -40,9 +38,8 @@ def test_all_models_have_all_their_stages():
 def test_a_run_is_valid_and_its_head_complete(path: Path):
     head, run, world_size = read(path)
     check_run(run, world_size)
-    for heading in ("Purpose", "Command", "Hardware", "Memory", "Throughput", "Our choice"):
-        assert re.search(rf"^# {heading} ", head, re.MULTILINE), heading
-    assert "not measured" in head and run.data.num_frames == (17 if "17_frames" in path.stem else 33)
+    pretraining.check_head(head)
+    assert run.data.num_frames == (17 if "17_frames" in path.stem else 33)
     assert run.model.cross_attention == run.model.begin_token == ("video2world" in path.stem)
     assert run.optim.decay == ("linear" if "cool_down" in path.stem else "cosine")
     is_large, is_first = run.model.num_blocks == 40, "17_frames" in path.stem
@@ -81,5 +78,4 @@ def test_the_head_says_what_the_plan_says(name: str):
     plan = make_plan(run, world_size)
     assert plan.sample is not None and plan.sample.tokens == 12_799 + run.model.begin_token
     assert plan.parameters == PARAMETERS[name]
-    [kind] = plan.kinds
-    assert f"# Memory      {kind.memory.total / 2**30:.1f} GiB a GPU" in head and f"on {world_size} " in head
+    pretraining.check_memory(head, plan, world_size)

@@ -41,19 +41,8 @@ def losses_of(cache: Path, run_dir: Path, num_steps: int) -> list[float]:
 
 def metrics_of(run: WorldARRun, num_steps: int) -> list[dict[str, float]]:
     """Of each step."""
-    task, engine, mesh = tiny_world.start(run)
-    found = []
-    for step in range(num_steps):
-        indices = tiny_world.micro_batches(run, step, mesh)
-        result = engine.train_step(
-            task.forward_loss,
-            task.batches(indices),
-            num_micro_batches=len(indices),
-            lr=1e-2,
-            num_tokens=task.num_tokens,
-        )
-        found.append(ratios(result.metrics))
-    return found
+    results = tiny_world.train_steps(run, *tiny_world.start(run), num_steps, lr=1e-2)
+    return [ratios(result.metrics) for result in results]
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {

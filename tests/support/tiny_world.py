@@ -18,7 +18,7 @@ from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.parallel.engine import AdamSettings, Engine
+from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim
 from cosmos_train.recipes.kept_statistics import STATISTICS
@@ -118,6 +118,21 @@ def micro_batches(run: RunConfig, step: int, mesh: Mesh) -> list[list[int]]:
     return [mine[i : i + train.micro_batch_size] for i in range(0, len(mine), train.micro_batch_size)]
 
 
+def train_steps(
+    run: RunConfig, task: Task, engine: Engine, mesh: Mesh, num_steps: int, *, lr: float
+) -> Iterator[StepResult]:
+    """The first steps of the run, one after the other."""
+    for step in range(num_steps):
+        indices = micro_batches(run, step, mesh)
+        yield engine.train_step(
+            task.forward_loss,
+            task.batches(indices),
+            num_micro_batches=len(indices),
+            lr=lr,
+            num_tokens=task.num_tokens,
+        )
+
+
 def answers(
     cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int, num_steps: int = 3
 ) -> dict[str, Any]:
@@ -133,23 +148,12 @@ def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
     metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
     gradients = {name: whole(param.main_grad, param, mesh) for name, param in parameters(task)}
-    losses, norms = [], []
-    for step in range(num_steps):
-        indices = micro_batches(run, step, mesh)
-        result = engine.train_step(
-            task.forward_loss,
-            task.batches(indices),
-            num_micro_batches=len(indices),
-            lr=1e-3,
-            num_tokens=task.num_tokens,
-        )
-        losses.append(result.metrics["loss"])
-        norms.append(result.grad_norm)
+    results = list(train_steps(run, task, engine, mesh, num_steps, lr=1e-3))
     return {
         "loss": metrics["loss"],
         "gradients": gradients,
-        "losses": losses,
-        "grad_norms": norms,
+        "losses": [result.metrics["loss"] for result in results],
+        "grad_norms": [result.grad_norm for result in results],
         "parameters": whole_parameters(task, mesh),
     }
 
