@@ -3,6 +3,8 @@
 Letters: B batch, L tokens that have a label. Where paper and released code differ, NextTokenConfig names the choice.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,13 @@ def counts(num_labels: int, tokens_per_frame: int, condition_frames: int, device
     """
     left_out = max(tokens_per_frame * condition_frames - 1, 0)
     return torch.arange(num_labels, device=device) >= left_out
+
+
+def by_frame(values_LB: Tensor, tokens_per_frame: int) -> list[Tensor]:
+    """What is of each label, by the latent frame that the label is in; without a begin token the first has one less."""
+    num_frames = math.ceil(len(values_LB) / tokens_per_frame)
+    rest = [tokens_per_frame] * (num_frames - 1)
+    return list(values_LB.split([len(values_LB) - sum(rest), *rest]))
 
 
 def next_token_loss(nll_LB: Tensor, squares_LB: Tensor, counts_L: Tensor, config: NextTokenConfig) -> Tensor:

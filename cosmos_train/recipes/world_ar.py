@@ -18,7 +18,7 @@ from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.flops import world_ar_cost
-from cosmos_train.objectives.next_token import counts, next_token_loss, sequence
+from cosmos_train.objectives.next_token import by_frame, counts, next_token_loss, sequence
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
@@ -113,8 +113,7 @@ class WorldARTask:
         """Perplexity at each latent frame of a video, given ones too; an image is its own."""
         found: dict[str, Tensor] = {}
         (_, num_frames, *_), image_CTHW = self.windows.latent_shapes
-        # The label of the very last code is the last; without a begin token the first frame has one less.
-        frames = nll_LB.detach().flip(0).split(math.prod(batch.grid_HW))[::-1]
+        frames = by_frame(nll_LB.detach(), math.prod(batch.grid_HW))
         is_image = image_CTHW is not None and len(frames) == 1
         for frame in range(num_frames):
             of_video = nll_LB.new_zeros(0, 1) if is_image else frames[frame]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cosmos_train.objectives.config import NextTokenConfig
-from cosmos_train.objectives.next_token import counts, next_token_loss, sequence
+from cosmos_train.objectives.next_token import by_frame, counts, next_token_loss, sequence
 
 CODES_BTHW = torch.arange(12).reshape(1, 3, 2, 2)
 
@@ -28,6 +28,13 @@ def test_given_frames_do_not_count(begin_id: int | None, frames: int, first_that
     _, targets = sequence(CODES_BTHW, begin_id)
     mask = counts(targets.shape[1], 4, frames, torch.device("cpu"))
     assert targets[0, mask].tolist() == list(range(first_that_counts, 12))
+
+
+@pytest.mark.parametrize("begin_id", [None, 64])
+def test_labels_of_a_frame(begin_id: int | None):
+    _, targets = sequence(CODES_BTHW, begin_id)
+    first = list(range(4)) if begin_id else [1, 2, 3]
+    assert [part.flatten().tolist() for part in by_frame(targets.T, 4)] == [first, [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 def test_given_tokens_are_part_of_the_z_loss_only():

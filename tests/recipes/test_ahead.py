@@ -9,18 +9,19 @@ from cosmos_train.recipes.ahead import make_ahead
 
 
 def test_items_are_made_ahead_in_order_and_elsewhere():
-    made, threads, second = [], set(), threading.Event()
+    made, threads, third = [], set(), threading.Event()
 
     def items() -> Iterator[int]:
         for number in range(5):
             made.append(number)
             threads.add(threading.get_ident())
-            if number == 1:
-                second.set()
+            if number == 2:
+                third.set()
             yield number
 
     found = make_ahead(items(), 2)
-    assert next(found) == 0 and second.wait(10), "nobody asked for it yet"
+    assert next(found) == 0 and third.wait(10), "nobody asked for it yet"
+    assert made == [0, 1, 2], "and for no more"
     assert [0, *found] == made == [0, 1, 2, 3, 4]
     assert threading.get_ident() not in threads
 
