@@ -1,6 +1,7 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
-# make test     set up .venv if needed, then run every test that needs neither a GPU nor a Slurm
-# make test-slurm   jobs on a real Slurm of two nodes on this host; needs slurm-wlm, munge and root
+# make test     set up .venv if needed, then run every test that needs no GPU, on three workers (tests/conftest.py);
+#               those on a real Slurm where slurm-wlm and munge are installed and you are root
+# make test-slurm   those alone
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
 PYTHON      ?= python3
@@ -25,7 +26,7 @@ demo: .venv/installed
 	$(BIN)/python -m cosmos_launch.demo --out runs/demo $(if $(VIDEO),--video '$(VIDEO)')
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu

@@ -1,12 +1,14 @@
 """Saving and loading of a training state: this project, torch.distributed.checkpoint and plain torch.save, in turns.
 
     python benchmarks/checkpoint.py --gib 1 --rounds 5
+    torchrun --nproc-per-node 2 benchmarks/checkpoint.py --gib 1 --rounds 5     data-parallel ranks
 
-One process, fp32: a world model's weights and Adam's two moments, the same for every way. Each way's turn ends when its
-bytes are on the disk (fsync). `blocked` is how long training stands still, `total` the time until the checkpoint is
-complete. Beside asynchronous saves nothing is computed here; ours is asked every STEP_SEC whether it is done. Ours
-gathers the optimizer's state and computes digests, which the others do not have; `ours checked` compares them before it
-loads. `copy alone` is what saving beside training can not go below: one copy of the state into memory that is there.
+fp32: a world model's weights and Adam's two moments, the same for every way. Each way's turn ends when its bytes are on
+the disk (fsync). `blocked` is how long training stands still, `total` the time until the checkpoint is complete, both
+on rank 0. Beside asynchronous saves nothing is computed here; ours is asked every STEP_SEC whether it is done. Ours
+computes digests, which the others do not have; `ours checked` compares them before it loads. `copy alone` is what
+saving beside training can not go below: one copy of what a rank keeps into memory that is there. Of several ranks each
+keeps a slice of the moments and all weights; with torch.save each writes its slices, and rank 0 the weights.
 Prints a JSON line for each way: medians over the rounds, and medians of the ratios to torch.save (saving) and to
 torch.distributed.checkpoint (loading) of the same round.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from provenance import commit
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -37,7 +40,6 @@ from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.train import checkpoint
-from cosmos_train.train.checkpoint_folder import damage_of
 
 BYTES_PER_PARAM = 12
 NUM_HEADS, HEAD_DIM = 8, 128
@@ -56,18 +58,17 @@ def make_engine(gib: float) -> Engine:
     pieces, engine_config = build_world_model(config, ParallelConfig(), mesh, dtype=torch.float32, seed=0)
     adam = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
     engine = Engine(pieces, engine_config, mesh, adam)
-    states = optimizer_state.to_read(engine.optimizer, pieces)
-    for kinds in states.values():
+    for _, kinds in optimizer_state.states(engine.optimizer, pieces).values():
         for tensor in kinds.values():
             tensor.normal_()
-    optimizer_state.distribute(engine.optimizer, pieces, states)
     return engine
 
 
-def whole_state(engine: Engine) -> dict[str, Tensor]:
-    """The same weights and moments as plain tensors, for the others."""
-    moments = optimizer_state.collect(engine.optimizer, engine.pieces, engine.mesh)
-    flat = {f"optimizer.{kind}.{name}": t for name, kinds in moments.items() for kind, t in kinds.items()}
+def plain_state(engine: Engine) -> dict[str, Tensor]:
+    """The same weights, and this rank's slices of the moments, as plain tensors, for the others."""
+    moments = optimizer_state.states(engine.optimizer, engine.pieces)
+    rank = dist.get_rank()
+    flat = {f"{rank}.{kind}.{name}": t for name, (_, kinds) in moments.items() for kind, t in kinds.items()}
     weights = {name: t for piece in engine.pieces for name, t in piece.state_dict().items() if t is not None}
     return flat | {f"model.{name}": t for name, t in weights.items()}
 
@@ -82,7 +83,8 @@ class Ways:
 
 def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways:
     """Every way at the same state; what they load is where their last save went."""
-    state = whole_state(engine)
+    state, rank = plain_state(engine), dist.get_rank()
+    mine = {name: tensor for name, tensor in state.items() if rank == 0 or not name.startswith("model.")}
     kept = {name: tensor.clone() for name, tensor in state.items()}
     progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=engine.mesh.layout)
 
@@ -114,17 +116,16 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
         checkpoint.load(checkpoint.resolve(folder / "ours"), engine, None)
 
     def check_and_load_ours() -> None:
-        damage = damage_of(checkpoint.resolve(folder / "ours"))
-        assert not damage, damage
+        checkpoint.require_whole(checkpoint.resolve(folder / "ours"), engine.mesh, contents=True)
         load_ours()
 
     def torch_load() -> None:
-        for name, tensor in torch.load(folder / "torch.save" / "state.pt", weights_only=True).items():
+        for name, tensor in torch.load(folder / "torch.save" / f"{rank}.pt", weights_only=True).items():
             state[name].copy_(tensor)
 
     return Ways(
         save={
-            "torch.save": lambda path: blocking(lambda: torch_save(state, path / "state.pt")),
+            "torch.save": lambda path: blocking(lambda: torch_save(mine, path / f"{rank}.pt")),
             "dcp": lambda path: blocking(lambda: state_dict_saver.save(state, checkpoint_id=path)),
             "dcp async": dcp_async,
             "ours": ours(asynchronous=False),
@@ -149,9 +150,10 @@ def torch_save(state: dict[str, Tensor], path: Path) -> None:
 
 
 def blocking(save: Callable[[], Any]) -> Timing:
-    """Of what returns when it is done."""
+    """Of what returns when it is done, on all ranks."""
     started = time.perf_counter()
     save()
+    dist.barrier()
     took_sec = time.perf_counter() - started
     return took_sec, took_sec
 
@@ -165,6 +167,7 @@ def main() -> None:
     engine = make_engine(arguments.gib)
     num_params = sum(param.numel() for piece in engine.pieces for param in piece.parameters())
     where = {
+        "ranks": dist.get_world_size(),
         "gib": round(num_params * BYTES_PER_PARAM / 2**30, 2),
         "rounds": arguments.rounds,
         "device": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
@@ -172,9 +175,20 @@ def main() -> None:
         "commit": commit(),
     }
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder))
+        shared = [temporary]
+        dist.broadcast_object_list(shared, src=0)
+        folder = Path(shared[0])
         ways = make_ways(engine, folder, stack)
         saves, loads = measure(ways, folder, arguments.rounds)
+        dist.barrier()
+    if dist.get_rank() == 0:
+        tell(saves, loads, where)
+    init.stop()
+
+
+def tell(saves: dict[str, list[Timing]], loads: dict[str, list[float]], where: dict[str, Any]) -> None:
+    """A line for each way."""
     for way, timings in saves.items():
         figures: dict[str, Any] = {}
         for number, key in enumerate(("blocked", "total")):
@@ -188,7 +202,6 @@ def main() -> None:
                 {"benchmark": "checkpoint load", "way": way, **compared("load", seconds, loads["dcp"], "dcp"), **where}
             )
         )
-    init.stop()
 
 
 def measure(ways: Ways, folder: Path, rounds: int) -> tuple[dict[str, list[Timing]], dict[str, list[float]]]:
@@ -197,8 +210,10 @@ def measure(ways: Ways, folder: Path, rounds: int) -> tuple[dict[str, list[Timin
     loads: dict[str, list[float]] = {way: [] for way in ways.load}
     for number in range(rounds + 1):
         for way in list(ways.save) if number % 2 else reversed(list(ways.save)):
-            shutil.rmtree(folder / way, ignore_errors=True)
-            (folder / way).mkdir()
+            if dist.get_rank() == 0:
+                shutil.rmtree(folder / way, ignore_errors=True)
+                (folder / way).mkdir()
+            dist.barrier()
             timing = ways.save[way](folder / way)
             if number:
                 saves[way].append(timing)

@@ -14,6 +14,24 @@ from support.ranks import RankPool
 from cosmos_train.parallel.config import ParallelConfig
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker of `make test` runs: all that wait for a Slurm, all that share the ranks, or a file of others.
+
+    The two long ones start first.
+    """
+    share_ranks = {item.path for item in items if isinstance(item, pytest.Function) and "ranks" in item.fixturenames}
+
+    def group(item: pytest.Item) -> str:
+        if item.path.parent.name == "slurm":
+            return "slurm"
+        return "ranks" if item.path in share_ranks else str(item.path)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: ("slurm", "ranks", group(item)).index(group(item)))
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """A layout is called by what it divides: `tp=2 sequence_parallel=True`."""
     if not isinstance(val, ParallelConfig):

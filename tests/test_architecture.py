@@ -46,7 +46,7 @@ HOMES = {
     ],
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint"],
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
-    "wandb": ["cosmos_train.train.metrics"],
+    "wandb": ["cosmos_train.train.wandb_run"],
     "diffusers": ["cosmos_tok.convert", "cosmos_train.interop.compare"],  # run beside ours, where installed
     "os.environ": ["cosmos_train.parallel.init", "cosmos_launch"],
 }
@@ -386,7 +386,7 @@ def test_an_import_downwards_is_fine(tmp_path: Path) -> None:
             "import nvidia.dali as dali",
             "its home is cosmos_data.dali and cosmos_launch",
         ),
-        ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.metrics"),
+        ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.wandb_run"),
         ("cosmos_train/interop/x.py", "from diffusers import A", "its home is cosmos_tok.convert"),
         ("cosmos_train/train/loop.py", "import os\nrank = os.environ['RANK']", "may not use os.environ"),
         ("cosmos_train/train/loop.py", "from os import getenv", "may not use os.environ"),
@@ -402,7 +402,7 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
     files = {
         "cosmos_train/parallel/init.py": "import os, megatron.core\nos.environ.get('RANK')",
         "cosmos_train/train/checkpoint.py": "from megatron.core import dist_checkpointing",
-        "cosmos_train/train/metrics.py": "def f():\n    import wandb",
+        "cosmos_train/train/wandb_run.py": "def f():\n    import wandb",
         "data/cosmos_data/dali.py": "from nvidia.dali import fn",
         "launch/cosmos_launch/submit.py": "from os import environ",
     }

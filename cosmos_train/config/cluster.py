@@ -6,6 +6,7 @@ a job needs of them (WANDB_API_KEY) it takes from the environment of whoever sub
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from cosmos_train.config.errors import ConfigError
@@ -15,7 +16,10 @@ TIME_LIMIT = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
 """D-HH:MM:SS. Slurm's other forms are left out: YAML makes a number of seconds of an unquoted 12:00:00, and Slurm takes
 a number for minutes."""
 VARIABLE = re.compile(r"[A-Za-z_]\w*")
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(r"(.*_)?((API|ACCESS)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(_.*)?", re.IGNORECASE)
+"""Names with such a word in them: WANDB_API_KEY, but neither NCCL_IB_PKEY nor TOKENIZERS_PARALLELISM."""
+ASSIGNED = re.compile(r"\b([A-Za-z_]\w*)=(?=[\"']?[^\s\"'$`])")
+"""Names in a line of a shell whose value is written out; one that starts with $ is taken from elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +48,8 @@ class ContainerConfig:
     image: str = ""
     """What the runtime takes: a .sqsh file or registry#image (pyxis), a .sif file (apptainer)."""
     mounts: tuple[str, ...] = ()
-    """Folders that the container sees, as FROM:TO. The folder that was submitted from must be among them."""
+    """Folders that the container sees, as FROM:TO. The run's folder and the one that was submitted from must lie in
+    them, under the name that they have outside."""
 
     def __post_init__(self) -> None:
         if (self.runtime == "none") != (not self.image):
@@ -52,6 +57,24 @@ class ContainerConfig:
                 f"cluster.container.runtime={self.runtime} with image={self.image!r}: a runtime needs an image, "
                 "and an image a runtime; set both, or neither"
             )
+
+    def outside(self, path: Path) -> Path | None:
+        """Where an absolute path of the container lies on the node; None where that can not be told: in the image."""
+        if self.runtime == "none":
+            return path
+        for mount in self.mounts:
+            source, target = (mount.split(":")[:2] * 2)[:2]
+            if path.is_relative_to(target):
+                return Path(source) / path.relative_to(target)
+        return None
+
+
+def _secret(where: str) -> ConfigError:
+    """Without the value: messages are logged."""
+    return ConfigError(
+        f"cluster.{where} looks like a secret, and this file is copied into run folders; export it in the shell that "
+        "submits: a job inherits that environment"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +106,8 @@ class ClusterConfig:
     time_limit: str = "1-00:00:00"
     """Time after which Slurm ends a job, as D-HH:MM:SS. A run that needs longer saves, queues again and goes on."""
     stop_before_limit_sec: int = 300
-    """Seconds before the time limit at which the run is told to save and stop: longer than a step and a save take."""
+    """Seconds before the time limit at which the run is told to save and stop: longer than a step and a save take, and
+    15 more, in which a job that is not done by then is queued again."""
     launcher: Literal["torchrun", "ft_launcher"] = "torchrun"
     """What starts a node's ranks. ft_launcher, of nvidia-resiliency-ext on the nodes, starts them again after a failure
     within the job, up to max_retries times, before the job is queued again."""
@@ -94,13 +118,15 @@ class ClusterConfig:
     sbatch_options: tuple[str, ...] = ()
     """Further options of sbatch, such as --constraint=ib or --exclusive."""
     setup: tuple[str, ...] = ()
-    """Shell lines that a job runs first, such as `module load cuda/13.0`."""
+    """Shell lines that a job runs first, such as `module load cuda/13.0`. Secrets are refused."""
     python: str | None = None
     """Python on the nodes or in the container; none is the one that submits."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables of NCCL and the network, such as NCCL_IB_HCA. Secrets are refused."""
     health_check: str = ""
     """Shell command that each node must pass before the first step, such as a count of its GPUs."""
+    health_check_sec: int = 120
+    """Seconds after which a health check that has not ended has failed, as of a GPU that does not answer."""
     container: ContainerConfig = field(default_factory=ContainerConfig)
     """The container in which a job's processes run."""
 
@@ -112,15 +138,14 @@ class ClusterConfig:
                 raise ConfigError(f"cluster.environment.{name} is no name of a variable; use letters, digits and _")
             if not isinstance(value, str):
                 raise ConfigError(f"cluster.environment.{name}={value} is no text or number")
-            if SECRET.search(name):
-                raise ConfigError(
-                    f"cluster.environment.{name} looks like a secret, and this file is copied into run folders; "
-                    "export it in the shell that submits: a job inherits that environment"
-                )
+            if SECRET.fullmatch(name):
+                raise _secret(f"environment.{name}")
         for key, values in (("sbatch_options", self.sbatch_options), ("setup", self.setup)):
             for value in values:
                 if "\n" in value:
                     raise ConfigError(f"cluster.{key} has {value!r}, which is several lines; give each its own entry")
+                for name in filter(SECRET.fullmatch, ASSIGNED.findall(value)):
+                    raise _secret(f"{key} sets {name}, which")
         for option in self.sbatch_options:
             if not option.startswith("--"):
                 raise ConfigError(f"cluster.sbatch_options has {option!r}; write options as --name or --name=value")
@@ -152,7 +177,8 @@ class ClusterConfig:
     def _check_numbers(self) -> None:
         for key, value, least in (
             ("cpus_per_node", self.cpus_per_node, 1),
-            ("stop_before_limit_sec", self.stop_before_limit_sec, 10),
+            ("stop_before_limit_sec", self.stop_before_limit_sec, 30),
+            ("health_check_sec", self.health_check_sec, 1),
             ("max_retries", self.max_retries, 0),
             ("retry_backoff_sec", self.retry_backoff_sec, 0),
         ):

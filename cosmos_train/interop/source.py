@@ -90,16 +90,18 @@ def is_world_model(path: Path) -> bool:
 
 
 def open_world(
-    path: Path | str, arguments: Mapping[str, Any] | None = None, *, weights: str = "network"
+    path: Path | str, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", verify: bool = True
 ) -> WorldSource:
     """Recognise and open a world model.
 
     Args:
         arguments: of the official constructor, for official files; by default those in arguments.json beside the file.
         weights: network or ema, for what holds both.
+        verify: compare a checkpoint of a run with its digests, unless that run says checkpoint.verify=false.
 
     Raises:
-        ConfigError, TokenizerError: there is none, it is damaged, or not of the architecture that it should have.
+        CheckpointError, ConfigError, TokenizerError: there is none, it is damaged, or not of the architecture that it
+            should have.
     """
     path = Path(path)
     if not path.exists():
@@ -107,7 +109,7 @@ def open_world(
     if path.is_dir() and _is_ours(path):
         return _open_ours(path)
     if path.is_dir() and _is_checkpoint(path):
-        return _open_checkpoint(path, averaged=weights == "ema")
+        return _open_checkpoint(path, averaged=weights == "ema", verify=verify)
     if path.is_dir() and (folder := pipeline.find_folder(path)):
         found = pipeline.PipelineFolder(folder)
         return WorldSource("diffusers", folder, found.config, found.entries, OurTensors(found, found.entries))
@@ -139,7 +141,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return (folder / checkpoint.MARKER).is_file() or checkpoint.newest_checkpoint(folder) is not None
+    return checkpoint.find_checkpoint(folder) is not None
 
 
 def _open_ours(folder: Path) -> WorldSource:
@@ -158,11 +160,13 @@ def _open_ours(folder: Path) -> WorldSource:
     return _of_our_names("ours", folder, kind(**(stored | tuples)), SafetensorsStore(weights))
 
 
-def _open_checkpoint(path: Path, *, averaged: bool) -> WorldSource:
+def _open_checkpoint(path: Path, *, averaged: bool, verify: bool) -> WorldSource:
     folder = checkpoint.resolve(path)
     run = load_run(str(folder / "run.yaml"))
     if not isinstance(run, WorldDiTRun | WorldARRun):
         raise ConfigError(f"{folder} is of a {run.recipe} run; only world models are converted from there")
+    if verify:
+        checkpoint.require_whole(folder, None, contents=run.checkpoint.verify, kinds=checkpoint.WEIGHTS)
     notes = [] if averaged else ["the weights of the last step; --weights ema takes their moving average, if any"]
     return _of_our_names("checkpoint", folder, run.model, CheckpointStore(folder, averaged=averaged), notes)
 

@@ -1,25 +1,21 @@
-"""The optimizer's state as one tensor per parameter and kind, whatever ranks hold it: what checkpoints keep.
+"""The optimizer's state by the name of a parameter and its kind, as slices of the flattened parameter.
 
 megatron-core's distributed optimizer gives each rank that has a parameter a slice of one long buffer, so a rank holds
 parts of some parameters. Its own layout-free format (`fully_reshardable`, 0.16.1) reads that buffer as if it had no
-padding between buckets; where it has, states of other parameters come out, with a log line. So we put them together
-ourselves.
+padding between buckets; where it has, states of other parameters come out, with a log line. So checkpoints are made of
+these slices.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-import torch.distributed as dist
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, nn
 
-from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import put_in_place
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parts = dict[str, tuple[slice, dict[str, Tensor]]]
-"""Name of a parameter -> (which slice of it, flattened, this rank updates; kind -> values of that slice)."""
+"""Name of a parameter -> (which slice of it, flattened, this rank updates; kind -> fp32 values of that slice, [N])."""
 MASTER = "param"
 """megatron-core's name of the fp32 master weights, which there are only where the model's are of another format."""
 
@@ -40,72 +36,12 @@ def set_adam_step(optimizer: MegatronOptimizer, step: int) -> None:
         group["step"] = step
 
 
-def collect(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], mesh: Mesh) -> dict[str, dict[str, Tensor]]:
-    """The optimizer's own state as `put_together` gives it."""
+def states(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:
+    """All that the optimizer keeps of the slices that this rank updates, the tensors themselves."""
     _make_moments(optimizer)
     kinds = state_kinds(param for _, param in _trained(pieces))
-    return put_together(_parts(optimizer, pieces), kinds, pieces, mesh)
-
-
-def put_together(
-    parts: Parts, kinds: Sequence[str], pieces: Sequence[nn.Module], mesh: Mesh
-) -> dict[str, dict[str, Tensor]]:
-    """{name: {kind: fp32 tensor of the parameter's shape on this rank, on the CPU}}.
-
-    Each parameter's state is put together on one of the ranks that have it, in turn, and only in that rank's answer: so
-    all of them write a part of a checkpoint, and no device holds more than one whole state more than it has.
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-    for number, (name, param) in enumerate(_trained(pieces)):
-        writer = number % mesh.replicas.size()
-        for kind in kinds:
-            if mesh.replicas.size() == 1:  # there is nothing to put together
-                found.setdefault(name, {})[kind] = parts[name][1][kind].view(param.shape).cpu()
-                continue
-            flat = torch.zeros(param.numel(), dtype=torch.float32, device=mesh.device)
-            if name in parts:
-                part_slice, states = parts[name]
-                flat[part_slice] = states[kind].flatten()
-            dist.reduce(flat, dst=dist.get_global_rank(mesh.replicas, writer), group=mesh.replicas)
-            if mesh.replicas.rank() == writer:
-                found.setdefault(name, {})[kind] = flat.view(param.shape).cpu()
-    return found
-
-
-def to_read(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """What the optimizer's own state is read into, as `places` gives it."""
-    _make_moments(optimizer)
-    return places(_parts(optimizer, pieces), state_kinds(param for _, param in _trained(pieces)), pieces)
-
-
-def places(parts: Parts, kinds: Sequence[str], pieces: Sequence[nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """{name: {kind: fp32 tensor of the parameter's shape on this rank}}, to be read into, of what it has a part of.
-
-    Where its part is the whole parameter, that is the state itself, and nothing is left to `take_apart`; else it is
-    memory on the CPU.
-    """
-    shapes = {name: param.shape for name, param in _trained(pieces)}
-    return {name: {kind: _place(states[kind], shapes[name]) for kind in kinds} for name, (_, states) in parts.items()}
-
-
-def _place(part: Tensor, shape: torch.Size) -> Tensor:
-    is_whole = part.numel() == shape.numel() and part.dtype == torch.float32 and part.is_contiguous()
-    return part.detach().view(shape) if is_whole else torch.empty(shape, dtype=torch.float32)
-
-
-def distribute(
-    optimizer: MegatronOptimizer, pieces: Sequence[nn.Module], states: Mapping[str, Mapping[str, Tensor]]
-) -> None:
-    """Take this rank's slices out of whole states, into the optimizer."""
-    _make_moments(optimizer)
-    take_apart(_parts(optimizer, pieces), states)
-
-
-def take_apart(parts: Parts, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Put this rank's slices of whole states where they belong."""
-    for name, (part_slice, mine) in parts.items():
-        for kind, whole in states[name].items():
-            put_in_place(mine[kind], whole.flatten()[part_slice].view(mine[kind].shape))
+    parts = _parts(optimizer, pieces)
+    return {name: (where, {kind: kept[kind] for kind in kinds}) for name, (where, kept) in parts.items()}
 
 
 def masters(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:

@@ -4,7 +4,8 @@
         *.distcp, .metadata, common.pt, metadata.json     megatron-core's: model, optimizer, moving averages
         run.yaml                                          the run as it was configured
         digests.json                                      SHA-256 of each file, compared before it is read
-        complete.json                                     written last: step, samples consumed, digests, W&B id, version
+        complete.json                                     written last: step, samples consumed, digest of the data,
+                                                          score, layout, W&B id, code version
 
 It is written as step-00000200.partial and renamed; a folder without complete.json is never read. There is no generator
 state in it: what is random in a run is a function of the seed and the sample's index.
@@ -18,7 +19,10 @@ Where a run starts, in this order:
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import pickle
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +34,11 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
+from cosmos_train.parallel.flat_range import boxes, equal_share
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim, plain, put_in_place, whole_shape
 from cosmos_train.train.checkpoint_folder import (
@@ -45,12 +51,15 @@ from cosmos_train.train.checkpoint_folder import (
     remove_partial,
     resolve,
     set_aside,
+    staging_folder,
 )
 from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import MARKER as MARKER
 from cosmos_train.train.checkpoint_folder import SNAPSHOTS as SNAPSHOTS
+from cosmos_train.train.checkpoint_folder import find_checkpoint as find_checkpoint
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
+from cosmos_train.train.checkpoint_metadata import files_of
 from cosmos_train.train.checkpoint_read import read_in_place
 from cosmos_train.train.checkpoint_save import Saved as Saved
 from cosmos_train.train.checkpoint_save import Saver as Saver
@@ -58,6 +67,8 @@ from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
 
 log = logging.getLogger(__name__)
+WEIGHTS = ("model", PLAIN)
+"""What files of checkpoints say of the weights alone: they, and their plain moving average."""
 read_in_place()
 
 
@@ -78,13 +89,15 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
     """
     if mesh.is_main:
         remove_partial(run_dir)
+    if config.staging_dir is not None:  # each node's own
+        shutil.rmtree(staging_folder(Path(config.staging_dir), run_dir), ignore_errors=True)
     # One rank looks: over a network file system, others may not see the newest folder yet.
     listed = [(list_checkpoints(run_dir), list_damaged(run_dir)) if mesh.is_main else None]
     dist.broadcast_object_list(listed, src=0, group=mesh.world, device=mesh.device)
     assert listed[0] is not None
     own, damaged_before = listed[0]
     for folder in reversed(own):
-        damage = _damage(folder, config, mesh)
+        damage = damage_on_all(folder, mesh, contents=config.verify)
         if not damage:
             is_newest = folder == own[-1]
             reason = "this run's newest checkpoint" + ("" if is_newest else " that is whole: a newer one is damaged")
@@ -99,22 +112,41 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
         )
     if config.resume_from is not None:
         folder = resolve(Path(config.resume_from))
-        if damage := _damage(folder, config, mesh):
-            raise CheckpointError(f"{folder} is damaged ({damage}); restore it, or name another one")
+        require_whole(folder, mesh, contents=config.verify)
         return Source(folder, weights_only=False, reason="checkpoint.resume_from")
     if config.init_from is not None:
+        if (of_ours := find_checkpoint(Path(config.init_from))) is not None:
+            require_whole(of_ours, mesh, contents=config.verify, kinds=("model",))
         return Source(Path(config.init_from), weights_only=True, reason="checkpoint.init_from (weights only)")
     return Source(None, weights_only=False, reason="scratch: the run has no checkpoint and names none")
 
 
-def _damage(folder: Path, config: CheckpointConfig, mesh: Mesh) -> str:
-    """What differs from its digests, where checkpoint.verify asks for that; the same on every rank."""
-    if not config.verify:
-        return ""
+def damage_on_all(folder: Path, mesh: Mesh, *, contents: bool, only: Collection[str] | None = None) -> str:
+    """What differs from its digests, as damage_of has it, the same on every rank: they share the reading."""
     found: list[Any] = [None] * mesh.world.size()
-    mine = damage_of(folder, part=mesh.world.rank(), num_parts=mesh.world.size())  # ranks share the reading
+    mine = damage_of(folder, contents=contents, only=only, part=mesh.world.rank(), num_parts=mesh.world.size())
     dist.all_gather_object(found, mine, group=mesh.world)
-    return "; ".join(phrase for of_rank in found for phrase in of_rank)
+    return "; ".join(dict.fromkeys(phrase for of_rank in found for phrase in of_rank))
+
+
+def require_whole(folder: Path, mesh: Mesh | None, *, contents: bool, kinds: Sequence[str] | None = None) -> None:
+    """Compare a checkpoint that is about to be read with its digests.
+
+    Args:
+        mesh: all of its ranks call this, and share the reading; None: this process reads all.
+        contents: checkpoint.verify; without it sizes are compared.
+        kinds: which tensors are about to be read, such as model; files without any of them are not looked at.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    only = None if kinds is None else files_of(folder, kinds)
+    if mesh is None:
+        damage = "; ".join(damage_of(folder, contents=contents, only=only))
+    else:
+        damage = damage_on_all(folder, mesh, contents=contents, only=only)
+    if damage:
+        raise CheckpointError(f"{folder} is damaged ({damage}); restore it, or name another one")
 
 
 def save(saver: Saver, run_dir: Path, engine: Engine, ema: Ema | None, progress: Progress, run_yaml: str) -> None:
@@ -124,7 +156,7 @@ def save(saver: Saver, run_dir: Path, engine: Engine, ema: Ema | None, progress:
         CheckpointError: as Saver.save does.
     """
     final = run_dir / CHECKPOINTS / f"step-{progress.step:08d}"
-    saver.save(final, lambda: _state(engine, ema, is_loading=False), progress, run_yaml)
+    saver.save(final, lambda: _to_save(engine, ema), progress, run_yaml)
 
 
 def save_snapshot(saver: Saver, run_dir: Path, engine: Engine, ema: Ema, progress: Progress, run_yaml: str) -> None:
@@ -135,7 +167,7 @@ def save_snapshot(saver: Saver, run_dir: Path, engine: Engine, ema: Ema, progres
     """
     final = run_dir / SNAPSHOTS / f"step-{progress.step:08d}"
     keys = [key for key in ema.keys if key != PLAIN]
-    saver.save(final, lambda: _ema_state(engine, ema, keys, is_loading=False), progress, run_yaml)
+    saver.save(final, lambda: _divided(ema.states(keys), engine, prefix=""), progress, run_yaml)
 
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
@@ -169,12 +201,16 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
         CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors.
     """
     check_architecture(folder, engine.pieces, engine.mesh)
-    state = _read(_state(engine, ema, is_loading=True), folder, StrictHandling.RAISE_ALL)
-    _copy_into(state["model"], _tensors(engine.pieces))
-    if ema is not None:
-        ema.load(_by_parameter(state["ema"]))
-    optimizer_state.distribute(engine.optimizer, engine.pieces, _by_parameter(state["optimizer"]))
-    optimizer_state.set_adam_step(engine.optimizer, state["adam_step"])
+    weights, wanted = _tensors(engine.pieces), _updated_here(engine, ema)
+    state: dict[str, Any] = {
+        "model": {name: _whole(f"model.{name}", plain(t), t, engine.mesh) for name, t in weights.items()},
+        "updated here": dict(wanted),
+    }
+    own = {key: sharded.data for key, sharded in wanted.items() if sharded.data is not None}  # read into
+    loaded = _read(state, folder, StrictHandling.RAISE_ALL)
+    _copy_into(loaded["model"], weights)
+    _copy_into(loaded["updated here"], own)
+    optimizer_state.set_adam_step(engine.optimizer, loaded["adam_step"])
 
 
 def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, averaged: bool = False) -> None:
@@ -187,7 +223,7 @@ def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, avera
     for name, tensor in wanted.items():
         key = f"{PLAIN}.{name}" if f"{PLAIN}.{name}" in average else f"model.{name}"
         data = torch.empty_like(plain(tensor), dtype=torch.float32 if key in average else tensor.dtype)
-        sharded[name] = _sharded(key, data, tensor, mesh, copy=mesh.replicas.rank())
+        sharded[name] = _whole(key, data, tensor, mesh)
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
     _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)
 
@@ -231,83 +267,78 @@ def _tensors(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in kept if isinstance(tensor, Tensor)}
 
 
-def _sharded(key: str, data: Tensor, like: Tensor, mesh: Mesh, *, copy: int) -> ShardedTensor:
-    """Describe a tensor that is divided as parameter `like` is, and which of its copies is the one to write."""
-    dim = partition_dim(like)
-    offsets = () if dim is None else ((dim, mesh.tp.rank(), mesh.tp.size()),)
-    tp_copy = mesh.tp.rank() if dim is None else 0
-    pp_copy = mesh.pp.rank() if getattr(like, "shared_over_stages", False) else 0
-    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=(pp_copy, tp_copy, copy))
-
-
-def _state(engine: Engine, ema: Ema | None, *, is_loading: bool) -> dict[str, Any]:
-    mesh, tensors = engine.mesh, _tensors(engine.pieces)
-    # The ranks that have a tensor take turns in writing, as they do with the optimizer's states.
-    num_copies, rank = mesh.replicas.size(), mesh.replicas.rank()
+def _to_save(engine: Engine, ema: Ema | None) -> dict[str, Any]:
+    """What this rank writes, and plain values."""
+    # All ranks of `replicas` have the same weights: each writes an equal part of their bytes.
+    weights, replicas = _tensors(engine.pieces), engine.mesh.replicas
+    plain_ones = {f"model.{name}": plain(t).detach().flatten() for name, t in weights.items()}
+    sizes = [(flat.numel(), flat.element_size()) for flat in plain_ones.values()]
+    shares = equal_share(sizes, replicas.rank(), replicas.size())
     state: dict[str, Any] = {
-        "model": {
-            name: _sharded(f"model.{name}", plain(t), t, mesh, copy=(rank + number) % num_copies)
-            for number, (name, t) in enumerate(tensors.items())
-        }
+        f"{key} {number}": box
+        for (key, flat), like, where in zip(plain_ones.items(), weights.values(), shares, strict=True)
+        for number, box in enumerate(_boxes(key, flat[where], where, like, engine.mesh))
     }
-    if ema is not None:
-        state["ema"] = _ema_state(engine, ema, ema.keys, is_loading=is_loading)
-    if is_loading:
-        state["optimizer"] = _to_read(
-            optimizer_state.to_read(engine.optimizer, engine.pieces), engine, prefix="optimizer."
-        )
-    else:
-        optimizer = optimizer_state.collect(engine.optimizer, engine.pieces, mesh)
-        state["optimizer"] = _divided(optimizer, engine, prefix="optimizer.")
-        state["adam_step"] = optimizer_state.adam_step(engine.optimizer)
-    return state
+    return state | _updated_here(engine, ema) | {"adam_step": optimizer_state.adam_step(engine.optimizer)}
 
 
-def _ema_state(engine: Engine, ema: Ema, keys: Sequence[str], *, is_loading: bool) -> dict[str, ShardedTensor]:
-    if is_loading:
-        return _to_read(ema.to_read(keys), engine, prefix="")
-    return _divided(ema.whole(keys), engine, prefix="")
+def _updated_here(engine: Engine, ema: Ema | None) -> dict[str, ShardedTensor]:
+    """The parts of the optimizer's state and of all averages that this rank updates: no other rank has them."""
+    found = _divided(optimizer_state.states(engine.optimizer, engine.pieces), engine, prefix="optimizer.")
+    return found if ema is None else found | _divided(ema.states(ema.keys), engine, prefix="")
 
 
-def _to_read(states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
-    """Of the states of which this rank has a part, so that none of the ranks that divide them reads all."""
-    group = engine.mesh.replicas
-    held: list[Any] = [None] * group.size()
-    dist.all_gather_object(held, set(states), group=group)
-    before = {name: sum(name in names for names in held[: group.rank()]) for name in states}
-    return _divided(states, engine, prefix=prefix, copies=before)
-
-
-def _divided(
-    states: Mapping[str, Mapping[str, Tensor]], engine: Engine, *, prefix: str, copies: Mapping[str, int] | None = None
-) -> dict[str, ShardedTensor]:
-    """{kind, name: that kind of state, divided as the parameter is}, stored as prefix + kind.name.
-
-    copies: which of the copies this rank's is; none: there is one alone, as of what was put together.
-    """
+def _divided(parts: optimizer_state.Parts, engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
+    """Slices of each parameter's states, stored as parts of one tensor for each: prefix + kind.name."""
     tensors = _tensors(engine.pieces)
     return {
-        f"{kind} {name}": _sharded(
-            f"{prefix}{kind}.{name}", tensor, tensors[name], engine.mesh, copy=0 if copies is None else copies[name]
+        f"{prefix}{kind}.{name} {number}": box
+        for name, (where, kinds) in parts.items()
+        for kind, flat in kinds.items()
+        for number, box in enumerate(
+            _boxes(f"{prefix}{kind}.{name}", flat.flatten(), where, tensors[name], engine.mesh)
         )
-        for name, kinds in states.items()
-        for kind, tensor in kinds.items()
     }
 
 
-def _by_parameter(states: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in states.items():
-        kind, name = key.split(" ", 1)
-        found.setdefault(name, {})[kind] = tensor
-    return found
+def _boxes(key: str, flat: Tensor, where: slice, like: Tensor, mesh: Mesh) -> Iterator[ShardedTensor]:
+    """Describe a slice of a tensor, which is divided as parameter `like` is, as boxes of the undivided one."""
+    shape, dim, begin = tuple(like.shape), partition_dim(like), 0
+    for inner, sizes in boxes(shape, where):
+        data = flat[begin : begin + math.prod(sizes)].view(sizes)
+        begin += data.numel()
+        offsets = [offset + (mesh.tp.rank() * shape[d] if d == dim else 0) for d, offset in enumerate(inner)]
+        whole = whole_shape(like, mesh)
+        yield ShardedTensor(key, data, data.dtype, sizes, whole, tuple(offsets), None, (*_copy_of(like, mesh), 0))
+
+
+def _whole(key: str, data: Tensor, like: Tensor, mesh: Mesh) -> ShardedTensor:
+    """Describe all that this rank has of a tensor which is divided as parameter `like` is."""
+    dim = partition_dim(like)
+    offsets = () if dim is None else ((dim, mesh.tp.rank(), mesh.tp.size()),)
+    copy = (*_copy_of(like, mesh), mesh.replicas.rank())
+    return ShardedTensor.from_rank_offsets(key, data, *offsets, replica_id=copy)
+
+
+def _copy_of(like: Tensor, mesh: Mesh) -> tuple[int, int]:
+    """Which copy of what several pipeline stages, or tensor-parallel ranks, have alike; (0, 0) is the one to write."""
+    stage = mesh.pp.rank() if getattr(like, "shared_over_stages", False) else 0
+    return stage, mesh.tp.rank() if partition_dim(like) is None else 0
 
 
 def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[str, Any]:
     try:
+        dist_checkpointing.load_common_state_dict(str(folder))  # what is wrong with it is torch's error, on every rank
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{folder}/common.pt can not be read: {reason}; restore it, or name another") from error
+    try:
         loaded = dist_checkpointing.load(state, str(folder), strict=strict)
     except CheckpointingException as error:
         raise CheckpointError(f"{folder} does not hold what this run needs: {error}") from error
+    except CheckpointException as error:  # of any rank
+        [cause, *_] = (str(each[0]).partition("\n")[0] for each in error.failures.values())
+        raise CheckpointError(f"{folder} can not be read: {cause}; restore it, or name another one") from error
     assert isinstance(loaded, dict)
     return loaded
 

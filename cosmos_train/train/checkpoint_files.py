@@ -1,4 +1,4 @@
-"""One rank's file of a checkpoint: written here, or by a process of its own while training goes on.
+"""One rank's files of a checkpoint: written here, or by a process of its own while training goes on.
 
 That process is started clean and is no fork of this one: a fork takes over locks that threads of gloo, NCCL and the
 data loader hold, and sockets that then outlive their rank, and until it has ended each page that training touches is
@@ -7,7 +7,9 @@ the next save, because fresh pages cost several times what the copy does. It hol
 written yet, one after the other.
 """
 
+import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import pickle
@@ -16,7 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO, IOBase
@@ -37,6 +39,8 @@ PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that this process gets when its parent is gone."""
 ALIGNMENT = 64
 """Tensors in shared memory begin at multiples of so many bytes, a cache line."""
+LEAST_FREE_MIB = 1.0
+"""With less a disk counts as full."""
 COPY_BYTES = 2**24
 """Read at once of a staged file."""
 
@@ -52,13 +56,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FileOfRank:
-    """What a rank writes of a checkpoint, as torch.distributed.checkpoint plans it."""
+    """One of the files that a rank writes of a checkpoint, as torch.distributed.checkpoint plans it."""
 
     path: Path
     objects: Sequence[tuple[WriteItem, BytesIO]]
     tensors: Sequence[tuple[WriteItem, Tensor | Place]]
-    staging: Path | None
-    """Folder on the node's own disk in which the file is made before it is copied to its path."""
+    staged: Path | None
+    """On the node's own disk, where the file is made before it is copied to its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +82,45 @@ def write_file(file: FileOfRank, memory: "SharedMemory | None" = None) -> Writte
         memory: what places of tensors point into.
 
     Raises:
-        OSError: the disk is full, or gone.
+        OSError: the disk is full, or gone; its filename is the folder.
     """
-    target = file.path if file.staging is None else file.staging / file.path.parent.name / file.path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = file.path if file.staged is None else file.staged
     try:
-        with target.open("wb") as stream, ThreadPoolExecutor(1) as beside:
-            items = [*file.objects, *((item, _on_cpu(tensor, memory)) for item, tensor in file.tensors)]
-            results = [_write(stream, item, data, file.path.name) for item, data in items]
-            stream.flush()
-            digesting = beside.submit(digest_of, target)  # from the page cache, while the disk is waited for
-            os.fsync(stream.fileno())
-            digest = digesting.result()
-        if target != file.path:
-            with target.open("rb") as staged, file.path.open("wb") as stream:
+        with _told_of_full_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as stream, ThreadPoolExecutor(1) as beside:
+                items = [*file.objects, *((item, _on_cpu(tensor, memory)) for item, tensor in file.tensors)]
+                results = [_write(stream, item, data, file.path.name) for item, data in items]
+                stream.flush()
+                digesting = beside.submit(digest_of, target)  # from the page cache, while the disk is waited for
+                os.fsync(stream.fileno())
+                digest = digesting.result()
+        if file.staged is not None:
+            with _told_of_full_disk(file.path), target.open("rb") as staged, file.path.open("wb") as stream:
                 shutil.copyfileobj(staged, stream, COPY_BYTES)
                 stream.flush()
                 os.fsync(stream.fileno())
     finally:
-        if target != file.path:
-            target.unlink(missing_ok=True)
+        if file.staged is not None:
+            file.staged.unlink(missing_ok=True)
     return Written(file.path.name, digest, results)
+
+
+@contextlib.contextmanager
+def _told_of_full_disk(path: Path) -> Iterator[None]:
+    """Name the folder of a file for which there is no room, before what was written of it is removed."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's own where it can not write
+        if path.parent.is_dir() and free_mib(path) < LEAST_FREE_MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent)) from error
+        raise
+
+
+def free_mib(path: Path) -> float:
+    """On the disk of the nearest folder that is there."""
+    there = next(folder for folder in path.parents if folder.is_dir())
+    return shutil.disk_usage(there).free / 2**20
 
 
 def _write(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, name: str) -> WriteResult:
@@ -168,17 +190,20 @@ class WriterProcess:
         self.places.clear()
         self.num_bytes = 0
 
-    def start(self, file: FileOfRank) -> None:
-        """Have a file of what lies in shared memory written: told are places, not tensors."""
-        tensors = [(item, self.places[t.data_ptr()] if isinstance(t, Tensor) else t) for item, t in file.tensors]
-        self.pipe.send_bytes(pickle.dumps(replace(file, tensors=tensors)))
+    def start(self, files: Sequence[FileOfRank]) -> None:
+        """Have files of what lies in shared memory written: told are places, not tensors."""
+        told = [replace(file, tensors=[(item, self._place(tensor)) for item, tensor in file.tensors]) for file in files]
+        self.pipe.send_bytes(pickle.dumps(told))
+
+    def _place(self, tensor: Tensor | Place) -> Place:
+        return self.places[tensor.data_ptr()] if isinstance(tensor, Tensor) else tensor
 
     def is_done(self) -> bool:
         """Whether `result` would answer at once; also where the process has died."""
         return self.pipe.poll()
 
-    def result(self) -> Written | Exception:
-        """What became of the file; waits until that is known."""
+    def result(self) -> list[Written] | Exception:
+        """What became of the files; waits until that is known."""
         try:
             return pickle.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionError):
@@ -200,12 +225,12 @@ def serve(pipe_fd: int, memory_fd: int) -> None:
     pipe, memory = Connection(pipe_fd), SharedMemory(memory_fd)
     while True:
         try:
-            file: FileOfRank = pickle.loads(pipe.recv_bytes())
+            files: list[FileOfRank] = pickle.loads(pipe.recv_bytes())
         except EOFError:
             return
         memory.reserve(0)
         try:
-            answer = write_file(file, memory)
+            answer = [write_file(file, memory) for file in files]
         except Exception as error:  # whatever it is, the rank that asked must hear of it
             answer = error
         pipe.send_bytes(pickle.dumps(answer))

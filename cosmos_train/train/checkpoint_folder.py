@@ -5,6 +5,8 @@ RUN/checkpoints/
     step-00000200/digests.json    SHA-256 and size of every other file
     step-00000300.partial/        being written or removed, or left by a crash: never read, removed by the next start
     step-00000400.damaged/        found to differ from its digests, and set aside
+
+RUN/ema/                          snapshots of power-law averages: folders of the same kind
 """
 
 import hashlib
@@ -13,7 +15,8 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cosmos_train.train.config import CheckpointConfig
@@ -55,15 +58,23 @@ class Progress:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The complete ones, from the first step to the last."""
-    folders = (run_dir / CHECKPOINTS).glob("step-*")
-    complete = [folder for folder in folders if NAME.fullmatch(folder.name) and (folder / MARKER).is_file()]
-    return sorted(complete, key=step_of)
+    return _complete(run_dir / CHECKPOINTS)
+
+
+def list_snapshots(run_dir: Path) -> list[Path]:
+    """The complete ones in RUN/ema, from the first step to the last."""
+    return _complete(run_dir / SNAPSHOTS)
 
 
 def list_damaged(run_dir: Path) -> list[Path]:
     """Those that were set aside, and are not there again as whole ones."""
     found = (run_dir / CHECKPOINTS).glob(f"step-*{DAMAGED}")
     return sorted(folder for folder in found if not (folder.with_suffix("") / MARKER).is_file())
+
+
+def _complete(parent: Path) -> list[Path]:
+    folders = [folder for folder in parent.glob("step-*") if NAME.fullmatch(folder.name)]
+    return sorted((folder for folder in folders if (folder / MARKER).is_file()), key=step_of)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -78,16 +89,19 @@ def step_of(folder: Path) -> int:
     return int(found[1])
 
 
+def find_checkpoint(path: Path) -> Path | None:
+    """A checkpoint folder, given itself or its run's folder, or None where there is none."""
+    return path if (path / MARKER).is_file() else newest_checkpoint(path)
+
+
 def resolve(path: Path) -> Path:
-    """A checkpoint folder, given itself or its run's folder. Raises CheckpointError where there is none."""
-    if (path / MARKER).is_file():
-        return path
-    newest = newest_checkpoint(path)
-    if newest is None:
+    """The same. Raises CheckpointError where there is none."""
+    found = find_checkpoint(path)
+    if found is None:
         raise CheckpointError(
             f"{path} is neither a complete checkpoint (it has no {MARKER}) nor a run folder with one in checkpoints/"
         )
-    return newest
+    return found
 
 
 def read_progress(folder: Path) -> Progress:
@@ -106,36 +120,82 @@ def read_progress(folder: Path) -> Progress:
 
 def write_digests(folder: Path, digests: dict[str, str]) -> None:
     """Note what damage_of compares with."""
-    write_durably(folder / DIGESTS, json.dumps(digests, indent=1, sort_keys=True))
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True))
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a file, and wait until a crash of the machine can not empty it."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def seal(partial: Path, final: Path, progress: Progress, digests: dict[str, str]) -> None:
+    """Complete a folder that holds all it should: digests, complete.json, the name. A crash of the machine takes no
+    part of it back.
+
+    Args:
+        digests: of those files that are flushed to the disk already.
+
+    Raises:
+        OSError: the disk is full, or gone.
+    """
+    others = [path for path in partial.iterdir() if path.name not in digests]
+    write_digests(partial, digests | {path.name: digest_of(path) for path in others})
+    (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
+    for path in (*others, partial / DIGESTS, partial / MARKER, partial):
+        _flush(path)
+    shutil.rmtree(final, ignore_errors=True)  # where the run went on from a step before it
+    partial.rename(final)
+    _flush(final.parent)
 
 
-def damage_of(folder: Path, *, part: int = 0, num_parts: int = 1) -> list[str]:
-    """What differs from the digests in a part of the files, a phrase each. None where there are no digests."""
-    if not (folder / DIGESTS).is_file():
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def damage_of(
+    folder: Path,
+    *,
+    contents: bool = True,
+    only: Collection[str] | None = None,
+    part: int = 0,
+    num_parts: int = 1,
+) -> list[str]:
+    """What differs from the digests, a phrase each; a file that can not be read is one.
+
+    Args:
+        contents: compare contents too, not the sizes alone; then a checkpoint without digests is damaged, since every
+            save writes them.
+        only: names of files; others are not looked at.
+        part, num_parts: look at one part of so many.
+    """
+    if not contents and not (folder / DIGESTS).exists():
         return []
     for name in (MARKER, DIGESTS):
         try:
-            noted = json.loads((folder / name).read_text())
+            noted: dict[str, str] = json.loads((folder / name).read_text())
+        except FileNotFoundError:
+            return [f"{name} is missing"]
+        except OSError as error:
+            return [f"{name} can not be read: {error}"]
         except ValueError:
             return [f"{name} is not JSON"]
-    found = []
-    for name, digest in sorted(noted.items())[part::num_parts]:
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name} is missing")
-        elif path.stat().st_size != int(digest.split(":")[0]):
-            found.append(f"{name} has {path.stat().st_size} bytes instead of {digest.split(':')[0]}")
-        elif digest_of(path) != digest:
-            found.append(f"{name} differs from its digest")
-    return found
+    wanted = [name for name in sorted(noted) if only is None or name in only]
+    found = (_damage_of_file(folder / name, noted[name], contents=contents) for name in wanted[part::num_parts])
+    return [phrase for phrase in found if phrase is not None]
+
+
+def _damage_of_file(path: Path, digest: str, *, contents: bool) -> str | None:
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes != int(digest.split(":")[0]):
+            return f"{path.name} has {num_bytes} bytes instead of {digest.split(':')[0]}"
+        if contents and digest_of(path) != digest:
+            return f"{path.name} differs from its digest"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:  # of a dying disk, say
+        return f"{path.name} can not be read: {error}"
+    return None
 
 
 def set_aside(folder: Path) -> Path:
@@ -143,6 +203,11 @@ def set_aside(folder: Path) -> Path:
     aside = folder.with_name(f"{folder.name}{DAMAGED}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
+
+
+def staging_folder(staging_dir: Path, run_dir: Path) -> Path:
+    """Where this run's files are made on the node's own disk: runs that share one do not meet."""
+    return staging_dir / f"run-{hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]}"
 
 
 def remove_partial(run_dir: Path) -> list[str]:

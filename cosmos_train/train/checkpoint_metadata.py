@@ -4,15 +4,17 @@ It says which tensors there are and where they lie; the tensors themselves are r
 """
 
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 
 from cosmos_train.train.checkpoint_folder import CheckpointError
 
+METADATA = ".metadata"
 ALLOWED = {
     "pathlib": {"PosixPath"},
     "torch": {"Size"},
@@ -47,11 +49,11 @@ class PlainReader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read once, and kept. Raises CheckpointError where the file asks for more than plain values."""
         if self._metadata is None:
-            path = Path(self.path) / ".metadata"
+            path = Path(self.path) / METADATA
             with path.open("rb") as file:
                 try:
                     found: Metadata = _Unpickler(file).load()
-                except pickle.UnpicklingError as error:
+                except (pickle.UnpicklingError, EOFError) as error:
                     raise CheckpointError(
                         f"{path} is damaged, or holds more than a checkpoint's metadata, and is not read, since a "
                         f"pickle can run code: {error}; take the checkpoint from another copy"
@@ -61,6 +63,17 @@ class PlainReader(FileSystemReader):
             found.storage_meta.load_id = self.load_id
             self._metadata = found
         return self._metadata
+
+
+def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
+    """Names of the files that one opens to read tensors of these kinds, such as model, ema or optimizer.
+
+    Raises:
+        CheckpointError: the metadata are damaged.
+    """
+    stored: dict[MetadataIndex, _StorageInfo] = PlainReader(folder).read_metadata().storage_data
+    tensors = {where.relative_path for index, where in stored.items() if index.fqn.partition(".")[0] in kinds}
+    return {METADATA, "metadata.json", "common.pt", "run.yaml", *tensors}
 
 
 class _Unpickler(pickle.Unpickler):

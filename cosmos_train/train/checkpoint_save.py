@@ -1,8 +1,12 @@
 """Saving: a state goes to a folder, complete or absent, at once or while training goes on.
 
     begin       a folder aside; megatron-core's plan; asynchronous, a copy of what this rank writes, made meanwhile
-    write       each rank's file, its digest, its way from the staging folder: asynchronous, training goes on meanwhile
-    complete    megatron-core's metadata, digests.json, complete.json, the rename
+    write       each rank's files, their digests, their way from the staging folder
+    collect     megatron-core's metadata, the ranks' digests
+    seal        digests.json, complete.json, all flushed to the disk, the rename
+
+Asynchronous, training goes on while ranks write and rank 0 seals. A rank's weights and averages lie in one file and the
+optimizer's state in another, so that who wants weights alone need not look into more than they are in.
 
 Several folders may be due after one step. Asynchronous, all are begun at once and written one after the other.
 
@@ -11,7 +15,6 @@ What is interrupted leaves a folder that is never read, and that the run's next 
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import queue
@@ -19,8 +22,8 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +41,19 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train.checkpoint_files import FileOfRank, WriterProcess, Written, write_file
-from cosmos_train.train.checkpoint_folder import (
-    MARKER,
-    PARTIAL,
-    CheckpointError,
-    Progress,
-    digest_of,
-    write_digests,
-    write_durably,
+from cosmos_train.train.checkpoint_files import (
+    LEAST_FREE_MIB,
+    FileOfRank,
+    WriterProcess,
+    Written,
+    free_mib,
+    write_file,
 )
+from cosmos_train.train.checkpoint_folder import PARTIAL, CheckpointError, Progress, seal, staging_folder
 
 log = logging.getLogger(__name__)
-LEAST_FREE_MIB = 1.0
-"""With less a disk counts as full."""
+OPTIMIZER = "optimizer."
+"""What names of its state begin with."""
 COPY_THREADS = 4
 """One core alone does not use up what the memory can do."""
 
@@ -75,10 +77,15 @@ class _Pending:
     final: Path
     progress: Progress
     request: AsyncRequest = field(init=False)
-    written: Written | Exception | None = None
-    """None while it is not written, and where this rank has nothing to write."""
+    written: list[Written] | Exception | None = None
+    """None while they are not written, and where this rank has nothing to write."""
+    is_collected: bool = False
+    """Whether all ranks have written theirs and told each other so."""
+    sealing: Future[None] | None = None
+    """On rank 0, once it is collected."""
     asked: tuple[Tensor, dist.Work] | None = None
-    """Whether all ranks have written theirs, as the last poll asked: by the next one it is known without waiting."""
+    """Whether all ranks have done what comes next, as the last poll asked: by the next one it is known without
+    waiting."""
     started: float = field(default_factory=time.perf_counter)
     blocked_sec: float = 0.0
 
@@ -88,8 +95,8 @@ class _Pending:
         return self.final.with_suffix(PARTIAL)
 
     @property
-    def has_file(self) -> bool:
-        """Whether this rank writes one."""
+    def has_files(self) -> bool:
+        """Whether this rank writes any."""
         return self.request.async_fn is not None
 
     @contextlib.contextmanager
@@ -119,6 +126,7 @@ class Saver:
     ) -> None:
         self.mesh, self.staging, self.on_saved = mesh, staging, on_saved
         self.writer = WriterProcess() if asynchronous else None
+        self.sealer = ThreadPoolExecutor(1)  # on rank 0; its thread starts with its first work
         self.pending: deque[_Pending] = deque()
         """What is begun and not complete; the first one is being written."""
 
@@ -126,6 +134,7 @@ class Saver:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.sealer.shutdown()
         if self.writer is not None:
             self.writer.close()
 
@@ -161,15 +170,25 @@ class Saver:
             return
         first = self.pending[0]
         with first.standing_still():
-            is_all_written = first.asked is not None and _answer(*first.asked)
-            if not is_all_written:
-                is_written = not first.has_file or first.written is not None or self._writer.is_done()
-                flag = torch.tensor([int(is_written)], device=self.mesh.device)
+            if first.asked is None:
+                flag = torch.tensor([int(self._is_done(first))], device=self.mesh.device)
                 answer = dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self.mesh.world, async_op=True)
                 assert answer is not None
                 first.asked = flag, answer
-        if is_all_written:
-            self._finish()
+                return
+            asked, first.asked = first.asked, None
+            if not _answer(*asked):
+                return
+            if not first.is_collected:
+                self._collect(first)
+                return
+        self._finish()
+
+    def _is_done(self, pending: _Pending) -> bool:
+        """Whether this rank has done what training need not wait for: written its files, or sealed the folder."""
+        if pending.is_collected:
+            return pending.sealing is None or pending.sealing.done()
+        return not pending.has_files or pending.written is not None or self._writer.is_done()
 
     def wait(self) -> None:
         """Complete all pending saves, however long that takes.
@@ -178,17 +197,18 @@ class Saver:
             CheckpointError: as save does.
         """
         while self.pending:
+            first = self.pending[0]
+            if not first.is_collected:
+                with first.standing_still():
+                    self._collect(first)
             self._finish()
 
     def _finish(self) -> None:
-        """Complete the first pending save, with the writer at work on the next."""
+        """Complete the first pending save, which is collected."""
         pending = self.pending.popleft()
-        with pending.standing_still():
-            if pending.has_file and pending.written is None:
-                pending.written = self._writer.result()
-            if self.pending:
-                self._write(self.pending[0])
-            self._complete(pending)
+        with pending.standing_still(), self._together(pending):
+            if pending.sealing is not None:
+                pending.sealing.result()
         total_sec = time.perf_counter() - pending.started
         self.on_saved(Saved(pending.final, pending.progress, pending.blocked_sec, total_sec))
 
@@ -203,7 +223,7 @@ class Saver:
             if self.mesh.is_main:
                 shutil.rmtree(pending.partial, ignore_errors=True)
                 pending.partial.mkdir(parents=True)
-                if _free_mib(pending.final) < LEAST_FREE_MIB:  # rank 0 alone would fail inside of megatron-core
+                if free_mib(pending.final) < LEAST_FREE_MIB:  # rank 0 alone would fail inside of megatron-core
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with self._together(pending):
             tensors = state()
@@ -224,40 +244,58 @@ class Saver:
                 part.result()
 
     def _write(self, pending: _Pending) -> None:
-        """Write this rank's file, or have it written; where there is one, and the writer has nothing else to do."""
-        if not pending.has_file:
+        """Write this rank's files, or have them written; if there are any, and the writer has nothing else to do."""
+        if not pending.has_files:
             return
-        _rank, [(path, _name, (objects, tensors))], _results = pending.request.async_fn_args
-        file = FileOfRank(Path(path), objects, tensors, self.staging)
+        files = self._files(pending)
         try:
             if self.writer is None:
-                pending.written = write_file(file)
+                pending.written = [write_file(file) for file in files]
             else:
-                self.writer.start(file)
+                self.writer.start(files)
         except OSError as error:
             pending.written = error
 
-    def _complete(self, pending: _Pending) -> None:
-        """Write what says that all is there, and rename the folder."""
+    def _files(self, pending: _Pending) -> list[FileOfRank]:
+        """What megatron-core plans as one file: the optimizer's state is a file of its own."""
+        _rank, [(path, _name, (objects, tensors))], _results = pending.request.async_fn_args
+        of_optimizer = [item for item in tensors if item[0].index.fqn.startswith(OPTIMIZER)]
+        others = [item for item in tensors if not item[0].index.fqn.startswith(OPTIMIZER)]
+        kinds = (("weights", objects, others), ("optimizer", [], of_optimizer))
+        rank, files = self.mesh.world.rank(), []
+        for kind, of_objects, of_tensors in kinds:
+            final, staged = Path(path).with_name(f"{kind}_{rank:05d}.distcp"), None
+            if self.staging is not None:
+                own = staging_folder(self.staging, pending.final.parents[1])
+                staged = own / f"{pending.final.parent.name}-{pending.final.name}-{final.name}"
+            if of_objects or of_tensors:
+                files.append(FileOfRank(final, of_objects, of_tensors, staged))
+        return files
+
+    def _collect(self, pending: _Pending) -> None:
+        """Have rank 0 know what all have written, and seal it; the writer goes on with the next folder."""
         digests: dict[str, str] = {}
+        if pending.has_files and pending.written is None:
+            pending.written = self._writer.result()
+        if len(self.pending) > 1:
+            self._write(self.pending[1])
         with self._together(pending):
             if pending.written is not None:
                 written, (*_, results) = pending.written, pending.request.async_fn_args
-                is_failure = isinstance(written, Exception)
-                results.put(written if is_failure else {0: written.results})
-                digests = {} if is_failure else {written.name: written.digest}
-            for finalize in pending.request.finalize_fns:  # raises on every rank where one could not write
+                if isinstance(written, Exception):
+                    raise written
+                results.put({0: [result for file in written for result in file.results]})
+                digests = {file.name: file.digest for file in written}
+        with self._together(pending):
+            for finalize in pending.request.finalize_fns:
                 finalize()
         found: list[Any] = [None] * self.mesh.world.size()
         dist.all_gather_object(found, digests, group=self.mesh.world)
-        with self._together(pending):
-            if self.mesh.is_main:
-                known = {name: digest for of_rank in found for name, digest in of_rank.items()}
-                small = [path for path in pending.partial.iterdir() if path.name not in known]  # rank 0's
-                write_digests(pending.partial, known | {path.name: digest_of(path) for path in small})
-                write_durably(pending.partial / MARKER, json.dumps(asdict(pending.progress), indent=1))
-                shutil.rmtree(pending.final, ignore_errors=True)  # where the run went on from a step before it
-                pending.partial.rename(pending.final)
+        if self.mesh.is_main:
+            of_all = {name: digest for of_rank in found for name, digest in of_rank.items()}
+            arguments = (pending.partial, pending.final, pending.progress, of_all)
+            pending.sealing = self.sealer.submit(seal, *arguments)
+        pending.is_collected = True
 
     @contextlib.contextmanager
     def _together(self, pending: _Pending) -> Iterator[None]:
@@ -268,22 +306,26 @@ class Saver:
         except (OSError, MemoryError, RuntimeError, CheckpointingException, CheckpointException) as error:
             failure = error
         reasons: list[str | None] = [None] * self.mesh.world.size()
-        mine = None if failure is None else f"{type(failure).__name__}: {failure}"
-        dist.all_gather_object(reasons, mine, group=self.mesh.world)
+        dist.all_gather_object(reasons, None if failure is None else _reason(failure, pending), group=self.mesh.world)
         found = [f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
         if not found:
             return
-        free_mib = _free_mib(pending.final)
-        dist.barrier(group=self.mesh.world)  # all have looked at the disk before it is tidied
-        if self.mesh.is_main:
+        if self.mesh.is_main:  # all have looked at the disk before it is tidied
             shutil.rmtree(pending.partial, ignore_errors=True)
-        log.warning("%s", found[0])
-        reason = "the disk is full" if free_mib < LEAST_FREE_MIB else found[0].splitlines()[-1]
         raise CheckpointError(
-            f"could not write the checkpoint of step {pending.progress.step} to {pending.final.parent}: {reason} "
-            f"({free_mib:.1f} MiB are free); earlier checkpoints are untouched; make room and run the same command "
-            "again"
+            f"could not write the checkpoint of step {pending.progress.step} to {pending.final.parent}: {found[0]}; "
+            "earlier checkpoints are untouched; make room and run the same command again"
         ) from failure
+
+
+def _reason(failure: BaseException, pending: _Pending) -> str:
+    """Why this rank could not write, in a line; a disk without room is named, whatever came of it."""
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and failure.filename is not None:
+        return f"the disk is full: {failure.filename}"
+    if (free := free_mib(pending.final)) < LEAST_FREE_MIB:
+        return f"the disk is full: {pending.final.parent} ({free:.1f} MiB are free)"
+    log.warning("%s: %s", type(failure).__name__, failure)
+    return f"{type(failure).__name__}: {failure}".splitlines()[-1]
 
 
 def _answer(flag: Tensor, answer: dist.Work) -> bool:
@@ -306,9 +348,3 @@ def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
     if pairs:
         copies, originals = map(list, zip(*pairs, strict=True))
         torch._foreach_copy_(copies, originals)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _free_mib(path: Path) -> float:
-    """On the disk of the nearest folder that is there."""
-    there = next(folder for folder in path.parents if folder.is_dir())
-    return shutil.disk_usage(there).free / 2**20

@@ -79,7 +79,8 @@ class TrainConfig:
     max_skipped_steps: int = 10
     """Steps in a row whose loss or gradient is not finite: each is skipped, one more than this stops the run."""
     hang_sec: float = 1800.0
-    """Seconds without a finished step or save after which the run hangs: stacks are written and it ends; 0 is never."""
+    """Seconds without a finished step or save after which the run hangs: stacks are written and it ends; 0 is never.
+    To read the checkpoint that the run goes on from, and the first step, it has so long, too."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and activations; bf16 keeps fp32 master weights in the optimizer."""
     threads_per_rank: int = 0
@@ -164,9 +165,25 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
-    """Weights & Biases. Everything also stands in the run folder's metrics.jsonl."""
+    """Weights & Biases and alerts. Everything also stands in the run folder's metrics.jsonl."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto logs online where WANDB_API_KEY is set and offline elsewhere (`wandb sync` uploads later)."""
     project: str = "cosmos-train"
     """W&B project."""
+    alert_throughput_drop: float = 0.5
+    """Alert where samples per second fell by more than this part of what they were lately; 0 is never."""
+    alert_data_wait_share: float = 0.5
+    """Alert where a step waits for data for more than this part of its time; 0 is never."""
+
+    def is_online(self, *, has_key: bool) -> bool:
+        """Whether what is logged is uploaded at once."""
+        return self.wandb == "online" or (self.wandb == "auto" and has_key)
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("alert_throughput_drop", self.alert_throughput_drop),
+            ("alert_data_wait_share", self.alert_data_wait_share),
+        ):
+            if not 0 <= value < 1:
+                raise ValueError(f"tracking.{key}={value} must lie in [0, 1); 0 gives no such alert")

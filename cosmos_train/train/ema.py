@@ -11,12 +11,11 @@ which is exact: the weights of step s then count as the integral of p over (s - 
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
@@ -90,17 +89,9 @@ class Ema:
             averages = [average[profile.key] for _, average in self.parts.values()]
             torch._foreach_lerp_(averages, weights, 1 - profile.keep(step))  # pyright: ignore[reportPrivateImportUsage]
 
-    def whole(self, keys: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        """{name: {key: average of the parameter on this rank}}, each on one of the ranks that have it."""
-        return optimizer_state.put_together(self.parts, keys, self.engine.pieces, self.engine.mesh)
-
-    def to_read(self, keys: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        """{name: {key: what the average is read into}} of what this rank has a part of."""
-        return optimizer_state.places(self.parts, keys, self.engine.pieces)
-
-    def load(self, averages: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take this rank's slices out of {name: {key: whole average}}."""
-        optimizer_state.take_apart(self.parts, averages)
+    def states(self, keys: Sequence[str]) -> optimizer_state.Parts:
+        """Some of the averages of the slices that this rank updates, the tensors themselves."""
+        return {name: (where, {key: kept[key] for key in keys}) for name, (where, kept) in self.parts.items()}
 
 
 @functools.cache

@@ -3,44 +3,37 @@
 import contextlib
 import logging
 import math
-import resource
-import signal
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-import torch
-import torch.distributed as dist
 
 from cosmos_data.order import rank_slice
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.gpus import peak_tflops, product_format
 from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
+from cosmos_train.train.alerts import HANGS, NOT_FINITE
 from cosmos_train.train.block_stats import BlockStats
 from cosmos_train.train.checkpoint_folder import prune
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.failures import UNKNOWN_HOST
-from cosmos_train.train.metrics import Metrics, ratios
+from cosmos_train.train.lineage import check_continues, describe_start, is_own
+from cosmos_train.train.metrics import Metrics
 from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
 from cosmos_train.train.phases import PhaseTimer, TimedIterator
 from cosmos_train.train.rank_times import NOTABLE_SHARE
-from cosmos_train.train.signals import STOP_SIGNALS
+from cosmos_train.train.signals import DONE, STOPPED, StopSignal
 from cosmos_train.train.task import Task
 from cosmos_train.train.watchdog import Watchdog
+from cosmos_train.train.window import MetricWindow, measure_utilization, peak_memory
 
 log = logging.getLogger(__name__)
-DONE, STOPPED = 0, 75
-"""Exit codes: all steps are done; stopped early, saved, to be started again."""
 
 
 def train(
@@ -52,49 +45,46 @@ def train(
     code_version: str,
     host: str = UNKNOWN_HOST,
     failures: Path | None = None,
+    job: Mapping[str, str] | None = None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
     Args:
         host: this machine, as stragglers on it are named.
         failures: folder in which ranks write down what they fail of (train.failures).
+        job: what the scheduler calls this start, such as its job's id and the cluster's name.
     """
     check_run(run, mesh.world.size())
-    source = checkpoint.choose_source(Path(run.run_dir), run.checkpoint, mesh)
-    session = start(run, task, mesh, source, code_version=code_version, host=host)
+    run_dir = Path(run.run_dir)
+    watchdog = Watchdog(
+        run_dir / "stacks",
+        failures,
+        rank=mesh.world.rank(),
+        num_ranks=mesh.world.size(),
+        limit_sec=run.train.hang_sec,
+    )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watchdog)
+        source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
+        watchdog.beat()
+        session = start(run, task, mesh, source, code_version=code_version, host=host)
+        watchdog.beat()
         stack.enter_context(session.saver)
         if mesh.is_main:
-            metrics = Metrics(
-                Path(run.run_dir),
-                run.tracking,
-                num_steps=run.train.num_steps,
-                first_step=session.step,
-                wandb_id=session.wandb_id,
-                wandb_online=wandb_online,
-                run_config=to_dict(run),
-            )
-            stack.callback(metrics.close)
-            metrics.event("start", step=session.step, layout=mesh.layout, source=source.reason, ranks=mesh.world.size())
-            session.metrics, session.wandb_id = metrics, metrics.wandb_id
-        watchdog = Watchdog(
-            Path(run.run_dir) / "stacks",
-            failures,
-            rank=mesh.world.rank(),
-            num_ranks=mesh.world.size(),
-            limit_sec=run.train.hang_sec,
-        )
+            session.metrics = stack.enter_context(_open_metrics(session, source, job or {}, wandb_online=wandb_online))
+            session.wandb_id = session.metrics.wandb_id
+        watchdog.on_hang = lambda sentence: session.alert(HANGS, sentence)
         try:
-            with watchdog:
-                is_done = run_steps(session, watchdog)
-            if is_done:
-                task.finish(Path(run.run_dir))
+            exit_code = run_steps(session, watchdog)
+            if exit_code == DONE:
+                task.finish(run_dir)
         except Exception as error:
             session.event("failed", error=f"{type(error).__name__}: {error}")
             raise
-        session.event("done" if is_done else "stop", layout=mesh.layout)
-    log.info("%s after step %d of %d", "done" if is_done else "stopped, saved", session.step, run.train.num_steps)
-    return DONE if is_done else STOPPED
+        session.end(exit_code)
+    word = "done" if exit_code == DONE else "stopped, saved"
+    log.info("%s after step %d of %d", word, session.step, run.train.num_steps)
+    return exit_code
 
 
 @dataclass(slots=True)
@@ -129,6 +119,17 @@ class Session:
         if self.metrics is not None:
             self.metrics.event(kind, **{"step": self.step, **details})
 
+    def alert(self, cause: str, sentence: str) -> None:
+        """Tell people of what they should look at."""
+        if self.metrics is not None:
+            self.metrics.alert(cause, sentence, step=self.step)
+
+    def end(self, exit_code: int) -> None:
+        """Note that the run is done, or stopped and saved."""
+        self.event("done" if exit_code == DONE else "stop", layout=self.mesh.layout)
+        if self.metrics is not None:
+            self.metrics.exit_code = exit_code
+
     def save(self) -> None:
         """Save where the run stands, or begin to."""
         where = (self.saver, Path(self.run.run_dir), self.engine, self.ema)
@@ -144,6 +145,8 @@ class Session:
         """Tell of a folder that is complete, and remove those that need not be kept."""
         seconds = {"blocked_sec": saved.blocked_sec, "total_sec": saved.total_sec}
         self.event("save", step=saved.progress.step, folder=saved.folder.name, **seconds)
+        if self.metrics is not None:
+            self.metrics.tell_results()
         if self.mesh.is_main:
             try:
                 prune(Path(self.run.run_dir), self.run.checkpoint)
@@ -186,20 +189,45 @@ def start(
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
     if source.folder is not None and not source.weights_only:
         progress = checkpoint.read_progress(source.folder)
-        _check_continues(progress, run, task, source.folder)
+        check_continues(progress, run, task.data_digest, source.folder)
         checkpoint.load(source.folder, engine, ema)
-        step, wandb_id = progress.step, progress.wandb_id
+        step, wandb_id = progress.step, progress.wandb_id if is_own(source.folder, Path(run.run_dir)) else None
         if mesh.is_main:
             print(f"step {step} of {run.train.num_steps}, saved as {progress.layout}, going on as {mesh.layout}")
     return Session(run, task, mesh, engine, ema, code_version, step, wandb_id, PhaseTimer(mesh, host))
 
 
-def run_steps(session: Session, watchdog: Watchdog) -> bool:
-    """Load, forward, backward, update, log, save. Returns whether all steps of the run are done."""
+def _open_metrics(
+    session: Session, source: checkpoint.Source, job: Mapping[str, str], *, wandb_online: bool
+) -> Metrics:
+    """Of this start, on rank 0."""
+    run = session.run
+    start = describe_start(
+        source.folder,
+        source.reason,
+        layout=session.mesh.layout,
+        hosts=session.phases.hosts,
+        code_version=session.code_version,
+        job=job,
+    )
+    return Metrics(
+        Path(run.run_dir),
+        run.tracking,
+        num_steps=run.train.num_steps,
+        first_step=session.step,
+        wandb_id=session.wandb_id,
+        wandb_online=wandb_online,
+        run_config=to_dict(run),
+        start=start,
+    )
+
+
+def run_steps(session: Session, watchdog: Watchdog) -> int:
+    """Load, forward, backward, update, log, save. Returns the exit code."""
     run, task, mesh = session.run, session.task, session.mesh
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
-    batches = TimedIterator(task.batches(_micro_batches(run, mesh, session.step)))
-    utilization, window = _utilization(run, task, mesh), MetricWindow()
+    batches = session.phases.timed_batches(task.batches(_micro_batches(run, mesh, session.step)))
+    utilization, window = measure_utilization(run, task, mesh), MetricWindow()
     blocks = BlockStats(session.engine) if run.train.block_stats_every_steps else None
     with StopSignal() as stop_signal:
         stopped, skipped_in_a_row = False, 0
@@ -221,7 +249,7 @@ def run_steps(session: Session, watchdog: Watchdog) -> bool:
             with session.phases.saving():
                 _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
             watchdog.beat()
-    return session.step >= run.train.num_steps
+    return DONE if session.step >= run.train.num_steps else STOPPED
 
 
 def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -> tuple[StepResult, dict[str, float]]:
@@ -251,7 +279,7 @@ def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -
     return result, {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
 
 
-def _log(session: Session, window: "MetricWindow", utilization: Utilization | None, *, is_logged: bool) -> None:
+def _log(session: Session, window: MetricWindow, utilization: Utilization | None, *, is_logged: bool) -> None:
     """Count a step; where it is one that is logged, gather the ranks' times and write all down."""
     run = session.run
     times = session.phases.gather(session.step) if is_logged else None
@@ -259,7 +287,7 @@ def _log(session: Session, window: "MetricWindow", utilization: Utilization | No
         return
     values = window.means(run, session.task, utilization)
     if times is not None:
-        values |= times.means()
+        values |= times.means() | peak_memory(session.mesh)
         session.logged = values
         _check_best_metric(session)
     if session.metrics is None:
@@ -285,71 +313,6 @@ def _save_where_due(session: Session, watchdog: Watchdog, *, is_last: bool) -> N
         session.saver.wait()
 
 
-class StopSignal:
-    """SIGTERM or SIGUSR1, from Slurm or a user: finish the step, save, leave with 75."""
-
-    def __enter__(self) -> "StopSignal":
-        self.received = False
-        self.previous = {n: signal.signal(n, self._receive) for n in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self.received = True
-
-    def was_given(self, mesh: Mesh) -> bool:
-        """Whether any rank got one; all ranks answer alike, so that all save the same step."""
-        flag = torch.tensor([int(self.received)], device=mesh.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=mesh.world)
-        return bool(flag.item())
-
-
-class MetricWindow:
-    """Means since the last logged step."""
-
-    def __init__(self) -> None:
-        self.sums: defaultdict[str, float] = defaultdict(float)
-        self.num_steps, self.step_sec, self.waited_sec = 0, 0.0, 0.0
-
-    def add(self, values: dict[str, float], step_sec: float, waited_sec: float) -> None:
-        """Take in one step: its values, how long it took, and how much of that it waited for data."""
-        self.num_steps += 1
-        self.step_sec += step_sec
-        self.waited_sec += waited_sec
-        for name, value in values.items():
-            self.sums[name] += value
-
-    def means(self, run: RunConfig, task: Task, utilization: Utilization | None) -> dict[str, float]:
-        """The window's means, with throughput and this process's peak memory."""
-        step_sec = self.step_sec / self.num_steps
-        samples_per_sec = run.train.global_batch_size / step_sec
-        return {
-            **ratios({name: total / self.num_steps for name, total in self.sums.items()}),
-            "step_sec": step_sec,
-            "data_wait_share": self.waited_sec / self.step_sec,
-            "samples_per_sec": samples_per_sec,
-            "tokens_per_sec": samples_per_sec * task.num_tokens,
-            **({} if utilization is None else utilization.metrics(step_sec)),
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        }
-
-
-def _utilization(run: RunConfig, task: Task, mesh: Mesh) -> Utilization | None:
-    """None where the task counts no FLOPs. On a CPU, and of fp32, there is a peak only where it is configured."""
-    if task.step_flops is None:
-        return None
-    peak = run.train.peak_tflops
-    if peak is None and mesh.device.type == "cuda" and run.train.precision != "fp32":
-        name = torch.cuda.get_device_name(mesh.device)
-        peak = peak_tflops(name, product_format(run.parallel.precision.recipe))
-        if peak is None and mesh.is_main:
-            log.warning("no peak is known of %s, so no mfu is logged; set train.peak_tflops", name)
-    return Utilization(step_tflop=task.step_flops.total / 1e12, num_ranks=mesh.world.size(), peak_tflops=peak)
-
-
 def _micro_batches(run: RunConfig, mesh: Mesh, step: int) -> Iterator[Sequence[int]]:
     """This rank's sample indices, micro-batch after micro-batch, from where the run stands to its end."""
     size = run.train.micro_batch_size
@@ -357,25 +320,6 @@ def _micro_batches(run: RunConfig, mesh: Mesh, step: int) -> Iterator[Sequence[i
         mine = rank_slice(ahead, run.train.global_batch_size, mesh.dp.rank(), mesh.dp.size())
         for start in range(0, len(mine), size):
             yield mine[start : start + size]
-
-
-def _check_continues(progress: checkpoint.Progress, run: RunConfig, task: Task, folder: Path) -> None:
-    """A resumed run must go on with the data and seed it had: else samples repeat or are lost without a word."""
-    if progress.data_digest != task.data_digest:
-        raise ConfigError(
-            f"{folder} was trained on data with digest {progress.data_digest[:12]}, but the configured data has "
-            f"{task.data_digest[:12]}; restore the data, or start another run with checkpoint.init_from={folder}"
-        )
-    if progress.seed != run.seed:
-        raise ConfigError(
-            f"seed={run.seed}, but {folder} was trained with seed {progress.seed}; set seed={progress.seed}"
-        )
-    if progress.samples_consumed != progress.step * run.train.global_batch_size:
-        raise ConfigError(
-            f"train.global_batch_size={run.train.global_batch_size}, but {folder} consumed "
-            f"{progress.samples_consumed} samples in {progress.step} steps; "
-            f"set train.global_batch_size={progress.samples_consumed // max(1, progress.step)}"
-        )
 
 
 def _check_best_metric(session: Session) -> None:
@@ -403,5 +347,4 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
             f"train.max_skipped_steps={train.max_skipped_steps}; the newest checkpoint is intact; lower optim.lr, or "
             "look at these samples"
         )
-    if session.mesh.is_main:
-        log.warning("step %d skipped: %s not finite (%s)", step, bad, samples)
+    session.alert(NOT_FINITE, f"the step is skipped: {bad} not finite ({samples})")

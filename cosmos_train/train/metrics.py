@@ -1,23 +1,19 @@
-"""What a run says of itself: metrics.jsonl (rank 0, a line a write), the console, Weights & Biases.
+"""What a run says of itself: metrics.jsonl (rank 0, a line a write), the console, Weights & Biases."""
 
-On a terminal there is one progress bar with the time left; elsewhere plain lines. W&B goes on under the same run id
-after a restart, because the id lies in the checkpoint.
-"""
-
-import json
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from cosmos_train.train.alerts import SpeedAlerts
 from cosmos_train.train.config import TrackingConfig
-from cosmos_train.train.signals import deaf_children
+from cosmos_train.train.console import RunConsole
+from cosmos_train.train.journal import Journal
+from cosmos_train.train.results import Results
+from cosmos_train.train.wandb_run import WandbRun, choose_id
 
 log = logging.getLogger(__name__)
 NumberT = TypeVar("NumberT", float, Tensor)
@@ -49,7 +45,14 @@ def ratios(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class Metrics:
-    """Rank 0's writer. On other ranks, make none."""
+    """Rank 0's writer; make none on other ranks. `with Metrics(...)` ends it, too.
+
+    Args:
+        first_step: steps done at this start.
+        wandb_id: of the checkpoint that this start goes on from, where it is the run's own.
+        run_config: all of it.
+        start: what is told of this start (train.lineage).
+    """
 
     def __init__(
         self,
@@ -61,104 +64,65 @@ class Metrics:
         wandb_id: str | None,
         wandb_online: bool,
         run_config: Mapping[str, Any],
+        start: Mapping[str, Any],
     ) -> None:
-        self.num_steps, self.first_step, self.started = num_steps, first_step, time.monotonic()
-        self.file = _open_for_append(run_dir / "metrics.jsonl")
-        with deaf_children():
-            self.wandb = _start_wandb(run_dir, tracking, wandb_id, run_config, online=wandb_online)
-        self.wandb_id: str | None = None if self.wandb is None else self.wandb.id
+        self.last_step = first_step
+        self.exit_code = 1
+        """What W&B is told at the end; of a run that is ended by an exception, this."""
+        self.journal = Journal(run_dir)
+        self.journal.event("start", step=first_step, **start)
+        self.wandb: WandbRun | None = None
+        self.wandb_id: str | None = None
         """Id of the W&B run, for the checkpoint."""
-        self.console = Console()
-        self.bar = _progress_bar(self.console) if self.console.is_terminal else None
-        if self.bar is not None:
-            self.bar.start()
-            self.task = self.bar.add_task("", total=num_steps, completed=first_step, loss="")
+        if tracking.wandb != "disabled":
+            self.wandb_id = choose_id(run_dir, wandb_id)
+            starts = [*self.journal.events("start"), {"step": first_step, **start}]
+            self.wandb = WandbRun(
+                run_dir,
+                tracking,
+                run_id=self.wandb_id,
+                config={**run_config, "start": dict(start), "starts": starts},
+                first_row=self.journal.num_rows(first_step),
+                online=tracking.is_online(has_key=wandb_online),
+            )
+        self.results = Results(run_dir, self.journal)
+        self.console = RunConsole(num_steps=num_steps, first_step=first_step)
+        self.alerts = SpeedAlerts(tracking)
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.console.close()
+        self.tell_results()
+        if self.wandb is not None:
+            self.wandb.finish(self.exit_code)
+        self.journal.close()
 
     def step(self, step: int, values: Mapping[str, float], *, is_logged: bool) -> None:
         """Count a step; write its values where it is one that is logged."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=step, loss=f"loss {values['loss']:.4f}")
+        self.last_step = step
+        self.console.step(step, values, is_logged=is_logged)
         if not is_logged:
             return
-        self._write({"step": step, "time": time.time(), **values})
-        self._tell_wandb(lambda run: run.log(dict(values), step=step))
-        if self.bar is None:
-            left = (time.monotonic() - self.started) / (step - self.first_step) * (self.num_steps - step)
-            names = [name for name in ("loss", "grad_norm", "lr", "step_sec", "mfu") if name in values]
-            shown = "  ".join(f"{name} {values[name]:.4g}" for name in names)
-            print(f"step {step}/{self.num_steps}  {shown}  left {_minutes(left)}", flush=True)
+        self.journal.step(step, values)
+        if self.wandb is not None:
+            self.wandb.log(step, values)
+        for cause, sentence in self.alerts.check(values).items():
+            self.alert(cause, sentence, step=step)
 
     def event(self, kind: str, **details: Any) -> None:
-        """Something that is not a step: start, resume, save, stop."""
-        self._write({"event": kind, "time": time.time(), **details})
+        """Something that is not a step: start, save, skipped, failed."""
+        self.journal.event(kind, **details)
 
-    def close(self) -> None:
-        """End the bar, the file and the W&B run."""
-        if self.bar is not None:
-            self.bar.stop()
-        self._tell_wandb(lambda run: run.finish())
-        self.file.close()
+    def alert(self, cause: str, sentence: str, *, step: int) -> None:
+        """Something that somebody should look at, while the run goes on."""
+        log.warning("step %d: %s", step, sentence)
+        self.event("alert", step=step, cause=cause, sentence=sentence)
+        if self.wandb is not None:
+            self.wandb.alert(cause, f"step {step}: {sentence}")
 
-    def _tell_wandb(self, tell: Callable[[Any], None]) -> None:
-        """W&B has a process of its own. Should that be gone, the run is not: metrics.jsonl has everything."""
-        if self.wandb is None:
-            return
-        try:
-            tell(self.wandb)
-        except Exception as error:  # of many classes, and none of them a reason to lose a run
-            log.warning("W&B is left out from here on (%s); metrics.jsonl has everything", error)
-            self.wandb = None
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-
-
-def _open_for_append(path: Path) -> IO[str]:
-    """A crash may have torn the last line; what is written next must not be glued to it."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
-    return path.open("a", buffering=1, encoding="utf-8")
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _start_wandb(
-    run_dir: Path, tracking: TrackingConfig, wandb_id: str | None, run_config: Mapping[str, Any], *, online: bool
-) -> Any:
-    if tracking.wandb == "disabled":
-        return None
-    import wandb
-
-    mode = tracking.wandb if tracking.wandb != "auto" else "online" if online else "offline"
-    settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
-    run = wandb.init(
-        project=tracking.project,
-        dir=run_dir,
-        id=wandb_id,
-        resume="allow" if mode == "online" else None,
-        mode="online" if mode == "online" else "offline",
-        name=run_dir.name,
-        config=dict(run_config),
-        settings=settings,
-    )
-    log.info("W&B %s run %s", mode, run.id)
-    return run
+    def tell_results(self) -> None:
+        """Tell W&B what other commands have left in the run's folder meanwhile."""
+        if self.wandb is not None:
+            self.results.tell(self.wandb, self.last_step)

@@ -1,7 +1,7 @@
 """Measures the phases of steps on this rank, and gathers them where they are logged: one collective of five numbers.
 
-On a GPU forward, backward and optimizer are times of the device, by events that are read when they are logged, so that
-nothing waits for them.
+On a GPU all but saving are times of the device, by events that are read when they are logged, so that nothing waits for
+them. What the process waits for data while the device still has work costs nothing, and does not count there.
 """
 
 import time
@@ -22,16 +22,24 @@ Mark = float | torch.cuda.Event
 
 
 class TimedIterator(Iterator):
-    """Counts how long the step waited for data."""
+    """Batches, and how long this process waited for them."""
 
-    def __init__(self, batches: Iterator) -> None:
-        self.batches, self.waited_sec = batches, 0.0
+    def __init__(self, batches: Iterator, mark: Callable[[], Mark]) -> None:
+        self.batches, self.mark, self.waited_sec = batches, mark, 0.0
+        self.waits: list[tuple[Mark, Mark]] = []
+        """Since they were taken last."""
 
     def __next__(self) -> object:
-        started = time.perf_counter()
+        begin, started = self.mark(), time.perf_counter()
         batch = next(self.batches)
         self.waited_sec += time.perf_counter() - started
+        self.waits.append((begin, self.mark()))
         return batch
+
+    def take_waits(self) -> list[tuple[Mark, Mark]]:
+        """Begin and end of each since the last call."""
+        taken, self.waits = self.waits, []
+        return taken
 
 
 @dataclass(slots=True)
@@ -39,10 +47,10 @@ class _Step:
     """Moments of one step."""
 
     begin: Mark
+    waits: list[tuple[Mark, Mark]] = field(default_factory=list)
     forwards: list[tuple[Mark, Mark]] = field(default_factory=list)
     summed: Mark | None = None
     end: Mark | None = None
-    waited_sec: float = 0.0
 
 
 class PhaseTimer:
@@ -54,10 +62,15 @@ class PhaseTimer:
 
     def __init__(self, mesh: Mesh, host: str) -> None:
         self.mesh = mesh
-        self.hosts: list[Any] = [None] * mesh.world.size()
-        dist.all_gather_object(self.hosts, host, group=mesh.world)
+        everyone: list[Any] = [None] * mesh.world.size()
+        dist.all_gather_object(everyone, (host, mesh.pp.rank()), group=mesh.world)
+        self.hosts, self.stages = map(list, zip(*everyone, strict=True))
         self.steps: list[_Step] = []
         self.saving_sec = 0.0
+
+    def timed_batches(self, batches: Iterator) -> TimedIterator:
+        """The same batches; waiting for them is the phase data."""
+        return TimedIterator(batches, self._mark)
 
     def timed(self, forward_loss: ForwardLoss) -> ForwardLoss:
         """The same function, whose time is forward."""
@@ -73,14 +86,14 @@ class PhaseTimer:
     @contextmanager
     def step(self, batches: TimedIterator) -> Iterator[Callable[[], None]]:
         """Around an optimizer step. Gives a function to be called when gradients are summed."""
-        step, waited_sec = _Step(self._mark()), batches.waited_sec
+        step = _Step(self._mark())
         self.steps.append(step)
 
         def gradients_are_summed() -> None:
             step.summed = self._mark()
 
         yield gradients_are_summed
-        step.end, step.waited_sec = self._mark(), batches.waited_sec - waited_sec
+        step.end, step.waits = self._mark(), batches.take_waits()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -99,7 +112,7 @@ class PhaseTimer:
         dist.all_gather_into_tensor(everyones, mine, group=self.mesh.world)
         self.steps, self.saving_sec = [], 0.0
         columns = everyones.view(-1, len(PHASES)).T.tolist()
-        return RankTimes(step, self.hosts, dict(zip(PHASES, columns, strict=True)))
+        return RankTimes(step, self.hosts, self.stages, dict(zip(PHASES, columns, strict=True)))
 
     def _mark(self) -> Mark:
         if self.mesh.device.type != "cuda":
@@ -112,9 +125,9 @@ class PhaseTimer:
 def _phases_of(step: _Step) -> tuple[float, float, float, float]:
     """Seconds of data, forward, backward and optimizer."""
     assert step.summed is not None and step.end is not None
-    forward = sum(_seconds(begin, end) for begin, end in step.forwards)
-    backward = _seconds(step.begin, step.summed) - forward - step.waited_sec
-    return step.waited_sec, forward, max(0.0, backward), _seconds(step.summed, step.end)
+    data, forward = (sum(_seconds(*pair) for pair in pairs) for pairs in (step.waits, step.forwards))
+    backward = _seconds(step.begin, step.summed) - forward - data
+    return data, forward, max(0.0, backward), _seconds(step.summed, step.end)
 
 
 def _seconds(begin: Mark, end: Mark) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cosmos_train.config.load import load_run
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
 from cosmos_train.train.checkpoint import CheckpointError
@@ -39,19 +40,22 @@ def reconstruct(
         How much of the wanted profile the snapshots can not express, as a part of it.
 
     Raises:
-        CheckpointError: there is no snapshot of that step, or `out` exists.
+        CheckpointError: there is no snapshot of that step, one is damaged (checkpoint.verify), or `out` exists.
         ValueError: there is no power-law average of that width.
     """
     if out.exists():
         raise CheckpointError(f"--out {out} exists already; name a folder that does not")
-    found = find_snapshots(run_dir, step)
+    found, newest = find_snapshots(run_dir, step), checkpoint.resolve(run_dir)
+    verify = load_run(str(newest / "run.yaml")).checkpoint.verify
+    for folder in dict.fromkeys(folder for _, folder, _ in found):
+        checkpoint.require_whole(folder, mesh, contents=verify)
+    checkpoint.require_whole(newest, mesh, contents=verify, kinds=("model",))
     wanted = Snapshot(max(snapshot.step for snapshot, _, _ in found), sigma_rel)
     factors, missed = reconstruction([snapshot for snapshot, _, _ in found], wanted)
     total: dict[str, Tensor] = {}
     for number, ((_, folder, average), factor) in enumerate(zip(found, factors, strict=True), start=1):
         _add(total, folder, average, factor)
         progress(number, len(found))
-    newest = checkpoint.resolve(run_dir)
     dtypes = {name: dtype for name, (_, dtype) in checkpoint.tensor_names(newest).items() if name.startswith("model.")}
     rest = checkpoint.read_tensors(newest, dtypes.keys() - total.keys())  # buffers have no average
     weights = {name: tensor.to(dtypes[name]) for name, tensor in (total | rest).items()}

@@ -24,14 +24,14 @@ NOTABLE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """The rank whose own phases take longest."""
+    """The rank for which the others wait longest."""
 
     rank: int
     host: str
     phase: str
     """The one in which it loses most."""
     lost_sec: float
-    """Of a step: by so much its own phases are longer than the median rank's."""
+    """Of a step: by so much its own phases are longer than those of the median rank of its pipeline stage."""
     lost_share: float
     """The same as a part of the step."""
 
@@ -43,6 +43,8 @@ class RankTimes:
     step: int
     hosts: Sequence[str]
     """Of each rank."""
+    stages: Sequence[int]
+    """Pipeline stage of each rank; stages have unlike work, the last one a loss, and are not compared."""
     phases: dict[str, list[float]]
 
     def means(self) -> dict[str, float]:
@@ -55,12 +57,19 @@ class RankTimes:
 
     def straggler(self) -> Straggler:
         """The rank that the others wait for longest."""
-        own = self.own_sec()
-        rank = own.index(max(own))
-        excess = {phase: self.phases[phase][rank] - statistics.median(self.phases[phase]) for phase in OWN_PHASES}
-        lost_sec = own[rank] - statistics.median(own)
+        lost = self._behind_median(self.own_sec())
+        rank = lost.index(max(lost))
+        phase = max(OWN_PHASES, key=lambda phase: self._behind_median(self.phases[phase])[rank])
         step_sec = statistics.fmean(sum(seconds) for seconds in zip(*self.phases.values(), strict=True))
-        return Straggler(rank, self.hosts[rank], max(excess, key=lambda p: excess[p]), lost_sec, lost_sec / step_sec)
+        return Straggler(rank, self.hosts[rank], phase, lost[rank], lost[rank] / step_sec)
+
+    def _behind_median(self, seconds: Sequence[float]) -> list[float]:
+        """Of each rank, by how much it is behind the median of its stage; of two ranks that is the faster."""
+        medians = {
+            stage: statistics.median_low(own for own, its in zip(seconds, self.stages, strict=True) if its == stage)
+            for stage in set(self.stages)
+        }
+        return [own - medians[stage] for own, stage in zip(seconds, self.stages, strict=True)]
 
     def slowest_hosts(self) -> list[tuple[str, float]]:
         """(host, mean of its ranks' own seconds), the slowest first."""

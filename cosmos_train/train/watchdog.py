@@ -10,11 +10,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cosmos_train.train.failures import UNKNOWN_HOST, has_failed, record_failure
 
 POLL_SEC = 1.0
+POLLS_PER_SEC = 500
+"""Of all ranks together at most: the folder of failures lies on a file system that they share."""
 GRACE_SEC = 4.0
 """Given to ranks that were told of a failure by a collective: they leave by themselves, with what they have to say."""
 
@@ -31,6 +34,8 @@ class Watchdog:
     def __init__(self, stacks: Path, failures: Path | None, *, rank: int, num_ranks: int, limit_sec: float) -> None:
         self.stacks, self.failures = stacks, failures
         self.rank, self.num_ranks, self.limit_sec = rank, num_ranks, limit_sec
+        self.on_hang: Callable[[str], None] = lambda _sentence: None
+        """Called once where the run hangs, some seconds before this rank ends."""
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -53,7 +58,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(self.limit_sec + 3 * GRACE_SEC, exit=True)
 
     def _watch(self) -> None:
-        while not self.stopped.wait(POLL_SEC):
+        while not self.stopped.wait(max(POLL_SEC, self.num_ranks / POLLS_PER_SEC)):
             if self.limit_sec and time.monotonic() - self.last_beat > self.limit_sec:
                 self._end_hung()
             if self.failures is not None and has_failed(self.failures):
@@ -68,6 +73,7 @@ class Watchdog:
 
     def _end_hung(self) -> None:
         self._dump()
+        self.on_hang(f"no step was finished in {self.limit_sec:g} s (train.hang_sec)")
         time.sleep(GRACE_SEC)  # the others' time is up within moments, too
         silent = [rank for rank in range(self.num_ranks) if not (self.stacks / f"rank-{rank:05d}.txt").exists()]
         named = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")

@@ -34,15 +34,16 @@ def ls(paths: Sequence[Path]) -> int:
 
 
 def verify(paths: Sequence[Path]) -> int:
-    """Compare every file with its digest."""
-    wanted = [folder for path in paths for folder in ([path] if _is_checkpoint(path) else _of_run(path))]
+    """Compare every file with its digest: of a checkpoint, or of all of a run and its snapshots of averages."""
+    wanted = []
+    for path in paths:
+        wanted += [path] if _is_checkpoint(path) else [*_of_run(path), *folders.list_snapshots(path)]
     damaged = 0
     for folder in track(wanted, "verifying", transient=True, console=Console(stderr=True)):
         damage = folders.damage_of(folder)
         if damage:
             damaged += 1
-        is_noted = (folder / folders.DIGESTS).is_file()
-        print(f"{folder}: {'; '.join(damage) or ('whole' if is_noted else 'has no digests to compare with')}")
+        print(f"{folder}: {'; '.join(damage) or 'whole'}")
     return DAMAGED if damaged else 0
 
 

@@ -77,15 +77,22 @@ def _add_train(commands: Commands) -> None:
 
 def _add_submit(commands: Commands) -> None:
     submit = _add(
-        commands, "submit", _submit, "queue a run with Slurm: checked, with a copy of the code, until it is done"
+        commands, "submit", _submit, "queue runs with Slurm: checked, with a copy of the code, each until it is done"
     )
-    submit.add_argument("run", help="a YAML file, or the name of one under configs/")
-    submit.add_argument("overrides", nargs="*", help=f"{OVERRIDES_HELP}; cluster.key=value: of the cluster file")
+    submit.add_argument("runs", nargs="+", help="YAML files, or names under configs/; several become one job array")
+    submit.add_argument(
+        "overrides", nargs="*", help=f"{OVERRIDES_HELP}; every run's; cluster.key=value: the cluster file's"
+    )
     submit.add_argument("--cluster", required=True, help="the cluster's YAML file, or its name under configs/cluster/")
     submit.add_argument("--nodes", default="1", help="N nodes, or N-M: at least N, and as many up to M as there are")
     submit.add_argument("--after", action="append", default=[], metavar="JOB", help="start after this job is done")
-    submit.add_argument("--each", metavar="KEY=A,B,...", help="a job for each value of a key, each in its own folder")
-    submit.add_argument("--dry-run", action="store_true", help="print the batch script and leave")
+    submit.add_argument(
+        "--each", metavar="KEY=A,B,...", help="an array: the run with each value of a key, each in its own folder"
+    )
+    submit.add_argument(
+        "--chain", action="store_true", help="one run after the other, each from the weights of the one before"
+    )
+    submit.add_argument("--dry-run", action="store_true", help="print the batch scripts and leave")
 
 
 def _add_run_folders(commands: Commands) -> None:
@@ -230,6 +237,9 @@ def _train(arguments: argparse.Namespace) -> int:
         from cosmos_launch.worker import main as work
 
         return work([arguments.run, *arguments.overrides, *debug])
+    from cosmos_launch.run_folder import check_run_folder
+
+    check_run_folder(run)
     command = [sys.executable, "-m", "cosmos_launch.worker", arguments.run, *arguments.overrides, *debug]
     return run_ranks(command, arguments.nproc, threads_per_rank=run.train.threads_per_rank)
 
@@ -237,13 +247,15 @@ def _train(arguments: argparse.Namespace) -> int:
 def _submit(arguments: argparse.Namespace) -> int:
     from cosmos_launch.submit import submit
 
+    overrides = [word for word in arguments.runs if "=" in word]  # argparse takes all words before an option for runs
     return submit(
-        arguments.run,
-        arguments.overrides,
+        [word for word in arguments.runs if word not in overrides],
+        [*overrides, *arguments.overrides],
         cluster_name=arguments.cluster,
         nodes=arguments.nodes,
         after=arguments.after,
         each=arguments.each,
+        chain=arguments.chain,
         dry_run=arguments.dry_run,
     )
 

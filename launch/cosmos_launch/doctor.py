@@ -37,7 +37,7 @@ SUPPORTED = {
     "psutil": ">=5.9,<8",
     "omegaconf": ">=2.4,<2.5",
     "av": ">=15,<19",
-    "wandb": ">=0.19,<1",
+    "wandb": ">=0.31,<1",
 }
 
 # Codec -> PyAV's encoder, container, pixel format, encoder options.

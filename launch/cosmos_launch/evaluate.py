@@ -21,6 +21,7 @@ from cosmos_data.plan import Sample
 from cosmos_launch.held_out import HeldOutWindow, held_out_windows
 from cosmos_launch.perplexity import perplexity
 from cosmos_launch.progress import progress
+from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
 from cosmos_launch.trained_ar import CodeWorld, load_ar
 from cosmos_launch.trained_dit import DiffusionWorld, load_dit
@@ -44,6 +45,7 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
     facts = comparison.facts(world)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(facts, indent=1))
+    tell_wandb(folder, out, run.tracking)
     means, ratio = comparison.means, facts["ratio"]
     print(
         f"{len(chosen)} held-out windows: {comparison.measure} {means[MODEL]:.4f}, repeating the last frame "

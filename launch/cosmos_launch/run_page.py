@@ -1,10 +1,10 @@
 """`cosmos-train report RUN`: how a run went, as a page, read from its folder alone.
 
-A step that was run again after a restart has the values of its last time.
+Curves show the branch that counts: of steps that were rolled back and trained again, the last time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,48 +18,46 @@ from cosmos_launch.report import (
     Fact,
     FrameRow,
     FrameRows,
+    Item,
     LossCurve,
     Mark,
     Report,
     Section,
     Table,
     Text,
-    read_metrics,
     write_report,
 )
+from cosmos_launch.run_records import Record, read_records
 from cosmos_launch.status import read_status
 from cosmos_train.train.rank_times import PHASES, RankTimes, read_rank_times
 
-Record = dict[str, Any]
 MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16
 """Shown of the newest videos, of each of them, and of the ranks that are slow."""
 MEASURED = (
     "samples_per_sec",
     "tokens_per_sec",
     "mfu",
+    "tflops_per_gpu",
     "data_wait_share",
     "step_sec",
-    "peak_memory_gib",
+    "peak_host_memory_gib",
+    "peak_gpu_memory_gib",
     "time",
     "step",
 )
 """Values that are not of the model, with the phases; the rest are drawn as they come."""
+MEMORY = {"peak_host_memory_gib": "process", "peak_gpu_memory_gib": "GPU"}
 
 
 def write_run_page(run_dir: Path, *, out: Path | None) -> int:
     """Write the page. Raises ConfigError where there is no run. Returns the exit code."""
-    status = read_status(run_dir)
-    path = run_dir / "metrics.jsonl"
-    records = read_metrics(path) if path.is_file() else []
-    steps = list({record["step"]: record for record in records if "step_sec" in record}.values())
-    steps.sort(key=lambda record: record["step"])
-    events = [record for record in records if "event" in record]
-    marks = _marks(events)
+    status, records = read_status(run_dir), read_records(run_dir)
+    steps, events, marks = records.steps, records.events, _marks(records.events)
     report = Report(
         title=f"Run {run_dir.resolve().name}",
         summary=_facts(status, steps),
         sections=[
-            _curves(steps, marks),
+            _curves(steps, marks, num_rolled_back=records.num_rolled_back),
             _speed(steps, marks),
             *_ranks(read_rank_times(run_dir), events),
             *_samples(run_dir),
@@ -81,7 +79,7 @@ def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:
         facts += [
             Fact("loss", last["loss"], f"at step {last['step']:,}"),
             Fact("samples/s", last["samples_per_sec"], f"{last['step_sec']:.4g} s a step"),
-            Fact("peak memory", f"{max(record['peak_memory_gib'] for record in steps):.2f} GiB", "of rank 0's process"),
+            *_memory_facts(steps),
         ]
     if (slowest := status["slowest"]) is not None:
         told = (
@@ -89,6 +87,13 @@ def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:
         )
         facts.append(Fact("slowest host", slowest["host"], told))
     return facts
+
+
+def _memory_facts(steps: Sequence[Record]) -> Iterator[Fact]:
+    for name, what in MEMORY.items():
+        found = [record[name] for record in steps if name in record]
+        if found:
+            yield Fact(f"peak memory of a {what}", f"{max(found):.2f} GiB", "of the rank with the most")
 
 
 def _marks(events: Iterable[Record]) -> list[Mark]:
@@ -102,26 +107,31 @@ def _marks(events: Iterable[Record]) -> list[Mark]:
     return marks
 
 
-def _curves(steps: Sequence[Record], marks: list[Mark]) -> Section:
+def _curves(steps: Sequence[Record], marks: list[Mark], *, num_rolled_back: int) -> Section:
     measured = {*MEASURED, *(f"{phase}_sec" for phase in PHASES)}
     names = dict.fromkeys(name for record in steps for name in record if name not in measured)
     first = [name for name in ("loss", "grad_norm", "lr") if name in names]
     order = [*first, *(name for name in names if name not in first)] or ["loss"]
-    return Section("Training", items=[_curve(steps, [name], name, marks) for name in order])
+    told = f"{num_rolled_back} logged steps do not count: the run went back to a checkpoint before them."
+    curves: list[Item] = [_curve(steps, [name], name, marks) for name in order]
+    return Section("Training", told if num_rolled_back else "", curves)
 
 
 def _speed(steps: Sequence[Record], marks: list[Mark]) -> Section:
     phases = [f"{phase}_sec" for phase in PHASES]
     present = {name for record in steps for name in record}
+    tokens = [_curve(steps, ["tokens_per_sec"], "tokens per second", marks)] if "tokens_per_sec" in present else []
+    memory = [name for name in MEMORY if name in present]
     mfu = [_curve(steps, ["mfu"], "model FLOPs utilisation", marks)] if "mfu" in present else []
     return Section(
         "Speed and memory",
         "Phases are means over the ranks. Ranks wait for each other in backward, optimizer and save.",
         [
             _curve(steps, ["samples_per_sec"], "samples per second", marks),
+            *tokens,
             *mfu,
             _curve(steps, phases, "seconds of a step", marks),
-            _curve(steps, ["peak_memory_gib"], "peak memory of rank 0's process, GiB", marks),
+            _curve(steps, memory, "peak memory of the rank with the most, GiB", marks),
         ],
     )
 

@@ -19,6 +19,7 @@ from cosmos_launch.media import read_first_frames, tile, write_mp4
 from cosmos_launch.progress import progress
 from cosmos_launch.sample_request import SampleRequest
 from cosmos_launch.spawn import num_ranks
+from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
 from cosmos_launch.trained_ar import load_ar
 from cosmos_launch.trained_dit import load_dit
@@ -65,6 +66,7 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     videos = _on_main(world, dict(zip(seeds, videos_B3THW, strict=True)))
     if world.mesh.is_main:
         _write(out, videos, conditions.fps, _facts(world, request, conditions.fps, num_frames, clock, len(seeds)))
+        tell_wandb(folder, out, run.tracking)
     return 0
 
 

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.report import read_metrics
+from cosmos_launch.run_records import RunRecords, read_records
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.train.checkpoint_folder import list_checkpoints, step_of
 from cosmos_train.train.rank_times import read_rank_times
 
-NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_memory_gib")
+NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_host_memory_gib", "peak_gpu_memory_gib")
 """Of the last logged step, where it has them."""
 
 
@@ -29,6 +29,7 @@ def status(run_dir: Path, *, as_json: bool) -> int:
         "step": f"{found['step']} of {found['num_steps']}" + (f"  {last}" if last else ""),
         "left": _hours(found["left_sec"]),
         "starts": f"{found['starts']}, skipped steps {found['skipped_steps']}, crashes {len(found['crashes'])}",
+        "alerts": f"{len(found['alerts'])}, the last: {found['alerts'][-1]}" if found["alerts"] else "none",
         "checkpoints": ", ".join(map(str, found["checkpoints"])) or "none",
         "slowest": _slowest(found["slowest"]),
     }
@@ -44,33 +45,30 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / "run.yaml").is_file():
         raise ConfigError(f"{run_dir} has no run.yaml, so it is no run's folder, or the run has not started yet")
     run = load_run(str(run_dir / "run.yaml"))
-    records = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").is_file() else []
-    times = read_rank_times(run_dir)
-    steps = [record for record in records if "step_sec" in record]
-    events = [record for record in records if "event" in record]
-    last = steps[-1] if steps else {}
-    step = last.get("step", 0)
+    records, times = read_records(run_dir), read_rank_times(run_dir)
+    last = records.steps[-1] if records.steps else {}
     return {
         "recipe": run.recipe,
-        "state": _state(events, records),
-        "step": step,
+        "state": _state(records),
+        "step": records.step,
         "num_steps": run.train.num_steps,
-        "left_sec": (run.train.num_steps - step) * last["step_sec"] if last else None,
+        "left_sec": (run.train.num_steps - records.step) * last["step_sec"] if last else None,
         "last": {name: last[name] for name in NAMES if name in last},
-        "starts": sum(event["event"] == "start" for event in events),
-        "skipped_steps": sum(event["event"] == "skipped" for event in events),
+        "starts": sum(event["event"] == "start" for event in records.events),
+        "skipped_steps": sum(event["event"] == "skipped" for event in records.events),
+        "alerts": [event["sentence"] for event in records.events if event["event"] == "alert"],
         "checkpoints": [step_of(folder) for folder in list_checkpoints(run_dir)],
         "slowest": None if times is None else asdict(times.straggler()),
         "crashes": _crashes(run_dir / "slurm" / "crashes.tsv"),
     }
 
 
-def _state(events: list[dict], records: list[dict]) -> str:
+def _state(records: RunRecords) -> str:
     """Of the last event; a run that was killed says nothing, so the age of its last word is told."""
-    if not events:
+    if not records.events:
         return "has not started"
-    age_min = (time.time() - records[-1]["time"]) / 60
-    last = events[-1]
+    age_min = (time.time() - records.last_sec) / 60
+    last = next(event for event in reversed(records.events) if event["event"] != "results")
     if last["event"] == "failed":
         return f"failed: {last['error']}"
     word = {"done": "done", "stop": "stopped and saved; the same command goes on"}.get(last["event"])

@@ -1,104 +1,123 @@
-"""`cosmos-train submit`: check a run without torch, copy code and configuration into its folder, queue it with Slurm.
+"""`cosmos-train submit`: check runs without torch, copy code and configuration to their folder, queue them with Slurm.
 
-    RUN/slurm/001/        one submission: run.yaml, cluster.yaml, environment.txt, code/, train.sbatch, failures/
-    RUN/slurm/*.log       what its jobs printed
-    RUN/slurm/crashes.tsv what its jobs crashed of, and where: nodes that failed twice are left out
+    RUN/slurm/001/          one submission: run.yaml, cluster.yaml, environment.txt, code/, train.sbatch, failures/
+    RUN/slurm/*.log         what its jobs printed
+    RUN/slurm/jobs.tsv      a line for each job that was queued for the run: its number, its submission
+    RUN/slurm/crashes.tsv   what its jobs crashed of; suspects.txt: nodes that may be why, left out after two times
 
+Several runs are one job array, with one submission in the folder that theirs lie in: run-0.yaml, run-1.yaml, ...
 A job runs the copy of the code, so that a checkout can go on changing while a run waits in the queue.
 """
 
 import dataclasses
-import platform
+import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cosmos_launch.worker import describe_code
+from cosmos_launch.batch_script import Batch, Nodes, render
+from cosmos_launch.code_version import describe_environment, note_code
+from cosmos_launch.inputs import check_inputs
+from cosmos_launch.run_folder import check_is_same_run, check_is_writable
+from cosmos_launch.slurm import jobs_in_queue, queue
 from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.load import configs_dir, load_run, load_run_on_cluster, to_yaml
+from cosmos_train.config.load import configs_dir, load_run_on_cluster, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
-from cosmos_train.train.failures import UNKNOWN_HOST
 
 PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
 DRY_JOB = "NNN"
-"""Stands for the number of a submission that is not made."""
-
-
-class SubmitError(OSError):
-    """Slurm refused a job, or is not there. Exit code 1."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Nodes:
-    """How many nodes a job asks for: from `least` to `most`."""
-
-    least: int
-    most: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Nodes":
-        """`4` or `2-4`."""
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-        nodes = cls(int(found[1]), int(found[2] or found[1])) if found else cls(0, 0)
-        if not 1 <= nodes.least <= nodes.most:
-            raise ConfigError(f"--nodes {text} is neither a number of nodes nor a range such as 2-4")
-        return nodes
-
-    def __str__(self) -> str:
-        return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
+"""Stands for the number of a submission, or of a job, that is not made."""
 
 
 def submit(
-    run_name: str,
+    run_names: Sequence[str],
     overrides: Sequence[str],
     *,
     cluster_name: str,
     nodes: str,
     after: Sequence[str],
     each: str | None,
+    chain: bool,
     dry_run: bool,
 ) -> int:
-    """Queue the run, or one for each value of `each`, and print the job's number. Returns the exit code.
+    """Queue a run; or several, or one for each value of `each`, as an array; or several as a chain. Print the jobs.
+
+    Returns the exit code. Nothing is written or queued before all of it is checked.
 
     Raises:
-        ConfigError: the run can not be trained on this cluster and so many nodes, or its folder is another run's.
-        SubmitError: Slurm did not take the job.
+        ConfigError: a run can not be trained on this cluster and so many nodes, lacks what it reads, or its folder is
+            another run's, can not be written or is queued already.
+        SubmitError: Slurm did not take a job.
     """
-    asked = Nodes.parse(nodes)
-    plans = [
-        _plan(run_name, [*overrides, *more], cluster_name, asked, after, suffix=suffix)
-        for more, suffix in _members(each)
-    ]
-    for run, cluster in plans:
+    for job in after:
+        if not re.fullmatch(r"\d+(_\d+)?", job):
+            raise ConfigError(f"--after {job} is no number of a job")
+    batches = _plan(run_names, overrides, cluster_name, Nodes.parse(nodes), each=each, chain=chain)
+    if not dry_run:
+        _check_place(batches, after)
+    before = tuple(after)
+    for batch in batches:
         if dry_run:
-            print(render(run, cluster, asked, after=after, submission=Path(run.run_dir) / "slurm" / DRY_JOB), end="")
-        else:
-            _submit(run, cluster, asked, after)
+            print(render(batch, after=before, submission=batch.home / "slurm" / DRY_JOB), end="")
+        before = (DRY_JOB if dry_run else _submit(batch, before),)
     return 0
 
 
-def _members(each: str | None) -> list[tuple[list[str], str]]:
-    """(overrides, suffix of the run's folder) of each job."""
-    if each is None:
-        return [([], "")]
+def _plan(
+    run_names: Sequence[str],
+    overrides: Sequence[str],
+    cluster_name: str,
+    nodes: Nodes,
+    *,
+    each: str | None,
+    chain: bool,
+) -> list[Batch]:
+    """The jobs in their order: one, or one for each stage of a chain."""
+    if each is not None and len(run_names) > 1:
+        raise ConfigError(f"--each {each} makes variants of one run, and {len(run_names)} are named; name one")
+    if chain and len(run_names) < 2:
+        raise ConfigError("--chain queues stages one after the other; name two runs or more, in their order")
+    members = _variants(each) if each is not None else [([], "")]
+    loaded = [
+        _load(name, [*overrides, *more], cluster_name, nodes, suffix=suffix)
+        for name in run_names
+        for more, suffix in members
+    ]
+    runs, cluster = [run for run, _ in loaded], loaded[0][1]
+    folders = [Path(run.run_dir).resolve() for run in runs]
+    if len({*folders}) < len(folders):
+        raise ConfigError(f"run_dir={runs[-1].run_dir} is that of several of the runs; each needs a folder of its own")
+    if not chain and Path(os.path.commonpath(folders)) == Path("/"):
+        raise ConfigError(
+            f"run_dir={runs[0].run_dir} and run_dir={runs[-1].run_dir} have no folder in common for the submission and "
+            "the logs of their array; submit the runs one by one"
+        )
+    if chain:
+        runs[1:] = [_next_stage(stage, before) for before, stage in pairwise(runs)]
+        return [Batch((run,), cluster, nodes) for run in runs]
+    return [Batch(tuple(runs), cluster, nodes)]
+
+
+def _variants(each: str) -> list[tuple[list[str], str]]:
+    """(overrides, suffix of the run's folder) of each task."""
     key, given, values = each.partition("=")
     if not given or not all(values.split(",")):
         raise ConfigError(f"--each {each} is not of the form section.key=value,value,...")
-    return [([f"{key}={value}"], f"{key.rsplit('.', 1)[-1]}-{value}") for value in values.split(",")]
+    if key.startswith("cluster."):
+        raise ConfigError(f"--each {each}: the tasks of an array have one cluster; submit them one by one")
+    name = key.rsplit(".", 1)[-1]
+    return [([f"{key}={value}"], f"{name}-{re.sub(r'[^A-Za-z0-9_.+-]', '_', value)}") for value in values.split(",")]
 
 
-def _plan(
-    run_name: str, overrides: Sequence[str], cluster_name: str, nodes: Nodes, after: Sequence[str], *, suffix: str
+def _load(
+    run_name: str, overrides: Sequence[str], cluster_name: str, nodes: Nodes, *, suffix: str
 ) -> tuple[RunConfig, ClusterConfig]:
     """Load and check for every number of nodes that Slurm may give."""
     run, cluster = load_run_on_cluster(run_name, cluster_name, overrides)
@@ -114,40 +133,82 @@ def _plan(
             f"train.stop_at_step={run.train.stop_at_step} would send a job back to the queue for ever, to stop at that "
             "step again; leave it out, or set train.num_steps"
         )
-    for job in after:
-        if not re.fullmatch(r"\d+(_\d+)?", job):
-            raise ConfigError(f"--after {job} is no number of a job")
-    if re.search(r"[\\%\x00-\x1f\x7f]", str(Path(run.run_dir).resolve())):
+    if re.search(r"[\\%:\x00-\x1f\x7f]", str(Path(run.run_dir).resolve())):
         raise ConfigError(
-            f"run_dir={run.run_dir!r} has a backslash, a percent sign or a control character, which Slurm does not "
-            "take in the name of a log; rename it"
+            f"run_dir={run.run_dir!r} has a colon, a backslash, a percent sign or a control character, which names of "
+            "logs and PYTHONPATH can not have; rename it"
         )
-    _check_is_same_run(run)
+    check_is_same_run(run)
     return run, cluster
 
 
-def _check_is_same_run(run: RunConfig) -> None:
-    known = Path(run.run_dir) / "run.yaml"
-    if known.is_file() and (recipe := load_run(str(known)).recipe) != run.recipe:
+def _next_stage(run: RunConfig, before: RunConfig) -> RunConfig:
+    """The run as it starts from what the one before it will have trained."""
+    if run.recipe != before.recipe:
         raise ConfigError(
-            f"run_dir={run.run_dir} is the folder of a {recipe} run, and this is a {run.recipe} run; use another folder"
+            f"--chain: {run.run_dir} is a {run.recipe} run, and can not start from the weights of {before.run_dir}, a "
+            f"{before.recipe} run; submit it with --after and the job of that"
         )
+    named = run.checkpoint.init_from
+    if named is not None and not Path(named).resolve().is_relative_to(Path(before.run_dir).resolve()):
+        raise ConfigError(
+            f"--chain: {run.run_dir} comes after {before.run_dir}, but has checkpoint.init_from={named}; name the "
+            "stages in their order, or set checkpoint.init_from=null"
+        )
+    if named is not None:
+        return run
+    return dataclasses.replace(run, checkpoint=dataclasses.replace(run.checkpoint, init_from=before.run_dir))
 
 
-def _submit(run: RunConfig, cluster: ClusterConfig, nodes: Nodes, after: Sequence[str]) -> None:
-    submission = _new_submission(Path(run.run_dir) / "slurm")
-    snapshot(run, cluster, submission)
+def _check_place(batches: Sequence[Batch], after: Sequence[str]) -> None:
+    """What depends on this machine, and is no matter of --dry-run: what runs read, where they write, the queue."""
+    start_dir, earlier = Path.cwd(), []
+    for batch in batches:
+        container = batch.cluster.container
+        check_is_writable(batch.home)
+        for run, run_dir in zip(batch.runs, batch.run_dirs, strict=True):
+            for name, folder in (("run_dir", run_dir), ("the folder that is submitted from", start_dir)):
+                if container.mounts and container.outside(folder) != folder:
+                    raise ConfigError(
+                        f"cluster.container.mounts={list(container.mounts)} do not show the container {name}, {folder}"
+                        f"; add {folder}:{folder}, or work in a folder that they show under its own name"
+                    )
+            check_is_writable(run_dir)
+            if not after:  # what is not there yet may be what is waited for
+                check_inputs(run, container, made_before=earlier)
+            _check_not_queued(run_dir, after)
+        earlier += batch.run_dirs
+
+
+def _check_not_queued(run_dir: Path, after: Sequence[str]) -> None:
+    jobs_file = run_dir / "slurm" / "jobs.tsv"
+    known = [line.split("\t")[0] for line in jobs_file.read_text().splitlines()] if jobs_file.is_file() else []
+    for job, state in jobs_in_queue(known).items():
+        if job not in after and job.partition("_")[0] not in after:
+            raise ConfigError(
+                f"run_dir={run_dir} is trained by job {job}, which is {state.lower()}, and two trainings would remove "
+                f"each other's checkpoints; wait for it, end it with scancel {job}, or go on when it is done with "
+                f"--after {job}"
+            )
+
+
+def _submit(batch: Batch, after: Sequence[str]) -> str:
+    """Write the submission and hand it to Slurm. Returns the job's number."""
+    submission = _new_submission(batch.home / "slurm")
+    snapshot(batch, submission)
     script = submission / "train.sbatch"
-    script.write_text(render(run, cluster, nodes, after=after, submission=submission), encoding="utf-8")
-    try:
-        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, timeout=120)
-    except FileNotFoundError as error:
-        raise SubmitError(f"there is no sbatch here; on a login node of {cluster.name}: sbatch {script}") from error
-    if done.returncode:
-        raise SubmitError(f"sbatch refused {script}: {' '.join(done.stderr.split())}")
-    job = done.stdout.strip().split(";")[0]
-    (submission / "job.txt").write_text(f"{job}\n")
-    print(f"job {job}: {run.run_dir} on {nodes} nodes of {cluster.name}; log: {run.run_dir}/slurm/{job}.log")
+    script.write_text(render(batch, after=after, submission=submission), encoding="utf-8")
+    job = queue(script, batch.cluster.name)
+    for task, run_dir in zip((task for task, _ in batch.tasks), batch.run_dirs, strict=True):
+        number = f"{job}_{task}" if task else job
+        (run_dir / "slurm").mkdir(parents=True, exist_ok=True)
+        with (run_dir / "slurm" / "jobs.tsv").open("a") as file:
+            file.write(f"{number}\t{submission}\n")
+        log = batch.home / "slurm" / f"{number}.log"
+        print(f"job {number}: {run_dir} on {batch.nodes} nodes of {batch.cluster.name}; log: {log}")
+    if batch.bad_nodes():
+        print(f"without {', '.join(batch.bad_nodes())}: named twice in slurm/suspects.txt, which may be removed")
+    return job
 
 
 def _new_submission(folder: Path) -> Path:
@@ -159,107 +220,16 @@ def _new_submission(folder: Path) -> Path:
     return submission
 
 
-def snapshot(run: RunConfig, cluster: ClusterConfig, submission: Path) -> None:
+def snapshot(batch: Batch, submission: Path) -> None:
     """Code, configuration and versions, for the job and for whoever asks later what it ran."""
     for package in PACKAGES:
         source = Path(str(import_module(package).__file__)).parent
         shutil.copytree(source, submission / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    note_code(submission / "code" / "cosmos_launch")
     configs = submission / "code" / "cosmos_train" / "configs"
     if not configs.exists():  # in a checkout they lie beside the package
         shutil.copytree(configs_dir(), configs)
-    (submission / "run.yaml").write_text(to_yaml(run))
-    (submission / "cluster.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cluster)))
-    lines = (f"cosmos-train {describe_code()}", f"python {platform.python_version()}", f"host {platform.node()}")
-    (submission / "environment.txt").write_text("\n".join(lines) + "\n")
-
-
-def render(run: RunConfig, cluster: ClusterConfig, nodes: Nodes, *, after: Sequence[str], submission: Path) -> str:
-    """The batch script of one run. Nothing of the run or the cluster is ever read as shell, but cluster.setup."""
-    parts = {
-        "#@directives@": [f"#SBATCH {option}" for option in _options(run, cluster, nodes, after)],
-        "#@settings@": _settings(run, cluster, submission),
-    }
-    lines = template_path().read_text(encoding="utf-8").splitlines()
-    return "".join(f"{part}\n" for line in lines for part in parts.get(line, [line]))
-
-
-def template_path() -> Path:
-    """Inside the installed package, or at the root of a checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / "slurm" / "train.sbatch"
-    return inside if inside.is_file() else here.parents[1] / "slurm" / "train.sbatch"
-
-
-def _options(run: RunConfig, cluster: ClusterConfig, nodes: Nodes, after: Sequence[str]) -> list[str]:
-    folder = Path(run.run_dir).resolve()
-    excluded = bad_nodes(folder)
-    given = [
-        ("--job-name", folder.name),
-        ("--nodes", str(nodes)),
-        ("--gpus-per-node", str(cluster.gpus_per_node) if cluster.gpus_per_node else None),
-        ("--cpus-per-task", None if cluster.cpus_per_node is None else str(cluster.cpus_per_node)),
-        ("--mem", cluster.memory_per_node),
-        ("--account", cluster.account),
-        ("--partition", cluster.partition),
-        ("--qos", cluster.qos),
-        ("--time", cluster.time_limit),
-        ("--signal", f"B:USR1@{cluster.stop_before_limit_sec}"),
-        ("--output", f"{folder}/slurm/%j.log"),
-        ("--open-mode", "append"),
-        ("--exclude", ",".join(excluded) or None),
-        ("--dependency", f"afterok:{':'.join(after)}" if after else None),
-    ]
-    named = [f"{option}={sbatch_quote(value)}" for option, value in given if value is not None]
-    return [*named, "--requeue", *map(_quote_option, cluster.sbatch_options)]
-
-
-def _settings(run: RunConfig, cluster: ClusterConfig, submission: Path) -> list[str]:
-    container, start_dir = cluster.container, str(Path.cwd())
-    mounts = ",".join(container.mounts)
-    srun_options, inside = [], []
-    if container.runtime == "pyxis":
-        srun_options = [f"--container-image={container.image}", f"--container-workdir={start_dir}"]
-        srun_options += [f"--container-mounts={mounts}"] if mounts else []
-    elif container.runtime == "apptainer":
-        inside = ["apptainer", "exec", "--nv", f"--pwd={start_dir}"]
-        inside += [*([f"--bind={mounts}"] if mounts else []), container.image]
-    values = {
-        "RUN_DIR": str(Path(run.run_dir).resolve()),
-        "SUBMISSION": str(submission.resolve()),
-        "START_DIR": start_dir,
-        "PYTHON": cluster.python or sys.executable,
-        "RANKS_PER_NODE": str(cluster.num_ranks_per_node),
-        "LAUNCHER": cluster.launcher,
-        "MAX_RETRIES": str(cluster.max_retries),
-        "RETRY_BACKOFF_SEC": str(cluster.retry_backoff_sec),
-        "STOP_BEFORE_LIMIT_SEC": str(cluster.stop_before_limit_sec),
-        "HEALTH_CHECK": cluster.health_check,
-    }
-    return [
-        *(f"{name}={shlex.quote(value)}" for name, value in values.items()),
-        f"SRUN_OPTIONS=({shlex.join(srun_options)})",
-        f"CONTAINER=({shlex.join(inside)})",
-        *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        *cluster.setup,
-    ]
-
-
-def sbatch_quote(value: str) -> str:
-    """A value as sbatch reads it in an #SBATCH line: it knows double quotes and backslashes, and expands nothing."""
-    if re.fullmatch(r"[\w./:@%+,=-]+", value, re.ASCII):
-        return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _quote_option(option: str) -> str:
-    name, given, value = option.partition("=")
-    return f"{name}={sbatch_quote(value)}" if given else sbatch_quote(option)
-
-
-def bad_nodes(run_dir: Path) -> list[str]:
-    """Nodes on which the run failed twice or more, of what its jobs wrote down."""
-    crashes = run_dir / "slurm" / "crashes.tsv"
-    if not crashes.is_file():
-        return []
-    hosts = Counter(line.split("\t")[1] for line in crashes.read_text().splitlines())
-    return sorted(host for host, count in hosts.items() if count > 1 and host != UNKNOWN_HOST)
+    for task, run in batch.tasks:
+        (submission / (f"run-{task}.yaml" if task else "run.yaml")).write_text(to_yaml(run))
+    (submission / "cluster.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(batch.cluster)))
+    (submission / "environment.txt").write_text(describe_environment())

@@ -177,9 +177,13 @@ def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str,
 
 
 def load_weights(
-    folder: Path, pieces: Sequence[nn.Module], networks: Sequence[nn.Module], mesh: Mesh
+    folder: Path, pieces: Sequence[nn.Module], networks: Sequence[nn.Module], mesh: Mesh, *, verify: bool
 ) -> dict[str, Any]:
-    """Fill what was trained, and the fields of a TrainedWorld that are about it. networks: the part that is sampled."""
+    """Fill what was trained, and the fields of a TrainedWorld that are about it. networks: the part that is sampled.
+
+    verify: compare what is read with its digests (checkpoint.verify). Raises CheckpointError where it is damaged.
+    """
+    checkpoint.require_whole(folder, mesh, contents=verify, kinds=checkpoint.WEIGHTS)
     averaged = checkpoint.has_average(folder)
     checkpoint.load_weights(folder, pieces, mesh, averaged=averaged)
     return {

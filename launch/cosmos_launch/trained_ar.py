@@ -86,7 +86,7 @@ def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
     pieces, engine_config = build_world_ar(
         run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
     )
-    weights = load_weights(folder, pieces, pieces, mesh)
+    weights = load_weights(folder, pieces, pieces, mesh, verify=run.checkpoint.verify)
     return CodeWorld(
         run=run,
         mesh=mesh,

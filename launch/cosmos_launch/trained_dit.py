@@ -109,7 +109,7 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         learned_uncertainty=run.objective.learned_uncertainty,
     )
     networks = [piece.net.eval() for piece in pieces]
-    weights = load_weights(folder, pieces, networks, mesh)
+    weights = load_weights(folder, pieces, networks, mesh, verify=run.checkpoint.verify)
     evaluate = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
     return DiffusionWorld(
         run=run,

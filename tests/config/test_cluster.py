@@ -1,5 +1,7 @@
 """The cluster file: every key checked before a job is queued, and the GPU it names decides what a run may compute."""
 
+from pathlib import Path
+
 import pytest
 
 from cosmos_launch.cli import main
@@ -52,6 +54,13 @@ def test_ranks_of_a_node():
         (["cluster.environment={A: [1]}"], "cluster.environment.A=[1] is no text or number"),
         (["cluster.environment={A-B: 1}"], "cluster.environment.A-B is no name of a variable"),
         (["cluster.environment.WANDB_API_KEY=abc"], "cluster.environment.WANDB_API_KEY looks like a secret"),
+        (["cluster.environment.hf_token=abc"], "cluster.environment.hf_token looks like a secret"),
+        (["cluster.environment.AWS_ACCESS_KEY_ID=abc"], "cluster.environment.AWS_ACCESS_KEY_ID looks like a secret"),
+        (["cluster.setup=['export WANDB_API_KEY=\"s3same\"']"], "cluster.setup sets WANDB_API_KEY, which looks like"),
+        (["cluster.sbatch_options=['--export=WANDB_API_KEY=s3same']"], "cluster.sbatch_options sets WANDB_API_KEY"),
+        (["cluster.sbatch_options=['--export=ALL,A=1,HF_TOKEN=s3same']"], "cluster.sbatch_options sets HF_TOKEN"),
+        (["cluster.health_check_sec=0"], "cluster.health_check_sec=0 must be at least 1"),
+        (["cluster.stop_before_limit_sec=29"], "cluster.stop_before_limit_sec=29 must be at least 30"),
         (["cluster.gpus_per_node=0"], "cluster.gpu=NVIDIA H100 80GB HBM3 with cluster.gpus_per_node=0: name the GPU"),
         (["cluster.ranks_per_node=9"], "cluster.ranks_per_node=9, but cluster.gpus_per_node=8"),
         (["cluster.ranks_per_node=0"], "cluster.ranks_per_node=0 must be at least 1"),
@@ -72,6 +81,26 @@ def test_wrong_files(overrides: list[str], said: str):
     with pytest.raises(ConfigError) as caught:
         load_cluster("h100_slurm", overrides)
     assert said in str(caught.value) and "\n" not in str(caught.value) and "h100_slurm.yaml: " in str(caught.value)
+    assert "s3same" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "cluster.environment={NCCL_IB_PKEY: 1, TOKENIZERS_PARALLELISM: 'false', KEYBOARD: us}",
+        "cluster.setup=['export WANDB_API_KEY=$(cat ~/.key)', 'export WANDB_API_KEY=\"$MINE\"', 'module load a']",
+        "cluster.sbatch_options=['--export=ALL,NCCL_IB_PKEY=3', '--comment=TOKENIZER=x']",
+    ],
+)
+def test_what_is_no_secret_is_taken(override: str):
+    load_cluster("h100_slurm", [override])
+
+
+def test_folders_of_a_container():
+    container = ContainerConfig(runtime="pyxis", image="x.sqsh", mounts=("/lustre/data:/data:ro", "/home"))
+    outside = [container.outside(Path(path)) for path in ("/data/a/b", "/home/me", "/opt/x", "/database")]
+    assert outside == [Path("/lustre/data/a/b"), Path("/home/me"), None, None]
+    assert ContainerConfig().outside(Path("/opt/x")) == Path("/opt/x")
 
 
 def test_a_container_has_an_image_and_an_image_a_runtime():

@@ -38,6 +38,12 @@ def test_verify_names_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixtu
     assert main(["checkpoint", "verify", str(run_dir / "checkpoints" / "step-00000010")]) == 0
 
 
+def test_verify_looks_at_snapshots_of_averages_too(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    (write_checkpoint(run_dir, 20, parent="ema") / "digests.json").unlink()
+    assert main(["checkpoint", "verify", str(run_dir)]) == 1
+    assert "ema/step-00000020: digests.json is missing\n" in capsys.readouterr().out
+
+
 def test_prune_keeps_the_best(tmp_path: Path):
     for step, score in ((10, 0.2), (20, 0.7), (30, 0.4)):
         write_checkpoint(tmp_path, step, score=score)

@@ -118,7 +118,8 @@ def test_what_is_no_option_is_refused(line: str, capsys: pytest.CaptureFixture[s
     assert err.startswith("usage: cosmos-train") and ": error: " in err.splitlines()[-1]
 
 
-def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch):
+def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)  # where nobody has trained this run
     seen = {}
     monkeypatch.setattr(spawn, "run_ranks", lambda command, n, **more: seen.update(command=command, n=n, **more) or 75)
     for name in ("RANK", "WORLD_SIZE"):

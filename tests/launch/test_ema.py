@@ -1,5 +1,6 @@
 """`cosmos-train ema`: a folder that a checkpoint is read from, or one sentence."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_writes_weights_alone(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     newest = checkpoint.newest_checkpoint(run_dir)
     assert newest is not None
     assert names == {name for name in checkpoint.tensor_names(newest) if name.startswith("model.")}
+
+
+def test_a_damaged_snapshot_is_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(run_dir, tmp_path / "run")
+    [victim] = (tmp_path / "run" / "ema" / "step-00000004").glob("weights_*")
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    assert main(["ema", str(tmp_path / "run"), "--sigma-rel", "0.15", "--out", str(tmp_path / "made")]) == 1
+    assert f"{victim.name} differs from its digest" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 def test_says_where_the_snapshots_are_too_few(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,7 +12,7 @@ from cosmos_launch.cli import main
 from cosmos_launch.media import write_mp4
 from cosmos_train.train.rank_times import RankTimes
 
-FULL = STEP | {"grad_norm": 2.0, "lr": 1e-3, "peak_memory_gib": 1.25, "data_wait_share": 0.1, "psnr_db": 30.0}
+FULL = STEP | {"grad_norm": 2.0, "lr": 1e-3, "peak_host_memory_gib": 1.25, "data_wait_share": 0.1, "psnr_db": 30.0}
 
 
 def start(step: int, layout: str, source: str) -> dict[str, Any]:
@@ -30,16 +30,16 @@ def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: py
     write_run(
         run_dir,
         start(0, "tp2", "scratch"),
-        *(FULL | {"step": step, "loss": 1.0} for step in (10, 20, 30)),
-        {"event": "failed", "step": 31, "error": "CheckpointError: the disk is full"},
+        *(FULL | {"step": step, "loss": 1.0} for step in (10, 20, 30, 40)),
+        {"event": "failed", "step": 41, "error": "CheckpointError: the disk is full"},
         start(20, "dp2", "this run's newest checkpoint"),
-        FULL | {"step": 30, "loss": 0.25},
+        FULL | {"step": 30, "loss": 0.25, "peak_gpu_memory_gib": 6.5},
         straggler,
         {"event": "save", "step": 30, "folder": "step-00000030", "blocked_sec": 0.125, "total_sec": 2.5},
         torn='{"step": 4',
     )
     phases = {"data": [0.0, 0.5], "forward": [0.25] * 2, "backward": [0.5, 0.0], "optimizer": [0.25] * 2}
-    RankTimes(30, ["n1", "n2"], phases | {"save": [0.0, 0.0]}).write(run_dir)
+    RankTimes(30, ["n1", "n2"], [0, 0], phases | {"save": [0.0, 0.0]}).write(run_dir)
     (run_dir / "slurm").mkdir()
     (run_dir / "slurm" / "crashes.tsv").write_text("x\tn2\t1\tit was ended by SIGKILL\n")
     (run_dir / "samples").mkdir()
@@ -49,8 +49,14 @@ def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"{run_dir / 'report.html'}\n"
     for words in (
         *("Run my run", "30 of 100", "loss: 1 at step 10, 0.25 at step 30", "psnr_db: 30 at step 10"),
-        *("20: started again from this run's newest checkpoint, dp2", "31: failed: CheckpointError: the disk is full"),
-        *("samples per second", "1.25 GiB", "rank 1: 25.0% of a step more than the median, in data"),
+        *("20: started again from this run's newest checkpoint, dp2", "41: failed: CheckpointError: the disk is full"),
+        *(
+            "samples per second",
+            "1.25 GiB",
+            "6.50 GiB",
+            "2 logged steps do not count",
+            "rank 1: 50.0% of a step more than the median, in data",
+        ),
         *("The first error: it was ended by SIGKILL", "folder step-00000030, blocked_sec 0.125, total_sec 2.5"),
         *("samples/seed-0000.mp4", "recipe: world_dit"),
     ):

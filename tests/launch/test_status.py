@@ -32,6 +32,17 @@ def test_a_run_in_progress_with_a_crash_behind_it(tmp_path: Path, capsys: pytest
     assert "20 of 100  loss 0.5" in out and "crash         rank 1 on n2: it was ended by SIGKILL\n" in out
 
 
+def test_a_run_that_went_back_is_where_it_went_back_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    start, alert = {"event": "start", "step": 0}, {"event": "alert", "step": 30, "sentence": "the step is skipped"}
+    steps = [STEP | {"step": step, "loss": float(step)} for step in (10, 20, 30)]
+    write_run(tmp_path / "run", start, *steps, alert, start | {"step": 25})
+    found = shown(tmp_path / "run", capsys)
+    assert (found["step"], found["last"]["loss"], found["left_sec"]) == (25, 20.0, 150.0)
+    assert found["alerts"] == ["the step is skipped"]
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert "alerts        1, the last: the step is skipped\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("events", "state"),
     [
@@ -49,7 +60,8 @@ def test_what_became_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], e
 def test_the_slowest_rank_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write_run(tmp_path / "run", STEP | {"step": 10})
     phases = {"data": [0.0, 0.0, 0.5], "forward": [0.25, 0.25, 0.25], "backward": [0.5, 0.5, 0.0]}
-    RankTimes(10, ["n1", "n1", "n2"], phases | {"optimizer": [0.25] * 3, "save": [0.0] * 3}).write(tmp_path / "run")
+    phases |= {"optimizer": [0.25] * 3, "save": [0.0] * 3}
+    RankTimes(10, ["n1", "n1", "n2"], [0, 0, 0], phases).write(tmp_path / "run")
     assert shown(tmp_path / "run", capsys)["slowest"] == {
         "rank": 2, "host": "n2", "phase": "data", "lost_sec": 0.5, "lost_share": 0.5
     }  # fmt: skip

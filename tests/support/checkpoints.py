@@ -6,9 +6,11 @@ from pathlib import Path
 from cosmos_train.train import checkpoint_folder as folders
 
 
-def write_checkpoint(run_dir: Path, step: int, *, score: float | None = None) -> Path:
+def write_checkpoint(
+    run_dir: Path, step: int, *, score: float | None = None, parent: str = folders.CHECKPOINTS
+) -> Path:
     """Three files, their digests and the marker."""
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    folder = run_dir / parent / f"step-{step:08d}"
     folder.mkdir(parents=True)
     for name, content in (("__0_0.distcp", b"a" * 100), ("common.pt", b"b" * 10), ("run.yaml", b"recipe: world_dit\n")):
         (folder / name).write_bytes(content)

@@ -2,18 +2,23 @@
 
 import os
 import signal
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.engine import AdamSettings, Engine
+from cosmos_train.parallel.flat_range import Box
+from cosmos_train.parallel.mcore import transformer_config
+from cosmos_train.train import checkpoint, checkpoint_read
 from cosmos_train.train.checkpoint_folder import Progress
 from cosmos_train.train.checkpoint_read import read_in_place
 from cosmos_train.train.checkpoint_save import Saver
@@ -73,28 +78,58 @@ def read_into(folder: Path, tensors: dict[str, Tensor], targets: dict[str, Tenso
     """Save tensors, keep that share of the file, and read it into other tensors.
 
     Returns:
-        What was read, names that upstream was left to read, whether all is where it was asked to be; or the error.
+        What was read and whether all is where it was asked to be; or the error.
     """
-    mesh, left = init.start(ParallelConfig(), seed=0), []
+    mesh = init.start(ParallelConfig(), seed=0)
     final = folder / "saved"
     Saver(mesh).save(final, lambda: sharded(tensors), progress(1), "")
     [file] = final.glob("*.distcp")
     os.truncate(file, round(file.stat().st_size * kept))
-    original = FileSystemReader.read_data
-
-    def noting(self: FileSystemReader, plan: Any, planner: Any) -> Any:
-        left.extend(item.storage_index.fqn for item in plan.items)
-        return original(self, plan, planner)
-
-    FileSystemReader.read_data = noting
     read_in_place()
     try:
         loaded = dist_checkpointing.load({"tensors": sharded(targets)}, str(final))
     except CheckpointException as error:
         return {"raised": str(error)}
-    finally:
-        FileSystemReader.read_data = original
     assert isinstance(loaded, dict)
     found = loaded["tensors"]
-    in_place = all(found[name].data_ptr() == target.data_ptr() for name, target in targets.items())
-    return {"found": found, "left": sorted(left), "in place": in_place}
+    return {"found": found, "in place": all(found[name].data_ptr() == t.data_ptr() for name, t in targets.items())}
+
+
+def read_boxes(folder: Path, tensor: Tensor, written: list[Box], wanted: list[Box]) -> list[tuple[Tensor, int]]:
+    """Save a tensor in boxes; each wanted one as it is read, and the bytes that were read for it."""
+    mesh, found = init.start(ParallelConfig(), seed=0), []
+    state = {str(number): box_of("t", tensor, box) for number, box in enumerate(written)}
+    Saver(mesh).save(folder / "saved", lambda: state, progress(1), "")
+    read_in_place()
+    original = checkpoint_read._fill
+    for box in wanted:
+        lengths: list[int] = []
+
+        def counting(left: memoryview, file: IOBase, lengths: list[int] = lengths) -> None:
+            lengths.append(left.nbytes)
+            original(left, file)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint_read, "_fill", counting)
+            loaded = dist_checkpointing.load({"box": box_of("t", torch.zeros_like(tensor), box)}, str(folder / "saved"))
+        assert isinstance(loaded, dict)
+        found.append((loaded["box"], sum(lengths)))
+    return found
+
+
+def box_of(name: str, tensor: Tensor, box: Box) -> ShardedTensor:
+    """A box of a tensor that is divided in no regular way."""
+    data = tensor[tuple(slice(begin, begin + size) for begin, size in zip(*box, strict=True))].contiguous()
+    return ShardedTensor(name, data, data.dtype, tuple(data.shape), tuple(tensor.shape), box[0], None)
+
+
+def save_unlike_sizes(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Save a model with parameters of these shapes, and its optimizer, on data-parallel ranks."""
+    mesh = init.start(ParallelConfig(), seed=0)
+    model = nn.ParameterDict({name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()})
+    config = transformer_config(ParallelConfig(), dtype=torch.float32, num_layers=1, width=4, num_heads=1)
+    adam = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, clip_grad_norm=1.0)
+    engine = Engine([model], config, mesh, adam)
+    with Saver(mesh) as saver:
+        checkpoint.save(saver, folder, engine, None, progress(1), "")
+        saver.wait()

@@ -1,24 +1,28 @@
 """Whole runs of the tiny world model through the loop, on every rank of a pool."""
 
 import dataclasses
+import hashlib
 import json
-import os
-import signal
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support import tiny_world
+from torch.utils._pytree import tree_leaves
 
-from cosmos_train.parallel import init
+from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train import checkpoint, checkpoint_folder, checkpoint_save
+from cosmos_train.train import checkpoint, checkpoint_read
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.loop import train
+from cosmos_train.train.window import peak_memory
 
 
 def run_loop(
@@ -69,17 +73,62 @@ def run_with_a_slow_rank(phase: str, cache: Path, run_dir: Path, parallel: Paral
     return train(run, task, mesh, wandb_online=False, code_version="test", host=host)
 
 
+def own_and_peak_memory() -> tuple[float, dict[str, float]]:
+    """GiB that this rank has held at once, and what all are told; rank 1 has held 256 MiB more."""
+    mesh = init.start(ParallelConfig(), seed=0)
+    if mesh.world.rank() == 1:
+        _ = bytearray(b"1") * 2**28
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, peak_memory(mesh)
+
+
 def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
     """Where a run would start from, on this rank of all."""
     return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
 
 
-def states_to_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> set[str]:
-    """Names of the optimizer's states and averages that this rank reads of a checkpoint."""
+def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[int, int]:
+    """(bytes that this rank reads of the newest checkpoint, bytes of what it keeps: weights, and states of its own)."""
     run = tiny_world.make_run(cache, run_dir, parallel)
     _, engine, _ = tiny_world.start(run)
-    state = checkpoint._state(engine, Ema(engine, profiles(run.optim)), is_loading=True)
-    return {*state["optimizer"], *state["ema"]}
+    ema, found = Ema(engine, profiles(run.optim)), 0
+    original = checkpoint_read._fill
+
+    def counting(left: memoryview, file: IOBase) -> None:
+        nonlocal found
+        found += left.nbytes
+        original(left, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_read, "_fill", counting)
+        checkpoint.load(checkpoint.resolve(run_dir), engine, ema)
+    parts = (*optimizer_state.states(engine.optimizer, engine.pieces).values(), *ema.parts.values())
+    own = sum(tensor.nbytes for _, kinds in parts for tensor in kinds.values())
+    return found, own + sum(t.nbytes for piece in engine.pieces for t in piece.state_dict().values() if t is not None)
+
+
+def noting_samples(
+    cache: Path, run_dir: Path, parallel: ParallelConfig, settings: dict[str, Any]
+) -> tuple[int, dict[int, str]]:
+    """run_loop's exit code, and sample -> digest of all that this rank was given of it: latents, noise, conditions."""
+    original, seen = WorldDiTTask.batches, dict[int, str]()
+
+    def noting(self: WorldDiTTask, micro_batches: Iterable[Sequence[int]]) -> Iterator[Any]:
+        asked: list[int] = []
+
+        def asking() -> Iterator[Sequence[int]]:
+            for indices in micro_batches:
+                asked.extend(indices)
+                yield indices
+
+        for batch in original(self, asking()):
+            found = [leaf for leaf in tree_leaves(dataclasses.asdict(batch)) if isinstance(leaf, torch.Tensor)]
+            content = b"".join(tensor.contiguous().numpy().tobytes() for tensor in found)
+            seen[asked[len(seen)]] = hashlib.sha256(content).hexdigest()
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorldDiTTask, "batches", noting)
+        return run_loop(cache, run_dir, parallel, settings), seen
 
 
 def failure_of(function: Callable, *arguments: Any) -> tuple[str, str]:
@@ -126,25 +175,3 @@ def events(run_dir: Path) -> list[dict[str, Any]]:
     """What metrics.jsonl says besides steps."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if "event" in record]
-
-
-def killed_while_saving(phase: str, cache: Path, run_dir: Path, parallel: ParallelConfig, settings: dict) -> None:
-    """run_loop, ended by SIGKILL in a phase of its second save."""
-    module, name, is_due = {
-        "plan": (checkpoint_save, "save_state", lambda *_: True),
-        "write": (checkpoint_save.Saver, "_complete", lambda *_: True),
-        "rename": (Path, "rename", lambda path, *_: path.suffix == ".partial"),
-        "prune": (checkpoint_folder.shutil, "rmtree", lambda path, *_: "step-00000002." in path.name and path.exists()),
-    }[phase]
-    original, calls = getattr(module, name), 0
-    first = 1 if phase == "prune" else 2
-
-    def killing(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += is_due(*arguments)
-        if calls == first:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **named)
-
-    setattr(module, name, killing)
-    run_loop(cache, run_dir, parallel, settings)

@@ -1,6 +1,7 @@
 """Stop, resume, reshard: the run goes on as if nothing had happened, or says in one sentence why it can not."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,14 +12,18 @@ import torch
 from support import tiny_world, training
 from support.ranks import RankPool
 
+from cosmos_train.interop.source import open_world
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
+from cosmos_train.train.checkpoint_folder import digest_of
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, STOPPED
 
 DP2, TP2, PP2 = ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)
 SEQUENCE = ParallelConfig(tp=2, sequence_parallel=True)
 CONTEXT, INTERLEAVED = ParallelConfig(cp=2), ParallelConfig(pp=2, pp_chunks=2)
+TP2_DP2, PP2_CP2 = ParallelConfig(tp=2), ParallelConfig(pp=2, cp=2)
+NUM_STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -27,74 +32,84 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six steps on two data-parallel ranks."""
+def whole(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[int, str]]:
+    """A run on two data-parallel ranks, and sample -> digest of what it was trained on."""
     run_dir = tmp_path_factory.mktemp("uninterrupted")
-    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": 6}) == [DONE, DONE]
-    return run_dir
+    settings = {"num_steps": NUM_STEPS, "checkpoint": {"every_steps": 2}}
+    (one, samples), (other, others) = ranks(2).run(training.noting_samples, cache, run_dir, DP2, settings)
+    assert (one, other) == (DONE, DONE) and len(samples | others) == len(samples) + len(others) == 4 * NUM_STEPS
+    return run_dir, samples | others
 
 
-def test_resume_on_the_same_layout_is_bit_identical(
-    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
-):
-    settings = {"num_steps": 6, "stop_at_step": 3}
-    assert ranks(2).run(training.run_loop, cache, tmp_path, DP2, settings) == [STOPPED, STOPPED]
-    assert ranks(2).run(training.run_loop, cache, tmp_path, DP2, {"num_steps": 6}) == [DONE, DONE]
-    assert training.losses(tmp_path) == training.losses(uninterrupted)
-    averages = [ranks(1).run(training.saved_average, cache, run, DP2)[0] for run in (tmp_path, uninterrupted)]
-    for name, average in averages[0].items():
-        assert torch.equal(average, averages[1][name]), name
+@pytest.fixture(scope="module")
+def uninterrupted(whole: tuple[Path, dict[int, str]]) -> Path:
+    return whole[0]
 
 
-@pytest.mark.parametrize("parallel", [DP2, PP2])
-def test_resume_of_a_bf16_run_is_bit_identical(
-    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig
-):
+def test_resume_of_a_bf16_run_is_bit_identical(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path):
     """Its fp32 weights and moments lie in one group of the optimizer with those of the fp32 uncertainty."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     settings = {"num_steps": 5, "precision": "bf16"}
-    ranks(2).run(training.run_loop, cache, whole, parallel, settings)
-    ranks(2).run(training.run_loop, cache, parted, parallel, settings | {"stop_at_step": 3})
-    ranks(2).run(training.run_loop, cache, parted, parallel, settings)
-    assert training.losses(parted) == training.losses(whole)
+    ranks(2).run(training.run_loop, cache, whole, DP2, settings)
+    ranks(2).run(training.run_loop, cache, parted, DP2, settings | {"stop_at_step": 3})
+    ranks(2).run(training.run_loop, cache, parted, DP2, settings)
+    assert training.steps(parted) == training.steps(whole)
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [(TP2, DP2), (DP2, CONTEXT), (CONTEXT, INTERLEAVED), (INTERLEAVED, TP2), (PP2, SEQUENCE), (SEQUENCE, PP2)],
+    "starts",
+    [
+        # Of 4, 2 and 1 ranks: tp, pp, cp, dp and what the distributed optimizer divides, all changed at once.
+        [(4, TP2_DP2), (4, PP2_CP2), (2, CONTEXT), (4, PP2), (1, DP2), (4, CONTEXT)],
+        [(2, TP2), (2, DP2), (2, CONTEXT), (2, INTERLEAVED), (2, SEQUENCE), (2, PP2)],
+    ],
+    ids=["other numbers of ranks", "two ranks"],
 )
-def test_resume_on_another_layout(
+def test_resume_on_other_layouts_goes_on_alike(
+    ranks: Callable[[int], RankPool],
+    cache: Path,
+    tmp_path: Path,
+    whole: tuple[Path, dict[int, str]],
+    starts: list[tuple[int, ParallelConfig]],
+):
+    """One run that stops every two steps and goes on in another layout, with the same samples."""
+    run_dir, samples = whole
+    seen: dict[int, str] = {}
+    for number, (num_ranks, parallel) in enumerate(starts, start=1):
+        settings = {"num_steps": NUM_STEPS, "stop_at_step": 2 * number, "checkpoint": {"every_steps": 100}}
+        for code, of_rank in ranks(num_ranks).run(training.noting_samples, cache, tmp_path, parallel, settings):
+            assert code == (STOPPED if number < len(starts) else DONE)
+            assert all(seen.setdefault(index, digest) == digest for index, digest in of_rank.items())
+    assert seen == samples
+    assert training.losses(tmp_path) == pytest.approx(training.losses(run_dir), rel=1e-5)
+    mine, theirs = (ranks(1).run(training.saved_average, cache, run, DP2)[0] for run in (tmp_path, run_dir))
+    for name, average in mine.items():
+        torch.testing.assert_close(average, theirs[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("num_ranks", "parallel"), [(2, DP2), (4, TP2_DP2), (4, PP2_CP2)])
+def test_no_rank_reads_more_than_it_keeps(
     ranks: Callable[[int], RankPool],
     cache: Path,
     tmp_path: Path,
     uninterrupted: Path,
-    before: ParallelConfig,
-    after: ParallelConfig,
+    num_ranks: int,
+    parallel: ParallelConfig,
 ):
-    ranks(2).run(training.run_loop, cache, tmp_path, before, {"num_steps": 6, "stop_at_step": 3})
-    assert ranks(2).run(training.run_loop, cache, tmp_path, after, {"num_steps": 6}) == [DONE, DONE]
-    assert training.losses(tmp_path) == pytest.approx(training.losses(uninterrupted), rel=1e-4)
-
-
-def test_resume_on_another_number_of_processes(
-    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
-):
-    ranks(2).run(training.run_loop, cache, tmp_path, TP2, {"num_steps": 6, "stop_at_step": 3})
-    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), {"num_steps": 6}) == [DONE]
-    assert training.losses(tmp_path) == pytest.approx(training.losses(uninterrupted), rel=1e-4)
-
-
-def test_no_rank_reads_what_others_hold(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path):
-    mine, theirs = ranks(2).run(training.states_to_read, cache, tmp_path, DP2)
-    [everything] = ranks(1).run(training.states_to_read, cache, tmp_path, DP2)
-    assert mine | theirs == everything
-    assert len(mine & theirs) < 0.1 * len(everything) and 0.2 < len(mine) / len(everything) < 0.8
+    """Of a checkpoint of another layout, too: its weights, and of the optimizer and averages what it updates."""
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    found = ranks(num_ranks).run(training.bytes_read, cache, tmp_path, parallel)
+    assert all(read == kept for read, kept in found)
+    [(all_there_is, _)] = ranks(1).run(training.bytes_read, cache, tmp_path, DP2)
+    assert max(read for read, _ in found) < 0.7 * all_there_is
 
 
 def test_says_where_it_started_from(uninterrupted: Path):
     start, *_, done = training.events(uninterrupted)
     assert (start["event"], start["step"], start["source"].split(":")[0]) == ("start", 0, "scratch")
-    assert (done["event"], done["step"]) == ("done", 6)
+    assert (done["event"], done["step"]) == ("done", NUM_STEPS)
 
 
 def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path):
@@ -128,20 +143,20 @@ def test_warm_start_takes_weights_alone(
 
 def test_keeps_the_last(uninterrupted: Path):
     kept = sorted(folder.name for folder in (uninterrupted / "checkpoints").iterdir())
-    assert kept == ["step-00000004", "step-00000006"]
+    assert kept == ["step-00000010", "step-00000012"]
 
 
 def test_incomplete_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    (tmp_path / "run/checkpoints/step-00000006" / checkpoint.MARKER).unlink()
+    (tmp_path / "run/checkpoints/step-00000012" / checkpoint.MARKER).unlink()
     newest = checkpoint.newest_checkpoint(tmp_path / "run")
-    assert newest is not None and newest.name == "step-00000004"
+    assert newest is not None and newest.name == "step-00000010"
 
 
-def damaged(run_dir: Path, step: int) -> Path:
+def damaged(run_dir: Path, step: int, kind: str = "weights") -> Path:
     """One bit of one file of a checkpoint is turned over."""
     folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    victim = sorted(folder.glob("*.distcp"))[-1]
+    victim = sorted(folder.glob(f"{kind}_*.distcp"))[-1]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
@@ -153,13 +168,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(
 ):
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)
-    damaged(run_dir, 6)
-    (run_dir / "checkpoints" / "step-00000008.partial").mkdir()
-    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": 6}) == [DONE, DONE]
+    damaged(run_dir, 12)
+    (run_dir / "checkpoints" / "step-00000014.partial").mkdir()
+    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": NUM_STEPS}) == [DONE, DONE]
     start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
-    assert start["step"] == 4 and "a newer one is damaged" in start["source"]
+    assert start["step"] == 10 and "a newer one is damaged" in start["source"]
     names = {folder.name for folder in (run_dir / "checkpoints").iterdir()}
-    assert names == {"step-00000004", "step-00000006", "step-00000006.damaged"}, "what a crash left is gone"
+    assert names == {"step-00000010", "step-00000012", "step-00000012.damaged"}, "what a crash left is gone"
     assert training.losses(run_dir) == training.losses(uninterrupted)
 
 
@@ -167,13 +182,13 @@ def test_only_damaged_checkpoints_are_no_reason_to_start_afresh(
     ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    for step in (4, 6):
+    for step in (10, 12):
         damaged(tmp_path / "run", step)
     chosen = (training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())
     for _ in range(2):  # a requeued job finds them set aside
         name, message = ranks(2).run(*chosen)[1]
         assert name == "CheckpointError" and "all 2 checkpoints of" in message
-    restored = tmp_path / "run" / "checkpoints" / "step-00000004"
+    restored = tmp_path / "run" / "checkpoints" / "step-00000010"
     shutil.copytree(uninterrupted / "checkpoints" / restored.name, restored)
     assert ranks(1).run(training.chosen_source, *chosen[2:])[0].folder == restored
 
@@ -182,12 +197,48 @@ def test_a_named_checkpoint_that_is_damaged_is_refused(
     ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    victim = damaged(tmp_path / "run", 6)
+    victim = damaged(tmp_path / "run", 12)
     asked = CheckpointConfig(resume_from=str(tmp_path / "run"))
     name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", asked)[0]
     assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
     trusting = CheckpointConfig(resume_from=str(tmp_path / "run"), verify=False)
     assert ranks(2).run(training.chosen_source, tmp_path / "new", trusting)[0].folder is not None
+    os.truncate(victim, victim.stat().st_size // 2)
+    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", trusting)[1]
+    assert name == "CheckpointError" and f"{victim.name} has {victim.stat().st_size} bytes instead of" in message
+
+
+def test_of_weights_alone_the_files_that_hold_them_are_compared(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
+):
+    """A warm start, on all ranks together, and what reads a checkpoint in one process, as a conversion does."""
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    chosen = (training.chosen_source, tmp_path / "new", CheckpointConfig(init_from=str(tmp_path / "run")))
+    damaged(tmp_path / "run", 12, "optimizer")
+    assert ranks(2).run(*chosen)[0].weights_only and open_world(tmp_path / "run").layout == "checkpoint"
+    victim = damaged(tmp_path / "run", 12)
+    name, message = ranks(2).run(training.failure_of, *chosen)[0]
+    assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
+    with pytest.raises(checkpoint.CheckpointError, match=f"{victim.name} differs from its digest"):
+        open_world(tmp_path / "run")
+    run_yaml = victim.with_name("run.yaml")
+    run_yaml.write_text(run_yaml.read_text().replace("verify: true", "verify: false"))
+    digests = json.loads((victim.parent / "digests.json").read_text()) | {"run.yaml": digest_of(run_yaml)}
+    (victim.parent / "digests.json").write_text(json.dumps(digests))
+    assert open_world(tmp_path / "run").layout == "checkpoint"
+
+
+@pytest.mark.parametrize("name", ["weights_00001.distcp", "optimizer_00000.distcp", ".metadata", "common.pt"])
+def test_a_file_that_ends_too_early_is_our_error_without_digests_too(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path, name: str
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    newest = checkpoint.resolve(tmp_path / "run")
+    os.truncate(newest / name, (newest / name).stat().st_size // 2)
+    (newest / "digests.json").unlink()
+    settings = {"num_steps": NUM_STEPS + 2, "checkpoint": {"verify": False}}
+    for error, message in ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, settings):
+        assert error == "CheckpointError" and str(newest) in message and "\n" not in message
 
 
 def test_another_architecture_is_refused(
@@ -196,7 +247,13 @@ def test_another_architecture_is_refused(
     shutil.copytree(uninterrupted, tmp_path / "run")
     for layout in (DP2, PP2):
         for name, message in ranks(2).run(
-            training.failure_of, training.run_loop, cache, tmp_path / "run", layout, {"num_steps": 8}, {"adaln_rank": 4}
+            training.failure_of,
+            training.run_loop,
+            cache,
+            tmp_path / "run",
+            layout,
+            {"num_steps": 14},
+            {"adaln_rank": 4},
         ):
             assert name == "CheckpointError"
             assert "another architecture" in message
@@ -209,18 +266,18 @@ def test_changed_data_seed_or_batch_is_refused(
     other = tiny_world.write_cache(tmp_path / "other", num_windows=9)
     shutil.copytree(uninterrupted, tmp_path / "run")
     name, message = ranks(1).run(
-        training.failure_of, training.run_loop, other, tmp_path / "run", DP2, {"num_steps": 8}
+        training.failure_of, training.run_loop, other, tmp_path / "run", DP2, {"num_steps": 14}
     )[0]
     assert name == "ConfigError" and "digest" in message and "checkpoint.init_from" in message
     name, message = ranks(1).run(
-        training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, {"num_steps": 8, "global_batch_size": 8}
+        training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, {"num_steps": 14, "global_batch_size": 8}
     )[0]
     assert name == "ConfigError" and "train.global_batch_size=4" in message
 
 
 def test_newer_format_is_refused(uninterrupted: Path, tmp_path: Path):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    marker = tmp_path / "run/checkpoints/step-00000006" / checkpoint.MARKER
+    marker = tmp_path / "run/checkpoints/step-00000012" / checkpoint.MARKER
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": checkpoint.FORMAT + 1}))
     with pytest.raises(checkpoint.CheckpointError, match="use a newer cosmos-train"):
         checkpoint.read_progress(marker.parent)
@@ -248,8 +305,18 @@ def test_full_disk_leaves_the_checkpoint_before(
     settings = {"num_steps": 6, "checkpoint": {"every_steps": 2, "asynchronous": asynchronous}}
     for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, run_dir, DP2, settings):
         assert name == "CheckpointError"
-        assert "could not write the checkpoint of step" in message and "the disk is full" in message
+        assert f"could not write the checkpoint of step 4 to {run_dir}" in message and "the disk is full" in message
     newest = checkpoint.newest_checkpoint(run_dir)
     assert newest is not None, "the disk was too small for the first checkpoint already"
     assert not list((run_dir / "checkpoints").glob("*.partial")), "what was half written is gone"
     assert checkpoint.read_progress(newest).step < 6
+
+
+def test_a_full_staging_disk_is_the_one_that_is_named(
+    ranks: Callable[[int], RankPool], cache: Path, small_disk: Path, tmp_path: Path
+):
+    (small_disk / "filled").write_bytes(bytes(3_000_000))
+    settings = {"num_steps": 2, "checkpoint": {"asynchronous": True, "staging_dir": str(small_disk)}}
+    for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, settings):
+        assert name == "CheckpointError" and f"the disk is full: {small_disk}/run-" in message
+    assert not [path for path in small_disk.rglob("*") if path.is_file() and path.name != "filled"]

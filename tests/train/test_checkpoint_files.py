@@ -26,10 +26,16 @@ def writer() -> Iterator[WriterProcess]:
     process.close()
 
 
-def file_of(folder: Path, tensors: list[Tensor], staging: Path | None = None) -> FileOfRank:
+def file_of(folder: Path, tensors: list[Tensor], staged: Path | None = None) -> FileOfRank:
     folder.mkdir(exist_ok=True)
     items = [(_create_write_item_for_tensor(str(number), tensor), tensor) for number, tensor in enumerate(tensors)]
-    return FileOfRank(folder / "__0_0.distcp", [], items, staging)
+    return FileOfRank(folder / "__0_0.distcp", [], items, staged)
+
+
+def done(writer: WriterProcess) -> list[Written]:
+    result = writer.result()
+    assert isinstance(result, list), result
+    return result
 
 
 def copies_of(writer: WriterProcess, sources: list[Tensor]) -> list[Tensor]:
@@ -62,38 +68,39 @@ def test_training_goes_on_and_the_file_holds_what_was_copied(writer: WriterProce
         for source in sources:
             source.zero_()
         folder = tmp_path / str(number)
-        writer.start(file_of(folder, copies))
-        written = writer.result()
-        assert isinstance(written, Written)
+        writer.start([file_of(folder, copies)])
+        [written] = done(writer)
         assert all(map(torch.equal, read(folder, written), expected))
         assert written.digest == digest_of(folder / written.name)
 
 
 def test_made_in_a_staging_folder_and_gone_from_there(tmp_path: Path):
     tensors = made(0)
-    written = write_file(file_of(tmp_path / "step-00000001.partial", tensors, tmp_path / "local"))
+    written = write_file(file_of(tmp_path / "step-00000001.partial", tensors, tmp_path / "local" / "file"))
     assert all(map(torch.equal, read(tmp_path / "step-00000001.partial", written), tensors))
-    assert not list((tmp_path / "local").rglob("*.distcp"))
+    assert not list((tmp_path / "local").iterdir())
 
 
 def test_a_failure_is_an_answer_and_the_next_file_is_written(writer: WriterProcess, tmp_path: Path):
     file = file_of(tmp_path / "gone", copies_of(writer, made(1)))
     (tmp_path / "gone").rmdir()
     (tmp_path / "gone").touch()
-    writer.start(file)
+    writer.start([file])
     assert isinstance(writer.result(), OSError)
-    writer.start(file_of(tmp_path / "there", copies_of(writer, made(1))))
-    assert isinstance(writer.result(), Written)
+    writer.start([file_of(tmp_path / name, copies_of(writer, made(1))) for name in ("one", "two")])
+    assert [written.digest for written in done(writer)] == [
+        digest_of(tmp_path / name / "__0_0.distcp") for name in ("one", "two")
+    ]
 
 
 def test_it_does_not_hear_stop_signals_and_its_death_is_told(tmp_path: Path):
     process = WriterProcess()
-    process.start(file_of(tmp_path / "first", copies_of(process, made(1))))
-    assert isinstance(process.result(), Written)
+    process.start([file_of(tmp_path / "first", copies_of(process, made(1)))])
+    assert len(done(process)) == 1
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         process.process.send_signal(number)
-    process.start(file_of(tmp_path / "second", copies_of(process, made(1))))
-    assert isinstance(process.result(), Written)
+    process.start([file_of(tmp_path / "second", copies_of(process, made(1)))])
+    assert len(done(process)) == 1
     process.process.kill()
     process.process.wait()
     assert process.is_done()
@@ -108,18 +115,18 @@ import os, signal, sys
 from pathlib import Path
 from cosmos_train.train.checkpoint_files import FileOfRank, WriterProcess
 writer, folder = WriterProcess(), Path(sys.argv[1])
-writer.start(FileOfRank(folder / "first", [], [], None))
+writer.start([FileOfRank(folder / "first", [], [], None)])
 writer.result()
 os.mkfifo(folder / "second")
-writer.start(FileOfRank(folder / "second", [], [], None))
+writer.start([FileOfRank(folder / "second", [], [], None)])
 print(writer.process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL
     for _ in range(100):
-        if not Path(f"/proc/{int(done.stdout)}").exists():
+        if not Path(f"/proc/{int(ended.stdout)}").exists():
             return
         time.sleep(0.05)
-    os.kill(int(done.stdout), signal.SIGKILL)
+    os.kill(int(ended.stdout), signal.SIGKILL)
     raise AssertionError("it is still there")

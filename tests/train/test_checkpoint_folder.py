@@ -1,6 +1,8 @@
 """Checkpoints as folders: which there are, whether they are whole, which may go. No torch, no training."""
 
+import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,12 @@ def test_complete_ones_in_order_and_nothing_else(tmp_path: Path):
     assert (tmp_path / "checkpoints" / "step-00000400.damaged").is_dir()
 
 
+def loop_of_links(path: Path) -> None:
+    """Reading it is an error of the system, as it is on a dying disk."""
+    path.unlink()
+    path.symlink_to(path)
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -39,13 +47,55 @@ def test_complete_ones_in_order_and_nothing_else(tmp_path: Path):
         (lambda folder: (folder / "common.pt").write_bytes(b"c" * 10), ["common.pt differs from its digest"]),
         (lambda folder: (folder / folders.DIGESTS).write_text("{"), ["digests.json is not JSON"]),
         (lambda folder: (folder / folders.MARKER).write_text(""), ["complete.json is not JSON"]),  # a crashed node
-        (lambda folder: (folder / folders.DIGESTS).unlink(), []),  # of a version that wrote none
+        (lambda folder: (folder / folders.DIGESTS).unlink(), ["digests.json is missing"]),
+        (lambda folder: loop_of_links(folder / "common.pt"), ["common.pt can not be read: [Errno 40]"]),
+        (lambda folder: loop_of_links(folder / folders.DIGESTS), ["digests.json can not be read: [Errno 40]"]),
     ],
 )
 def test_damage(tmp_path: Path, harm, said: list[str]):
     folder = write_checkpoint(tmp_path, 1)
     harm(folder)
-    assert folders.damage_of(folder) == said
+    found = folders.damage_of(folder)
+    assert len(found) == len(said) and all(phrase.startswith(start) for phrase, start in zip(found, said, strict=True))
+
+
+def test_sizes_are_compared_where_contents_are_not(tmp_path: Path):
+    folder = write_checkpoint(tmp_path, 1)
+    (folder / "common.pt").write_bytes(b"c" * 10)
+    assert folders.damage_of(folder, contents=False) == []
+    (folder / "common.pt").write_bytes(b"c")
+    assert folders.damage_of(folder, contents=False) == ["common.pt has 1 bytes instead of 10"]
+    assert folders.damage_of(folder, only={"run.yaml", "__0_0.distcp"}) == [], "others are not looked at"
+    (folder / folders.DIGESTS).unlink()
+    assert folders.damage_of(folder, contents=False) == []
+
+
+def test_a_sealed_folder_is_on_the_disk_before_and_after_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    partial, final = tmp_path / "step-00000001.partial", tmp_path / "step-00000001"
+    partial.mkdir()
+    for name in ("weights_00000.distcp", "common.pt", "run.yaml"):
+        (partial / name).write_text(name)
+    flushed: list[tuple[str, bool]] = []
+    original = os.fsync
+    monkeypatch.setattr(folders, "digest_of", lambda path: f"digest of {path.name}")
+
+    def noting(fd: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{fd}").readlink().name, final.exists()))
+        original(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    progress = folders.Progress(step=1, samples_consumed=4, seed=0, data_digest="", layout="")
+    folders.seal(partial, final, progress, {"weights_00000.distcp": "by who wrote it"})
+    assert set(flushed[:4]) == {(name, False) for name in ("common.pt", "run.yaml", "digests.json", "complete.json")}
+    assert flushed[4:] == [(partial.name, False), (tmp_path.name, True)]
+    assert json.loads((final / folders.DIGESTS).read_text()) == {
+        "weights_00000.distcp": "by who wrote it",
+        "common.pt": "digest of common.pt",
+        "run.yaml": "digest of run.yaml",
+    }
+    assert folders.read_progress(final) == progress
 
 
 def test_ranks_share_the_reading(tmp_path: Path):

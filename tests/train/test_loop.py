@@ -1,16 +1,19 @@
-"""Steps that are not finite are skipped alike on every rank, named, counted, and at last stop the run."""
+"""Steps that are not finite are skipped alike on every rank, named, counted, and at last stop the run. What a run tells
+W&B of where it comes from, over restarts and forks.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_world, training
+from support import tiny_world, training, wandb_files
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
-from cosmos_train.train.loop import DONE
+from cosmos_train.train.config import TrackingConfig
+from cosmos_train.train.signals import DONE, STOPPED
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace(
     for event in skipped:
         assert event["first_sample"] == 4 * (event["step"] - 1) and event["num_samples"] == 4
         assert "grad_norm" in event["not_finite"]
+    alerts = [event for event in training.events(tmp_path) if event["event"] == "alert"]
+    assert [alert["step"] for alert in alerts if alert["cause"] == "not finite"] == [event["step"] for event in skipped]
     trained = training.losses(tmp_path)
     assert set(trained) | {event["step"] for event in skipped} == set(range(1, 9))
     assert all(loss == loss for loss in trained.values())
@@ -48,3 +53,30 @@ def test_too_many_in_a_row_stop_the_run_and_spare_the_checkpoint(
     assert f"not finite at step {step} (samples {4 * step - 4} to {4 * step - 1}), 1 steps in a row" in message
     newest = checkpoint.newest_checkpoint(tmp_path)
     assert (0 if newest is None else checkpoint.read_progress(newest).step) == step - 1
+
+
+def test_a_run_is_one_at_weights_and_biases_and_a_fork_is_another(ranks: Callable[[int], RankPool], tmp_path: Path):
+    cache, parent, fork = tiny_world.write_cache(tmp_path / "cache"), tmp_path / "parent", tmp_path / "fork"
+    keep_all = {"every_steps": 1, "keep_last": 4}
+    tracked = {"num_steps": 4, "run": {"tracking": TrackingConfig(wandb="offline")}, "checkpoint": keep_all}
+    for stop_at_step in (1, None):
+        ranks(2).run(training.run_loop, cache, parent, ParallelConfig(), tracked | {"stop_at_step": stop_at_step})
+    resumed = tracked | {"checkpoint": keep_all | {"resume_from": str(parent / "checkpoints" / "step-00000001")}}
+    for stop_at_step in (2, None):
+        ranks(2).run(training.run_loop, cache, fork, ParallelConfig(), resumed | {"stop_at_step": stop_at_step})
+    first, second = wandb_files.read(parent)
+    assert first.run_id == second.run_id and (first.exit_code, second.exit_code) == (STOPPED, DONE)
+    assert first.losses | second.losses == training.losses(parent)
+    assert first.config["model"] == second.config["model"] and first.config["start"]["code_version"] == "test"
+    forked, again = wandb_files.read(fork)
+    assert forked.run_id == again.run_id != first.run_id
+    start = forked.config["start"]
+    assert (start["from_wandb_id"], start["from_step"]) == (first.run_id, 1)
+    assert start["source"] == "checkpoint.resume_from" and start["ranks"] == 2
+    assert [start["from_wandb_id"] for start in again.config["starts"]] == [first.run_id, forked.run_id]
+
+
+def test_peak_memory_is_that_of_the_rank_with_the_most(ranks: Callable[[int], RankPool]):
+    (own, told), (own_hungry, told_hungry) = ranks(2).run(training.own_and_peak_memory)
+    most = {"peak_host_memory_gib": pytest.approx(max(own, own_hungry), rel=1e-3)}
+    assert told == told_hungry == most

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cosmos_train.train.rank_times import PHASES, RankTimes, read_rank_times
 TIMES = RankTimes(
     20,
     ["a", "a", "b", "b"],
+    [0, 0, 0, 0],
     {
         "data": [0.1, 0.1, 0.1, 0.3],
         "forward": [0.2, 0.2, 0.3, 0.2],
@@ -28,9 +30,22 @@ TIMES = RankTimes(
 def test_who_is_slow_where_and_by_how_much():
     found = TIMES.straggler()
     assert (found.rank, found.host, found.phase) == (3, "b", "data")
-    assert found.lost_sec == pytest.approx(0.15) and found.lost_share == pytest.approx(0.15)
+    assert found.lost_sec == pytest.approx(0.2) and found.lost_share == pytest.approx(0.2)
     assert TIMES.slowest_hosts() == [("b", pytest.approx(0.45)), ("a", pytest.approx(0.3))]
     assert TIMES.means()["data_sec"] == pytest.approx(0.15)
+
+
+def test_of_two_ranks_one_is_behind_the_other():
+    phases = {phase: [0.0, 0.0] for phase in PHASES} | {"forward": [0.25, 0.75]}
+    of_two = RankTimes(20, ["a", "b"], [0, 0], phases)
+    assert of_two.straggler().lost_sec == 0.5 and of_two.straggler().rank == 1
+
+
+def test_pipeline_stages_are_not_compared():
+    stages = replace(TIMES, stages=[0, 0, 1, 1])
+    assert stages.straggler().lost_sec == pytest.approx(0.1), "rank 3 is behind rank 2 of its stage"
+    alone = replace(TIMES, stages=[0, 1, 2, 3])
+    assert alone.straggler().lost_sec == 0
 
 
 def test_kept_in_the_run_folder(tmp_path: Path):

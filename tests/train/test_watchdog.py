@@ -22,6 +22,7 @@ def wait_in_a_collective():
     {wait}
 
 with watchdog.Watchdog(folder / "stacks", folder / "failures", rank=1, num_ranks=3, limit_sec=limit_sec) as dog:
+    dog.on_hang = lambda sentence: (folder / "told").write_text(sentence)
     wait_in_a_collective()
 """
 
@@ -39,6 +40,7 @@ def test_a_hang_ends_with_stacks_and_names_the_silent(tmp_path: Path):
     assert process.returncode == 1
     assert "wait_in_a_collective" in (tmp_path / "stacks" / "rank-00001.txt").read_text()
     assert "no step was finished in 0.5 s (train.hang_sec); rank 0 gave no sign, others' stacks are in" in err
+    assert (tmp_path / "told").read_text() == "no step was finished in 0.5 s (train.hang_sec)"
     first = first_failure(tmp_path / "failures")
     assert first is not None and first.rank == 1 and first.sentence in err
 

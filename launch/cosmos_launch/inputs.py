@@ -1,0 +1,56 @@
+"""What a run reads that must be there before it is queued: data, caches, other runs. Looked for without torch."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cosmos_train.config.cluster import ContainerConfig
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldRun
+from cosmos_train.train.checkpoint_folder import CHECKPOINTS, newest_checkpoint
+
+
+def check_inputs(run: RunConfig, container: ContainerConfig, *, made_before: Sequence[Path] = ()) -> None:
+    """Raises ConfigError for the first that is not there.
+
+    Args:
+        container: paths inside its image are not looked for.
+        made_before: folders of runs that end before this one starts.
+    """
+    for key, name in inputs_of(run):
+        path = container.outside(Path(name).absolute())
+        if path is None or any(path.is_relative_to(folder.absolute()) for folder in made_before):
+            continue
+        if not path.exists():
+            raise ConfigError(
+                f"{key}={name} is not there ({path}); make it first, correct the path, or name the job that makes it "
+                "with --after"
+            )
+        if key.startswith("checkpoint.") and (path / CHECKPOINTS).is_dir() and newest_checkpoint(path) is None:
+            raise ConfigError(
+                f"{key}={name} is a run that has no complete checkpoint yet; wait for one, or name its job with --after"
+            )
+
+
+def inputs_of(run: RunConfig) -> Iterator[tuple[str, str]]:
+    """(key, path) of all files and folders that training reads."""
+    for key, name in (("init_from", run.checkpoint.init_from), ("resume_from", run.checkpoint.resume_from)):
+        if name is not None:
+            yield f"checkpoint.{key}", name
+    if isinstance(run, TokenizerRun):
+        yield from _videos(run)
+        if run.tokenizer_from:
+            yield "tokenizer_from", run.tokenizer_from
+    elif isinstance(run, WorldRun) and run.latents.fill:  # the cache itself is made on the way
+        yield from _videos(run)
+        yield "latents.tokenizer", run.latents.tokenizer
+    elif isinstance(run, WorldRun):
+        yield "latents.folder", run.latents.folder
+        if run.latents.image_folder is not None:
+            yield "latents.image_folder", run.latents.image_folder
+
+
+def _videos(run: TokenizerRun | WorldRun) -> Iterator[tuple[str, str]]:
+    yield "data.manifest", run.data.manifest
+    yield from (("data.blend", manifest) for manifest in run.data.blend)
+    if run.data.quarantine:
+        yield "data.quarantine", run.data.quarantine

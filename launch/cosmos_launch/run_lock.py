@@ -1,0 +1,100 @@
+"""One training at a time in a run's folder: RUN/training.json names the process that trains there.
+
+Two at once would remove each other's half-written checkpoints. Locks of file systems are not used, since those of
+clusters do not all have them: whoever comes finds out whether the named process or its Slurm job is still there. So
+what was killed, or ran on a node that is gone, holds nobody up.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cosmos_launch.slurm import jobs_in_queue, own_job
+from cosmos_train.config.errors import ConfigError
+
+LOCK = "training.json"
+CLOCK_SEC = 5.0
+"""Start times of one process may differ by so much: they are counted from the machine's start, whose time is set."""
+SETTLE_SEC = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that trains: rank 0 of a run."""
+
+    host: str
+    pid: int
+    started: float
+    """Unix time; tells it from a later process of the same number."""
+    job: str | None
+    """Of Slurm; None outside of it."""
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        """The one that calls."""
+        return cls(platform.node(), os.getpid(), psutil.Process().create_time(), own_job())
+
+    def still_trains(self) -> bool:
+        """Whether its process lives on this host, or its job, another than ours, runs on others."""
+        if self.host == platform.node():
+            return self._is_alive()
+        if self.job is None or self.job == own_job():
+            return False
+        return jobs_in_queue([self.job]).get(self.job, "PENDING") != "PENDING"
+
+    def _is_alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            is_same = abs(process.create_time() - self.started) < CLOCK_SEC
+            return is_same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+@contextlib.contextmanager
+def training_alone(run_dir: Path) -> Iterator[None]:
+    """Hold the folder while the block runs.
+
+    Raises:
+        ConfigError: another training holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock, mine = run_dir / LOCK, Owner.this_process()
+    _check_is_free(lock)
+    aside = lock.with_name(f".{LOCK}.{os.getpid()}")
+    aside.write_text(json.dumps(asdict(mine)))
+    aside.replace(lock)
+    time.sleep(SETTLE_SEC)  # of two that found it free in the same moment, the second has written over the first
+    if _owner(lock) != mine:
+        _check_is_free(lock)
+    try:
+        yield
+    finally:
+        if _owner(lock) == mine:
+            lock.unlink()
+
+
+def _check_is_free(lock: Path) -> None:
+    owner = _owner(lock)
+    if owner is not None and owner.still_trains():
+        job = f" of Slurm job {owner.job}" if owner.job else ""
+        raise ConfigError(
+            f"run_dir={lock.parent} is being trained by process {owner.pid} on host {owner.host}{job}, and two "
+            "trainings would remove each other's checkpoints; wait for it or end it, or use another run_dir. If it is "
+            f"certainly gone, remove {lock}"
+        )
+
+
+def _owner(lock: Path) -> Owner | None:
+    """Who wrote it; None where nobody did, or a crash of the machine left it empty."""
+    try:
+        return Owner(**json.loads(lock.read_text()))
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,45 @@
+"""What metrics.jsonl says of a run over all its starts: the steps that count, and what happened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosmos_launch.report import read_metrics
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """Of a run's folder."""
+
+    steps: list[Record]
+    """Logged steps, rising: of those that were rolled back and trained again, what they were the last time."""
+    events: list[Record]
+    """Starts, saves, failures, ... as they came."""
+    num_rolled_back: int
+    """Logged steps that do not count: the run went on from a checkpoint before them."""
+    last_sec: float
+    """Time of the last line; 0 where there is none."""
+
+    @property
+    def step(self) -> int:
+        """How far the run is, as far as it has said."""
+        started = [event["step"] for event in self.events if event["event"] == "start"]
+        return max([*started[-1:], *(record["step"] for record in self.steps[-1:])], default=0)
+
+
+def read_records(run_dir: Path) -> RunRecords:
+    """Empty before the run's first start."""
+    path = run_dir / "metrics.jsonl"
+    records = read_metrics(path) if path.is_file() else []
+    steps: list[Record] = []
+    num_logged = 0
+    for record in records:
+        if record.get("event") == "start":
+            steps = [kept for kept in steps if kept["step"] <= record["step"]]
+        elif "step_sec" in record:
+            steps.append(record)
+            num_logged += 1
+    events = [record for record in records if "event" in record]
+    return RunRecords(steps, events, num_logged - len(steps), records[-1]["time"] if records else 0.0)

@@ -1,0 +1,107 @@
+"""One training at a time in a folder, and nobody waits for one that is gone. With Slurm: tests/slurm/test_queue.py."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cosmos_launch.run_lock import LOCK, Owner, training_alone
+from cosmos_train.config.errors import ConfigError
+
+HOLD = """
+import sys
+from pathlib import Path
+from cosmos_launch.run_lock import training_alone
+with training_alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start(program: str, *arguments: Path | str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def hold(run_dir: Path) -> subprocess.Popen:
+    """A process that holds the folder until it is told to end."""
+    process = start(HOLD, run_dir)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def is_free(run_dir: Path) -> bool:
+    try:
+        with training_alone(run_dir):
+            return True
+    except ConfigError:
+        return False
+
+
+def test_a_process_that_lives_holds_it_and_one_that_was_killed_does_not(tmp_path: Path):
+    first = hold(tmp_path)
+    with pytest.raises(ConfigError) as caught, training_alone(tmp_path):
+        pass
+    said = f"run_dir={tmp_path} is being trained by process {first.pid} on host {platform.node()}, and two trainings"
+    assert said in str(caught.value) and f"remove {tmp_path}/{LOCK}" in str(caught.value)
+    first.kill()
+    while psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:  # it is gone before anybody asks for its code
+        pass
+    assert (tmp_path / LOCK).exists() and is_free(tmp_path)
+    first.wait()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_it_is_given_back_at_the_end(tmp_path: Path):
+    process = hold(tmp_path)
+    process.communicate("end\n", timeout=60)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_later_process_of_the_same_number_is_another(tmp_path: Path):
+    mine = Owner.this_process()
+    (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(mine)))
+    assert not is_free(tmp_path)
+    (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(mine) | {"started": mine.started - 60}))
+    assert is_free(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"host": "gone", "pid": 1, "started": 0.0, "job": null}'])
+def test_what_a_lost_machine_left_holds_nobody_up(tmp_path: Path, left: str):
+    (tmp_path / LOCK).write_text(left)
+    assert is_free(tmp_path)
+
+
+def test_of_two_that_found_it_free_in_the_same_moment_the_second_trains(tmp_path: Path):
+    other = start("input()")
+    owner = Owner(platform.node(), other.pid, psutil.Process(other.pid).create_time(), None)
+
+    def write_over() -> None:
+        for _ in range(10_000):
+            if (tmp_path / LOCK).exists():
+                break
+            time.sleep(0.001)
+        time.sleep(0.05)
+        (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(owner)))
+
+    second = threading.Thread(target=write_over)
+    second.start()
+    assert not is_free(tmp_path)
+    second.join()
+    assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
+    other.communicate("end\n", timeout=60)
