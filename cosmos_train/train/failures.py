@@ -2,10 +2,11 @@
 
 A folder that all ranks see has a file for each rank that failed, of one line:
 
-    0 (ended by a signal) or 1 <tab> time <tab> exit code <tab> host <tab> rank <tab> sentence
+    0 or 1 <tab> time <tab> exit code <tab> host <tab> rank <tab> sentence
 
-A rank that is killed writes nothing; who started it does, and sorts it before those that lost their connection to it.
-So the first line in sorted order is the cause, for Python here and for `sort` in slurm/train.sbatch.
+0: others wrote it, because the rank was killed or gave no sign. Who started it, or waited for it, does, and sorts it
+before those that lost their connection to it. That may be the fault of its node; of what a rank says itself no node is
+suspected. So the first line in sorted order is the cause, for Python here and for `sort` in slurm/train.sbatch.
 """
 
 import os
@@ -14,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNKNOWN_HOST = "-"
-"""Where no host is to blame, such as a hung collective; it is never left out of a job."""
+"""Where no host is to blame, such as a collective in which all hang; it is never left out of a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What one rank failed of."""
 
-    by_signal: bool
+    was_silent: bool
+    """It could not say so itself."""
     time: float
     code: int
     """Exit code for the command."""
@@ -30,10 +32,10 @@ class Failure:
     sentence: str
 
 
-def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: str, by_signal: bool = False) -> None:
+def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: str, was_silent: bool = False) -> None:
     """Write a rank's failure down, once: what a rank fails of later is a consequence."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = (int(not by_signal), f"{time.time():.3f}", code, host, rank, " ".join(sentence.split()))
+    fields = (int(not was_silent), f"{time.time():.3f}", code, host, rank, " ".join(sentence.split()))
     aside, final = folder / f".rank-{rank:05d}.{os.getpid()}", folder / f"rank-{rank:05d}"
     if not final.exists():
         aside.write_text("\t".join(map(str, fields)) + "\n", encoding="utf-8")
@@ -43,7 +45,7 @@ def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: s
 def first_failure(folder: Path) -> Failure | None:
     """The cause of the others, or None where no rank failed."""
     failures = [_parse(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*")]
-    return min(failures, key=lambda failure: (not failure.by_signal, failure.time), default=None)
+    return min(failures, key=lambda failure: (not failure.was_silent, failure.time), default=None)
 
 
 def has_failed(folder: Path) -> bool:

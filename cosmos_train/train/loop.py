@@ -69,6 +69,7 @@ def train(
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
         watchdog.beat()
+        watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
         if mesh.is_main:
             session.metrics = stack.enter_context(_open_metrics(session, source, job or {}, wandb_online=wandb_online))

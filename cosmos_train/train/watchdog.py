@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosmos_train.train.failures import UNKNOWN_HOST, has_failed, record_failure
@@ -34,6 +34,8 @@ class Watchdog:
     def __init__(self, stacks: Path, failures: Path | None, *, rank: int, num_ranks: int, limit_sec: float) -> None:
         self.stacks, self.failures = stacks, failures
         self.rank, self.num_ranks, self.limit_sec = rank, num_ranks, limit_sec
+        self.hosts: Sequence[str] = [UNKNOWN_HOST] * num_ranks
+        """Of each rank, once they have told each other."""
         self.on_hang: Callable[[str], None] = lambda _sentence: None
         """Called once where the run hangs, some seconds before this rank ends."""
         self.stopped = threading.Event()
@@ -83,6 +85,7 @@ class Watchdog:
             + f" in {self.stacks}"
         )
         if self.failures is not None:
-            record_failure(self.failures, rank=self.rank, host=UNKNOWN_HOST, code=1, sentence=sentence)
+            cause, host = (silent[0], self.hosts[silent[0]]) if silent else (self.rank, UNKNOWN_HOST)
+            record_failure(self.failures, rank=cause, host=host, code=1, sentence=sentence, was_silent=bool(silent))
         print(f"cosmos-train: rank {self.rank}: {sentence}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -88,7 +88,7 @@ def _wait(ranks: list[subprocess.Popen], failures: Path) -> int:
             _end(ranks, grace_sec=GRACE_SEC)
             first = first_failure(failures)
             assert first is not None
-            if first.by_signal or (first.code != 2 and len(ranks) > 1):  # what is wrong with the input was told once
+            if first.was_silent or (first.code != 2 and len(ranks) > 1):  # what is wrong with the input was told once
                 print(f"cosmos-train: {describe(first)}", file=sys.stderr)
             return first.code
         if None not in codes:
@@ -98,15 +98,15 @@ def _wait(ranks: list[subprocess.Popen], failures: Path) -> int:
 
 def record_exit(failures: Path, rank: int, code: int) -> None:
     """Write down that a rank's process ended with this code, below zero a signal's; its own words stand over it."""
-    by_signal = code < 0
-    sentence = f"it was ended by {signal.Signals(-code).name}" if by_signal else f"it left with exit code {code}"
+    is_signal = code < 0
+    sentence = f"it was ended by {signal.Signals(-code).name}" if is_signal else f"it left with exit code {code}"
     record_failure(
         failures,
         rank=rank,
         host=host_name(),
-        code=128 - code if by_signal else code,
+        code=128 - code if is_signal else code,
         sentence=sentence,
-        by_signal=by_signal,
+        was_silent=is_signal,
     )
 
 

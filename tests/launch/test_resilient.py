@@ -57,7 +57,7 @@ def test_where_it_is_not_installed_the_node_says_so_and_the_job_is_not_tried_aga
 
 def test_failures_of_a_start_are_its_own_and_those_of_the_last_become_the_job_s(tmp_path: Path):
     environment = os.environ | {"COSMOS_TRAIN_FAILURES": str(tmp_path), resilient.RESTART: "10", "RANK": "0"}
-    record_failure(tmp_path / "restart-9", rank=1, host="n2", code=137, sentence="before", by_signal=True)
+    record_failure(tmp_path / "restart-9", rank=1, host="n2", code=137, sentence="before", was_silent=True)
     line = [sys.executable, "-m", "cosmos_launch.resilient", tmp_path / "missing.yaml"]
     done = subprocess.run(line, env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
     assert done.returncode == 2 and not (tmp_path / "ended").exists()

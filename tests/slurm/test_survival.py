@@ -95,6 +95,8 @@ def test_a_stopped_rank_is_found_by_the_watchdog(submit_world: Callable[..., Job
     os.kill(job.rank_pid(1), signal.SIGSTOP)
     job.wait_until(lambda: "the first error was" in job.log, "the watchdog")
     assert "no step was finished in 25 s (train.hang_sec); rank 1 gave no sign" in job.log
+    assert job.log.splitlines()[-1].startswith("cosmos-train: the first error was of rank 1 on n2: ")
+    assert (job.run_dir / "slurm" / "suspects.txt").read_text() == "n2\n"
     assert "run_steps" in (job.run_dir / "stacks" / "rank-00000.txt").read_text()
     job.wait_for_end()
     assert job.losses == undisturbed
@@ -137,7 +139,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     resize(str(sum(path.stat().st_size for path in first.iterdir()) * 3 // 2))
     job.wait_until(lambda: "the first error was" in job.log, "the full disk")
     resize("1g")
-    assert "No space left" in job.log.splitlines()[-1], job.log
+    assert "the disk is full" in job.log.splitlines()[-1], job.log
     job.wait_for_end()
     assert [start["step"] for start in job.events("start")] == [0, 20]
     assert job.losses == undisturbed

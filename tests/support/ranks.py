@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SEC = 240.0
-MAX_THREADS = 300
+MAX_THREADS = 60
 """In a rank, before all are started anew. megatron-core's DDP holds itself through hooks of autograd's nodes, where no
 garbage collector looks, and with it the groups of its layout: gloo's threads, which wake a hundred times a second each.
 """

@@ -23,9 +23,9 @@ def test_the_first_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert first is not None and has_failed(tmp_path)
     assert describe(first) == "the first error was of rank 12 on n12: of rank 12"
     monkeypatch.setattr(time, "time", lambda: 9.0)
-    record_failure(tmp_path, rank=5, host="n5", code=137, sentence="it was ended by SIGKILL", by_signal=True)
+    record_failure(tmp_path, rank=5, host="n5", code=137, sentence="it was ended by SIGKILL", was_silent=True)
     first = first_failure(tmp_path)
-    assert first is not None and (first.rank, first.code, first.by_signal) == (5, 137, True), "the others lost it"
+    assert first is not None and (first.rank, first.code, first.was_silent) == (5, 137, True), "the others lost it"
     command = f"cat {tmp_path}/rank-* | sort -k 1,1n -k 2,2n | head -n 1"
     line = subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout
     assert failures._parse(line) == first
