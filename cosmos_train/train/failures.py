@@ -9,10 +9,11 @@ before those that lost their connection to it. That may be the fault of its node
 suspected. So the first line in sorted order is the cause, for Python here and for `sort` in slurm/train.sbatch.
 """
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from cosmos_train.train.text_file import write_whole
 
 UNKNOWN_HOST = "-"
 """Where no host is to blame, such as a collective in which all hang; it is never left out of a job."""
@@ -36,10 +37,9 @@ def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: s
     """Write a rank's failure down, once: what a rank fails of later is a consequence."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = (int(not was_silent), f"{time.time():.3f}", code, host, rank, " ".join(sentence.split()))
-    aside, final = folder / f".rank-{rank:05d}.{os.getpid()}", folder / f"rank-{rank:05d}"
-    if not final.exists():
-        aside.write_text("\t".join(map(str, fields)) + "\n", encoding="utf-8")
-        aside.rename(final)
+    path = folder / f"rank-{rank:05d}"
+    if not path.exists():
+        write_whole(path, "\t".join(map(str, fields)) + "\n")
 
 
 def first_failure(folder: Path) -> Failure | None:

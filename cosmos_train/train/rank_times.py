@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cosmos_train.train.text_file import write_whole
+
 PHASES = ("data", "forward", "backward", "optimizer", "save")
 OWN_PHASES = ("data", "forward")
 FILE = "ranks.json"
@@ -81,9 +83,7 @@ class RankTimes:
 
     def write(self, run_dir: Path) -> None:
         """Replace RUN/ranks.json."""
-        aside = run_dir / f".{FILE}"
-        aside.write_text(json.dumps(asdict(self)))
-        aside.rename(run_dir / FILE)
+        write_whole(run_dir / FILE, json.dumps(asdict(self)))
 
 
 def read_rank_times(run_dir: Path) -> RankTimes | None:

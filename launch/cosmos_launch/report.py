@@ -13,7 +13,6 @@ import base64
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cosmos_train.train.text_file import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,12 +136,7 @@ def write_report(path: str | Path, report: Report) -> Path:
     path = Path(path)
     page = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, page)
     return path
 
 

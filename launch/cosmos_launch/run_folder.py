@@ -11,6 +11,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.train.checkpoint_folder import newest_checkpoint
+from cosmos_train.train.text_file import write_whole
 
 KEPT = ("seed", "train.global_batch_size", "model", "tokenizer")
 """What checkpoints can not be continued without, of any kind of run."""
@@ -75,16 +76,6 @@ def check_is_writable(run_dir: Path) -> None:
 def write_run_folder(run: RunConfig) -> None:
     """What the run is reproduced from: resolved YAML, changes to the code, versions of what it stands on."""
     folder = Path(run.run_dir)
-    _replace(folder / "run.yaml", to_yaml(run))
-    _replace(folder / "code.diff", uncommitted_changes())
-    _replace(folder / "environment.txt", describe_environment())
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write aside and rename: a disk that is full leaves what was there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(folder / "run.yaml", to_yaml(run))
+    write_whole(folder / "code.diff", uncommitted_changes())
+    write_whole(folder / "environment.txt", describe_environment())

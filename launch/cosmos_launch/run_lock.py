@@ -18,6 +18,7 @@ import psutil
 
 from cosmos_launch.slurm import jobs_in_queue, own_job
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.train.text_file import write_whole
 
 LOCK = "training.json"
 CLOCK_SEC = 5.0
@@ -68,9 +69,7 @@ def training_alone(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     lock, mine = run_dir / LOCK, Owner.this_process()
     _check_is_free(lock)
-    aside = lock.with_name(f".{LOCK}.{os.getpid()}")
-    aside.write_text(json.dumps(asdict(mine)))
-    aside.replace(lock)
+    write_whole(lock, json.dumps(asdict(mine)))
     time.sleep(SETTLE_SEC)  # of two that found it free in the same moment, the second has written over the first
     if _owner(lock) != mine:
         _check_is_free(lock)

