@@ -34,8 +34,12 @@ class Key:
     type_name: str
     default: str
     """As YAML would have it; `required` where there is none."""
-    meaning: str
     recipes: tuple[str, ...]
+
+    @property
+    def meaning(self) -> str:
+        """The string under the field, as one line. Its source is read for whoever asks, and not to check a run."""
+        return _meanings(self.owner)[self.path.rsplit(".", 1)[-1]]
 
     @property
     def section(self) -> str:
@@ -108,11 +112,10 @@ def _lookups(tree: ast.AST) -> set[tuple[str, str]]:
 
 def _keys_of(section: type, prefix: str, recipe: str) -> Iterator[Key]:
     hints = get_type_hints(section)
-    meanings = _meanings(section)
     for field in dataclasses.fields(section):
         hint = hints[field.name]
         path = f"{prefix}{field.name}"
-        yield Key(path, section, _type_name(hint), _default(field), meanings[field.name], (recipe,))
+        yield Key(path, section, _type_name(hint), _default(field), (recipe,))
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
             yield from _keys_of(hint, f"{path}.", recipe)
