@@ -48,7 +48,7 @@ HOMES = {
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
     "wandb": ["cosmos_train.train.wandb_run"],
     "diffusers": ["cosmos_tok.convert", "cosmos_train.interop.compare"],  # run beside ours, where installed
-    "os.environ": ["cosmos_train.parallel.init", "cosmos_launch"],
+    "os.environ": ["cosmos_train.config.environment", "cosmos_launch"],
 }
 
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
@@ -400,7 +400,8 @@ def test_a_package_away_from_home_is_seen(tmp_path: Path, file: str, text: str, 
 
 def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
     files = {
-        "cosmos_train/parallel/init.py": "import os, megatron.core\nos.environ.get('RANK')",
+        "cosmos_train/parallel/init.py": "import megatron.core",
+        "cosmos_train/config/environment.py": "import os\nos.environ.get('RANK')",
         "cosmos_train/train/checkpoint.py": "from megatron.core import dist_checkpointing",
         "cosmos_train/train/wandb_run.py": "def f():\n    import wandb",
         "data/cosmos_data/dali.py": "from nvidia.dali import fn",

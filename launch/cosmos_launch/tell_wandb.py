@@ -29,6 +29,6 @@ def tell_wandb(checkpoint: Path, out: Path, tracking: TrackingConfig) -> None:
     try:
         with training_alone(run_dir):
             stage_in(run_dir)
-            tell_after_training(run_dir, tracking, wandb_online="WANDB_API_KEY" in os.environ)
+            tell_after_training(run_dir, tracking)
     except ConfigError:
         print("the run is being trained: its next checkpoint tells W&B")

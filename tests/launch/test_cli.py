@@ -25,6 +25,9 @@ COMMANDS = (
 HEAVY = {"torch", "megatron", "av", "nvidia", "wandb", "transformers", "numpy", "pyarrow", "omegaconf", "rich"}
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 
+SECOND_OF_TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+"""What torchrun tells a rank."""
+
 
 def command(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
     """`cosmos-train ARGUMENTS` in a process of its own."""
@@ -133,8 +136,8 @@ def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch, tm
 def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(worker, "main", lambda arguments: seen.extend(arguments) or 75)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
     assert main(["train", WORLD, "seed=3", "--debug"]) == 75
     assert seen == [WORLD, "seed=3", "--debug"]
 
@@ -169,8 +172,8 @@ def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
     line = ["sample", "RUN", "parallel.tp=2", "--out", "O", "--prompt", "two words", "--nproc", "2"]
     assert main(line) == 0
     assert seen.pop() == ([sys.executable, "-m", "cosmos_launch.cli", *line], 2)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
     assert main(line) == 0
     assert seen == ["this process"]
 

@@ -191,7 +191,7 @@ WRONG = {
         "base --input first.png sample.medusa_heads=2",
         "sample.medusa_heads=2, but the model has model.medusa_heads=0; use at most 0",
     ),
-    "temperature": ("base sample.temperature=-1", "sample.temperature=-1.0 must be 0 (greedy) or greater"),
+    "temperature": ("base sample.temperature=-1", "sample.temperature=-1.0 must be at least 0"),
 }
 
 

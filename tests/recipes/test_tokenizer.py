@@ -233,7 +233,7 @@ def test_terms_are_set_like_any_other_key():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["image_share=1.5"], "image_share=1.5 is not a share"),
+        (["image_share=1.5"], "image_share=1.5 must be at least 0 and at most 1"),
         (
             ["data.height_px=8", "loss.flow.weight=1"],
             "data.height_px=8 and data.width_px=64 are too small for loss.flow",

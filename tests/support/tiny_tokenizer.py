@@ -57,7 +57,7 @@ def run_loop(manifest: Path, run_dir: Path, settings: dict[str, Any]) -> int:
     run = make_run(manifest, run_dir, **dict(settings))
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    return train(run, TokenizerTask(run, mesh), mesh, wandb_online=False, code_version="test")
+    return train(run, TokenizerTask(run, mesh), mesh, code_version="test")
 
 
 def sizes_of_batches(manifest: Path, settings: dict[str, Any], num_steps: int) -> list[tuple[int, int, int]]:

@@ -12,6 +12,7 @@ import pytest
 from support import wandb_files
 from support.wandb_server import API_KEY, WandbServer, serving
 
+from cosmos_train.config.environment import WandbMode
 from cosmos_train.train import wandb_run
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.signals import DONE, STOPPED
@@ -35,12 +36,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
 
 
 def log_steps(
-    run_dir: Path, steps: range, *, first_row: int, exit_code: int = DONE, config: Any = None, online: bool = False
+    run_dir: Path,
+    steps: range,
+    *,
+    first_row: int,
+    exit_code: int = DONE,
+    config: Any = None,
+    mode: WandbMode = "offline",
 ) -> None:
     """One start of a run, whose loss at a step tells the start, too."""
-    run = WandbRun(
-        run_dir, TrackingConfig(), run_id=ID, config=config or {"seed": 1}, first_row=first_row, online=online
-    )
+    run = WandbRun(run_dir, TrackingConfig(), run_id=ID, config=config or {"seed": 1}, first_row=first_row, mode=mode)
     for step in steps:
         run.log(step, {"loss": losses_of(steps)[step]})
     run.finish(exit_code)
@@ -73,7 +78,7 @@ def test_offline_files_of_all_starts_are_one_run_with_rolled_back_steps_twice(tm
 
 def test_wandb_sync_puts_all_starts_together_in_their_order(tmp_path: Path, server: WandbServer):
     log_steps(tmp_path, range(1, 5), first_row=0)
-    run = WandbRun(tmp_path, TrackingConfig(), run_id=ID, config={}, first_row=4, online=False)
+    run = WandbRun(tmp_path, TrackingConfig(), run_id=ID, config={}, first_row=4, mode="offline")
     run.log_results(4, ResultTable("evaluation", ("clip", "error"), [["a", 0.5]], ["evaluation.json"]))
     run.finish(DONE)
     log_steps(tmp_path, range(3, 7), first_row=5)
@@ -89,8 +94,8 @@ def test_wandb_sync_puts_all_starts_together_in_their_order(tmp_path: Path, serv
 
 
 def test_online_a_run_goes_on_and_its_alerts_arrive(tmp_path: Path, server: WandbServer):
-    log_steps(tmp_path, range(1, 5), first_row=0, exit_code=STOPPED, online=True)
-    run = WandbRun(tmp_path, TrackingConfig(), run_id=ID, config={}, first_row=0, online=True)  # in an empty folder
+    log_steps(tmp_path, range(1, 5), first_row=0, exit_code=STOPPED, mode="online")
+    run = WandbRun(tmp_path, TrackingConfig(), run_id=ID, config={}, first_row=0, mode="online")  # in an empty folder
     run.log(3, {"loss": 0.5})
     run.alert("slow", "step 3: slower than before")
     run.finish(DONE)
@@ -114,8 +119,8 @@ def test_where_online_fails_the_run_goes_on_offline(
     value: str,
 ):
     monkeypatch.setenv(name, value)
-    monkeypatch.setitem(wandb_run.SETTINGS, "init_timeout", 2.0)
-    log_steps(tmp_path, range(1, 3), first_row=0, online=True)
+    monkeypatch.setitem(wandb_run.DEFAULTS, "init_timeout", 2.0)
+    log_steps(tmp_path, range(1, 3), first_row=0, mode="online")
     assert "W&B can not be started online: " in caplog.text
     [start] = wandb_files.read(tmp_path)
     assert start.run_id == ID and start.losses == losses_of(range(1, 3)) and not server.history
@@ -123,7 +128,7 @@ def test_where_online_fails_the_run_goes_on_offline(
 
 def test_the_key_is_in_no_file_and_no_output(tmp_path: Path, server: WandbServer, capfd: pytest.CaptureFixture[str]):
     log_steps(tmp_path, range(1, 3), first_row=0)
-    log_steps(tmp_path, range(3, 5), first_row=2, online=True)
+    log_steps(tmp_path, range(3, 5), first_row=2, mode="online")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len([path for path in files if path.suffix == ".wandb"]) == 2
     assert [path for path in files if API_KEY.encode() in path.read_bytes()] == []
