@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from cosmos_data.errors import DataError
+from cosmos_tok.config import TokenizerError
 from cosmos_train.config.cluster import ClusterConfig, ClusterFile
 from cosmos_train.config.errors import ConfigError, nearest
 from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS, RunConfig
-from cosmos_train.config.typed import shown, typed
+from cosmos_train.config.typed import defaults, shown, typed
 from cosmos_train.config.validate import fit_to_cluster
 from cosmos_train.config.yaml_text import parse, parse_typed
 from cosmos_train.generate.config import SampleConfig
@@ -49,12 +51,12 @@ def find_yaml(name: str, beside: Path | None = None) -> Path:
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule."""
     path = find_yaml(name)
-    values = _merged(path, _with_includes(path), overrides)
-    recipe = values.get("recipe")
+    merged = _merged(path, _with_includes(path), overrides)
+    recipe = _with_references({"recipe": merged.get("recipe")}, RunConfig, path)["recipe"]
     if not isinstance(recipe, str) or recipe not in RUNS:
         given = "recipe is missing" if recipe is None else f"recipe={shown(recipe)} is unknown"
         raise ConfigError(f"{path}: {given}; use one of {', '.join(RUNS)}")
-    run = _made(values, RUNS[recipe], path, kind=f"a {recipe} run")
+    run = _made(merged, RUNS[recipe], path, kind=f"a {recipe} run")
     assert isinstance(run, RunConfig)
     return run
 
@@ -112,10 +114,10 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
 
 
 def _merged(path: Path, base: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Base, then overrides, with what values refer to."""
+    """Base, then overrides, with references as they were written."""
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(base, *map(_parse_override, overrides)), resolve=True)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        values = OmegaConf.to_container(OmegaConf.merge(base, *map(_parse_override, overrides)))
+    except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -123,10 +125,23 @@ def _merged(path: Path, base: DictConfig, overrides: Sequence[str]) -> dict[str,
 
 def _made(values: dict[str, Any], into: type, path: Path, *, kind: str) -> Any:
     """The values as the dataclass they belong to."""
+    resolved = _with_references(values, into, path)
     try:
-        return typed(values, into, kind)
-    except ValueError as error:
+        return typed(resolved, into, kind)
+    except (ConfigError, DataError, TokenizerError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _with_references(values: dict[str, Any], into: type, path: Path) -> dict[str, Any]:
+    """The values with what `${key}` stands for: another value, also where that is a default."""
+    if "${" not in str(values):
+        return values
+    try:
+        found = OmegaConf.to_container(OmegaConf.merge(defaults(into), values), resolve=True)
+    except OmegaConfBaseException as error:  # one that leads nowhere
+        raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def _with_includes(path: Path) -> DictConfig:
@@ -164,6 +179,9 @@ def _parse_override(override: str) -> DictConfig:
     if not OVERRIDE.fullmatch(override):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     path, _, text = override.partition("=")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        shown_bytes = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise ConfigError(f"override {path}={shown_bytes} has bytes that are no UTF-8 text; rename what it names")
     try:
         value = parse_typed(text)
         for name in reversed(path.split(".")):

@@ -7,7 +7,7 @@ section which would be ignored is an unknown key. The string under each field is
 from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
-from cosmos_tok.config import TextConfig, TokenizerConfig
+from cosmos_tok.config import TextConfig, TokenizerConfig, TokenizerError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -96,7 +96,7 @@ class TokenizerRun(RunConfig):
         try:
             self.tokenizer.latent_frames(self.data.num_frames)
             self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
-        except ValueError as error:  # the tokenizer does not know which section the number comes from
+        except TokenizerError as error:  # the tokenizer does not know which section the number comes from
             raise ConfigError(f"data.{error}") from error
         self._check_loss_fits()
         if self.tokenizer_from and self.checkpoint.init_from:

@@ -46,6 +46,21 @@ def typed(values: Mapping[str, Any], section: type, kind: str) -> Any:
     return _made(converted, section)
 
 
+def defaults(section: type) -> dict[str, Any]:
+    """What keys are where nobody says, of the sections in it too."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        hint = hints_of(section)[field.name]
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            standing: Any = field.default_factory()
+            found[field.name] = dataclasses.asdict(standing) if dataclasses.is_dataclass(hint) else standing
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            found[field.name] = defaults(hint)
+    return found
+
+
 def _converted(values: Mapping[str, Any], section: type, prefix: str, whole: tuple[type, str]) -> dict[str, Any]:
     """Values by their types, of the sections in it too; without those that are still to be given."""
     hints, found = hints_of(section), {}
@@ -77,11 +92,21 @@ def _missing(converted: Mapping[str, Any], section: type, prefix: str) -> list[s
     return found
 
 
-def _made(converted: Mapping[str, Any], section: type) -> Any:
-    hints = hints_of(section)
-    sections = [field for field in dataclasses.fields(section) if dataclasses.is_dataclass(hints[field.name])]
-    wanted = [field.name for field in sections if field.name in converted or _is_required(field)]
-    return section(**{**converted, **{name: _made(converted.get(name, {}), hints[name]) for name in wanted}})
+def _made(converted: Mapping[str, Any], section: type, standing: Any = None) -> Any:
+    """standing: what the section is where nobody says anything; none where it must be given."""
+    values = dict(converted)
+    for field in dataclasses.fields(section):
+        hint = hints_of(section)[field.name]
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+            continue
+        own = getattr(standing, field.name) if standing is not None else _standing(field)
+        if own is None or field.name in converted:
+            values[field.name] = _made(converted.get(field.name, {}), hint, own)
+    return section(**values) if standing is None else dataclasses.replace(standing, **values)
+
+
+def _standing(field: dataclasses.Field) -> Any:
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -104,7 +129,11 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
         return None
     plain = get_args(of)[0] if get_origin(of) is Annotated else of
     origin, arguments = get_origin(plain), get_args(plain)
-    if origin is tuple and isinstance(value, list) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
+    if (
+        origin is tuple
+        and isinstance(value, list | tuple)
+        and (arguments[-1] is Ellipsis or len(value) == len(arguments))
+    ):
         return tuple(_convert(f"{path}[{place}]", item, arguments[0]) for place, item in enumerate(value))
     if origin is dict and isinstance(value, Mapping):
         return {str(key): _convert(f"{path}.{key}", item, arguments[1]) for key, item in value.items()}

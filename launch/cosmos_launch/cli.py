@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosmos_launch.data_arguments import add_data_commands
+from cosmos_launch.text_encoding import read_text_as_utf8
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
 
@@ -20,6 +21,8 @@ Commands = argparse._SubParsersAction
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:
+        read_text_as_utf8()
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else argv

@@ -13,6 +13,7 @@ from cosmos_launch.run_folder import check_run_folder, write_run_folder
 from cosmos_launch.run_lock import training_alone
 from cosmos_launch.slurm import describe_job
 from cosmos_launch.tell_wandb import stage_in
+from cosmos_launch.text_encoding import read_text_as_utf8
 from cosmos_train.config.environment import own_ranks, rank_for_messages
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import RunConfig
@@ -69,4 +70,5 @@ def _train(run: RunConfig) -> int:
 
 
 if __name__ == "__main__":
+    read_text_as_utf8()
     leave(main(sys.argv[1:]))
