@@ -14,7 +14,7 @@ from cosmos_launch.run_lock import training_alone
 from cosmos_launch.slurm import describe_job
 from cosmos_launch.tell_wandb import stage_in
 from cosmos_launch.text_encoding import read_text_as_utf8
-from cosmos_train.config.environment import own_ranks, rank_for_messages
+from cosmos_train.config.environment import own_ranks, rank_for_messages, wandb_mode
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import RunConfig
 
@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
 
 def run_rank(run: RunConfig) -> int:
     """Take the run's folder, on rank 0, and train."""
+    if run.tracking.wandb == "auto":
+        wandb_mode()  # what is wrong with it is told before ranks wait for each other
     if own_ranks().rank > 0:
         return _train(run)
     check_run_folder(run)
