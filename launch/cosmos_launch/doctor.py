@@ -348,7 +348,7 @@ def _wandb() -> Finding:
     try:
         chosen = choose_mode(TrackingConfig())
     except ConfigError as error:
-        return Finding("W&B", "wrong", f"{finding.detail}; {error}")
+        return Finding("W&B", "wrong", f"{finding.detail}; {error}", "set it to one of these")
     return Finding("W&B", "ok", f"{finding.detail}; runs are {chosen.mode}: {chosen.why}")
 
 
@@ -357,7 +357,7 @@ def _ranks() -> Finding:
     try:
         ranks = own_ranks()
     except ConfigError as error:
-        return Finding("ranks", "wrong", str(error))
+        return Finding("ranks", "wrong", str(error), "runs here end with this error")
     if not ranks.is_given:
         return Finding("ranks", "ok", "none are given: a run starts as many as --nproc says")
     return Finding("ranks", "ok", f"this process is rank {ranks.rank} of {ranks.world_size}, by RANK and WORLD_SIZE")
