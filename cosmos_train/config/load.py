@@ -5,6 +5,7 @@ include: {model: model/dit_7b}      # a section's values, from configs/ or from 
 model: {num_blocks: 4}              # the file's own values stand over the included ones
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,14 +104,28 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def to_yaml(run: RunConfig) -> str:
     """The resolved run as YAML that `load_run` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(run))
+    return OmegaConf.to_yaml(OmegaConf.create(_without_references(to_dict(run))))
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
     """The resolved run as plain dictionaries, lists and scalars."""
-    plain = OmegaConf.to_container(OmegaConf.structured(run))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return _as_lists(dataclasses.asdict(run))
+
+
+def _as_lists(value: Any) -> Any:
+    """The same with lists for tuples, as YAML and JSON have them."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _without_references(value: Any) -> Any:
+    """The same with `${` in texts written so that it refers to nothing."""
+    if isinstance(value, dict):
+        return {key: _without_references(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_references(item) for item in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def _merged(path: Path, base: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

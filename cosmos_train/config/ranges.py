@@ -78,7 +78,7 @@ def _numbers(path: str, value: Any, hint: Any) -> Iterator[tuple[str, float, Any
             yield from _numbers(f"{path}[{place}]", item, get_args(hint)[0])
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _numbers(f"{path}[{key}]", item, get_args(hint)[1])
+            yield from _numbers(f"{path}.{key}", item, get_args(hint)[1])
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield path, value, hint
 

@@ -131,7 +131,7 @@ NAN = math.nan
 MADE_IN_CODE = {
     "optim.lr": lambda: OptimConfig(lr=NAN),
     "optim.betas[1]": lambda: OptimConfig(lr=1e-4, betas=(0.9, NAN)),
-    "optim.lr_factors[a]": lambda: OptimConfig(lr=1e-4, lr_factors={"a": NAN}),
+    "optim.lr_factors.a": lambda: OptimConfig(lr=1e-4, lr_factors={"a": NAN}),
     "optim.ema_sigma_rels[0]": lambda: OptimConfig(lr=1e-4, ema_sigma_rels=(NAN,)),
     "train.hang_sec": lambda: TrainConfig(num_steps=1, global_batch_size=1, micro_batch_size=1, hang_sec=NAN),
     "train.micro_batch_size": lambda: TrainConfig(num_steps=1, global_batch_size=1, micro_batch_size=0),

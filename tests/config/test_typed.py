@@ -208,6 +208,15 @@ def test_values_that_others_refer_to_are_typed_where_they_end(monkeypatch: pytes
     assert (decoded.train.num_steps, decoded.run_dir) == (12, "12")
 
 
+def test_texts_that_look_like_references_or_numbers_come_back_from_the_resolved_yaml(tmp_path: Path):
+    for text in (r"a\${b}", r"\${seed}/x", "a$b{c}", "'~'", "'null'", "'[1]'", "' x '", "'#3'", "'a: b'", r"'a\${b'"):
+        found = load_run(TOKENIZER, [f"tracking.project={text}"])
+        assert found.tracking.project == text.strip("'").replace("\\", "")
+        resolved = tmp_path / "resolved.yaml"
+        resolved.write_text(to_yaml(found), encoding="utf-8")
+        assert load_run(str(resolved)) == found
+
+
 def test_what_is_given_of_a_section_leaves_the_rest_as_it_is():
     found = load_run(
         TOKENIZER, ["loss.l1.start_step=0", "loss.gram.weight=0.5", "parallel.precision.bf16_last_blocks=3"]
