@@ -158,8 +158,8 @@ KEY = {"WANDB_API_KEY": API_KEY}
 MODES = {
     "nothing": ({}, "auto", "offline"),
     "an empty key": ({"WANDB_API_KEY": ""}, "auto", "offline"),
-    "empty variables": (dict.fromkeys(("WANDB_MODE", "WANDB_RUN_ID", "WANDB_BASE_URL"), ""), "auto", "offline"),
     "a key": (KEY, "auto", "online"),
+    "a key, empty variables": (KEY | dict.fromkeys(("WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR"), ""), "auto", "online"),
     "a key, offline": (KEY | {"WANDB_MODE": "offline"}, "auto", "offline"),
     "a key, dryrun": (KEY | {"WANDB_MODE": "dryrun"}, "auto", "offline"),
     "a key, disabled": (KEY | {"WANDB_MODE": "disabled"}, "auto", "disabled"),
