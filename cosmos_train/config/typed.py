@@ -174,7 +174,7 @@ def _remedy(value: Any, plain: Any) -> str:
     text = value.strip()
     if re.fullmatch(r"[-+]?[0-9]+(:[0-9]+)+(\.[0-9]*)?", text):
         return ", but of base 60 in YAML 1.1; write it as one number"
-    if re.fullmatch(r"[-+]?0[0-7]+", text):
+    if re.fullmatch(r"[-+]?0[0-7]+", text) and int(text) != int(text, 8):
         return f", but octal in YAML 1.1; write {int(text)}, or {int(text, 8)} if that is meant"
     if re.fullmatch(r"[-+]?0(o[0-7]+|x[0-9a-f]+|b[01]+)", text, re.IGNORECASE):
         return f", but one of another base; write {int(text, 0)}"

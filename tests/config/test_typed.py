@@ -100,6 +100,7 @@ NUMBERS = {
 NO_NUMBERS = {
     "010": "is not a number, but octal in YAML 1.1; write 10, or 8 if that is meant",
     "09": "is not a number; write 9",
+    "07": "is not a number; write 7",
     "0o10": "is not a number, but one of another base; write 8",
     "0x1F": "is not a number, but one of another base; write 31",
     "1_000": "is not a number; write 1000",
@@ -202,7 +203,7 @@ def test_values_that_others_refer_to_are_typed_where_they_end(monkeypatch: pytes
     found = load_run(TOKENIZER, ["run_dir=${oc.env:COSMOS_TEST_STEPS}", "train.num_steps=${checkpoint.every_steps}"])
     assert isinstance(found, TokenizerRun)
     assert (found.run_dir, found.train.num_steps) == ("0007", found.checkpoint.every_steps)
-    with pytest.raises(ConfigError, match=r"train\.num_steps=0007 is not a whole number, but octal"):
+    with pytest.raises(ConfigError, match=r"train\.num_steps=0007 is not a whole number; write 7"):
         load_run(TOKENIZER, ["train.num_steps=${oc.env:COSMOS_TEST_STEPS}"])
     decoded = load_run(TOKENIZER, ['train.num_steps=${oc.decode:"12"}', 'run_dir=${oc.decode:"12"}'])
     assert (decoded.train.num_steps, decoded.run_dir) == (12, "12")
@@ -239,7 +240,7 @@ def test_a_file_of_sampling_alone(tmp_path: Path):
     file.write_text("{guidance: 1e0, negative_prompt: on}")
     assert (load_sampling(str(file)).guidance, load_sampling(str(file)).negative_prompt) == (1.0, "on")
     file.write_text("guidance: 07")
-    with pytest.raises(ConfigError, match="guidance=07 is not a number, but octal"):
+    with pytest.raises(ConfigError, match="guidance=07 is not a number; write 7"):
         load_sampling(str(file))
 
 
