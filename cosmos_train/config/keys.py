@@ -18,7 +18,6 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cosmos_train.config.cluster import ClusterFile
-from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS
 
 PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
@@ -66,11 +65,6 @@ def keys_of(recipe: str) -> dict[str, Key]:
 def keys_of_cluster() -> dict[str, Key]:
     """Path -> key, of a cluster file: each begins with `cluster`, as in an override."""
     return {key.path: key for key in _keys_of(ClusterFile, "", "none: it is the cluster file's")}
-
-
-def keys_of_protocol() -> dict[str, Key]:
-    """Path -> key, of a file of configs/evaluate, whose keys belong to no section."""
-    return {key.path: key for key in _keys_of(ProtocolConfig, "", "none: it is an evaluation's")}
 
 
 def keys_in(section: type) -> list[str]:

@@ -77,9 +77,8 @@ def load(tree: str, path: str, text: str, folder: Path, *, from_file: bool) -> N
     names = path.split(".")
     nested = f"{': {'.join(names)}: {text}{'}' * (len(names) - 1)}"
     file = folder / "file.yaml"
-    if tree in RUNS:  # over what a run of its kind has, so that this number alone is wrong
-        shipped = load_run(SHIPPED[tree])
-        file.write_text(f"recipe: {shipped.recipe}\n{nested}\n")
+    if tree in RUNS:  # what is missing is told after what is wrong
+        file.write_text(f"recipe: {tree}\n{nested}\n")
         load_run(str(file))
     elif tree == "protocol":
         file.write_text(nested)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config.test_yaml_text import AS_TYPED
+from support.scalars import AS_TYPED
 
 from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
@@ -15,25 +15,25 @@ WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 CLUSTER = "name: test\nranks_per_node: 2\n"
 
 
+REST = """\
+recipe: tokenizer
+run_dir: out
+data: {manifest: m, num_frames: 9, height_px: 64, width_px: 64}
+train: {num_steps: 2, global_batch_size: 4, micro_batch_size: 2}
+"""
+
+
 def every_way(tmp_path: Path, section: str, key: str, text: str) -> list[tuple[str, list[str]]]:
     """(YAML, overrides) of a tokenizer run that has section.key = text: as an override, in its file and included."""
-    included = tmp_path / "included.yaml"
+    included, own, by_include = (tmp_path / f"{name}.yaml" for name in ("included", "own", "by_include"))
+    values = {section: f"{key}: {text}\n"}
+    if key != "lr":
+        values["optim"] = f"{values.get('optim', '')}lr: 1.0e-4\n".replace("\nlr", "\n  lr")
     included.write_text(f"{key}: {text}\n", encoding="utf-8")
-    rest = "recipe: tokenizer\nrun_dir: out\ndata: {manifest: m, num_frames: 9, height_px: 64, width_px: 64}\n"
-    rest += "train: {num_steps: 2, global_batch_size: 4, micro_batch_size: 2}\n"
-    lr = "" if (section, key) == ("optim", "lr") else "optim: {lr: 1.0e-4}\n"
-    own, by_include = tmp_path / "own.yaml", tmp_path / "include.yaml"
-    body = rest + lr
-    if section != "data":
-        own.write_text(
-            body.replace("optim: {", f"optim: {{{key}: {text}, ")
-            if section == "optim" and lr
-            else f"{body}{section}:\n  {key}: {text}\n",
-            encoding="utf-8",
-        )
-        by_include.write_text(f"include: {{{section}: {included}}}\n{body}", encoding="utf-8")
-        return [(TOKENIZER, [f"{section}.{key}={text}"]), (str(own), []), (str(by_include), [])]
-    return [(TOKENIZER, [f"{section}.{key}={text}"])]
+    own.write_text(REST + "".join(f"{name}:\n  {lines}" for name, lines in values.items()), encoding="utf-8")
+    lr = "" if key == "lr" else "optim: {lr: 1.0e-4}\n"
+    by_include.write_text(f"include: {{{section}: {included}}}\n{REST}{lr}", encoding="utf-8")
+    return [(TOKENIZER, [f"{section}.{key}={text}"]), (str(own), []), (str(by_include), [])]
 
 
 def outcomes(tmp_path: Path, section: str, key: str, text: str) -> list[Any]:
