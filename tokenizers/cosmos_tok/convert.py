@@ -7,9 +7,10 @@
 
 What was written is read again, encodes and decodes a fixed clip, and must agree with the source within TOLERANCE. Codes
 must be equal but where a value lies within TOLERANCE of the middle between two levels: two ways of computing it differ
-by 1e-6, and either level is right. Either side is run by its own code where that is at hand: diffusers' class, if installed, or the TorchScript
-archive. Tensors of an official or diffusers source must besides come back bit for bit under their old names. Only then
-is the result renamed to the folder asked for. Everything written is float32, which holds bfloat16 exactly.
+by 1e-6, and either level is right. Either side is run by its own code where that is at hand: diffusers' class, if
+installed, or the TorchScript archive. Tensors of an official or diffusers source must besides come back bit for bit
+under their old names. Only then is the result renamed to the folder asked for. Everything written is float32, which
+holds bfloat16 exactly.
 """
 
 import importlib
@@ -274,8 +275,8 @@ def _compare(source: Source, result: Source) -> Conversion:
     if source.config.kind == "discrete" and z.shape == z_result.shape:
         either = _between_levels(source.model, clip, z, z_result) & (z != z_result)
         z_result = z.where(either, z_result)
-        if num_between := int(either.sum()):
-            source.notes.append(f"{num_between} of {z.numel()} codes lie between two levels and were rounded either way")
+        if count := int(either.sum()):
+            source.notes.append(f"{count} of {z.numel()} codes lie between two levels and were rounded either way")
     differences = [_largest(z, z_result), _largest(source.runner.decode(z).float(), result.runner.decode(z).float())]
     limits = [0.0 if source.config.kind == "discrete" else TOLERANCE, TOLERANCE]
     runners = [one.runner for one in (source, result) if one.runner.what != "the weights as read"]
