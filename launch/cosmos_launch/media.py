@@ -19,7 +19,8 @@ from cosmos_data.plan import central_sample
 from cosmos_data.transform import fit_frames
 from cosmos_data.video import BadVideoError, RgbConverter, read_frames
 from cosmos_data.written_colours import matrix_of_size, tag_colours, yuv_frame
-from cosmos_launch.clips import whole_video
+from cosmos_launch.clips import clip_of_pictures, whole_video
+from cosmos_launch.pictures import read_pictures
 
 
 def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:
@@ -33,9 +34,12 @@ def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bo
     if not path.is_file():
         raise DataError(f"--input {path} is not a file; name a video or an image")
     try:
-        clip = whole_video(path)
+        pictures = read_pictures(path, num_frames)
+        clip = whole_video(path) if pictures is None else clip_of_pictures(path, pictures, fps=data.target_fps or 24)
     except BadVideoError as error:
         raise DataError(f"--input {path}: {error}; name a video or an image") from error
+    except DataError as error:
+        raise DataError(f"--input {error}") from error
     if clip.num_frames < num_frames:
         raise DataError(
             f"--input {path} has {clip.num_frames} frames and {num_frames} are the condition; use a longer video, or a "
@@ -52,12 +56,13 @@ def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bo
             f"--input {path} is {clip.width_px}x{clip.height_px} px, smaller than the {data.width_px}x{data.height_px} "
             "px that this model was trained at; use a larger picture"
         )
-    to_rgb = RgbConverter()
-    try:
-        frames = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
-    except ClipError as error:
-        raise DataError(f"--input {error}") from error
-    return fit_frames(torch.from_numpy(np.stack(frames)), central_sample(clip, data))
+    if pictures is None:
+        to_rgb = RgbConverter()
+        try:
+            pictures = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
+        except ClipError as error:
+            raise DataError(f"--input {error}") from error
+    return fit_frames(torch.from_numpy(np.stack(pictures)), central_sample(clip, data))
 
 
 def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
