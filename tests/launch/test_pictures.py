@@ -91,9 +91,7 @@ def test_a_gray_of_16_bits_is_scaled(tmp_path: Path):
         Image.fromarray(ramp_HW).save(tmp_path / name)
         assert np.array_equal(as_input(tmp_path / name)[0], np.repeat((ramp_HW / 257).round()[..., None], 3, axis=2))
     Image.fromarray(ramp_HW.astype(np.float32)).save(tmp_path / "depth.tiff")
-    with pytest.raises(
-        DataError, match=r"--input .*depth.tiff cannot be read as a picture: its pixels are float32"
-    ):
+    with pytest.raises(DataError, match=r"--input .*depth.tiff cannot be read as a picture: its pixels are float32"):
         as_input(tmp_path / "depth.tiff")
 
 
