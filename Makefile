@@ -1,6 +1,6 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
 # make test     set up .venv if needed, then run every test that needs no GPU, on three workers (tests/conftest.py);
-#               those on a real Slurm where slurm-wlm and munge are installed and you are root
+#               those on a real Slurm where slurm-wlm and munge are installed and you are root. What was skipped is listed
 # make test-slurm   those alone
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
@@ -11,6 +11,9 @@ VENV_OPTIONS ?=
 VIDEO       ?=
 BIN         := .venv/bin
 EXTRAS      := dali,demo,dev
+# What a node of a cluster may have and .venv has not: a test starts ranks under it. A folder apart and no dependencies,
+# because with it comes pynvml, at which every import of torch warns.
+FT_LAUNCHER := nvidia-resiliency-ext==0.4.1 defusedxml
 
 .PHONY: setup demo test test-gpu test-slurm parity lint clean
 
@@ -20,6 +23,8 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else "cosmos-train needs Python 3.11 or 3.12, this is %d.%d; name one with make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV_OPTIONS) .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/ft_launcher $(FT_LAUNCHER) \
+	  || echo "$(FT_LAUNCHER): not for this machine; its test will be listed as skipped" >&2
 	@touch $@
 
 demo: .venv/installed

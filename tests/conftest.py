@@ -32,6 +32,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ("slurm", "ranks", group(item)).index(group(item)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was not tried, and why: one line for each reason, and the tests under it."""
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    if skipped:
+        terminalreporter.section("skipped, by reason")
+    for reason, tests in sorted(skipped.items()):
+        terminalreporter.line(f"{len(tests):4} {reason}")
+        for test in sorted(set(tests)):
+            terminalreporter.line(f"       {test}")
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """A layout is called by what it divides: `tp=2 sequence_parallel=True`."""
     if not isinstance(val, ParallelConfig):

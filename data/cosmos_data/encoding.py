@@ -9,16 +9,19 @@ from typing import Literal
 import av
 import torch
 from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
 from cosmos_data.clip import Clip
 from cosmos_data.transform import cut_and_scale
-from cosmos_data.video import ACCURATE, RgbConverter, read_frames
+from cosmos_data.video import RgbConverter, read_frames
 from cosmos_data.window import Box
+from cosmos_data.written_colours import Matrix, tag_colours, yuv_frame
 
 PackCodec = Literal["mjpeg", "vp9", "h264"]
+MATRIX: Matrix = "bt601"
+"""Of any size, and tagged: DALI reads no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +89,8 @@ def encode_pictures(
     with av.open(str(path), "w") as container:
         stream = _add_stream(container, encoding, fps, height_px, width_px, gop_frames)
         for number, picture_3HW in enumerate(pictures_3HW):
-            picture = to_yuv.reformat(
-                av.VideoFrame.from_ndarray(picture_3HW.permute(1, 2, 0).contiguous().numpy(), format="rgb24"),
-                format=encoding.pixel_format,
-                interpolation=ACCURATE,
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=encoding.color_range,
-                threads=1,
-            )
+            rgb_HW3 = picture_3HW.permute(1, 2, 0).contiguous().numpy()
+            picture = yuv_frame(to_yuv, rgb_HW3, encoding.pixel_format, MATRIX, encoding.color_range)
             picture.pts = number
             picture.time_base = stream.codec_context.time_base
             container.mux(stream.encode(picture))
@@ -112,6 +109,5 @@ def _add_stream(
     stream.width = width_px
     stream.pix_fmt = encoding.pixel_format
     stream.codec_context.time_base = 1 / rate
-    stream.codec_context.color_range = encoding.color_range
-    stream.codec_context.colorspace = Colorspace.ITU601
+    tag_colours(stream, MATRIX, encoding.color_range)
     return stream

@@ -5,15 +5,14 @@ Frames come one after the other: a clip may be of any length.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import av
-import av.error
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +24,9 @@ from cosmos_data.sources import VIDEO_SUFFIXES, find_videos
 from cosmos_data.transform import cut_and_scale
 from cosmos_data.video import BadVideoError, RgbConverter, probe_video, read_frames
 from cosmos_data.window import central_box
+from cosmos_launch.pictures import read_pictures
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PICTURE_SUFFIXES = (".avif", ".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 PICTURES_CODEC = "pictures"
 """In the place of a codec's name: the clip's path is a folder, and each file in it a frame."""
 
@@ -80,12 +80,28 @@ def whole_video(path: Path) -> Clip:
     )
 
 
+def clip_of_pictures(path: Path, pictures_HW3: Sequence[np.ndarray], *, fps: float) -> Clip:
+    """A picture file, or a folder of them, as a clip of that many frames, of the first one's size."""
+    height_px, width_px, _ = pictures_HW3[0].shape
+    return Clip(
+        clip_id=path.name,
+        path=str(path.absolute()),
+        start_frame=0,
+        num_frames=len(pictures_HW3),
+        fps=fps,
+        height_px=height_px,
+        width_px=width_px,
+        codec=PICTURES_CODEC,
+        color_matrix="",
+        digest="",
+        split="heldout",
+    )
+
+
 def read_pixels(clip: Clip, *, num_frames: int, height_px: int, width_px: int) -> Iterator[Tensor]:
     """The first frames of a clip, scaled: uint8 [3, 1, height_px, width_px] each. ClipError where one is damaged."""
     whole = central_box(clip.height_px, clip.width_px, clip.height_px, clip.width_px)
-    to_rgb = RgbConverter()
-    for frame in _frames(clip, num_frames):
-        rgb_HWC = to_rgb(frame)
+    for rgb_HWC in _frames(clip, num_frames):
         height, width, _ = rgb_HWC.shape
         if (height, width) != (clip.height_px, clip.width_px):
             raise ClipError(f"{clip.path}: one frame is {width}x{height} px, others {clip.width_px}x{clip.height_px}")
@@ -169,33 +185,24 @@ def _pictures_digest(files: list[Path], fps: float) -> str:
 
 
 def _describe_pictures(folder: Path, num_frames: int, fps: float) -> Clip:
-    first = next(_pictures(folder))
-    return Clip(
-        clip_id=folder.name,
-        path=str(folder.absolute()),
-        start_frame=0,
-        num_frames=num_frames,
-        fps=fps,
-        height_px=first.height,
-        width_px=first.width,
-        codec=PICTURES_CODEC,
-        color_matrix="",
-        digest="",
-        split="heldout",
-    )
+    return replace(clip_of_pictures(folder, [next(_pictures(folder))], fps=fps), num_frames=num_frames)
 
 
-def _pictures(folder: Path) -> Iterator[av.VideoFrame]:
+def _pictures(folder: Path) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] each."""
     [files] = [files for parent, files in _folders_of_pictures(folder).items() if parent == folder]
     for file in files:
         try:
-            with av.open(str(file)) as container:
-                yield next(container.decode(video=0))
-        except (av.error.FFmpegError, StopIteration) as error:
-            raise ClipError(f"{file} cannot be read as a picture") from error
+            found = read_pictures(file, 1)
+        except DataError as error:
+            raise ClipError(str(error)) from error
+        if found is None:
+            raise ClipError(f"{file} cannot be read as a picture")
+        yield found[0]
 
 
-def _frames(clip: Clip, num_frames: int) -> Iterator[av.VideoFrame]:
+def _frames(clip: Clip, num_frames: int) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] each."""
     if clip.codec == PICTURES_CODEC:
         return islice(_pictures(Path(clip.path)), num_frames)
-    return read_frames(clip, start_frame=clip.start_frame, num_frames=num_frames)
+    return map(RgbConverter(), read_frames(clip, start_frame=clip.start_frame, num_frames=num_frames))

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
 import torch
+from av.video.reformatter import ColorRange, VideoReformatter
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
@@ -16,7 +18,9 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.plan import central_sample
 from cosmos_data.transform import fit_frames
 from cosmos_data.video import BadVideoError, RgbConverter, read_frames
-from cosmos_launch.clips import whole_video
+from cosmos_data.written_colours import matrix_of_size, tag_colours, yuv_frame
+from cosmos_launch.clips import clip_of_pictures, whole_video
+from cosmos_launch.pictures import read_pictures
 
 
 def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:
@@ -30,9 +34,12 @@ def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bo
     if not path.is_file():
         raise DataError(f"--input {path} is not a file; name a video or an image")
     try:
-        clip = whole_video(path)
+        pictures = read_pictures(path, num_frames)
+        clip = whole_video(path) if pictures is None else clip_of_pictures(path, pictures, fps=data.target_fps or 24)
     except BadVideoError as error:
         raise DataError(f"--input {path}: {error}; name a video or an image") from error
+    except DataError as error:
+        raise DataError(f"--input {error}") from error
     if clip.num_frames < num_frames:
         raise DataError(
             f"--input {path} has {clip.num_frames} frames and {num_frames} are the condition; use a longer video, or a "
@@ -49,12 +56,13 @@ def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bo
             f"--input {path} is {clip.width_px}x{clip.height_px} px, smaller than the {data.width_px}x{data.height_px} "
             "px that this model was trained at; use a larger picture"
         )
-    to_rgb = RgbConverter()
-    try:
-        frames = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
-    except ClipError as error:
-        raise DataError(f"--input {error}") from error
-    return fit_frames(torch.from_numpy(np.stack(frames)), central_sample(clip, data))
+    if pictures is None:
+        to_rgb = RgbConverter()
+        try:
+            pictures = [to_rgb(frame) for frame in read_frames(clip, start_frame=0, num_frames=num_frames)]
+        except ClipError as error:
+            raise DataError(f"--input {error}") from error
+    return fit_frames(torch.from_numpy(np.stack(pictures)), central_sample(clip, data))
 
 
 def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
@@ -67,7 +75,7 @@ def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
 
 
 def write_mp4(path: Path, video_3THW: Tensor, *, fps: float) -> None:
-    """H.264 in MP4, visually lossless. uint8 RGB; written aside, then renamed."""
+    """H.264 in MP4, visually lossless, tagged with its colours. uint8 RGB; written aside, then renamed."""
     write_mp4_pieces(path, [video_3THW], fps=fps)
 
 
@@ -77,18 +85,23 @@ def write_mp4_pieces(path: Path, pieces: Iterable[Tensor], *, fps: float, commen
     Colours have half the picture's resolution, as players expect; the full one where a side is odd and has no half.
     """
     aside = path.with_name(f".{path.name}.partial.mp4")
-    rate = Fraction(fps).limit_denominator(1001)
+    rate, to_yuv = Fraction(fps).limit_denominator(1001), VideoReformatter()
     try:
         with av.open(str(aside), "w") as container:
             container.metadata["comment"] = comment
             stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
             assert isinstance(stream, av.VideoStream)
-            for piece_3THW in pieces:
-                if not stream.codec_context.is_open:
-                    _, _, stream.height, stream.width = piece_3THW.shape
-                    stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
-                for picture in piece_3THW.permute(1, 2, 3, 0).contiguous().numpy():
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            waiting = iter(pieces)
+            first_3THW = next(waiting)
+            _, _, height_px, width_px = first_3THW.shape
+            pixel_format = "yuv444p" if height_px % 2 or width_px % 2 else "yuv420p"
+            matrix = matrix_of_size(height_px, width_px)
+            stream.height, stream.width, stream.pix_fmt = height_px, width_px, pixel_format
+            tag_colours(stream, matrix, ColorRange.MPEG)
+            for piece_3THW in chain([first_3THW], waiting):
+                for rgb_HW3 in piece_3THW.permute(1, 2, 3, 0).contiguous().numpy():
+                    frame = yuv_frame(to_yuv, rgb_HW3, pixel_format, matrix, ColorRange.MPEG)
+                    container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         aside.rename(path)
     finally:

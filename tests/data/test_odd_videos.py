@@ -1,8 +1,9 @@
-"""Files as cameras and phones make them: PyAV's frames are those of decoding the whole file in order and, where
-torchcodec is installed, those of torchcodec."""
+"""Files as cameras and phones make them: PyAV's frames are those of decoding the whole file in order and those of
+torchcodec."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from support.torchcodec_frames import decoded, torchcodec_process
 
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
@@ -171,16 +173,21 @@ def test_dali_leaves_them_to_pyav(odd):
     assert dali_obstacle(manifest, torch.device("cuda")) is not None
 
 
+@pytest.fixture(scope="module")
+def torchcodec() -> Iterator[ProcessPoolExecutor]:
+    with torchcodec_process() as process:
+        yield process
+
+
 # It finds frames by their stamps.
 @pytest.mark.parametrize("odd", [m for m in MAKERS if m != "unstamped"], indirect=True)
-def test_torchcodec_sees_the_same(odd):
-    decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed", exc_type=Exception)
+def test_torchcodec_sees_the_same(odd, torchcodec: ProcessPoolExecutor):
     _, path = odd
-    theirs = decoders.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
-    assert len(theirs) == NUM_FRAMES
+    numbers = (0, 1, 11, 24, NUM_FRAMES - 1)
+    count, theirs = torchcodec.submit(decoded, path, numbers).result()
+    assert count == NUM_FRAMES
     expected = in_order(path)
-    for number in (0, 1, 11, 24, NUM_FRAMES - 1):
-        picture = theirs[number].numpy()
+    for number, picture in zip(numbers, theirs, strict=True):
         assert picture.shape == expected[number].shape
         # Another rounding of chroma than ours (see video.ACCURATE): near, and nearer than any other frame.
         errors = [np.abs(picture.astype(int) - other).mean() for other in expected]

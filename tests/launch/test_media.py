@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.footage import CARPHONE
+from support.patches import centres, patches, shown, tags
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
@@ -51,6 +52,20 @@ def test_what_is_written_is_what_is_shown(clip: Tensor, tmp_path: Path, fps: flo
     assert min(psnr_db(shown[:, t], clip[:, t]) for t in range(17)) > 35
     assert (shown.float() - clip.float()).mean(dim=(1, 2, 3)).abs().max() < 1, "colours are not shifted"
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix"),
+    # 1 is BT.709 and 6 smpte170m, which is BT.601: also what is assumed of these sizes where nothing is said.
+    [((96, 384), 6), ((95, 385), 6), ((576, 720), 6), ((704, 1280), 1), ((720, 1280), 1), ((1280, 720), 1)],
+)
+def test_colours_are_tagged_and_are_what_the_tags_say(size: tuple[int, int], matrix: int, tmp_path: Path):
+    video = patches(*size)
+    write_mp4(tmp_path / "a.mp4", video, fps=24)
+    assert tags(tmp_path / "a.mp4") == (matrix, 1, 1, 1), "matrix, limited range, primaries and transfer of BT.709"
+    ours = read_first_frames(tmp_path / "a.mp4", 1, window(*size), crop=False)[:, 0]
+    for picture in (ours, shown(tmp_path / "a.mp4")):
+        assert (centres(picture) - centres(video[:, 0])).abs().max() <= 2
 
 
 def test_any_player_can_play_it(clip: Tensor, tmp_path: Path):

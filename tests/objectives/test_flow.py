@@ -13,8 +13,6 @@ from cosmos_train.objectives.config import MotionConfig, ReconstructionConfig, T
 from cosmos_train.objectives.flow import FlowNetwork, flow_consistency, warp
 from cosmos_train.objectives.reconstruction import ReconstructionTerms
 
-pytest.importorskip("cv2", reason="pip install 'cosmos-train[losses]'")
-
 
 def drifting(num_frames: int = 4, dx: int = 2, dy: int = 1, size: int = 48) -> Tensor:
     """[1, 3, T, H, W]: a smooth texture that moves dx to the right and dy down with each frame."""

@@ -4,8 +4,10 @@ The official files here are laid out as NVIDIA's, from weights of ours. That NVI
 shown for video by diffusers, which is run for real, and for images by the definition below.
 """
 
+import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cosmos_tok import convert as converting
-from cosmos_tok import haar
+from cosmos_tok import fsq, haar
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.convert import convert, read_tokenizer
 from cosmos_tok.model import CausalVideoTokenizer
@@ -93,7 +95,8 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     done = convert(source, tmp_path / "ours")
     assert (done.layout, done.config) == ("official", model.config)
     assert done.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert done.encode_difference == done.decode_difference == 0
+    assert done.decode_difference <= converting.TOLERANCE
+    assert done.encode_difference <= (0 if name.startswith("D") else converting.TOLERANCE)
     assert weights_equal(load_tokenizer(tmp_path / "ours")[0], model)
     for to, file in (("official", "model.pt"), ("training", "checkpoint.pt")):
         convert(tmp_path / "ours", tmp_path / to, to=to)
@@ -387,6 +390,35 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         convert(tmp_path / "ours", tmp_path / "damaged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "ours"]
+
+
+@pytest.mark.parametrize(
+    ("levels_off_middle", "nudge", "accepted"), [(0.0, 2e-6, True), (0.0, 1.0, False), (0.002, 0.01, False)]
+)
+def test_a_code_between_two_levels_may_be_either(levels_off_middle: float, nudge: float, accepted: bool) -> None:
+    """What computes alike differs by 1e-6, and here the value before rounding is 1.5 to that. 8 levels a channel.
+
+    Not accepted: two levels apart, or one level apart at a value that is not as close to the middle.
+    """
+    model = tokenizer(FAMILY["DV8x8x8"])
+    half, offset = 3.5 * (1 + fsq.SLACK), 0.5
+    middle = math.atanh((1.5 + levels_off_middle + offset) / half) - math.atanh(offset / half)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for one, bias in ((model, middle - nudge / 2), (other, middle + nudge / 2)):
+            one.quant_conv.conv3d.weight[0] = 0
+            one.quant_conv.conv3d.bias[0] = bias
+    source, result = (
+        converting.Source("ours", Path(name), one, converting._our_runner(one))
+        for name, one in (("source", model), ("result", other))
+    )
+    if not accepted:
+        with pytest.raises(TokenizerError, match=r"does not encode a fixed clip as the source does"):
+            converting._compare(source, result)
+        return
+    done = converting._compare(source, result)
+    assert done.encode_difference == 0
+    assert done.notes == ("45 of 270 codes lie between two levels and were rounded either way",)
 
 
 def test_an_existing_folder_and_an_unknown_layout_are_refused(tmp_path: Path) -> None:

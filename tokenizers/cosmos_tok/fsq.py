@@ -36,10 +36,14 @@ def quantize(z_BCTHW: Tensor, levels: Sequence[int]) -> Tensor:
     return (straight_through / _half_width(levels, z_BCTHW)).to(z_BCTHW.dtype)
 
 
+def to_levels(codes_BCTHW: Tensor, levels: Sequence[int]) -> Tensor:
+    """The integers -floor(L/2) ... ceil(L/2) - 1, float32, that the codes stand for; shape as the codes."""
+    return (codes_BCTHW.float() * _half_width(levels, codes_BCTHW)).round()
+
+
 def codes_to_indices(codes_BCTHW: Tensor, levels: Sequence[int]) -> Tensor:
     """Index [B, T, H, W] int64 in 0 .. prod(levels) - 1: sum over c of (code * half + half) * prod(levels[:c])."""
-    half_C111 = _half_width(levels, codes_BCTHW)
-    digits_BCTHW = (codes_BCTHW.float() * half_C111 + half_C111).round().long()
+    digits_BCTHW = (to_levels(codes_BCTHW, levels) + _half_width(levels, codes_BCTHW)).long()
     return (digits_BCTHW * _basis(levels, codes_BCTHW)).sum(dim=1)
 
 

@@ -103,7 +103,7 @@ def load_latents(path: Path) -> LatentFile:
                 source=metadata["source"],
                 fps=float(metadata["fps"]),
                 box=Box(tuple(box["start_THW"]), tuple(box["size_THW"])),
-                latents=stored.get_tensor(name),
+                latents=stored.get_tensor(name).clone(),  # aligned, as those that were just encoded (see `store`)
             )
     except (OSError, SafetensorError) as error:
         raise TokenizerError(f"{path} cannot be read: {error}; encode the clip again") from error

@@ -105,7 +105,8 @@ def model_of(config: TokenizerConfig, tensors: Mapping[str, Tensor], where: str 
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     remedy = "its layout is not the released one, or --arguments are another tokenizer's"
     require_same_tensors(where, "the architecture derived from it", expected, tensors, remedy)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}  # aligned, see `store`
+    model.load_state_dict(copies, assign=True)
     return model.eval()
 
 

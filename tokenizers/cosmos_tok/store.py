@@ -78,7 +78,9 @@ def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerC
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     remedy = "use the config that the weights were trained with"
     require_same_tensors(str(folder / WEIGHTS), f"the architecture in {CONFIG}", expected, weights, remedy)
-    model.load_state_dict(weights, assign=True)
+    # In memory of their own, which torch aligns. In a file they lie at any address, and on some processors a product's
+    # last digits depend on that: what was kept with one tokenizer would differ from what an equal one computes.
+    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return model.eval(), config
 
 
