@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state, tensor_parallel
 
-    from cosmos_train.parallel import cpu
+    from cosmos_train.parallel import adam, cpu
 
 
 def start(parallel: ParallelConfig, *, seed: int, timeout_min: float = 30.0) -> Mesh:
@@ -95,6 +95,7 @@ def _leave_groups() -> None:
 def _choose_device(local_rank: int) -> torch.device:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
+        adam.replace_torch_adam()
         return torch.device("cuda", local_rank)
     cpu.activate()
     return torch.device("cpu")

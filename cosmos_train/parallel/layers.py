@@ -7,7 +7,7 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   shared_linear(D_in, D_out)   the same for an input that is whole on every rank under sequence parallelism too (text)
   row_linear(D_in, D_out)      [L, B, D_in / tp] of this rank -> [L, B, D_out], summed over ranks
   norm(D)                      RMSNorm of the residual stream
-  head_norm(K)                 RMSNorm over the width of a head; name it q_layernorm or k_layernorm (see mcore.py)
+  head_norm(K)                 RMSNorm over the width of a head, of this rank's heads
   attention()                  q [l, B, N / tp, K], k and v [l, B, G / tp, K] -> [l, B, N / tp * K], unmasked; G
                                key/value heads, each for N / G queries. With a TokenSplit l are this rank's tokens and
                                each sees those of all ranks; without, k and v are whole (text)
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import mark_own_heads
 
 recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 """The native Layers.checkpoint."""
@@ -84,7 +85,7 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
         shared_linear=lambda d_in, d_out: ColumnLinear(d_in, d_out, unsplit, mesh),
         row_linear=lambda d_in, d_out: RowLinear(d_in, d_out, config, mesh),
         norm=norm,
-        head_norm=norm,
+        head_norm=lambda head_dim: mark_own_heads(norm(head_dim)),
         attention=lambda: SplitAttention(dot_product_attention, exchange=exchange),
         causal_attention=lambda: SplitCausalAttention(exchange=exchange),
         vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),

@@ -47,7 +47,6 @@ def transformer_config(
             **megatron_precision(parallel.precision),
             normalization="RMSNorm",
             layernorm_epsilon=norm_eps,
-            qk_layernorm=True,  # finalize_model_grads then sums q_ and k_layernorm over tensor-parallel ranks
             attention_dropout=0.0,
             hidden_dropout=0.0,
             # Models are made where `with torch.device(...)` says and filled by cosmos_train.parallel.shard.
