@@ -4,11 +4,11 @@
     python benchmarks/parity.py --ranks 2 --only cp2     those that are named so
 
 A small Cosmos DiT and a small autoregressive model, real in kind, in fp32, from the same weights and samples. Prints
-one JSON line per layout:
-loss_error is relative, gradient_error is the largest difference of a gradient as a part of that parameter's largest
-gradient, parameter_error is absolute; the parameter with the largest one is named. norm_error is the relative
-difference of the whole model's gradient norm before clipping, over all steps; every step clips. Exits with 1 where one exceeds its
-tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
+one JSON line per layout: loss_error is relative, gradient_error is the largest difference of a gradient as a part of
+that parameter's largest gradient, parameter_error is absolute; the parameter with the largest one is named. norm_error
+is the relative difference of the whole model's gradient norm before clipping, over all steps, each of which clips.
+Exits with 1 where one exceeds its tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides
+evenly, `image` 20 in one frame.
 """
 
 import argparse

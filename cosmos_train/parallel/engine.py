@@ -252,7 +252,7 @@ class Engine:
         self._sum_over_heads()
 
     def _require_gradients(self) -> None:
-        """Name parameters that this step gave no gradient, before upstream fails for them at the end of a step or later.
+        """Name parameters that this step gave no gradient, before upstream fails for them without a name.
 
         Raises:
             RuntimeError: a trained parameter took no part in the step.

@@ -35,6 +35,7 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
+from cosmos_train.parallel.adam import has_fused_weight_gradient
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
@@ -71,6 +72,8 @@ class Layers:
 
 def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
     """megatron-core's tensor-parallel linears and torch's attention: any device, no TransformerEngine."""
+    config = copy.copy(config)
+    config.gradient_accumulation_fusion = fuses_weight_gradients(mesh.device)
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
 
@@ -94,6 +97,11 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
         finish=functools.partial(compile_blocks, parallel=parallel),
         autocast=functools.partial(new_graph_step, parallel=parallel),
     )
+
+
+def fuses_weight_gradients(device: torch.device) -> bool:
+    """Whether apex' kernel adds a linear's weight gradient to the sum of gradients as it computes it."""
+    return device.type == "cuda" and has_fused_weight_gradient()
 
 
 def compile_blocks(model: nn.Module, *, parallel: ParallelConfig) -> None:
@@ -125,7 +133,7 @@ class ColumnLinear(tensor_parallel.ColumnParallelLinear):
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
-        self.is_whole = mesh.tp.size() == 1
+        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
@@ -147,7 +155,7 @@ class RowLinear(tensor_parallel.RowParallelLinear):
             tp_group=mesh.tp,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
-        self.is_whole = mesh.tp.size() == 1
+        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""

@@ -52,7 +52,7 @@ def transformer_config(
             # Models are made where `with torch.device(...)` says and filled by cosmos_train.parallel.shard.
             use_cpu_initialization=True,
             perform_initialization=False,
-            # CUDA kernels that only apex or TransformerEngine bring.
+            # CUDA kernels that only apex or TransformerEngine bring; native_layers uses the first where apex is there.
             gradient_accumulation_fusion=False,
             masked_softmax_fusion=False,
             bias_dropout_fusion=False,

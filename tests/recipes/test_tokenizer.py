@@ -20,7 +20,7 @@ from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import TokenizerRun
 from cosmos_train.objectives.config import DiscriminatorConfig, ReconstructionConfig, TermConfig
 from cosmos_train.recipes.tokenizer import EXPORT
-from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.config import CheckpointConfig, OptimConfig
 from cosmos_train.train.loop import DONE, STOPPED
 
 PLAIN = {"loss": ReconstructionConfig()}
@@ -115,6 +115,19 @@ def test_export_is_the_averaged_tokenizer_alone(ranks: Callable[[int], RankPool]
     for name, tensor in exported.items():
         assert torch.equal(tensor, average[f"tokenizer.{name}"]), name
     assert any(not torch.equal(tensor, last[f"tokenizer.{name}"]) for name, tensor in exported.items())
+
+
+def test_export_of_a_bf16_run_without_averages_has_the_fp32_weights(
+    ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path
+):
+    settings = PLAIN | {
+        "optim": OptimConfig(lr=1e-3, eps=1e-8),
+        "train": {"precision": "bf16", "num_steps": 1},
+        "statistics_windows": 0,
+    }
+    assert ranks(1).run(tiny_tokenizer.run_loop, manifest, tmp_path, settings) == [DONE]
+    exported = load_tokenizer(tmp_path / EXPORT)[0].state_dict()
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in exported.values())
 
 
 def test_a_run_starts_from_a_tokenizer_with_another_loss(
