@@ -89,6 +89,9 @@ class ParallelConfig:
     tp_overlap: bool = False
     """Send between tensor-parallel ranks while products are computed: TransformerEngine's userbuffers, for batches of
     one size. Needs sequence_parallel, GPUs joined by NVLink, and a recipe other than fp8_blockwise and nvfp4."""
+    overlap_grad_reduce: Literal["auto", "on", "off"] = "auto"
+    """Sum gradients over replicas while the backward pass goes on: auto does on CUDA without a pipeline, which can not.
+    Every trained parameter then needs a gradient in every step."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: norms and GELU, or whole blocks."""
     compile: Literal["none", "blocks", "cuda_graphs"] = "none"
@@ -136,6 +139,11 @@ class ParallelConfig:
             raise ConfigError(
                 f"parallel.pp_chunks={self.pp_chunks} interleaves pieces of a pipeline, but parallel.pp=1; "
                 "set parallel.pp to 2 or more, or pp_chunks to 1"
+            )
+        if self.overlap_grad_reduce == "on" and self.pp > 1:
+            raise ValueError(
+                f"parallel.overlap_grad_reduce=on sums gradients before pipeline stages have added up what they share, "
+                f"but parallel.pp={self.pp}; leave it at auto, or set parallel.pp=1"
             )
         if self.precision.recipe != "none" and self.layers == "native":
             raise ConfigError(

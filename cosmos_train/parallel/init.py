@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state, tensor_parallel
 
-    from cosmos_train.parallel import cpu
+    from cosmos_train.parallel import adam, cpu
 
 
 def start(
@@ -126,6 +126,7 @@ def _choose_device(local_rank: int) -> torch.device:
                 "needs one; start as many ranks as there are GPUs"
             )
         torch.cuda.set_device(local_rank)
+        adam.replace_torch_adam()
         return torch.device("cuda", local_rank)
     cpu.activate()
     return torch.device("cpu")

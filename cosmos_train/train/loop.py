@@ -181,7 +181,8 @@ def start(
         clip_grad_norm=optim.clip_grad_norm,
         lr_factors=optim.lr_factors,
     )
-    engine = Engine(task.pieces, task.engine_config, mesh, adam)
+    overlap = run.parallel.overlap_grad_reduce
+    engine = Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap)
     kept = profiles(optim)
     ema = Ema(engine, kept) if kept else None
     step, wandb_id = 0, None

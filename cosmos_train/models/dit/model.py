@@ -93,8 +93,10 @@ class PositionEmbedding(nn.Module):
                 )
         t, h, w = grid_THW
         position = self.t[:t, None, None] + self.h[None, :h, None] + self.w[None, None, :w]
-        rms = torch.linalg.vector_norm(position, dim=-1, keepdim=True) / math.sqrt(position.shape[-1])
-        return (position / (rms + 1e-6)).flatten(0, 2).unsqueeze(1)
+        # In fp32 also where the tables are bf16, as the official network does.
+        norm = torch.linalg.vector_norm(position, dim=-1, keepdim=True, dtype=torch.float32)
+        rms = norm / math.sqrt(position.shape[-1]) + 1e-6
+        return (position / rms.to(position.dtype)).flatten(0, 2).unsqueeze(1)
 
 
 class Modulation(nn.Module):
