@@ -141,7 +141,7 @@ class ParallelConfig:
                 "set parallel.pp to 2 or more, or pp_chunks to 1"
             )
         if self.overlap_grad_reduce == "on" and self.pp > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.overlap_grad_reduce=on sums gradients before pipeline stages have added up what they share, "
                 f"but parallel.pp={self.pp}; leave it at auto, or set parallel.pp=1"
             )
