@@ -265,7 +265,7 @@ class Engine:
             more = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
             raise RuntimeError(
                 f"{', '.join(missing[:3])}{more} got no gradient in this step, and gradients are summed while the "
-                "backward pass goes on, which waits for all of them; freeze them by optim.lr_factors (factor 0), or set "
+                "backward pass goes on, which waits for all; freeze them by optim.lr_factors (factor 0), or set "
                 "parallel.overlap_grad_reduce=off"
             )
 
