@@ -135,8 +135,8 @@ def test_the_larger_stream_is_the_film(suffix: str, tmp_path: Path):
         preview.height, preview.width, preview.pix_fmt = 16, 32, "yuv420p"
         film = container.add_stream("libx264", rate=24)
         film.height, film.width, film.pix_fmt = HEIGHT_PX, WIDTH_PX, "yuv420p"
+        preview.disposition = film.disposition = av.stream.Disposition.default  # else MP4 marks the first alone
         for stream, size in ((preview, (16, 32)), (film, (HEIGHT_PX, WIDTH_PX))):
-            stream.disposition = av.stream.Disposition.default  # else MP4 marks the first alone
             for number in range(NUM_FRAMES):
                 frame = av.VideoFrame.from_ndarray(corners(*size, number), format="rgb24")
                 container.mux(stream.encode(frame.reformat(format="yuv420p")))

@@ -35,7 +35,7 @@ def one(ranks: Callable[[int], RankPool]) -> Callable:
 
 
 def replaced() -> list[str]:
-    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() assigns to, itself and in adam."""
+    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() assigns to, in adam too."""
     return [*_assigned_in("cpu", "activate"), *_assigned_in("adam", "use_own_adam")]
 
 

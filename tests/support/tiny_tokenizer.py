@@ -107,7 +107,7 @@ def gradients(manifest: Path, run_dir: Path, settings: dict[str, Any], step: int
 def losses_with_overlap(
     manifest: Path, run_dir: Path, overlap: Literal["on", "off"], settings: dict[str, Any]
 ) -> list[dict[str, float]]:
-    """Metrics and gradient norms of six steps, with gradients summed while others are computed, or after all of them."""
+    """Metrics and gradient norms of six steps, with gradients summed while others are computed, or after all."""
     run = make_run(manifest, run_dir, **dict(settings))
     mesh = init.start(run.parallel, seed=run.seed)
     task = TokenizerTask(run, mesh)
