@@ -38,7 +38,7 @@ def command(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of videos, a manifest of six clips at 176x144, and things that are not what they are taken for."""
+    """Folders of videos, a manifest of six clips at 192x144, and things that are not what they are taken for."""
     folder = tmp_path_factory.mktemp("inputs")
     for name in ("videos", "empty", "cut", "no_run"):
         (folder / name).mkdir()
@@ -260,7 +260,7 @@ WRONG = {
     "smaller than the crop": (
         "data pack m.parquet --out new --height-px 288 --width-px 352",
         2,
-        "clip carphone.mp4@0 is 176x144 px, smaller than 352x288; use a smaller size, or allow upscaling (",
+        "clip carphone.mp4@0 is 192x144 px, smaller than 352x288; use a smaller size, or allow upscaling (",
     ),
     "packed already": ("data pack m.parquet --out empty --height-px 64 --width-px 64", 2, "empty exists already; "),
     "a tokenizer's run": (
@@ -320,7 +320,7 @@ def test_a_crop_larger_than_the_clips_ends_training_before_it_begins(work: Path)
     result = command(*line.split())
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        "cosmos-train: clip carphone.mp4@0 is 176x144 px, smaller than the 352x288 of its windows (data.width_px, "
+        "cosmos-train: clip carphone.mp4@0 is 192x144 px, smaller than the 352x288 of its windows (data.width_px, "
         "data.height_px, data.buckets); use a smaller size or data.resize=pad, or pack the manifest with upscaling "
         "allowed"
     )
