@@ -134,12 +134,9 @@ def test_a_run_starts_from_a_tokenizer_with_another_loss(
     ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path, uninterrupted: Path
 ):
     settings = PLAIN | {"tokenizer_from": str(uninterrupted / EXPORT)}
-
-    def l1(start: dict[str, Any]) -> float:
-        found = [ranks(1).run(tiny_tokenizer.gradients, manifest, tmp_path, start, step)[0] for step in range(6)]
-        return sum(of_step["metrics"]["l1"] for of_step in found)
-
-    assert l1(settings) < 0.98 * l1(PLAIN), "six steps have taught it something"
+    before = ranks(1).run(tiny_tokenizer.gradients, manifest, tmp_path, PLAIN, 0)[0]["metrics"]["l1"]
+    after = ranks(1).run(tiny_tokenizer.gradients, manifest, tmp_path, settings, 0)[0]["metrics"]["l1"]
+    assert after != before, "the same batch, through the weights of the run before"
     other = settings | {"tokenizer": dataclasses.replace(CONTINUOUS, channels=16)}
     name, message = ranks(1).run(training.failure_of, tiny_tokenizer.run_loop, manifest, tmp_path, other)[0]
     assert name == "ConfigError" and "tokenizer.channels=16 (there 8)" in message
