@@ -248,6 +248,11 @@ WRONG = {
     "no process": (f"train {WORLD} --nproc 0", 2, "--nproc 0 must be at least 1"),
     "no folder": ("data build nowhere --out new", 2, "is not a folder; give the folder that holds the videos"),
     "no videos": ("data build empty --out new", 2, "holds no video; expected files that end in .avi, .mkv, "),
+    "nothing but bad videos": (
+        "data build cut --out m.parquet --max-bad-share 1",
+        2,
+        "cut gives no clip, so m.parquet is not written; 1 videos were found and left out",
+    ),
     "a folder as manifest": ("data build videos --out empty", 2, "--out empty is a folder; name the manifest to write"),
     "clips of nothing": ("data build videos --out new --clip-frames -1", 2, "clip_frames=-1 is not a positive count"),
     "no size": ("data pack m.parquet --out new", 2, "codec=mjpeg needs height_px and width_px, the size of the clips"),
