@@ -107,7 +107,9 @@ def test_of_two_that_found_it_free_in_the_same_moment_the_second_trains(tmp_path
     other.communicate("end\n", timeout=60)
 
 
-@pytest.mark.parametrize("content", ["[1]", "{}", "null", '{"host": 1, "pid": "x", "started": [], "job": {}}', "\x00", '"a"'])
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", "null", '{"host": 1, "pid": "x", "started": [], "job": {}}', "\x00", '"a"']
+)
 def test_what_names_no_process_holds_nobody_up(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture):
     (tmp_path / LOCK).write_text(content)
     assert is_free(tmp_path) and "is passed over" in caplog.text
