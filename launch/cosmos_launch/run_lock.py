@@ -86,7 +86,7 @@ def _check_is_free(lock: Path) -> None:
     owner = _owner(lock)
     if owner is not None and owner.host != platform.node() and owner.job is None:
         log.warning(
-            "%s names process %d on host %s, and nobody can be asked whether it still trains; make sure that it is gone",
+            "%s names process %d on host %s, and nobody can be asked whether it still trains; make sure it is gone",
             lock,
             owner.pid,
             owner.host,
