@@ -1,0 +1,42 @@
+"""What official files of both kinds of world model share: what may be given, and what is noted."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop.official import Sizes, check_arguments, flat, is_weights, prefixes
+
+
+def test_arguments_must_be_what_the_tensors_say():
+    notes: list[str] = []
+    known = {"expected": {"use_adaln_lora": True}, "no_effect": ("fps",)}
+    check_arguments({"num_blocks": 2, "fps": 9, "odd": 1, "use_adaln_lora": True},
+                    {"num_blocks": 2, "use_adaln_lora": True}, "a.pt", notes, **known)  # fmt: skip
+    assert notes == ["the argument odd is not known here and left aside"]
+    with pytest.raises(ConfigError, match=r"a.pt: its tensors say num_blocks=2, the arguments num_blocks=4"):
+        check_arguments({"num_blocks": 4}, {"num_blocks": 2}, "a.pt", notes, **known)
+    with pytest.raises(ConfigError, match=r"use_adaln_lora=False makes another network.*only use_adaln_lora=True can"):
+        check_arguments({"use_adaln_lora": False}, {}, "a.pt", notes, **known)
+
+
+def test_sizes_name_what_is_missing():
+    sizes = Sizes({"a": torch.empty(2, 3, device="meta")}, "a.pt", "diffusion")
+    assert sizes.of("a") == (2, 3)
+    with pytest.raises(ConfigError, match=r"a.pt has no b: it is no diffusion world model of the Cosmos kind"):
+        sizes.of("b")
+
+
+def test_a_kernel_of_patches_is_a_matrix_and_networks_are_told_by_their_prefixes():
+    assert flat(torch.zeros(8, 4, 1, 2, 2)).shape == (8, 16) and flat(torch.zeros(8, 4)).shape == (8, 4)
+    first = re.compile(r"(.*)x_embedder\.weight")
+    assert prefixes(["net.x_embedder.weight", "net_ema.x_embedder.weight", "net.b"], first) == {"net.", "net_ema."}
+
+
+def test_weights_by_their_suffix(tmp_path: Path):
+    torch.save({}, tmp_path / "model.pt")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "encoder.pt")
+    assert is_weights(tmp_path / "model.pt") and is_weights(tmp_path / "a.safetensors")
+    assert not is_weights(tmp_path / "encoder.pt") and not is_weights(tmp_path / "notes.md")
