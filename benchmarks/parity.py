@@ -4,10 +4,11 @@
     python benchmarks/parity.py --ranks 2 --only cp2     those that are named so
 
 A small Cosmos DiT and a small autoregressive model, real in kind, in fp32, from the same weights and samples. Prints
-one JSON line per layout:
-loss_error is relative, gradient_error is the largest difference of a gradient as a part of that parameter's largest
-gradient, parameter_error is absolute; the parameter with the largest one is named. Exits with 1 where one exceeds its
-tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
+one JSON line per layout: loss_error is relative, gradient_error is the largest difference of a gradient as a part of
+that parameter's largest gradient, parameter_error is absolute; the parameter with the largest one is named. norm_error
+is the relative difference of the whole model's gradient norm before clipping, over all steps, each of which clips.
+Exits with 1 where one exceeds its tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides
+evenly, `image` 20 in one frame.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from support.ranks import RankPool  # noqa: E402
 
 from cosmos_train.parallel.config import ParallelConfig  # noqa: E402
 
-LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE = 1e-6, 1e-5, 1e-5
+LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE, NORM_TOLERANCE = 1e-6, 1e-5, 1e-5, 1e-6
+ERRORS = ("loss_error", "gradient_error", "parameter_error", "norm_error")
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
 SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5)}
 """Of the autoregressive model's codes: as many tokens as the DiT's latents make."""
@@ -63,6 +65,8 @@ def _cases() -> Iterator[Case]:
     yield case("compiled", 1, compile="blocks")
     yield case("dp2", 2)
     yield case("dp2 two samples at once", 2, micro_batch_size=2)
+    yield case("dp2 overlapped", 2, overlap_grad_reduce="on")
+    yield case("cp2 image whole overlapped", 2, "image", cp=2, cp_min_tokens=45, overlap_grad_reduce="on")
     yield case("tp2", 2, tp=2)
     yield case("tp2 sequence", 2, tp=2, sequence_parallel=True)
     yield case("tp2 sequence video", 2, "video", tp=2, sequence_parallel=True)
@@ -117,6 +121,7 @@ def _ar_cases() -> Iterator[Case]:
         return Case(name=f"ar {name}", ranks=ranks, parallel=ParallelConfig(**parallel), batch=batch, model="ar")
 
     yield case("dp2", 2)
+    yield case("dp2 overlapped", 2, overlap_grad_reduce="on")
     yield case("tp2", 2, tp=2)
     yield case("tp2 sequence selective", 2, tp=2, sequence_parallel=True, recompute="selective")
     yield case("pp2 interleaved", 2, pp=2, pp_chunks=2)
@@ -180,7 +185,8 @@ class Parity:
             "seconds": round(time.perf_counter() - started, 1),
             "ok": errors["loss_error"] <= LOSS_TOLERANCE
             and errors["gradient_error"] <= GRADIENT_TOLERANCE
-            and errors["parameter_error"] <= PARAMETER_TOLERANCE,
+            and errors["parameter_error"] <= PARAMETER_TOLERANCE
+            and errors["norm_error"] <= NORM_TOLERANCE,
         }
 
 
@@ -200,6 +206,12 @@ def compare(found: list[dict[str, Any]], single: dict[str, Any]) -> dict[str, An
         for name, parameter in answer["parameters"].items()
     ]
     losses = [abs(answer["loss"] / single["loss"] - 1) for answer in found]
+    assert min(single["grad_norms"]) > tiny_world.CLIP_GRAD_NORM, "a step did not clip, so its norm had no effect"
+    norms = [
+        abs(norm / wanted - 1)
+        for answer in found
+        for norm, wanted in zip(answer["grad_norms"], single["grad_norms"], strict=False)  # tests take fewer steps
+    ]
     (gradient_error, gradient_of), (parameter_error, parameter_of) = max(gradients), max(parameters)
     return {
         "loss_error": max(losses),
@@ -207,6 +219,7 @@ def compare(found: list[dict[str, Any]], single: dict[str, Any]) -> dict[str, An
         "gradient_of": gradient_of,
         "parameter_error": parameter_error,
         "parameter_of": parameter_of,
+        "norm_error": max(norms),
     }
 
 
@@ -240,8 +253,7 @@ def main() -> None:
     summary = {
         "layouts": len(lines),
         "failed": [line["layout"] for line in lines if not line["ok"]],
-        **{f"largest_{key}": max(line[key] for line in lines) for key in ("loss_error", "gradient_error")},
-        "largest_parameter_error": max(line["parameter_error"] for line in lines),
+        **{f"largest_{key}": max(line[key] for line in lines) for key in ERRORS},
         "seconds": round(time.perf_counter() - started),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),

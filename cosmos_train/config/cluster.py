@@ -7,14 +7,16 @@ a job needs of them (WANDB_API_KEY) it takes from the environment of whoever sub
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.gpus import GPUS, Gpu, find_gpu
+from cosmos_train.config.ranges import Count, CountOrZero, Positive, check_ranges
 
 TIME_LIMIT = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
-"""D-HH:MM:SS. Slurm's other forms are left out: YAML makes a number of seconds of an unquoted 12:00:00, and Slurm takes
-a number for minutes."""
+"""D-HH:MM:SS. Slurm's other forms are left out: it takes a number for minutes, and 12:30 for minutes and seconds."""
 VARIABLE = re.compile(r"[A-Za-z_]\w*")
 SECRET = re.compile(r"(.*_)?((API|ACCESS)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(_.*)?", re.IGNORECASE)
 """Names with such a word in them: WANDB_API_KEY, but neither NCCL_IB_PKEY nor TOKENIZERS_PARALLELISM."""
@@ -26,17 +28,15 @@ ASSIGNED = re.compile(r"\b([A-Za-z_]\w*)=(?=[\"']?[^\s\"'$`])")
 class PeaksConfig:
     """Dense TFLOP/s of one GPU with fp32 accumulation, for `mfu` in the metrics; none takes the data sheet's."""
 
-    bf16: float | None = None
+    bf16: Positive | None = None
     """Of products in bf16."""
-    fp8: float | None = None
+    fp8: Positive | None = None
     """Of products in 8-bit formats."""
-    fp4: float | None = None
+    fp4: Positive | None = None
     """Of products in 4-bit formats."""
 
     def __post_init__(self) -> None:
-        for key, value in (("bf16", self.bf16), ("fp8", self.fp8), ("fp4", self.fp4)):
-            if value is not None and value <= 0:
-                raise ConfigError(f"cluster.peaks.{key}={value} must be greater than 0; leave it out where unknown")
+        check_ranges(self, "cluster.peaks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +85,15 @@ class ClusterConfig:
     """For messages and the log."""
     gpu: str | None = None
     """Name of the GPUs as `nvidia-smi -L` prints it; none: the nodes have none, and runs compute on their CPUs."""
-    gpus_per_node: int = 0
+    gpus_per_node: CountOrZero = 0
     """GPUs of each node, all of which a job asks for."""
-    ranks_per_node: int | None = None
+    ranks_per_node: Count | None = None
     """Processes on each node; none is one for each GPU, or a single one on nodes without."""
-    cpus_per_node: int | None = None
+    cpus_per_node: Count | None = None
     """CPUs that a job asks for on each node; none leaves it to the partition."""
     memory_per_node: str = "0"
     """Main memory that a job asks for on each node, as Slurm writes it, such as 200G; 0 is all of it."""
-    capability: tuple[int, int] | None = None
+    capability: tuple[CountOrZero, CountOrZero] | None = None
     """CUDA compute capability, such as [9, 0]; none is what is known of the GPU's name."""
     peaks: PeaksConfig = field(default_factory=PeaksConfig)
     """What the GPUs reach at most."""
@@ -105,15 +105,15 @@ class ClusterConfig:
     """Quality of service; none is the user's default."""
     time_limit: str = "1-00:00:00"
     """Time after which Slurm ends a job, as D-HH:MM:SS. A run that needs longer saves, queues again and goes on."""
-    stop_before_limit_sec: int = 300
+    stop_before_limit_sec: Annotated[int, Ge(30)] = 300
     """Seconds before the time limit at which the run is told to save and stop: longer than a step and a save take, and
     15 more, in which a job that is not done by then is queued again."""
     launcher: Literal["torchrun", "ft_launcher"] = "torchrun"
     """What starts a node's ranks. ft_launcher, of nvidia-resiliency-ext on the nodes, starts them again after a failure
     within the job, up to max_retries times, before the job is queued again."""
-    max_retries: int = 3
+    max_retries: CountOrZero = 3
     """Times that a job is queued again after a crash. Preemption and the time limit do not count."""
-    retry_backoff_sec: int = 60
+    retry_backoff_sec: CountOrZero = 60
     """Seconds until the first retry; each further one waits twice as long."""
     sbatch_options: tuple[str, ...] = ()
     """Further options of sbatch, such as --constraint=ib or --exclusive."""
@@ -125,19 +125,18 @@ class ClusterConfig:
     """Variables of NCCL and the network, such as NCCL_IB_HCA. Secrets are refused."""
     health_check: str = ""
     """Shell command that each node must pass before the first step, such as a count of its GPUs."""
-    health_check_sec: int = 120
+    health_check_sec: Count = 120
     """Seconds after which a health check that has not ended has failed, as of a GPU that does not answer."""
     container: ContainerConfig = field(default_factory=ContainerConfig)
     """The container in which a job's processes run."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "cluster")
         self._check_gpus()
-        self._check_numbers()
-        for name, value in self.environment.items():
+        self._check_time_limit()
+        for name in self.environment:
             if not VARIABLE.fullmatch(name):
                 raise ConfigError(f"cluster.environment.{name} is no name of a variable; use letters, digits and _")
-            if not isinstance(value, str):
-                raise ConfigError(f"cluster.environment.{name}={value} is no text or number")
             if SECRET.fullmatch(name):
                 raise _secret(f"environment.{name}")
         for key, values in (("sbatch_options", self.sbatch_options), ("setup", self.setup)):
@@ -151,7 +150,7 @@ class ClusterConfig:
                 raise ConfigError(f"cluster.sbatch_options has {option!r}; write options as --name or --name=value")
 
     def _check_gpus(self) -> None:
-        if (self.gpu is None) != (self.gpus_per_node == 0) or self.gpus_per_node < 0:
+        if (self.gpu is None) != (self.gpus_per_node == 0):
             raise ConfigError(
                 f"cluster.gpu={self.gpu} with cluster.gpus_per_node={self.gpus_per_node}: name the GPU and count it "
                 "(1 or more), or leave out both on a cluster without GPUs"
@@ -166,29 +165,15 @@ class ClusterConfig:
             )
         if self.ranks_per_node is None:
             return
-        if self.ranks_per_node < 1:
-            raise ConfigError(f"cluster.ranks_per_node={self.ranks_per_node} must be at least 1")
         if self.gpu is not None and self.ranks_per_node > self.gpus_per_node:
             raise ConfigError(
                 f"cluster.ranks_per_node={self.ranks_per_node}, but cluster.gpus_per_node={self.gpus_per_node}, and "
                 f"each rank needs a GPU; use {self.gpus_per_node} or less"
             )
 
-    def _check_numbers(self) -> None:
-        for key, value, least in (
-            ("cpus_per_node", self.cpus_per_node, 1),
-            ("stop_before_limit_sec", self.stop_before_limit_sec, 30),
-            ("health_check_sec", self.health_check_sec, 1),
-            ("max_retries", self.max_retries, 0),
-            ("retry_backoff_sec", self.retry_backoff_sec, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"cluster.{key}={value} must be at least {least}")
+    def _check_time_limit(self) -> None:
         if not TIME_LIMIT.fullmatch(self.time_limit):
-            raise ConfigError(
-                f"cluster.time_limit={self.time_limit} is not of the form D-HH:MM:SS, such as 0-12:00:00; without days "
-                "it needs quotes, or YAML makes a number of it"
-            )
+            raise ConfigError(f"cluster.time_limit={self.time_limit} is not of the form D-HH:MM:SS, such as 0-12:00:00")
         if self.stop_before_limit_sec >= self.time_limit_sec:
             raise ConfigError(
                 f"cluster.stop_before_limit_sec={self.stop_before_limit_sec} leaves nothing of cluster.time_limit="

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class ConfigError(ValueError):
     """A run that cannot be what its YAML, its overrides or its layout say. The command ends with exit code 2."""
 
+    input_is_wrong = True
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; the nearest: a, b`, the end of a sentence about an unknown name. Empty where nothing is like it."""

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cosmos_train.config.cluster import ClusterFile
-from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS
 
 PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
@@ -67,9 +67,9 @@ def keys_of_cluster() -> dict[str, Key]:
     return {key.path: key for key in _keys_of(ClusterFile, "", "none: it is the cluster file's")}
 
 
-def keys_of_protocol() -> dict[str, Key]:
-    """Path -> key, of a file of configs/evaluate, whose keys belong to no section."""
-    return {key.path: key for key in _keys_of(ProtocolConfig, "", "none: it is an evaluation's")}
+def keys_in(section: type) -> list[str]:
+    """Paths of all keys of a section, and of those in it."""
+    return [key.path for key in _keys_of(section, "", "")]
 
 
 def readers(key: Key) -> list[str]:
@@ -124,6 +124,8 @@ def _keys_of(section: type, prefix: str, recipe: str) -> Iterator[Key]:
 def _type_name(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return "section"
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join("None" if of is NoneType else _type_name(of) for of in get_args(hint))
     if isinstance(hint, type) and not hasattr(hint, "__args__"):
         return hint.__name__
     return str(hint).replace("typing.", "")

@@ -5,8 +5,9 @@ include: {model: model/dit_7b}      # a section's values, from configs/ or from 
 model: {num_blocks: 4}              # the file's own values stand over the included ones
 """
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from cosmos_data.errors import DataError
+from cosmos_tok.config import TokenizerError
 from cosmos_train.config.cluster import ClusterConfig, ClusterFile
 from cosmos_train.config.errors import ConfigError, nearest
-from cosmos_train.config.keys import Key, keys_of, keys_of_cluster, keys_of_protocol
-from cosmos_train.config.mismatch import mismatch
 from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.config.schema import RUNS, RunConfig
+from cosmos_train.config.typed import defaults, shown, typed
 from cosmos_train.config.validate import fit_to_cluster
+from cosmos_train.config.yaml_text import parse, parse_typed
+from cosmos_train.generate.config import SampleConfig
 
 OVERRIDE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*=.*", re.DOTALL | re.IGNORECASE)
 
@@ -48,13 +52,12 @@ def find_yaml(name: str, beside: Path | None = None) -> Path:
 def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule."""
     path = find_yaml(name)
-    merged = OmegaConf.merge(_with_includes(path), *map(_parse_override, overrides))
-    assert isinstance(merged, DictConfig)
-    recipe = merged.get("recipe")
+    merged = _merged(path, _with_includes(path), overrides)
+    recipe = _with_references({"recipe": merged.get("recipe")}, RunConfig, path)["recipe"]
     if not isinstance(recipe, str) or recipe not in RUNS:
-        given = "recipe is missing" if recipe is None else f"recipe={recipe} is unknown"
+        given = "recipe is missing" if recipe is None else f"recipe={shown(recipe)} is unknown"
         raise ConfigError(f"{path}: {given}; use one of {', '.join(RUNS)}")
-    run = _typed(merged, RUNS[recipe], path, keys=keys_of(recipe), kind=f"a {recipe} run")
+    run = _made(merged, RUNS[recipe], path, kind=f"a {recipe} run")
     assert isinstance(run, RunConfig)
     return run
 
@@ -62,9 +65,8 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 def load_cluster(name: str, overrides: Sequence[str] = ()) -> ClusterConfig:
     """Read and validate a cluster file; overrides are `cluster.key=value`. Raises ConfigError as load_run does."""
     path = find_yaml(name if "/" in name or name.endswith((".yaml", ".yml")) else f"cluster/{name}")
-    merged = OmegaConf.merge({"cluster": _read(path)}, *map(_parse_override, overrides))
-    assert isinstance(merged, DictConfig)
-    file = _typed(merged, ClusterFile, path, keys=keys_of_cluster(), kind="a cluster file")
+    values = _merged(path, OmegaConf.create({"cluster": _read(path)}), overrides)
+    file = _made(values, ClusterFile, path, kind="a cluster file")
     assert isinstance(file, ClusterFile)
     return file.cluster
 
@@ -81,37 +83,80 @@ def load_protocol(name: str | None, overrides: Sequence[str] = ()) -> ProtocolCo
     """A file of configs/evaluate, or for None the defaults; overrides are `key=value`. Raises ConfigError."""
     path = None if name is None else find_yaml(name)
     base = OmegaConf.create({}) if path is None else _read(path)
-    merged = OmegaConf.merge(base, *map(_parse_override, overrides))
-    assert isinstance(merged, DictConfig)
     where = path or Path("evaluate tokenizer")
-    protocol = _typed(merged, ProtocolConfig, where, keys=keys_of_protocol(), kind="an evaluation's protocol")
+    protocol = _made(_merged(where, base, overrides), ProtocolConfig, where, kind="an evaluation's protocol")
     assert isinstance(protocol, ProtocolConfig)
     return protocol
 
 
+def load_sampling(name: str) -> SampleConfig:
+    """A file of configs/sample, or another with the keys of `sample` of a diffusion model. Raises ConfigError."""
+    path = find_yaml(name if name.endswith((".yaml", ".yml")) else f"sample/{name}")
+    config = _made(_merged(path, _read(path), ()), SampleConfig, path, kind="a way of sampling")
+    assert isinstance(config, SampleConfig)
+    return config
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """A file of keys as texts, lists and mappings, of which no types are known yet. Raises ConfigError."""
+    return _merged(path, _read(path), ())
+
+
 def to_yaml(run: RunConfig) -> str:
     """The resolved run as YAML that `load_run` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(run))
+    return OmegaConf.to_yaml(OmegaConf.create(_without_references(to_dict(run))))
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
     """The resolved run as plain dictionaries, lists and scalars."""
-    plain = OmegaConf.to_container(OmegaConf.structured(run))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return _as_lists(dataclasses.asdict(run))
 
 
-def _typed(merged: DictConfig, into: type, path: Path, *, keys: Mapping[str, Key], kind: str) -> Any:
-    """The values as the dataclass they belong to."""
+def _as_lists(value: Any) -> Any:
+    """The same with lists for tuples, as YAML and JSON have them."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _without_references(value: Any) -> Any:
+    """The same with `${` in texts written so that it refers to nothing."""
+    if isinstance(value, dict):
+        return {key: _without_references(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_references(item) for item in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
+
+
+def _merged(path: Path, base: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Base, then overrides, with references as they were written."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(into), merged))
+        values = OmegaConf.to_container(OmegaConf.merge(base, *map(_parse_override, overrides)))
     except OmegaConfBaseException as error:
-        values = OmegaConf.to_container(merged)
-        assert isinstance(values, dict)
-        # Where all values fit, it is an interpolation that leads nowhere.
-        raise ConfigError(f"{path}: {mismatch(values, keys, kind) or _key_and_first_line(error)}") from error
-    except ValueError as error:  # a section's own check, in __post_init__
+        raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _made(values: dict[str, Any], into: type, path: Path, *, kind: str) -> Any:
+    """The values as the dataclass they belong to."""
+    resolved = _with_references(values, into, path)
+    try:
+        return typed(resolved, into, kind)
+    except (ConfigError, DataError, TokenizerError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _with_references(values: dict[str, Any], into: type, path: Path) -> dict[str, Any]:
+    """The values with what `${key}` stands for: another value, also where that is a default."""
+    if "${" not in str(values):
+        return values
+    try:
+        found = OmegaConf.to_container(OmegaConf.merge(defaults(into), values), resolve=True)
+    except OmegaConfBaseException as error:  # one that leads nowhere
+        raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def _with_includes(path: Path) -> DictConfig:
@@ -132,23 +177,31 @@ def _with_includes(path: Path) -> DictConfig:
 
 def _read(path: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        values = parse(path.read_text(encoding="utf-8"))
     except YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {_where(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: it is no UTF-8 text") from error
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path} is not a mapping of keys to values")
+    try:
+        return OmegaConf.create(values or {})
     except OmegaConfBaseException as error:  # an interpolation that does not end
         raise ConfigError(f"{path}: {_key_and_first_line(error)}") from error
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path} is not a mapping of keys to values")
-    return loaded
 
 
 def _parse_override(override: str) -> DictConfig:
     if not OVERRIDE.fullmatch(override):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    path, _, text = override.partition("=")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        shown_bytes = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise ConfigError(f"override {path}={shown_bytes} has bytes that are no UTF-8 text; rename what it names")
     try:
-        return OmegaConf.from_dotlist([override])
+        value = parse_typed(text)
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        return OmegaConf.create(value)
     except (YAMLError, OmegaConfBaseException) as error:  # the second: an interpolation that does not end
         raise ConfigError(f"override {override!r} has a value that is not YAML; put it in quotes") from error
 

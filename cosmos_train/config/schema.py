@@ -7,8 +7,9 @@ section which would be ignored is an unknown key. The string under each field is
 from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
-from cosmos_tok.config import TextConfig, TokenizerConfig
+from cosmos_tok.config import TextConfig, TokenizerConfig, TokenizerError
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
@@ -25,25 +26,20 @@ class LatentsConfig:
     """Folder of the cache. Latents are stored raw and whitened at load, with the statistics that lie beside them."""
     tokenizer: str
     """Folder of the trained tokenizer: RUN/tokenizer of a tokenizer run."""
-    hop_frames: int = 8
+    hop_frames: Count = 8
     """Frames from the start of one cached window to the start of the next in the same clip, cut from the middle."""
     image_folder: str | None = None
     """Folder of a cache of single frames (`tokenize` with data.num_frames=1), which has its own statistics."""
-    planned_per_clip: int = 0
+    planned_per_clip: CountOrZero = 0
     """Cache so many planned windows (random start, crop and mirroring) of each training clip instead; 0 is none."""
     fill: bool = False
     """Train on planned windows without end: each is encoded when a run first wants it, and kept in the folder by what
     it is a function of. Any number of runs may share the folder."""
-    max_gib: float | None = None
+    max_gib: Positive | None = None
     """Of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no limit."""
 
     def __post_init__(self) -> None:
-        if self.max_gib is not None and not self.max_gib > 0:
-            raise ConfigError(f"latents.max_gib={self.max_gib} is no size; use more than 0, or null for no limit")
-        if self.hop_frames < 1:
-            raise ConfigError(f"latents.hop_frames={self.hop_frames} must be at least 1")
-        if self.planned_per_clip < 0:
-            raise ConfigError(f"latents.planned_per_clip={self.planned_per_clip} must be 0 or more")
+        check_ranges(self, "latents")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +54,7 @@ class RunConfig:
     """The loop."""
     optim: OptimConfig
     """The optimizer."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of initial weights, sample order and noise."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How ranks divide the work."""
@@ -78,14 +74,15 @@ class TokenizerRun(RunConfig):
     """Architecture."""
     loss: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     """Loss terms."""
-    image_share: float = 0.0
+    image_share: Share = 0.0
     """Share of the steps that are trained on single frames of the clips instead of windows, spread evenly."""
     tokenizer_from: str | None = None
     """Folder of a trained tokenizer whose weights this run starts from, e.g. to go on with other loss terms."""
-    statistics_windows: int = 128
+    statistics_windows: CountOrZero = 128
     """Training windows, and as many single frames, whose latents give the whitening statistics at the end; 0: none."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "")
         if self.parallel.ranks_per_replica > 1:
             raise ConfigError(
                 f"parallel.tp={self.parallel.tp}, parallel.pp={self.parallel.pp}, parallel.cp={self.parallel.cp}: a "
@@ -99,13 +96,9 @@ class TokenizerRun(RunConfig):
         try:
             self.tokenizer.latent_frames(self.data.num_frames)
             self.tokenizer.latent_size(self.data.height_px, self.data.width_px)
-        except ValueError as error:  # the tokenizer does not know which section the number comes from
+        except TokenizerError as error:  # the tokenizer does not know which section the number comes from
             raise ConfigError(f"data.{error}") from error
         self._check_loss_fits()
-        if not 0 <= self.image_share <= 1:
-            raise ConfigError(f"image_share={self.image_share} is not a share; use a number from 0 to 1")
-        if self.statistics_windows < 0:
-            raise ConfigError(f"statistics_windows={self.statistics_windows} must be 0 or more")
         if self.tokenizer_from and self.checkpoint.init_from:
             raise ConfigError(
                 f"tokenizer_from={self.tokenizer_from!r} and checkpoint.init_from={self.checkpoint.init_from!r} "
@@ -132,23 +125,20 @@ class WorldRun(RunConfig):
     """Clips and windows that the cache is made of."""
     latents: LatentsConfig
     """The latent cache."""
-    image_share: float = 0.0
+    image_share: ShareBelowOne = 0.0
     """Share of the steps that are trained on the images of latents.image_folder instead of videos, spread evenly."""
-    images_per_video: int = 1
+    images_per_video: Count = 1
     """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder of captions and prompts."""
 
     def _check_windows(self) -> None:
-        if not 0 <= self.image_share < 1:
-            raise ConfigError(f"image_share={self.image_share} must be 0 (videos alone) or more, and below 1")
+        check_ranges(self, "")
         if (self.image_share > 0) != (self.latents.image_folder is not None):
             raise ConfigError(
                 f"image_share={self.image_share} and latents.image_folder={self.latents.image_folder} belong together; "
                 "set both for joint training on images and videos, or neither"
             )
-        if self.images_per_video < 1:
-            raise ConfigError(f"images_per_video={self.images_per_video} must be at least 1")
         if self.latents.fill and self.parallel.pp > 1:
             raise ConfigError(
                 f"parallel.pp={self.parallel.pp}, but with latents.fill=true one rank encodes for its tp and cp ranks, "

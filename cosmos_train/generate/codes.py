@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.choice import choose, uniforms
 from cosmos_train.generate.config import CodeSampleConfig
 from cosmos_train.generate.decoder import Choose, Decoder, Step
@@ -37,7 +38,7 @@ class CodeScene:
     def __post_init__(self) -> None:
         for name, tensor in (("text_BSE", self.text_BSE), ("given_BTHW", self.given_BTHW)):
             if tensor is not None and len(tensor) not in (1, len(self.seed_B)):
-                raise ValueError(
+                raise ConfigError(
                     f"scene.{name} has a batch of {len(tensor)} and there are {len(self.seed_B)} seeds; use 1 or "
                     f"{len(self.seed_B)}"
                 )
@@ -101,26 +102,26 @@ def prompt(scene: CodeScene, model: WorldARConfig, config: CodeSampleConfig) -> 
     given = scene.given_BTHW
     if given is None:
         if not model.begin_token:
-            raise ValueError(
+            raise ConfigError(
                 "nothing is given to begin with, and a model with model.begin_token=false reads a code before it says "
                 "one; give the first frame"
             )
         return torch.tensor([[model.vocab_size]])
     count = config.num_condition_frames
     if not 0 < count < frames:
-        raise ValueError(
+        raise ConfigError(
             f"sample.num_condition_frames={count}, but the video has {frames} latent frames, given ones included; use "
             f"1 to {frames - 1}, or a longer video"
         )
     if given.ndim != 4 or list(given.shape[2:]) != [height, width] or given.shape[1] < count:
-        raise ValueError(
+        raise ConfigError(
             f"given codes of shape {list(given.shape)} do not fit a video of {height} x {width} codes a latent frame "
             f"with sample.num_condition_frames={count}; give codes [1 or B, at least {count}, {height}, {width}]"
         )
     codes_BL = given[:, :count].flatten(1).long()
     lowest, highest = (int(value) for value in codes_BL.aminmax())
     if lowest < 0 or highest >= model.vocab_size:
-        raise ValueError(
+        raise ConfigError(
             f"given codes run from {lowest} to {highest}, but the model's vocabulary, model.vocab_size, is 0 to "
             f"{model.vocab_size - 1}; encode the frames with the tokenizer that the model was trained on"
         )

@@ -1,8 +1,12 @@
 """How a trained model is sampled. No torch in here."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.ranges import Count, CountOrZero, NotNegative, Positive, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,56 +15,53 @@ class SampleConfig:
 
     sampler: Literal["euler", "heun", "2ab"] = "euler"
     """First order; second order with two evaluations a step; second order from the last two steps' estimates."""
-    num_steps: int = 35
+    num_steps: Count = 35
     """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, Heun twice as many)."""
     start_std: Literal["hypot", "sigma_max"] = "hypot"
     """Deviation of the first noise: sqrt(sigma_max^2 + 1), as data of deviation 1 would add, or sigma_max alone."""
     last_step: Literal["clean", "none"] = "clean"
     """From sigma_min to the estimate of the clean sample, or stop there, as diffusers' converted pipelines do."""
-    sigma_max: float = 80.0
+    sigma_max: Positive = 80.0
     """First noise level."""
-    sigma_min: float = 0.0002
+    sigma_min: Positive = 0.0002
     """Last noise level before the clean end: 0.0002 in the released inference code, 0.002 in diffusers' conversion."""
-    rho: float = 7.0
+    rho: Positive = 7.0
     """Curvature of the noise levels (Karras et al. 2022, equation 5)."""
-    guidance: float = 7.0
+    guidance: NotNegative = 7.0
     """g of guidance_from. Where it means no guidance (0 from cond, 1 from uncond) the work is halved."""
     guidance_from: Literal["cond", "uncond"] = "cond"
     """cond: x0 = cond + g * (cond - uncond), as the released models and diffusers' Cosmos pipelines count; uncond:
     x0 = uncond + g * (cond - uncond), as most other models do. 7 of the first is 8 of the second."""
     cfg_parallel: bool = False
     """Compute cond and uncond at the same time, on two halves of the data-parallel ranks."""
-    augment_sigma: float = 0.001
+    augment_sigma: NotNegative = 0.001
     """Video2World: noise level put on the conditioning frames."""
-    num_condition_frames: int = 1
+    num_condition_frames: CountOrZero = 1
     """Video2World: conditioning latent frames; 1 stands for one pixel frame, 2 for 1 + temporal_rate."""
     negative_prompt: str = ""
     """Prompt of uncond. Where it is empty, uncond sees text states of zeros, which text dropout has trained; for a
     model that was trained without text dropout guidance then needs a negative prompt."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "sample")
         least = 1 if self.last_step == "clean" else 2
         if self.num_steps < least:
-            raise ValueError(
+            raise ConfigError(
                 f"sample.num_steps={self.num_steps} must be at least {least} with sample.last_step={self.last_step}"
             )
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"sample.sigma_min={self.sigma_min} must lie between 0 and sample.sigma_max={self.sigma_max}"
-            )
+        if self.sigma_min >= self.sigma_max:
+            raise ConfigError(f"sample.sigma_min={self.sigma_min} must be less than sample.sigma_max={self.sigma_max}")
         off = {"cond": 0, "uncond": 1}[self.guidance_from]
-        if not off <= self.guidance < math.inf:
-            raise ValueError(
+        if self.guidance < off:
+            raise ConfigError(
                 f"sample.guidance={self.guidance} must be {off} (off) or greater with sample.guidance_from="
                 f"{self.guidance_from}"
             )
         if self.cfg_parallel and not self.is_guided:
-            raise ValueError(
+            raise ConfigError(
                 f"sample.cfg_parallel=true computes the two branches of guidance at once, but sample.guidance="
                 f"{self.guidance} is none; set cfg_parallel=false"
             )
-        if self.num_condition_frames < 0:
-            raise ValueError(f"sample.num_condition_frames={self.num_condition_frames} must be 0 or more")
 
     @property
     def num_updates(self) -> int:
@@ -82,27 +83,18 @@ class SampleConfig:
 class CodeSampleConfig:
     """How the codes of an autoregressive model are chosen."""
 
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Logits are divided by it; 0 is greedy: always the most likely code."""
-    top_p: float = 0.8
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 0.8
     """Draw among the most likely codes that together have this probability; 1: all. Released: 0.8 (4B, 13B), 0.9 (12B),
     0.7 (5B)."""
-    top_k: int = 0
+    top_k: CountOrZero = 0
     """Draw among so many of the most likely codes, before top_p; 0: all."""
-    num_condition_frames: int = 1
+    num_condition_frames: CountOrZero = 1
     """Latent frames that --input gives; 1 stands for one pixel frame, 2 for 1 + temporal_rate."""
-    medusa_heads: int | None = None
+    medusa_heads: CountOrZero | None = None
     """Medusa heads that guess the codes after the next one; none: all that the model has. Draws with another number are
     other draws, of the same distribution; greedy videos are the same."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"sample.temperature={self.temperature} must be 0 (greedy) or greater")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sample.top_p={self.top_p} must be greater than 0, and at most 1 (all codes)")
-        if self.top_k < 0:
-            raise ValueError(f"sample.top_k={self.top_k} must be 0 (all codes) or more")
-        if self.num_condition_frames < 0:
-            raise ValueError(f"sample.num_condition_frames={self.num_condition_frames} must be 0 or more")
-        if self.medusa_heads is not None and self.medusa_heads < 0:
-            raise ValueError(f"sample.medusa_heads={self.medusa_heads} must be 0 (none) or more")
+        check_ranges(self, "sample")

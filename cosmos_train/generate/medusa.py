@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.choice import draw, probabilities, uniforms
 from cosmos_train.generate.codes import CodeScene, OnCode, generate_codes, prompt
 from cosmos_train.generate.config import CodeSampleConfig
@@ -88,7 +89,7 @@ def generate_guessed_codes(
     Raises: as generate_codes.
     """
     if num_heads > decoder.config.medusa_heads:
-        raise ValueError(
+        raise ConfigError(
             f"sample.medusa_heads={num_heads}, but the model has model.medusa_heads={decoder.config.medusa_heads}; use "
             f"at most {decoder.config.medusa_heads}"
         )

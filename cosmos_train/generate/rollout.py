@@ -14,13 +14,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
+
 
 def num_windows(num_frames: int, *, window_frames: int, overlap_frames: int) -> int:
     """Windows that a video of so many pixel frames takes. Raises ValueError where a window would add nothing."""
     if num_frames <= window_frames:
         return 1
     if not 0 < overlap_frames < window_frames:
-        raise ValueError(
+        raise ConfigError(
             f"{num_frames} frames take more than one window of {window_frames}, and {overlap_frames} overlapping "
             f"frames must be at least 1 and fewer than a window; change sample.num_condition_frames"
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.generate.network import Evaluate, Network, NetworkInput, in_turn
 from cosmos_train.objectives.edm import c_in, c_noise, denoised, first_frames_mask
@@ -41,9 +42,9 @@ class Scene:
             ("given_BCTHW", 1 if self.given_BCTHW is None else len(self.given_BCTHW)),
         ):
             if size not in (1, batch):
-                raise ValueError(f"scene.{name} has a batch of {size} and there are {batch} seeds; use 1 or {batch}")
+                raise ConfigError(f"scene.{name} has a batch of {size} and there are {batch} seeds; use 1 or {batch}")
         if len(self.fps_B) != batch or not all(0 < fps < math.inf for fps in self.fps_B):
-            raise ValueError(
+            raise ConfigError(
                 f"scene.fps_B={list(self.fps_B)} must be one rate greater than 0 for each of {batch} seeds"
             )
 
@@ -141,12 +142,12 @@ class _Condition:
     def of(cls, scene: Scene, config: SampleConfig, *, has_condition_mask: bool) -> "_Condition":
         num_frames = config.num_condition_frames if scene.given_BCTHW is not None else 0
         if num_frames and not has_condition_mask:
-            raise ValueError(
+            raise ConfigError(
                 "conditioning frames were given, but this model has no condition mask (model.condition_mask=false): "
                 "it is a Text2World model; sample it without --input"
             )
         if num_frames > scene.shape_CTHW[1]:
-            raise ValueError(
+            raise ConfigError(
                 f"sample.num_condition_frames={num_frames}, but the video has {scene.shape_CTHW[1]} latent frames"
             )
         if not has_condition_mask:
@@ -181,7 +182,7 @@ def _first_frames(given_BCTHW: Tensor, num_frames: int, shape_CTHW: tuple[int, i
     channels, total, *size_HW = shape_CTHW
     found = given_BCTHW.shape
     if found[1] != channels or list(found[3:]) != size_HW or found[2] < num_frames:
-        raise ValueError(
+        raise ConfigError(
             f"conditioning latents of shape {list(found)} do not fit a video of {channels} channels and "
             f"{size_HW[0]} x {size_HW[1]} cells with sample.num_condition_frames={num_frames}; "
             f"give latents [1 or B, {channels}, at least {num_frames}, {size_HW[0]}, {size_HW[1]}]"

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.load import find_yaml
+from cosmos_train.config.load import load_sampling
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.generate.world import Scene, sample_world
 from cosmos_train.interop.load import load_world
@@ -60,10 +59,7 @@ def read_world_model(
 
 def sample_config(name: str) -> SampleConfig:
     """One of the conventions in configs/sample, such as released, released_2ab or diffusers, or a YAML file."""
-    path = find_yaml(name if name.endswith((".yaml", ".yml")) else f"sample/{name}")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SampleConfig), OmegaConf.load(path)))
-    assert isinstance(config, SampleConfig)
-    return config
+    return load_sampling(name)
 
 
 @dataclass(frozen=True)

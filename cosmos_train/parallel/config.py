@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.ranges import Count, CountOrZero, check_ranges
 
 CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "fp8_delayed": ((8, 9), None),
@@ -30,13 +31,13 @@ class PrecisionConfig:
     (fp8_current), or one per block of it. none computes in train.precision."""
     format: Literal["auto", "e4m3", "hybrid"] = "auto"
     """8-bit format; hybrid has e5m2 gradients. auto: hybrid with one scale per tensor, e4m3 with one per block."""
-    amax_history_len: int = 1024
+    amax_history_len: Count = 1024
     """fp8_delayed: steps whose largest values the scale is taken from."""
     amax_compute: Literal["max", "most_recent"] = "max"
     """fp8_delayed: which of these values."""
-    bf16_first_blocks: int = 1
+    bf16_first_blocks: CountOrZero = 1
     """Blocks at the start of the model that stay in bf16."""
-    bf16_last_blocks: int = 1
+    bf16_last_blocks: CountOrZero = 1
     """Blocks at the end of the model that stay in bf16."""
     bf16_modules: tuple[str, ...] = ()
     """Patterns of names that stay in bf16 too, such as blocks.*.mlp.down or *.cross_attention.*; * is any text."""
@@ -45,26 +46,19 @@ class PrecisionConfig:
     takes. For fp8_delayed, fp8_current and fp8_blockwise."""
 
     def __post_init__(self) -> None:
-        if self.amax_history_len < 1:
-            raise ValueError(f"parallel.precision.amax_history_len={self.amax_history_len} must be at least 1")
-        for key, value in (
-            ("bf16_first_blocks", self.bf16_first_blocks),
-            ("bf16_last_blocks", self.bf16_last_blocks),
-        ):
-            if value < 0:
-                raise ValueError(f"parallel.precision.{key}={value} must be 0 or more")
+        check_ranges(self, "parallel.precision")
         if self.recipe == "nvfp4" and self.format != "auto":
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.precision.format={self.format} is an 8-bit format, but recipe=nvfp4 has one of its own, "
                 "e2m1; leave format at auto"
             )
         if self.fp8_param_gather and self.recipe not in GATHERED_IN_8_BITS:
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.precision.fp8_param_gather=true is for recipe {', '.join(GATHERED_IN_8_BITS)}, but "
                 f"recipe={self.recipe}; use one of these, or switch it off"
             )
         if self.recipe not in ("none", "fp8_delayed") and (self.amax_history_len, self.amax_compute) != (1024, "max"):
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.precision.amax_history_len={self.amax_history_len} and amax_compute={self.amax_compute} are "
                 f"read by recipe=fp8_delayed only, but recipe={self.recipe}; leave them out"
             )
@@ -74,27 +68,30 @@ class PrecisionConfig:
 class ParallelConfig:
     """How the ranks divide the work. Data parallelism is what remains: world size / (tp * pp * cp)."""
 
-    tp: int = 1
+    tp: Count = 1
     """Tensor-parallel ranks: heads and MLP columns are divided by it."""
-    pp: int = 1
+    pp: Count = 1
     """Pipeline-parallel ranks: consecutive blocks are divided by it."""
-    pp_chunks: int = 1
+    pp_chunks: Count = 1
     """Pieces of the model on each pipeline rank; more than 1 interleaves them, which shortens a step's two ends."""
-    pp_first_blocks: int | None = None
+    pp_first_blocks: CountOrZero | None = None
     """Blocks of the very first piece, where the patch embedding is; none divides evenly."""
-    pp_last_blocks: int | None = None
+    pp_last_blocks: CountOrZero | None = None
     """Blocks of the very last piece, where the final layer and the loss are; none divides evenly."""
-    cp: int = 1
+    cp: Count = 1
     """Context-parallel ranks: tokens are divided by it, in attention too. Any number of tokens: they are padded."""
     cp_comm: Literal["all_gather", "a2a", "p2p"] = "all_gather"
     """How attention sees all tokens: keys and values gathered, tokens exchanged for heads, or a ring (TE only)."""
-    cp_min_tokens: int = 0
+    cp_min_tokens: CountOrZero = 0
     """Batches with fewer tokens, such as images, are not divided: every rank computes them, nothing is sent."""
     sequence_parallel: bool = False
     """Divide tokens over the tensor-parallel ranks outside attention and MLP. Needs tp > 1."""
     tp_overlap: bool = False
     """Send between tensor-parallel ranks while products are computed: TransformerEngine's userbuffers, for batches of
     one size. Needs sequence_parallel, GPUs joined by NVLink, and a recipe other than fp8_blockwise and nvfp4."""
+    overlap_grad_reduce: Literal["auto", "on", "off"] = "auto"
+    """Sum gradients over replicas while the backward pass goes on: auto does on CUDA without a pipeline, which can not.
+    Every trained parameter then needs a gradient in every step."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: norms and GELU, or whole blocks."""
     compile: Literal["none", "blocks", "cuda_graphs"] = "none"
@@ -106,52 +103,55 @@ class ParallelConfig:
     """8-bit and 4-bit matrix products."""
 
     def __post_init__(self) -> None:
-        for key, value in (("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("pp_chunks", self.pp_chunks)):
-            if value < 1:
-                raise ValueError(f"parallel.{key}={value} must be at least 1")
+        check_ranges(self, "parallel")
         for key, value in (("pp_first_blocks", self.pp_first_blocks), ("pp_last_blocks", self.pp_last_blocks)):
-            if value is not None and (value < 0 or self.pp == 1):
-                raise ValueError(
-                    f"parallel.{key}={value} must be 0 or more and needs a pipeline, but parallel.pp={self.pp}; "
-                    "leave it out, or set parallel.pp to 2 or more"
+            if value is not None and self.pp == 1:
+                raise ConfigError(
+                    f"parallel.{key}={value} needs a pipeline, but parallel.pp=1; leave it out, or set parallel.pp to "
+                    "2 or more"
                 )
         if self.sequence_parallel and self.tp == 1:
-            raise ValueError(
+            raise ConfigError(
                 "parallel.sequence_parallel=true divides tokens over tensor-parallel ranks, but parallel.tp=1; "
                 "set parallel.tp to 2 or more, or switch sequence_parallel off"
             )
         if self.tp_overlap and not self.sequence_parallel:
-            raise ValueError(
+            raise ConfigError(
                 "parallel.tp_overlap=true hides what sequence parallelism sends, but parallel.sequence_parallel=false; "
                 "switch that on, or tp_overlap off"
             )
         if self.tp_overlap and self.layers == "native":
-            raise ValueError(
+            raise ConfigError(
                 "parallel.tp_overlap=true is TransformerEngine's, but parallel.layers=native; use layers auto or te on "
                 "GPUs, or switch tp_overlap off"
             )
         if self.tp_overlap and self.precision.recipe in ("fp8_blockwise", "nvfp4"):
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.tp_overlap=true sends 16-bit or 8-bit tensors with one scale or MXFP8's, but "
                 f"parallel.precision.recipe={self.precision.recipe}; use another recipe, or switch tp_overlap off"
             )
         if self.compile == "cuda_graphs" and self.pp > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.compile=cuda_graphs keeps one micro-batch's activations, but parallel.pp={self.pp} has "
                 "several on their way; use compile=blocks, or parallel.pp=1"
             )
         if self.pp_chunks > 1 and self.pp == 1:
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.pp_chunks={self.pp_chunks} interleaves pieces of a pipeline, but parallel.pp=1; "
                 "set parallel.pp to 2 or more, or pp_chunks to 1"
             )
+        if self.overlap_grad_reduce == "on" and self.pp > 1:
+            raise ConfigError(
+                f"parallel.overlap_grad_reduce=on sums gradients before pipeline stages have added up what they share, "
+                f"but parallel.pp={self.pp}; leave it at auto, or set parallel.pp=1"
+            )
         if self.precision.recipe != "none" and self.layers == "native":
-            raise ValueError(
+            raise ConfigError(
                 f"parallel.precision.recipe={self.precision.recipe} is TransformerEngine's, but "
                 "parallel.layers=native; use recipe none, or layers auto or te on a GPU"
             )
         if self.cp > 1 and self.cp_comm == "p2p" and self.layers == "native":
-            raise ValueError(
+            raise ConfigError(
                 "parallel.cp_comm=p2p is TransformerEngine's ring, but parallel.layers=native; "
                 "use cp_comm all_gather or a2a, or layers auto or te on a GPU"
             )

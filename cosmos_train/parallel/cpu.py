@@ -8,7 +8,7 @@ so in the log, and refuses to run where a CUDA device is in use. tests/parallel/
   3. gradient clipping and the distributed optimizer compare          -> the mode spells CPU types the CUDA way
      tensor.type() with "torch.cuda.FloatTensor"
   4. RNG states per region (dropout, recompute) live on the device    -> the same tracker over the CPU generator
-  5. the optimizer expects TransformerEngine's or apex' FusedAdam     -> one with its interface, `FusedAdam` below
+  5. the optimizer expects TransformerEngine's or apex' FusedAdam     -> cosmos_train.parallel.adam's
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from megatron.core import optimizer as mcore_optimizer
-from megatron.core.optimizer import distrib_optimizer
 from megatron.core.tensor_parallel import random as mcore_random
 from torch.overrides import TorchFunctionMode
+
+from cosmos_train.parallel import adam
 
 log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -67,10 +67,7 @@ def activate() -> None:
     torch.cuda.get_rng_state = lambda device="cuda": torch.default_generator.get_state()
     torch.cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed) and None
 
-    mcore_optimizer.Adam = FusedAdam
-    mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
-    distrib_optimizer.Adam = FusedAdam
-    distrib_optimizer.HAVE_APEX_OR_TE = True
+    adam.use_own_adam()
     for message in ("When using async grad allreduce", "Apex is not installed", "The .grad attribute of a Tensor"):
         warnings.filterwarnings("ignore", message)  # advice for GPUs, and an internal look-up of the schedules
     log.info("no CUDA device: megatron-core runs on the CPU (cosmos_train.parallel.cpu)")
@@ -118,53 +115,3 @@ class CpuRngStatesTracker(mcore_random.CudaRNGStatesTracker):
         finally:
             self.states_[name] = torch.default_generator.get_state()
             torch.default_generator.set_state(outside)
-
-
-class FusedAdam(torch.optim.Optimizer):
-    """AdamW with the interface of apex' and TransformerEngine's FusedAdam: the step count lives in the group.
-
-    megatron-core saves, reshards and loads that layout; torch.optim keeps a step per parameter, which it can not.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        adam_w_mode: bool = True,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.update = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient."""
-        assert closure is None, "megatron-core never passes a closure"
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for param in params:
-                if not self.state[param]:
-                    self.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
-            steps = [torch.tensor(float(group["step"])) for _ in params]
-            self.update(
-                params,
-                [p.grad for p in params],
-                [self.state[p]["exp_avg"] for p in params],
-                [self.state[p]["exp_avg_sq"] for p in params],
-                [],
-                steps,
-                amsgrad=False,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-                grad_scale=None,
-                found_inf=None,
-            )

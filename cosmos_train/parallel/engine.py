@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -22,11 +22,12 @@ from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel import param_groups
+from cosmos_train.parallel import adam, param_groups
 from cosmos_train.parallel.config import ParallelConfig, check_precision
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import Stage
+from cosmos_train.parallel.shard import sees_own_heads
 
 BatchT = Any
 EngineConfig = TransformerConfig
@@ -93,23 +94,40 @@ def _needs_te(parallel: ParallelConfig) -> tuple[str, str] | None:
     return None
 
 
+def overlaps_grad_reduce(choice: Literal["auto", "on", "off"], mesh: Mesh) -> bool:
+    """Whether gradients are summed over replicas while the backward pass goes on (parallel.overlap_grad_reduce).
+
+    Across stages, gradients of shared parameters are summed before the data-parallel sum starts, so a pipeline can not.
+    """
+    if choice == "auto":
+        return mesh.device.type == "cuda" and mesh.pp.size() == 1
+    return choice == "on"
+
+
 class Engine:
     """One model, or this rank's pieces of it, under megatron-core."""
 
-    def __init__(self, pieces: Sequence[nn.Module], config: TransformerConfig, mesh: Mesh, adam: AdamSettings) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[nn.Module],
+        config: TransformerConfig,
+        mesh: Mesh,
+        settings: AdamSettings,
+        *,
+        overlap_grad_reduce: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
         self.pieces, self.mesh, self.config = pieces, mesh, config
-        param_groups.freeze(pieces, adam.lr_factors)
+        param_groups.freeze(pieces, settings.lr_factors)
         if config.fp8_param:
             from cosmos_train.parallel.te import keep_in_8_bits  # needs CUDA to be imported at all
 
             for piece in pieces:
                 keep_in_8_bits(piece)
-        # Across stages, gradients of shared parameters are summed before the data-parallel sum starts.
-        overlap = mesh.device.type == "cuda" and mesh.pp.size() == 1
+        self.overlaps = overlaps_grad_reduce(overlap_grad_reduce, mesh)
         ddp_config = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
             grad_reduce_in_fp32=True,
-            overlap_grad_reduce=overlap,
+            overlap_grad_reduce=self.overlaps,
             # Weights would be gathered while the forward pass runs, each when its module is called. The tokenizer's
             # convolutions are used without being called, so it would compute with the weights of the step before.
             overlap_param_gather=False,
@@ -119,11 +137,11 @@ class Engine:
         optimizer_config = OptimizerConfig(
             optimizer="adam",
             lr=0.0,  # set before each step
-            adam_beta1=adam.betas[0],
-            adam_beta2=adam.betas[1],
-            adam_eps=adam.eps,
-            weight_decay=adam.weight_decay,
-            clip_grad=adam.clip_grad_norm,
+            adam_beta1=settings.betas[0],
+            adam_beta2=settings.betas[1],
+            adam_eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            clip_grad=settings.clip_grad_norm,
             bf16=config.params_dtype == torch.bfloat16,
             params_dtype=config.params_dtype,
             use_distributed_optimizer=True,
@@ -134,14 +152,14 @@ class Engine:
             self.optimizer: MegatronOptimizer = get_megatron_optimizer(
                 optimizer_config,
                 self.ddps,  # pyright: ignore[reportArgumentType] upstream types it as MegatronModule
-                config_overrides=param_groups.overrides(pieces, adam.lr_factors, optimizer_config, mesh),
+                config_overrides=param_groups.overrides(pieces, settings.lr_factors, optimizer_config, mesh),
                 use_gloo_process_groups=False,
             )
         for group in self.optimizer.param_groups:  # megatron-core's scheduler does so, which is not used here
-            group["weight_decay"] = adam.weight_decay * group["wd_mult"]
+            group["weight_decay"] = settings.weight_decay * group["wd_mult"]
         config.finalize_model_grads_func = self._finalize_gradients
         config.grad_scale_func = self.optimizer.scale_loss
-        if overlap:
+        if self.overlaps:
             [ddp] = self.ddps
             config.no_sync_func = ddp.no_sync
         self.run_schedule = get_forward_backward_func()
@@ -175,6 +193,7 @@ class Engine:
         if not all(map(math.isfinite, (grad_norm, *metrics.values()))):
             return StepResult(metrics, grad_norm, skipped=True)
         self.optimizer.step()
+        adam.require_group_steps(self.optimizer)
         return StepResult(metrics, grad_norm, skipped=False)
 
     def zero_gradients(self) -> None:
@@ -227,7 +246,47 @@ class Engine:
             for param in itertools.chain.from_iterable(piece.parameters() for piece in self.pieces):
                 if getattr(param, "shared_over_stages", False) and param.requires_grad:
                     dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.overlaps:
+            self._require_gradients()
         finalize_model_grads(model, *args, **kwargs)
+        self._sum_over_heads()
+
+    def _require_gradients(self) -> None:
+        """Name parameters that this step gave no gradient, before upstream fails for them without a name.
+
+        Raises:
+            RuntimeError: a trained parameter took no part in the step.
+        """
+        [ddp], [piece] = self.ddps, self.pieces
+        ready = {param for group in ddp.bucket_groups for param in group.per_param_grad_ready_counts}
+        trained = [(name, param) for name, param in piece.named_parameters() if param.requires_grad]
+        missing = [name for name, param in trained if param not in ready]
+        if missing:
+            more = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
+            raise RuntimeError(
+                f"{', '.join(missing[:3])}{more} got no gradient in this step, and gradients are summed while the "
+                "backward pass goes on, which waits for all; freeze them by optim.lr_factors (factor 0), or set "
+                "parallel.overlap_grad_reduce=off"
+            )
+
+    def _sum_over_heads(self) -> None:
+        """Sum gradients of parameters that see the heads of one tensor-parallel rank each (shard.mark_own_heads).
+
+        Upstream sums parameters of two names, so those of another name would be left with a part of their gradient.
+        """
+        if self.mesh.tp.size() == 1:
+            return
+        params = [param for piece in self.pieces for param in piece.parameters()]
+        gradients = [
+            param.main_grad  # pyright: ignore[reportAttributeAccessIssue]
+            for param in params
+            if param.requires_grad and sees_own_heads(param)
+        ]
+        if gradients:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat, group=self.mesh.tp)
+            for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
 
     def _average(self, collected: list[dict[str, Tensor]]) -> dict[str, float]:
         """Mean over micro-batches and data-parallel ranks, told to every pipeline stage."""

@@ -1,50 +1,76 @@
 """Start and end of a process of the run: device, process group, megatron-core's groups.
 
-The one place in the framework that reads the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: what
-torchrun and cosmos_launch set). Without them a run is one process.
+Which rank a process is, the environment says (cosmos_train.config.environment). Without that a run is one process.
 """
 
 import logging
-import os
 import warnings
 from datetime import timedelta
 from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
+from cosmos_train.config.environment import UNSET, Ranks, own_ranks
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig, check_layout
 from cosmos_train.parallel.mesh import Mesh
 
 log = logging.getLogger(__name__)
+RENDEZVOUS_SEC = 300.0
+"""Ranks wait so long for each other at the start, unless train.rendezvous_sec says otherwise."""
+
+
+class RendezvousError(RuntimeError):
+    """The ranks of a run did not meet."""
+
+    input_is_wrong = False
+
 
 with warnings.catch_warnings():
     # It falls back to torch where TransformerEngine and apex are missing, and says so once per module.
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state, tensor_parallel
 
-    from cosmos_train.parallel import cpu
+    from cosmos_train.parallel import adam, cpu
 
 
-def start(parallel: ParallelConfig, *, seed: int, timeout_min: float = 30.0) -> Mesh:
+def start(
+    parallel: ParallelConfig, *, seed: int, timeout_min: float = 30.0, rendezvous_sec: float = RENDEZVOUS_SEC
+) -> Mesh:
     """Join the process group and build megatron-core's groups for this layout.
 
     Raises:
-        ConfigError: tp * pp * cp does not divide the world size.
+        ConfigError: tp * pp * cp does not divide the world size, or the environment contradicts itself.
+        RendezvousError: the other ranks did not come.
     """
     # megatron-core 0.16.1 calls collectives by names that torch 2.13 has replaced.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch\.distributed|megatron\.core)")
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = _choose_device(int(os.environ.get("LOCAL_RANK", 0)))
+    ranks = own_ranks()
+    device = _choose_device(ranks.local_rank)
     if not dist.is_initialized():
+        store, timeout = _meet(ranks, rendezvous_sec), timedelta(minutes=timeout_min)
+        store.set_timeout(timeout)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        timeout = timedelta(minutes=timeout_min)
-        if world_size == 1:
-            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-        else:
-            dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     return build_groups(parallel, device=device, seed=seed)
+
+
+def _meet(ranks: Ranks, limit_sec: float) -> dist.Store:  # pyright: ignore[reportPrivateImportUsage]
+    """The store over which the ranks of the run find each other."""
+    if ranks.world_size == 1:
+        return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    log.info("rank %d waits up to %.0f s for %d ranks at %s", ranks.rank, limit_sec, ranks.world_size, ranks.address)
+    try:
+        met = rendezvous("env://", ranks.rank, ranks.world_size, timeout=timedelta(seconds=limit_sec))
+        return next(iter(met))[0]
+    except dist.DistError as error:
+        raise RendezvousError(
+            f"rank {ranks.rank} of {ranks.world_size} (RANK, WORLD_SIZE) did not meet the others at {ranks.address} "
+            f"(MASTER_ADDR, MASTER_PORT), where it waits {limit_sec:.0f} s for them: {str(error).splitlines()[0]}; "
+            f"start all {ranks.world_size}, as torchrun does, raise train.rendezvous_sec, or {UNSET}"
+        ) from error
 
 
 def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -> Mesh:
@@ -94,7 +120,13 @@ def _leave_groups() -> None:
 
 def _choose_device(local_rank: int) -> torch.device:
     if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK={local_rank}, but there are {torch.cuda.device_count()} GPUs here, and each rank "
+                "needs one; start as many ranks as there are GPUs"
+            )
         torch.cuda.set_device(local_rank)
+        adam.replace_torch_adam()
         return torch.device("cuda", local_rank)
     cpu.activate()
     return torch.device("cpu")

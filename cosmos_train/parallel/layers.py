@@ -7,7 +7,7 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   shared_linear(D_in, D_out)   the same for an input that is whole on every rank under sequence parallelism too (text)
   row_linear(D_in, D_out)      [L, B, D_in / tp] of this rank -> [L, B, D_out], summed over ranks
   norm(D)                      RMSNorm of the residual stream
-  head_norm(K)                 RMSNorm over the width of a head; name it q_layernorm or k_layernorm (see mcore.py)
+  head_norm(K)                 RMSNorm over the width of a head, of this rank's heads
   attention()                  q [l, B, N / tp, K], k and v [l, B, G / tp, K] -> [l, B, N / tp * K], unmasked; G
                                key/value heads, each for N / G queries. With a TokenSplit l are this rank's tokens and
                                each sees those of all ranks; without, k and v are whole (text)
@@ -35,9 +35,11 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
+from cosmos_train.parallel.adam import has_fused_weight_gradient
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import mark_own_heads
 
 recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 """The native Layers.checkpoint."""
@@ -70,6 +72,8 @@ class Layers:
 
 def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
     """megatron-core's tensor-parallel linears and torch's attention: any device, no TransformerEngine."""
+    config = copy.copy(config)
+    config.gradient_accumulation_fusion = fuses_weight_gradients(mesh.device)
     unsplit = copy.copy(config)
     unsplit.sequence_parallel = False
 
@@ -84,7 +88,7 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
         shared_linear=lambda d_in, d_out: ColumnLinear(d_in, d_out, unsplit, mesh),
         row_linear=lambda d_in, d_out: RowLinear(d_in, d_out, config, mesh),
         norm=norm,
-        head_norm=norm,
+        head_norm=lambda head_dim: mark_own_heads(norm(head_dim)),
         attention=lambda: SplitAttention(dot_product_attention, exchange=exchange),
         causal_attention=lambda: SplitCausalAttention(exchange=exchange),
         vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),
@@ -93,6 +97,11 @@ def native_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mes
         finish=functools.partial(compile_blocks, parallel=parallel),
         autocast=functools.partial(new_graph_step, parallel=parallel),
     )
+
+
+def fuses_weight_gradients(device: torch.device) -> bool:
+    """Whether apex' kernel adds a linear's weight gradient to the sum of gradients as it computes it."""
+    return device.type == "cuda" and has_fused_weight_gradient()
 
 
 def compile_blocks(model: nn.Module, *, parallel: ParallelConfig) -> None:
@@ -124,7 +133,7 @@ class ColumnLinear(tensor_parallel.ColumnParallelLinear):
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
-        self.is_whole = mesh.tp.size() == 1
+        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
@@ -146,7 +155,7 @@ class RowLinear(tensor_parallel.RowParallelLinear):
             tp_group=mesh.tp,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
-        self.is_whole = mesh.tp.size() == 1
+        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""

@@ -47,13 +47,12 @@ def transformer_config(
             **megatron_precision(parallel.precision),
             normalization="RMSNorm",
             layernorm_epsilon=norm_eps,
-            qk_layernorm=True,  # finalize_model_grads then sums q_ and k_layernorm over tensor-parallel ranks
             attention_dropout=0.0,
             hidden_dropout=0.0,
             # Models are made where `with torch.device(...)` says and filled by cosmos_train.parallel.shard.
             use_cpu_initialization=True,
             perform_initialization=False,
-            # CUDA kernels that only apex or TransformerEngine bring.
+            # CUDA kernels that only apex or TransformerEngine bring; native_layers uses the first where apex is there.
             gradient_accumulation_fusion=False,
             masked_softmax_fusion=False,
             bias_dropout_fusion=False,

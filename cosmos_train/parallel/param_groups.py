@@ -22,9 +22,13 @@ def lr_factor(name: str, factors: Mapping[str, float]) -> float:
 
 
 def freeze(pieces: Iterable[nn.Module], factors: Mapping[str, float]) -> None:
-    """Parameters whose factor is 0 take no gradient: they cost neither its memory nor the optimizer's."""
+    """Parameters whose factor is 0 take no gradient: they cost neither its memory nor the optimizer's.
+
+    What a model has frozen itself stays so.
+    """
     for name, param in _named(pieces):
-        param.requires_grad_(lr_factor(name, factors) > 0)
+        if lr_factor(name, factors) == 0:
+            param.requires_grad_(False)
 
 
 def overrides(

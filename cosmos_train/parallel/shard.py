@@ -85,8 +85,23 @@ def mark_partial_gradients(module: nn.Module) -> None:
     finalize_model_grads sums what is marked over tensor-parallel ranks, under sequence parallelism only.
     """
     for param in module.parameters():
-        if partition_dim(param) is None:
+        if partition_dim(param) is None and not sees_own_heads(param):
             param.sequence_parallel = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def mark_own_heads(module: nn.Module) -> nn.Module:
+    """Mark a layer whose undivided parameters see the heads of this tensor-parallel rank alone, and return it.
+
+    The engine sums their gradients over tensor-parallel ranks, with and without sequence parallelism.
+    """
+    for param in module.parameters():
+        param.sees_own_heads = True  # pyright: ignore[reportAttributeAccessIssue]
+    return module
+
+
+def sees_own_heads(param: Tensor) -> bool:
+    """Whether the parameter is one of mark_own_heads."""
+    return getattr(param, "sees_own_heads", False)
 
 
 def torch_dtype(precision: Literal["fp32", "bf16"]) -> torch.dtype:

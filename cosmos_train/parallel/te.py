@@ -57,6 +57,7 @@ from cosmos_train.parallel.layers import (
 )
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import RECIPES, row_multiple, stays_bf16, te_recipe
+from cosmos_train.parallel.shard import mark_own_heads
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def te_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -
         ),
         row_linear=lambda d_in, d_out: TERowLinear(d_in, d_out, config, mesh, keeps_input=keeps_input),
         norm=lambda width: TENorm(width, config, mesh),
-        head_norm=lambda head_dim: TENorm(head_dim, config, mesh),
+        head_norm=lambda head_dim: mark_own_heads(TENorm(head_dim, config, mesh)),
         attention=lambda: TEAttention(parallel, config, mesh),
         causal_attention=lambda: TECausalAttention(parallel, config, mesh),
         vocab_embedding=lambda num_rows, width: VocabEmbedding(num_rows, width, config, mesh),

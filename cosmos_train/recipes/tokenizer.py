@@ -150,15 +150,17 @@ class TokenizerTask:
     def finish(self, run_dir: Path) -> None:
         """Write RUN/tokenizer: architecture, weights, whitening statistics; name the clips that could not be decoded.
 
-        The tokenizer alone; where the run keeps a moving average of the weights, that.
+        The tokenizer alone: the moving average of its weights where the run keeps one, else the fp32 weights that the
+        optimizer updates, of which a bf16 run's own are copies.
         """
         for bad in self.bad_clips.values():
             log.warning("clip %s could not be decoded and was replaced: %s", bad.clip_id, bad.reason)
+        averaged, has_masters = bool(self.run.optim.ema_decay), self.run.train.precision != "fp32"
         self.model.float()
-        if self.run.optim.ema_decay:
+        if averaged or has_masters:
             newest = checkpoint.newest_checkpoint(run_dir)
             assert newest is not None  # the last step is always saved
-            checkpoint.load_weights(newest, self.pieces, self.mesh, averaged=True)
+            checkpoint.load_weights(newest, self.pieces, self.mesh, averaged=averaged, masters=not averaged)
         statistics = image_statistics = None
         if self.run.tokenizer.kind == "continuous" and self.run.statistics_windows:
             statistics, image_statistics = measure_latents(

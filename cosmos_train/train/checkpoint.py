@@ -213,16 +213,24 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     optimizer_state.set_adam_step(engine.optimizer, loaded["adam_step"])
 
 
-def load_weights(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, averaged: bool = False) -> None:
-    """Read the weights alone; their moving average instead, where `averaged`."""
+def load_weights(
+    folder: Path, pieces: Sequence[nn.Module], mesh: Mesh, *, averaged: bool = False, masters: bool = False
+) -> None:
+    """Read the weights alone.
+
+    Args:
+        averaged: read their moving average instead.
+        masters: read the fp32 weights that the optimizer updates instead, where the model's own are of fewer bits.
+    """
     check_architecture(folder, pieces, mesh)
     wanted = _tensors(pieces)
-    # Buffers, and parameters that were not trained, have no average.
-    average = {name for name in tensor_names(folder) if name.startswith(f"{PLAIN}.")} if averaged else set()
+    kind = f"{PLAIN}." if averaged else f"optimizer.{optimizer_state.MASTER}."
+    # Buffers, and parameters that were not trained, have neither.
+    others = {name for name in tensor_names(folder) if name.startswith(kind)} if averaged or masters else set()
     sharded = {}
     for name, tensor in wanted.items():
-        key = f"{PLAIN}.{name}" if f"{PLAIN}.{name}" in average else f"model.{name}"
-        data = torch.empty_like(plain(tensor), dtype=torch.float32 if key in average else tensor.dtype)
+        key = f"{kind}{name}" if f"{kind}{name}" in others else f"model.{name}"
+        data = torch.empty_like(plain(tensor), dtype=torch.float32 if key in others else tensor.dtype)
         sharded[name] = _whole(key, data, tensor, mesh)
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
     _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)

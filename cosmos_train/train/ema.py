@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.train.config import MAX_SIGMA_REL, OptimConfig
@@ -101,7 +102,7 @@ def gamma_of(sigma_rel: float) -> float:
     ValueError where there is none: sigma_rel lies between 0 and that of the plain mean.
     """
     if not 0 < sigma_rel < MAX_SIGMA_REL:
-        raise ValueError(
+        raise ConfigError(
             f"sigma_rel={sigma_rel} is no width of a power-law average; use a number between 0 and {MAX_SIGMA_REL:.3f}"
         )
     inverse = sigma_rel**-2

@@ -41,7 +41,6 @@ def train(
     task: Task,
     mesh: Mesh,
     *,
-    wandb_online: bool,
     code_version: str,
     host: str = UNKNOWN_HOST,
     failures: Path | None = None,
@@ -72,7 +71,7 @@ def train(
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
         if mesh.is_main:
-            session.metrics = stack.enter_context(_open_metrics(session, source, job or {}, wandb_online=wandb_online))
+            session.metrics = stack.enter_context(_open_metrics(session, source, job or {}))
             session.wandb_id = session.metrics.wandb_id
         watchdog.on_hang = lambda sentence: session.alert(HANGS, sentence)
         try:
@@ -182,7 +181,8 @@ def start(
         clip_grad_norm=optim.clip_grad_norm,
         lr_factors=optim.lr_factors,
     )
-    engine = Engine(task.pieces, task.engine_config, mesh, adam)
+    overlap = run.parallel.overlap_grad_reduce
+    engine = Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap)
     kept = profiles(optim)
     ema = Ema(engine, kept) if kept else None
     step, wandb_id = 0, None
@@ -198,9 +198,7 @@ def start(
     return Session(run, task, mesh, engine, ema, code_version, step, wandb_id, PhaseTimer(mesh, host))
 
 
-def _open_metrics(
-    session: Session, source: checkpoint.Source, job: Mapping[str, str], *, wandb_online: bool
-) -> Metrics:
+def _open_metrics(session: Session, source: checkpoint.Source, job: Mapping[str, str]) -> Metrics:
     """Of this start, on rank 0."""
     run = session.run
     start = describe_start(
@@ -217,7 +215,6 @@ def _open_metrics(
         num_steps=run.train.num_steps,
         first_step=session.step,
         wandb_id=session.wandb_id,
-        wandb_online=wandb_online,
         run_config=to_dict(run),
         start=start,
     )

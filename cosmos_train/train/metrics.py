@@ -13,7 +13,7 @@ from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.console import RunConsole
 from cosmos_train.train.journal import Journal
 from cosmos_train.train.results import Results
-from cosmos_train.train.wandb_run import WandbRun, choose_id
+from cosmos_train.train.wandb_run import WandbRun, choose_id, choose_mode
 
 log = logging.getLogger(__name__)
 NumberT = TypeVar("NumberT", float, Tensor)
@@ -62,7 +62,6 @@ class Metrics:
         num_steps: int,
         first_step: int,
         wandb_id: str | None,
-        wandb_online: bool,
         run_config: Mapping[str, Any],
         start: Mapping[str, Any],
     ) -> None:
@@ -74,7 +73,8 @@ class Metrics:
         self.wandb: WandbRun | None = None
         self.wandb_id: str | None = None
         """Id of the W&B run, for the checkpoint."""
-        if tracking.wandb != "disabled":
+        mode = choose_mode(tracking).mode
+        if mode != "disabled":
             self.wandb_id = choose_id(run_dir, wandb_id)
             starts = [*self.journal.events("start"), {"step": first_step, **start}]
             self.wandb = WandbRun(
@@ -83,7 +83,7 @@ class Metrics:
                 run_id=self.wandb_id,
                 config={**run_config, "start": dict(start), "starts": starts},
                 first_row=self.journal.num_rows(first_step),
-                online=tracking.is_online(has_key=wandb_online),
+                mode=mode,
             )
         self.results = Results(run_dir, self.journal)
         self.console = RunConsole(num_steps=num_steps, first_step=first_step)

@@ -13,7 +13,7 @@ from pathlib import Path
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.journal import Journal
 from cosmos_train.train.signals import DONE, STOPPED
-from cosmos_train.train.wandb_run import ResultTable, WandbRun, choose_id
+from cosmos_train.train.wandb_run import ResultTable, WandbRun, choose_id, choose_mode
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,12 @@ class Results:
             self.told |= {*table.files}
 
 
-def tell_after_training(run_dir: Path, tracking: TrackingConfig, *, wandb_online: bool) -> None:
+def tell_after_training(run_dir: Path, tracking: TrackingConfig) -> None:
     """Tell W&B of what is new in the folder of a run that is not being trained: only one process may write to a run."""
     with contextlib.closing(Journal(run_dir)) as journal:
         results = Results(run_dir, journal)
-        if not results.new():
+        mode = choose_mode(tracking).mode
+        if mode == "disabled" or not results.new():
             return
         ends = journal.events("done", "stop", "failed")
         last = ends[-1] if ends else {"event": "failed", "step": 0}
@@ -58,7 +59,7 @@ def tell_after_training(run_dir: Path, tracking: TrackingConfig, *, wandb_online
             run_id=choose_id(run_dir, None),
             config={},
             first_row=journal.num_rows(last["step"]),
-            online=tracking.is_online(has_key=wandb_online),
+            mode=mode,
         )
         results.tell(wandb, last["step"])
         wandb.finish({"done": DONE, "stop": STOPPED, "failed": 1}[last["event"]])

@@ -11,12 +11,13 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from cosmos_data.clip import Clip, Pictures, clip_digest
+from cosmos_data.clip import Clip, Pictures
 from cosmos_data.energon import is_energon, read_energon
 from cosmos_data.errors import DataError
 from cosmos_data.lerobot import INFO, read_lerobot
 from cosmos_data.location import VideoFile
 from cosmos_data.manifest import Manifest
+from cosmos_data.shown import Rules
 from cosmos_data.sources import BadVideo, Source, read_folder, read_listing, read_tars
 from cosmos_data.video import BadVideoError, VideoInfo, probe_video
 
@@ -28,6 +29,7 @@ def build_manifest(
     *,
     min_frames: int | None = None,
     split_shots: bool = True,
+    rules: Rules | None = None,
     max_bad_share: float = 0.05,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -38,6 +40,7 @@ def build_manifest(
         (None: clip_frames, or 1).
     heldout_every: every k-th clip goes to the split "heldout", unless its source names a split (None: no clip does).
     split_shots: no clip spans a cut. Episodes of LeRobot are never split.
+    rules: what is made of pictures that are not plain ones (None: what a player shows).
     max_bad_share: more videos than this share (0 to 1) without a clip -> `DataError` that lists them.
     progress: called with (videos done, videos in all) after each video.
     """
@@ -52,7 +55,9 @@ def build_manifest(
         if isinstance(source, BadVideo):
             return source
         try:
-            return _clips_of(source, clip_frames, min_frames, split_shots=split_shots and not is_lerobot)
+            return _clips_of(
+                source, clip_frames, min_frames, split_shots=split_shots and not is_lerobot, rules=rules or Rules()
+            )
         except (DataError, BadVideoError) as error:
             return BadVideo(source.views[0].file.path, str(error))
 
@@ -90,9 +95,11 @@ def read_sources(path: Path) -> Iterator[Source | BadVideo]:
     return read_tars(tars) if tars else read_folder(path)
 
 
-def _clips_of(source: Source, clip_frames: int | None, min_frames: int, *, split_shots: bool) -> list[Clip]:
+def _clips_of(
+    source: Source, clip_frames: int | None, min_frames: int, *, split_shots: bool, rules: Rules
+) -> list[Clip]:
     """Raises BadVideoError or DataError where the videos are damaged, too short or do not belong together."""
-    infos = [_probe(view.file) for view in source.views]
+    infos = [_probe(view.file, rules) for view in source.views]
     first = infos[0]
     for view, info in zip(source.views, infos, strict=True):
         if abs(info.fps - first.fps) > 1e-3 * first.fps:
@@ -141,19 +148,18 @@ def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: 
     views = []
     for view, info in zip(source.views, infos, strict=True):
         at = view.start_frame + start_frame
-        views.append(
-            Pictures(
-                path=view.file.path,
-                offset_bytes=view.file.offset_bytes,
-                size_bytes=view.file.size_bytes,
-                start_frame=at,
-                digest=clip_digest(_sha256(view.file), start_frame=at, num_frames=num_frames),
-                caption=view.caption,
-                view=view.view,
-                camera=view.camera and view.camera.part(start_frame, num_frames, total),
-                **info.pictures(),
-            )
+        pictures = Pictures(
+            path=view.file.path,
+            offset_bytes=view.file.offset_bytes,
+            size_bytes=view.file.size_bytes,
+            start_frame=at,
+            digest="",
+            caption=view.caption,
+            view=view.view,
+            camera=view.camera and view.camera.part(start_frame, num_frames, total),
+            **info.pictures(),
         )
+        views.append(replace(pictures, digest=pictures.digest_of(_sha256(view.file), num_frames)))
     captions = (
         replace(window, start_frame=first_frame - start_frame, num_frames=common)
         for window in source.captions
@@ -183,8 +189,8 @@ def _held_out(clips: list[Clip], every: int | None, decided: set[str]) -> Iterat
 
 # Several sources may be parts of one file.
 @lru_cache(maxsize=64)
-def _probe(file: VideoFile) -> VideoInfo:
-    return probe_video(file)
+def _probe(file: VideoFile, rules: Rules) -> VideoInfo:
+    return probe_video(file, rules)
 
 
 @lru_cache(maxsize=64)

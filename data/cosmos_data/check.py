@@ -16,13 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import av
-import av.error
-
-from cosmos_data.clip import Clip, clip_digest
+from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifest import Manifest
+from cosmos_data.opened import open_video
 from cosmos_data.tarshard import read_members
 from cosmos_data.video import BadVideoError, probe_video
 from cosmos_data.window import stride_for
@@ -123,10 +121,7 @@ def _check_file(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
         return
     try:
         sha256 = file.sha256()
-        if any(
-            clip_digest(sha256, start_frame=clip.start_frame, num_frames=clip.num_frames) != clip.digest
-            for clip in clips
-        ):
+        if any(clip.digest_of(sha256, clip.num_frames) != clip.digest for clip in clips):
             yield Finding(where=file.path, text=f"its bytes are not those of the manifest: {_diagnosis(file, clips)}")
             return
         yield from _check_header(file, clips)
@@ -151,8 +146,9 @@ def _diagnosis(file: VideoFile, clips: list[Clip]) -> str:
 
 def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
     """Good bytes under a wrong name, or rows that were written by hand."""
-    with av.open(file.url) as container:
-        found, stream = container.format.name, container.streams.video[0]
+    container, stream, _ = open_video(file, clips[0].stream_index)
+    with container:
+        found = container.format.name
         promised = FORMAT_OF_SUFFIX.get(Path(file.path).suffix.lower())
         if file.offset_bytes is None and promised is not None and promised not in found.split(","):
             text = f"its name ends in {Path(file.path).suffix}, its content is {found}"
@@ -161,7 +157,7 @@ def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
         for clip in clips:
             turned = clip.rotation_deg % 180 != 0
             size = (clip.width_px, clip.height_px) if turned else (clip.height_px, clip.width_px)
-            if size != (stream.height, stream.width):
+            if size != (stream.height, stream.width) and not clip.is_squared:
                 text = f"the manifest says {clip.width_px}x{clip.height_px} px, the file {stream.width}x{stream.height}"
                 yield Finding(where=clip.clip_id, text=text)
             if clip.seek == "rate" and abs(clip.fps - rate) > 1e-3 * rate:

@@ -38,6 +38,18 @@ class Pictures:
     rotation_deg: int = 0
     """By how much stored pictures are to be turned counter-clockwise: 0, 90, 180 or 270."""
 
+    is_mirrored: bool = False
+    """Left and right of stored pictures change places before they are turned."""
+
+    stream_index: int | None = None
+    """Place of the video among the file's streams, where the file has several videos (a cover, a preview)."""
+
+    pixel_aspect: str = "1:1"
+    """Width to height of a stored pixel."""
+
+    is_squared: bool = False
+    """Pictures are scaled in width to square pixels, which is the width that the manifest says."""
+
     codec: str
     """FFmpeg's name of the codec: h264, vp9, mjpeg ..."""
 
@@ -46,6 +58,24 @@ class Pictures:
 
     color_matrix: str
     """bt601 (also where the file does not say), bt709, bt2020 ..."""
+
+    transfer: str = ""
+    """What signals mean: bt709, srgb, pq, hlg ... Empty where the file does not say; the next two likewise."""
+
+    primaries: str = ""
+    color_range: str = ""
+    """limited or full."""
+
+    field_order: str = "progressive"
+    """progressive, or interlaced: lines of two moments."""
+
+    has_alpha: bool = False
+    is_tone_mapped: bool = False
+    """High dynamic range is brought to that of a usual screen (`cosmos_data.tone_mapping`)."""
+
+    is_deinterlaced: bool = False
+    background: str = ""
+    """RRGGBB of what is put behind transparent pictures; empty: nothing is."""
 
     seek: Seek = "rate"
     """How frame k of the file is found. rate: its time stamp is first_pts + k / fps. stamps: it has the k-th smallest
@@ -64,6 +94,23 @@ class Pictures:
     """Name of the camera, where a clip has several: front, wrist ..."""
 
     camera: Camera | None = None
+
+    @property
+    def treatment(self) -> str:
+        """What is made of the file's pictures, beyond a turn, before anybody sees them; empty: nothing."""
+        made_of = {
+            f"stream {self.stream_index}": self.stream_index is not None,
+            "mirrored": self.is_mirrored,
+            f"{self.width_px}x{self.height_px} px for pixels of {self.pixel_aspect}": self.is_squared,
+            "tone-mapped": self.is_tone_mapped,
+            "deinterlaced": self.is_deinterlaced,
+            f"on #{self.background}": self.background != "",
+        }
+        return ", ".join(name for name, applies in made_of.items() if applies)
+
+    def digest_of(self, file_sha256: str, num_frames: int) -> str:
+        """The digest that these pictures have, if their file has this one."""
+        return clip_digest(file_sha256, start_frame=self.start_frame, num_frames=num_frames, treatment=self.treatment)
 
     @property
     def file(self) -> VideoFile:
@@ -117,9 +164,10 @@ class Clip(Pictures):
         return replace(self, views=(), **{field.name: getattr(pictures, field.name) for field in fields(Pictures)})
 
 
-def clip_digest(file_sha256: str, *, start_frame: int, num_frames: int) -> str:
-    """The identity of a clip's pixels: which bytes, and which frames of them."""
-    return hashlib.sha256(f"{file_sha256}/{start_frame}+{num_frames}".encode()).hexdigest()
+def clip_digest(file_sha256: str, *, start_frame: int, num_frames: int, treatment: str = "") -> str:
+    """The identity of a clip's pixels: which bytes, which frames of them, and what is made of these."""
+    of_pixels = f"{file_sha256}/{start_frame}+{num_frames}"
+    return hashlib.sha256((f"{of_pixels}/{treatment}" if treatment else of_pixels).encode()).hexdigest()
 
 
 def check_clip(clip: Clip, row: int) -> None:
@@ -146,6 +194,12 @@ def check_clip(clip: Clip, row: int) -> None:
         demand(pictures.height_px >= 1, "height_px", pictures.height_px, "a positive count")
         demand(pictures.width_px >= 1, "width_px", pictures.width_px, "a positive count")
         demand(pictures.rotation_deg in (0, 90, 180, 270), "rotation_deg", pictures.rotation_deg, "0, 90, 180 or 270")
+        aspect = re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", pictures.pixel_aspect)
+        demand(aspect is not None, "pixel_aspect", pictures.pixel_aspect, "a ratio such as 4:3")
+        is_colour = re.fullmatch("(?:[0-9a-fA-F]{6})?", pictures.background)
+        demand(is_colour is not None, "background", pictures.background, "six hexadecimal digits, or empty")
+        index = pictures.stream_index
+        demand(index is None or index >= 0, "stream_index", index, "the place of a stream")
         demand(pictures.codec != "", "codec", pictures.codec, "the name of a codec")
         demand(pictures.color_matrix != "", "color_matrix", pictures.color_matrix, "the name of a colour matrix")
         demand(pictures.seek in get_args(Seek), "seek", pictures.seek, f"one of {', '.join(get_args(Seek))}")

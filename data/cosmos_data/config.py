@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from cosmos_data.errors import DataError
+
 Resize = Literal["crop", "resize_crop", "pad"]
 DecoderName = Literal["auto", "dali", "pyav"]
 Buckets = Literal["one", "256", "512", "720"]
@@ -89,22 +91,22 @@ class DataConfig:
         }
         for key, value in counts.items():
             if value < 1:
-                raise ValueError(f"data.{key}={value} is not a positive count; use 1 or more")
+                raise DataError(f"data.{key}={value} is not a positive count; use 1 or more")
         if not self.manifest:
-            raise ValueError("data.manifest='' names no file; give the path of a manifest (.parquet)")
+            raise DataError("data.manifest='' names no file; give the path of a manifest (.parquet)")
         if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"data.max_bad_share={self.max_bad_share} is not a share; use a number from 0 to 1")
+            raise DataError(f"data.max_bad_share={self.max_bad_share} is not a share; use a number from 0 to 1")
         for key, value in (("target_fps", self.target_fps), ("stall_sec", self.stall_sec)):
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"data.{key}={value} is not positive; use a number greater than 0")
+                raise DataError(f"data.{key}={value} is not positive; use a number greater than 0")
         if self.target_fps is not None and self.frame_stride != 1:
-            raise ValueError(
+            raise DataError(
                 f"data.frame_stride={self.frame_stride} and data.target_fps={self.target_fps} both say which frames are"
                 " taken; use one of them"
             )
         for path, weight in self.blend.items():
             if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"data.blend: {path} has weight {weight}; use a number greater than 0, or remove it")
+                raise DataError(f"data.blend: {path} has weight {weight}; use a number greater than 0, or remove it")
         # omegaconf checks literals, a direct call does not.
         for key, value, allowed in (
             ("resize", self.resize, Resize),
@@ -112,9 +114,9 @@ class DataConfig:
             ("buckets", self.buckets, Buckets),
         ):
             if value not in get_args(allowed):
-                raise ValueError(f"data.{key}={value!r} is unknown; use one of {', '.join(get_args(allowed))}")
+                raise DataError(f"data.{key}={value!r} is unknown; use one of {', '.join(get_args(allowed))}")
         if self.buckets != "one" and (self.height_px, self.width_px) not in SIZES_PX[self.buckets]:
-            raise ValueError(
+            raise DataError(
                 f"data.height_px={self.height_px} and data.width_px={self.width_px} are none of the sizes of"
                 f" data.buckets={self.buckets}; use one of "
                 + ", ".join(f"{height}x{width}" for height, width in SIZES_PX[self.buckets])

@@ -22,7 +22,6 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from cosmos_data.clip import clip_digest
 from cosmos_data.errors import ClipError
 from cosmos_data.plan import Sample
 from cosmos_data.stall import Stalled, Workers, stall_error
@@ -126,7 +125,7 @@ def read_verified(sample: Sample) -> np.ndarray:
     except OSError as error:
         raise ClipError(f"{clip.path} cannot be read ({error.strerror})") from error
     sha256 = hashlib.sha256(encoded).hexdigest()
-    if clip_digest(sha256, start_frame=clip.start_frame, num_frames=clip.num_frames) != clip.digest:
+    if clip.digest_of(sha256, clip.num_frames) != clip.digest:
         raise ClipError(f"{clip.path} has changed since the manifest was built")
     return np.frombuffer(encoded, dtype=np.uint8)
 

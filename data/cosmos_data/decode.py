@@ -116,6 +116,10 @@ def dali_obstacle(clips: Iterable[Clip], device: torch.device) -> str | None:
             return f"DALI is trusted with 8-bit 4:2:0 video only, not with {clip.pixel_format} (clip {clip.clip_id})"
         if clip.rotation_deg:
             return f"DALI does not turn pictures upright (clip {clip.clip_id})"
+        if clip.treatment:
+            return f"DALI gives pictures as they are stored, not {clip.treatment} (clip {clip.clip_id})"
+        if clip.color_range == "full" and not clip.pixel_format.startswith("yuvj"):
+            return f"DALI reads full-range {clip.pixel_format} as limited (clip {clip.clip_id})"
         # It ignores the tag and reads every stream as BT.601; PyAV obeys it.
         if clip.color_matrix != "bt601":
             return f"DALI reads {clip.color_matrix} colours as bt601 (clip {clip.clip_id})"

@@ -3,11 +3,15 @@
 `DataError`: the user's data or request is wrong and the run stops; the message names the thing, rule and remedy.
 `ClipError`: one clip cannot be decoded; the loader replaces that sample by the plan's next candidate and goes on.
 `StallError`: a decoder does not come back; the run stops, because what hangs now may work when it is started again.
+
+By `input_is_wrong` a command that does not know these classes tells whose fault it is.
 """
 
 
 class DataError(ValueError):
     """The data cannot serve this run."""
+
+    input_is_wrong = True
 
 
 class ClipError(DataError):
@@ -20,3 +24,5 @@ class ClipError(DataError):
 
 class StallError(DataError):
     """Decoding took longer than data.stall_sec."""
+
+    input_is_wrong = False

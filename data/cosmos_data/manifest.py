@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
-from cosmos_data.clip import Clip, Split, check_clip
+from cosmos_data.clip import Clip, Pictures, Split, check_clip
 from cosmos_data.errors import DataError
-from cosmos_data.rows import SCHEMA, SCHEMA_VERSION, from_row, read_rows, to_row, write_rows
+from cosmos_data.rows import OLDEST_VERSION, SCHEMA_2, SINCE_VERSION_3, from_row, read_rows, to_row, write_rows
 
 LOCATION = ("path", "offset_bytes", "size_bytes")
 """Columns that the digest leaves out: it is of content, not of where that lies."""
@@ -53,13 +53,18 @@ class Manifest:
     @property
     def digest(self) -> str:
         """sha256 over every row's content but its paths and offsets, in row order: the same wherever the folder lies,
-        however Parquet encodes it; another one as soon as a frame, a caption, a split or the order changes."""
-        sha256 = hashlib.sha256(json.dumps([SCHEMA_VERSION, SCHEMA.names]).encode())
+        however Parquet encodes it; another one as soon as a frame, a caption, a split or the order changes. Columns of
+        version 3 count where they differ from what version 2 took for granted, whose digests so stay as they were."""
+        sha256 = hashlib.sha256(json.dumps([OLDEST_VERSION, SCHEMA_2.names]).encode())
+        plain = {field.name: field.default for field in fields(Pictures) if field.name in SINCE_VERSION_3}
         for clip in self.clips:
             row = to_row(clip)
             for pictures in (row, *row["views"]):
                 for name in LOCATION:
                     del pictures[name]
+                for name, default in plain.items():
+                    if pictures[name] == default:
+                        del pictures[name]
             sha256.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return sha256.hexdigest()
 

@@ -16,7 +16,9 @@ from cosmos_data.clip import Clip, Pictures
 from cosmos_data.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 from cosmos_data.errors import DataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 2
+"""That is still read: what its columns lack has the defaults of `Clip`, which is how it was read then."""
 VERSION_KEY = b"cosmos_data.schema_version"
 
 NUMBERS = pa.list_(pa.float64())
@@ -38,9 +40,16 @@ PICTURES = [
     pa.field("height_px", pa.int64(), nullable=False),
     pa.field("width_px", pa.int64(), nullable=False),
     pa.field("rotation_deg", pa.int64(), nullable=False),
+    pa.field("is_mirrored", pa.bool_(), nullable=False),
+    pa.field("stream_index", pa.int64(), nullable=True),
+    pa.field("pixel_aspect", pa.string(), nullable=False),
+    pa.field("is_squared", pa.bool_(), nullable=False),
     pa.field("codec", pa.string(), nullable=False),
     pa.field("pixel_format", pa.string(), nullable=False),
     pa.field("color_matrix", pa.string(), nullable=False),
+    *(pa.field(name, pa.string(), nullable=False) for name in ("transfer", "primaries", "color_range", "field_order")),
+    *(pa.field(name, pa.bool_(), nullable=False) for name in ("has_alpha", "is_tone_mapped", "is_deinterlaced")),
+    pa.field("background", pa.string(), nullable=False),
     pa.field("seek", pa.string(), nullable=False),
     pa.field("first_pts", pa.int64(), nullable=True),
     pa.field("digest", pa.string(), nullable=False),
@@ -48,14 +57,18 @@ PICTURES = [
     pa.field("view", pa.string(), nullable=False),
     pa.field("camera", CAMERA, nullable=True),
 ]
-SCHEMA = pa.schema(
-    [
+SINCE_VERSION_3 = ("is_mirrored", "stream_index", "pixel_aspect", "transfer", "primaries", "color_range", "field_order")
+SINCE_VERSION_3 += ("is_squared", "has_alpha", "is_tone_mapped", "is_deinterlaced", "background")
+
+
+def _columns(pictures: list[pa.Field]) -> list[pa.Field]:
+    return [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),
         pa.field("fps", pa.float64(), nullable=False),
         pa.field("duration_sec", pa.float64(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
-        *PICTURES,
+        *pictures,
         pa.field(
             "captions",
             pa.list_(
@@ -69,7 +82,7 @@ SCHEMA = pa.schema(
             ),
             nullable=False,
         ),
-        pa.field("views", pa.list_(pa.struct(PICTURES)), nullable=False),
+        pa.field("views", pa.list_(pa.struct(pictures)), nullable=False),
         pa.field(
             "action",
             pa.struct(
@@ -96,7 +109,10 @@ SCHEMA = pa.schema(
             nullable=True,
         ),
     ]
-)
+
+
+SCHEMA = pa.schema(_columns(PICTURES))
+SCHEMA_2 = pa.schema(_columns([field for field in PICTURES if field.name not in SINCE_VERSION_3]))
 RECORDS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory}
 """Columns that hold one record, and what it becomes."""
 
@@ -233,7 +249,7 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
     stored = (schema.metadata or {}).get(VERSION_KEY, b"")
     if not stored.isdigit():
         raise DataError(f"{path} is a Parquet file, but not a manifest of cosmos-train; build the manifest again")
-    if int(stored) < SCHEMA_VERSION:
+    if int(stored) < OLDEST_VERSION:
         raise DataError(
             f"{path} has manifest version {int(stored)}, which an earlier cosmos-train wrote, and this is version"
             f" {SCHEMA_VERSION}; build the manifest again (cosmos-train data build)"
@@ -243,14 +259,15 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
             f"{path} has manifest version {int(stored)}, and this cosmos-train reads up to {SCHEMA_VERSION};"
             " install a newer cosmos-train, or build the manifest again with this one"
         )
-    for field in SCHEMA:
+    expected = SCHEMA if int(stored) == SCHEMA_VERSION else SCHEMA_2
+    for field in expected:
         column = schema.get_field_index(field.name)
         if column < 0:
             raise DataError(f"{path} has no column {field.name}; build the manifest again")
         found = schema.field(column).type
         if found != field.type:
             raise DataError(f"{path}, column {field.name}: type {found} instead of {field.type}; build it again")
-    unknown = set(schema.names) - set(SCHEMA.names)
+    unknown = set(schema.names) - set(expected.names)
     if unknown:
         raise DataError(f"{path} has unknown columns {', '.join(sorted(unknown))}; remove them")
 

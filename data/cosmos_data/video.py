@@ -7,7 +7,7 @@ forward, without the pictures on the way that no other one is made of.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -17,23 +17,30 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import numpy as np
-from av.video.plane import VideoPlane
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from cosmos_data.clip import Clip, Seek
+from cosmos_data.cut_off import missing_end
 from cosmos_data.errors import ClipError
 from cosmos_data.location import VideoFile
-from cosmos_data.opened import BadVideoError, OpenVideo, OpenVideos, open_video
+from cosmos_data.opened import BadVideoError, OpenVideo, OpenVideos, open_best_video, open_container, open_video
 from cosmos_data.shots import ShotDetector
+from cosmos_data.shown import (
+    ACCURATE,
+    Meaning,
+    Rules,
+    Show,
+    Treatment,
+    deinterlaced,
+    orientation_of,
+    plane_pixels,
+    treatment_of,
+    upright,
+)
 
 # AVColorSpace of FFmpeg. 2 is "unspecified", which swscale and DALI both read as BT.601.
 COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-
-# Chroma interpolated and rounded to nearest: within half a level of the formula (the default is up to 11 levels off
-# and 1.3 too dark on average), and of even heights bit for bit what DALI's CPU decoder computes.
-ACCURATE = (
-    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +50,9 @@ class VideoInfo:
     num_frames: int
     fps: float
     duration_sec: float
-    height_px: int
-    width_px: int
-    rotation_deg: int
+    stream_index: int | None
+    meaning: Meaning
+    treatment: Treatment
     codec: str
     pixel_format: str
     color_matrix: str
@@ -57,14 +64,30 @@ class VideoInfo:
     cuts: tuple[int, ...]
     """Frames that begin a new shot (cosmos_data.shots)."""
 
+    @property
+    def height_px(self) -> int:
+        """Of the picture as it is shown."""
+        return self.treatment.height_px
+
+    @property
+    def width_px(self) -> int:
+        """Of the picture as it is shown."""
+        return self.treatment.width_px
+
     def pictures(self) -> dict[str, Any]:
         """The columns of a manifest that say how the file's pictures are read."""
-        names = ("height_px", "width_px", "rotation_deg", "codec", "pixel_format", "color_matrix", "seek", "first_pts")
-        return {name: getattr(self, name) for name in names}
+        names = ("stream_index", "codec", "pixel_format", "color_matrix", "seek", "first_pts")
+        own = {name: getattr(self, name) for name in names}
+        return own | asdict(self.meaning) | self.treatment._asdict()
 
 
-def probe_video(file: str | Path | VideoFile) -> VideoInfo:
-    """Decodes the whole file. Raises `BadVideoError` where it is damaged, cut off or holds no frames.
+def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> VideoInfo:
+    """Decode the whole file.
+
+    Args:
+        rules: what is made of pictures that are not plain ones; none: the defaults.
+
+    Raises `BadVideoError` where it is damaged, cut off, refused by a rule or holds no frames.
 
     Two kinds of damage cannot be seen: bytes that still decode (H.264 and VP9 carry no checksums), and the missing end
     of a WebM file, which does not say how many frames it had.
@@ -72,34 +95,37 @@ def probe_video(file: str | Path | VideoFile) -> VideoInfo:
     stamps: list[int | None] = []
     packets: list[_Packet] = []
     shots = ShotDetector()
-    frame = None
+    frame, is_interlaced = None, False
+    file = as_file(file)
     try:
-        container, stream = open_video(as_file(file))
+        (container, stream, decoder), stream_index = open_best_video(file)
         with container:
             for packet in container.demux(stream):
                 packets.append(_Packet.of(packet))
-                for frame in packet.decode():
+                for frame in decoder.decode(packet):
                     _check_frame(frame, stream.width, stream.height, len(stamps))
                     shots.add(frame)
                     stamps.append(frame.pts)
+                    is_interlaced |= frame.interlaced_frame
             if frame is None:
                 raise BadVideoError("it holds no frames")
             num_packets = sum(packet.has_bytes for packet in packets)
-            if num_packets < stream.frames:
+            if num_packets < stream.frames and (missing := _missing(file, stream, container.format.name)):
                 raise BadVideoError(
-                    f"it is cut off: {num_packets} of the {stream.frames} frames it announces are there"
+                    f"it is cut off: {num_packets} of the {stream.frames} frames it announces are there, and {missing}"
                 )
             time_base = stream.time_base or Fraction(1, 1)
             seek, fps = _how_to_seek(stamps, _packet_stamps(packets), stream.average_rate, time_base)
             duration_sec = _duration_sec(stamps, time_base) if seek == "stamps" else len(stamps) / fps
-            quarter_turn = frame.rotation % 180 != 0
+            field_order = "interlaced" if is_interlaced else "progressive"
+            meaning = Meaning.of(frame, stream.sample_aspect_ratio, field_order=field_order)
             return VideoInfo(
                 num_frames=len(stamps),
                 fps=len(stamps) / duration_sec if seek == "stamps" else fps,
                 duration_sec=duration_sec,
-                height_px=stream.width if quarter_turn else stream.height,
-                width_px=stream.height if quarter_turn else stream.width,
-                rotation_deg=frame.rotation % 360,
+                stream_index=stream_index,
+                meaning=meaning,
+                treatment=treatment_of(meaning, stream.height, stream.width, rules or Rules()),
                 codec=stream.codec_context.name,
                 pixel_format=frame.format.name,
                 color_matrix=COLOR_MATRICES.get(int(frame.colorspace), "other"),
@@ -124,8 +150,21 @@ def _check_frame(frame: av.VideoFrame, width_px: int, height_px: int, number: in
         raise BadVideoError(f"frame {number} is damaged")
     if (frame.width, frame.height) != (width_px, height_px):
         raise BadVideoError(f"its size changes from {width_px}x{height_px} to {frame.width}x{frame.height} px")
-    if frame.rotation % 90:
-        raise BadVideoError(f"it is to be shown turned by {frame.rotation} degrees; only quarter turns can be read")
+
+
+def _missing(file: VideoFile, stream: VideoStream, container: str) -> str | None:
+    """What shows that a file which gives fewer frames than it announces was cut off; None where it was not.
+
+    An edit list leaves frames out, and an AVI file's header may announce any number.
+    """
+    if (end := missing_end(file, container)) is not None:
+        return end
+    if not container.startswith("mov,"):
+        return None
+    with open_container(file, {"ignore_editlist": "1"}) as whole:
+        [same] = [other for other in whole.streams.video if other.index == stream.index]
+        num_packets = sum(packet.size > 0 for packet in whole.demux(same))
+    return None if num_packets >= same.frames else f"{same.frames - num_packets} are nowhere in it"
 
 
 def _how_to_seek(
@@ -177,9 +216,9 @@ def _packet_stamps(packets: Sequence[_Packet]) -> list[int] | None:
 
 
 @lru_cache(maxsize=64)
-def _stamp_table(file: VideoFile) -> list[int] | None:
+def _stamp_table(file: VideoFile, stream_index: int | None) -> list[int] | None:
     """Of a whole file, read without decoding."""
-    container, stream = open_video(file)
+    container, stream, _ = open_video(file, stream_index)
     with container:
         return _packet_stamps([_Packet.of(packet) for packet in container.demux(stream)])
 
@@ -189,13 +228,38 @@ def read_frames(
 ) -> Iterator[av.VideoFrame]:
     """Frames start_frame, start_frame + frame_stride ... (counted from the file's first frame), exactly `num_frames`.
 
+    They are treated as the manifest says (`Pictures.treatment`); RgbConverter then turns them upright.
+
     videos: where the file is kept open for the next window.
     Raises `ClipError` where the file is missing, damaged or shorter.
     """
+    videos, show = videos or OpenVideos(max_bytes=0), Show(clip)
     wanted = range(start_frame, start_frame + num_frames * frame_stride, frame_stride)
+    frames = _deinterlaced(clip, wanted, videos) if clip.is_deinterlaced else _exact_frames(clip, wanted, videos)
+    yield from map(show, frames)
+
+
+def _deinterlaced(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[av.VideoFrame]:
+    """Each frame is made with the one before and the one after it, so that windows do not change it."""
+    first = max(0, wanted.start - 1)
+    around = _exact_frames(clip, range(first, wanted[-1] + 2), videos, may_end_early=True)
+    found = 0
+    for number, frame in enumerate(deinterlaced(around), start=first):
+        if number == wanted[found]:
+            found += 1
+            yield frame
+            if found == len(wanted):
+                return
+    raise ClipError(f"{clip.path} ends before frame {wanted[found]}")
+
+
+def _exact_frames(
+    clip: Clip, wanted: range, videos: OpenVideos, *, may_end_early: bool = False
+) -> Iterator[av.VideoFrame]:
+    """The frames of these numbers as they are stored."""
     found = 0
     try:
-        for number, frame in _numbered_frames(clip, start_frame, videos or OpenVideos(max_bytes=0)):
+        for number, frame in _numbered_frames(clip, wanted.start, videos):
             if frame.is_corrupt:
                 raise ClipError(f"{clip.path}: frame {number} is damaged")
             if number > wanted[found]:
@@ -203,13 +267,14 @@ def read_frames(
             if number == wanted[found]:
                 found += 1
                 yield frame
-                if found == num_frames:
+                if found == len(wanted):
                     return
     except av.error.FFmpegError as error:
-        raise ClipError(f"{clip.path} cannot be decoded near frame {start_frame} ({error.strerror})") from error
+        raise ClipError(f"{clip.path} cannot be decoded near frame {wanted.start} ({error.strerror})") from error
     except BadVideoError as error:
         raise ClipError(f"{clip.path}: {error}") from error
-    raise ClipError(f"{clip.path} ends before frame {wanted[found]}")
+    if not may_end_early:
+        raise ClipError(f"{clip.path} ends before frame {wanted[found]}")
 
 
 def _numbered_frames(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -226,17 +291,17 @@ def _numbered_frames(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterat
             yield first
             yield from frames
             return
-    container, stream = open_video(clip.file)
-    with container:
-        yield from enumerate(container.decode(stream))
+    video = open_video(clip.file, clip.stream_index)
+    with video.container:
+        yield from enumerate(video.frames())
 
 
 def _frames_from_key(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
-    table = _stamp_table(clip.file) if clip.seek == "stamps" else None
+    table = _stamp_table(clip.file, clip.stream_index) if clip.seek == "stamps" else None
     if clip.seek == "stamps" and (table is None or start_frame >= len(table)):
         raise ClipError(f"{clip.path} ends before frame {start_frame}, or was changed since the manifest was built")
     number_of = {pts: number for number, pts in enumerate(table or ())}
-    with videos.borrow(clip.file) as video:
+    with videos.borrow(clip.file, clip.stream_index) as video:
         time_base = video.stream.time_base or Fraction(1, 1)
         if table is not None:
             target = first_pts = table[start_frame]
@@ -245,7 +310,7 @@ def _frames_from_key(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterat
             # Half a frame late, so that rounding never misses a key frame that is itself the wanted one.
             target = clip.first_pts + int((start_frame + 0.5) / (clip.fps * float(time_base)))
             first_pts = clip.first_pts + int((start_frame - 0.5) / (clip.fps * float(time_base)))
-        video.container.seek(target, stream=video.stream, backward=True)
+        video.seek(target)
         for frame in _from_key_on(video, first_pts):
             if frame.pts is None:
                 raise ClipError(f"{clip.path}: a frame near {start_frame} has no time stamp")
@@ -260,7 +325,7 @@ def _frames_from_key(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterat
 def _from_key_on(video: OpenVideo, first_pts: int) -> Iterator[av.VideoFrame]:
     """Frames from the key frame on that was sought, without those that are shown before it: they may be wrong. Of those
     before `first_pts` only what others are made of."""
-    key_pts, context = None, video.stream.codec_context
+    key_pts, context = None, video.decoder
     # In H.264 a picture that is no reference is none for any other; elsewhere it may be for pictures of higher layers.
     may_skip = context.name == "h264"
     for packet in video.container.demux(video.stream):
@@ -268,7 +333,7 @@ def _from_key_on(video: OpenVideo, first_pts: int) -> Iterator[av.VideoFrame]:
             key_pts = packet.pts
         is_unused = may_skip and packet.pts is not None and packet.pts < first_pts
         context.skip_frame = "NONREF" if is_unused else "DEFAULT"
-        for frame in packet.decode():
+        for frame in context.decode(packet):
             if key_pts is None or frame.pts is None or frame.pts >= key_pts:
                 yield frame
 
@@ -287,10 +352,6 @@ class RgbConverter:
         """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
         time that it needs for pixels."""
         planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
-        green, blue, red = (_pixels(plane) for plane in planar.planes)
-        return [np.rot90(colour, frame.rotation // 90) for colour in (red, green, blue)]
-
-
-def _pixels(plane: VideoPlane) -> np.ndarray:
-    """[height_px, width_px], where they lie."""
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        green, blue, red = (plane_pixels(plane) for plane in planar.planes)
+        orientation = orientation_of(frame)
+        return [upright(colour, orientation) for colour in (red, green, blue)]

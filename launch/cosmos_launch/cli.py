@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosmos_launch.data_arguments import add_data_commands
+from cosmos_launch.text_encoding import read_text_as_utf8
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
 
@@ -20,6 +21,8 @@ Commands = argparse._SubParsersAction
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:
+        read_text_as_utf8()
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else argv
@@ -33,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.command(arguments)
     except Exception as error:  # every command's errors become one sentence here
         from cosmos_launch.failure import report_failure
-        from cosmos_launch.spawn import own_rank
+        from cosmos_train.config.environment import rank_for_messages
 
-        return report_failure(error, rank=own_rank(), debug=arguments.debug)
+        return report_failure(error, rank=rank_for_messages(), debug=arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +70,7 @@ def _add_train(commands: Commands) -> None:
     train = _add(commands, "train", _train, "train, or go on training, the run that a YAML file describes")
     train.add_argument("run", help="a YAML file, or the name of one under configs/ such as run/demo_world")
     train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
-    train.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
+    train.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
     train.add_argument("--cluster", help="--check, --dry-run: for this cluster (a file, or a name under configs/)")
     train.add_argument("--check", action="store_true", help="validate the run for --nproc ranks and leave")
     train.add_argument("--dry-run", action="store_true", help="say what each kind of rank would hold, and leave")
@@ -151,7 +154,7 @@ def _add_sample(commands: Commands) -> None:
     sample.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
     sample.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")
     sample.add_argument("--fps", type=float, help="frames per second; the training data's by default")
-    sample.add_argument("--nproc", type=int, default=1, help="processes on this machine (ranks)")
+    sample.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -207,7 +210,8 @@ def _add_help(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.spawn import is_worker, run_ranks
+    from cosmos_launch.spawn import run_ranks
+    from cosmos_train.config.environment import check_not_copied, own_ranks
     from cosmos_train.config.errors import ConfigError
     from cosmos_train.config.load import load_run, load_run_on_cluster
     from cosmos_train.config.validate import check_run
@@ -220,28 +224,33 @@ def _train(arguments: argparse.Namespace) -> int:
         run, _ = load_run_on_cluster(arguments.run, arguments.cluster, arguments.overrides)
     else:
         raise ConfigError("--cluster belongs to --check and --dry-run; `cosmos-train submit` queues a run on a cluster")
+    num_ranks = 1 if arguments.nproc is None else arguments.nproc
     if arguments.dry_run:
-        world_size = arguments.nproc if arguments.world_size is None else arguments.world_size
+        world_size = num_ranks if arguments.world_size is None else arguments.world_size
         if world_size < 1:
             raise ConfigError(f"--world-size {world_size} must be at least 1")
         check_run(run, world_size)  # before torch is imported
         from cosmos_launch.plan import dry_run
 
         return dry_run(run, world_size, as_json=arguments.json)
-    check_run(run, arguments.nproc)
     if arguments.check:
-        print(f"{arguments.run}: a valid {run.recipe} run for {arguments.nproc} rank{'s' * (arguments.nproc > 1)}")
+        check_run(run, num_ranks)
+        print(f"{arguments.run}: a valid {run.recipe} run for {num_ranks} rank{'s' * (num_ranks > 1)}")
         return 0
+    ranks = own_ranks(arguments.nproc)
+    check_run(run, ranks.world_size if ranks.is_given else num_ranks)
     debug = ["--debug"] if arguments.debug else []
-    if is_worker():
+    if ranks.is_given:
         from cosmos_launch.worker import main as work
 
         return work([arguments.run, *arguments.overrides, *debug])
+    if arguments.nproc is None:
+        check_not_copied()
     from cosmos_launch.run_folder import check_run_folder
 
     check_run_folder(run)
     command = [sys.executable, "-m", "cosmos_launch.worker", arguments.run, *arguments.overrides, *debug]
-    return run_ranks(command, arguments.nproc, threads_per_rank=run.train.threads_per_rank)
+    return run_ranks(command, num_ranks, threads_per_rank=run.train.threads_per_rank)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -345,7 +354,8 @@ def _tokenize_files(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     from cosmos_launch.sample_request import SampleRequest
-    from cosmos_launch.spawn import is_worker, run_ranks
+    from cosmos_launch.spawn import run_ranks
+    from cosmos_train.config.environment import own_ranks
 
     request = SampleRequest(
         prompt=arguments.prompt,
@@ -355,10 +365,11 @@ def _sample(arguments: argparse.Namespace) -> int:
         num_videos=arguments.num_videos,
         num_frames=arguments.num_frames,
         fps=arguments.fps,
-        num_ranks=arguments.nproc,
+        num_ranks=1 if arguments.nproc is None else arguments.nproc,
     )
-    if arguments.nproc > 1 and not is_worker():
-        return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], arguments.nproc)
+    ranks = own_ranks(arguments.nproc)
+    if request.num_ranks > 1 and not ranks.is_given:
+        return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], request.num_ranks)
     from cosmos_launch.sample import sample
     from cosmos_train.parallel import init
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_data.clip import Clip, Split, clip_digest
+from cosmos_data.clip import Clip, Split
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.location import VideoFile, file_sha256
 from cosmos_data.manifest import Manifest
@@ -155,7 +155,7 @@ def _known(clip: Clip) -> Clip:
 def _manifest_digest(clip: Clip, sha256_of: Callable[[VideoFile], str]) -> str:
     if not Path(clip.path).is_file():
         raise DataError(f"{clip.path} of clip {clip.clip_id} is missing; bring it back, or build the manifest again")
-    if clip_digest(sha256_of(clip.file), start_frame=clip.start_frame, num_frames=clip.num_frames) != clip.digest:
+    if clip.digest_of(sha256_of(clip.file), clip.num_frames) != clip.digest:
         raise DataError(f"{clip.path} has changed since the manifest was built; build the manifest again")
     return clip.digest
 

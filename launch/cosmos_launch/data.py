@@ -1,13 +1,17 @@
 """`cosmos-train data build | check | pack`: videos -> a manifest -> what is wrong with it -> clips that are cheap to
 read anywhere in. `data stats` is in `cosmos_launch.data_page`."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cosmos_data.build import build_manifest
 from cosmos_data.check import JOURNAL_SUFFIX, Finding, check_manifest
+from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.pack import PackRequest, pack_manifest
+from cosmos_data.shown import Rules
 from cosmos_launch.progress import progress
 
 MOST_PRINTED = 50
@@ -24,6 +28,7 @@ def build(
     split_shots: bool,
     max_bad_share: float,
     max_clips: int | None,
+    rules: Rules,
 ) -> int:
     """Write the manifest; name the videos that gave no clip. Returns the exit code."""
     if out.is_dir():
@@ -36,6 +41,7 @@ def build(
             min_frames=min_frames,
             split_shots=split_shots,
             max_bad_share=max_bad_share,
+            rules=rules,
             progress=advance,
         )
     if max_clips is not None and len(manifest) > max_clips:
@@ -44,6 +50,8 @@ def build(
     manifest.write(out)
     for video in bad:
         print(f"skipped {video.path}: {video.reason}")
+    for line in said_of_treatment(manifest):
+        print(line)
     counts = {split: sum(clip.split == split for clip in manifest) for split in ("train", "heldout")}
     print(
         f"{len(manifest)} clips ({counts['train']} train, {counts['heldout']} held out), "
@@ -58,6 +66,8 @@ def check(source: Path, *, target_fps: float | None, out: Path | None) -> int:
     journal = source.with_name(source.name + JOURNAL_SUFFIX)
     with progress("check", "files") as advance:
         findings = check_manifest(manifest, journal=journal, target_fps=target_fps, progress=advance)
+    for line in said_of_treatment(manifest):
+        print(line)
     findings.sort(key=lambda finding: finding.level != "error")
     lines = [_line(finding) for finding in findings]
     if out is not None:
@@ -80,6 +90,13 @@ def pack(source: Path, out: Path, request: PackRequest) -> int:
     first = packed[0]
     print(f"{len(packed)} clips, {first.width_px}x{first.height_px} {first.codec} -> {out / 'manifest.parquet'}")
     return 0
+
+
+def said_of_treatment(clips: Iterable[Clip]) -> Iterator[str]:
+    """A line for each thing that is made of pictures before anybody sees them, and of how many clips."""
+    counts = Counter(view.treatment for clip in clips for view in clip.each_view() if view.treatment)
+    for treatment, count in sorted(counts.items()):
+        yield f"shown otherwise than stored: {count} clips: {treatment}"
 
 
 def _line(finding: Finding) -> str:

@@ -28,6 +28,19 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--heldout-every", type=int, default=5, help="every n-th clip is held out; 0: none")
     build.add_argument("--max-clips", type=int, help="keep so many clips at most, evenly spread")
     build.add_argument("--max-bad-share", type=float, default=0.05, help="share of bad videos that is an error")
+    build.add_argument(
+        "--pixels", choices=("square", "stored"), default="square", help="stored: also of those that are not"
+    )
+    build.add_argument(
+        "--hdr", choices=("tone_map", "refuse", "keep"), default="tone_map", help="what becomes of PQ and HLG videos"
+    )
+    build.add_argument(
+        "--interlaced",
+        choices=("deinterlace", "refuse", "keep"),
+        default="deinterlace",
+        help="what becomes of pictures whose lines are of two moments",
+    )
+    build.add_argument("--background", default="000000", help="RRGGBB behind transparent pictures, or keep")
 
     check = add("check", _check, "say what is wrong with a manifest and its files, and where")
     check.add_argument("source", type=Path, help="the manifest; what was read is remembered beside it")
@@ -52,8 +65,11 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from cosmos_data.shown import Rules
     from cosmos_launch.data import build
 
+    names = ("pixels", "hdr", "interlaced", "background")
+    rules = Rules(**{name: vars(arguments)[name] for name in names})
     return build(
         arguments.source,
         arguments.out,
@@ -63,6 +79,7 @@ def _build(arguments: argparse.Namespace) -> int:
         split_shots=not arguments.keep_shots,
         max_bad_share=arguments.max_bad_share,
         max_clips=arguments.max_clips,
+        rules=rules,
     )
 
 

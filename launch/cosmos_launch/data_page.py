@@ -42,6 +42,13 @@ def stats(source: Path, *, out: Path) -> int:
                     _counts("codec", (f"{clip.codec} {clip.pixel_format}" for clip in clips)),
                 ],
             ),
+            Section(
+                "What pictures mean",
+                items=[
+                    _counts("shown otherwise than stored", (clip.treatment or "no" for clip in clips)),
+                    _counts("colours", (_colours(clip) for clip in clips)),
+                ],
+            ),
             Section("Sizes", items=[_counts("size", (f"{clip.width_px}x{clip.height_px}" for clip in clips))]),
             Section(
                 "Aspect buckets",
@@ -84,6 +91,11 @@ def _histogram(values: Iterable[int], label: str) -> LossCurve:
 
 def _counts(name: str, values: Iterable[str]) -> Table:
     return Table((name, "clips"), [(value, count) for value, count in Counter(values).most_common(30)])
+
+
+def _colours(clip: Clip) -> str:
+    said = (clip.color_matrix, clip.primaries, clip.transfer, clip.color_range, clip.field_order)
+    return ", ".join(word for word in said if word)
 
 
 def _buckets(clips: list[Clip]) -> Table:

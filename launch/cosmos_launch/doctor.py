@@ -27,6 +27,9 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
+from cosmos_train.config.environment import own_ranks
+from cosmos_train.config.errors import ConfigError
+
 REQUIRED = frozenset({"Python", "torch", "megatron-core", "psutil", "omegaconf", "PyAV"})
 
 # Distribution -> supported versions, word for word as in pyproject.toml (a test compares them).
@@ -101,6 +104,7 @@ def collect() -> list[Finding]:
         "DALI": _dali,
         "video": _video,
         "W&B": _wandb,
+        "ranks": _ranks,
         "Slurm": _slurm,
         "cores and memory": _machine,
         "disk": _disk,
@@ -338,9 +342,25 @@ def _wandb() -> Finding:
     finding = _package("wandb", "wandb", "no tracking: metrics.jsonl is written all the same", "W&B")
     if finding.status != "ok":
         return finding
-    has_key = bool(os.environ.get("WANDB_API_KEY"))
-    mode = os.environ.get("WANDB_MODE") or ("online, as there is a key" if has_key else "offline, the default")
-    return Finding("W&B", "ok", f"{finding.detail}, mode {mode}; WANDB_API_KEY {'set' if has_key else 'not set'}")
+    from cosmos_train.train.config import TrackingConfig
+    from cosmos_train.train.wandb_run import choose_mode
+
+    try:
+        chosen = choose_mode(TrackingConfig())
+    except ConfigError as error:
+        return Finding("W&B", "wrong", f"{finding.detail}; {error}", "set it to one of these")
+    return Finding("W&B", "ok", f"{finding.detail}; runs are {chosen.mode}: {chosen.why}")
+
+
+def _ranks() -> Finding:
+    """What whoever starts ranks has told this process, or an earlier one of this shell has left behind."""
+    try:
+        ranks = own_ranks()
+    except ConfigError as error:
+        return Finding("ranks", "wrong", str(error), "runs here end with this error")
+    if not ranks.is_given:
+        return Finding("ranks", "ok", "none are given: a run starts as many as --nproc says")
+    return Finding("ranks", "ok", f"this process is rank {ranks.rank} of {ranks.world_size}, by RANK and WORLD_SIZE")
 
 
 def _slurm() -> Finding:

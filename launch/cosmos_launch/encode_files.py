@@ -5,6 +5,7 @@ and was made of the same pixels, by the same tokenizer, in the same way, is left
 on where it stopped, and a changed clip is done again.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -43,7 +44,7 @@ def encode_files(
     """
     if short_side_px is not None and short_side_px < 1:
         raise DataError(f"--short-side-px {short_side_px} must be at least 1")
-    if fps <= 0:
+    if not 0 < fps < math.inf:
         raise DataError(f"--fps {fps} must be greater than 0")
     digest, sources = tokenizer_digest(tokenizer), find_sources(path, pictures_fps=fps)
     model, _ = load_tokenizer(tokenizer)

@@ -15,7 +15,8 @@ STOPPED = 75
 FAILURES = "COSMOS_TRAIN_FAILURES"
 """Variable that whoever starts ranks sets: the folder of failures_folder()."""
 NAMES_OF_FAILURES = {"CheckpointError", "FloatingPointError"}
-"""By name, because importing the classes would import torch. The user's errors of this project are ValueErrors."""
+"""By name, because importing the classes would import torch. Classes of this project that are about the input say so
+themselves, as `input_is_wrong`; other ValueErrors are defects, whatever they are about."""
 
 
 def report_failure(error: BaseException, *, rank: int = 0, debug: bool = False) -> int:
@@ -79,8 +80,11 @@ def host_name() -> str:
 
 
 def _is_users(error: BaseException) -> bool:
-    return isinstance(error, ValueError | FileNotFoundError | PermissionError)
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return error.filename is not None
+    return getattr(error, "input_is_wrong", False)
 
 
 def _is_known(error: BaseException) -> bool:
-    return _is_users(error) or isinstance(error, OSError) or type(error).__name__ in NAMES_OF_FAILURES
+    is_own = hasattr(error, "input_is_wrong") or type(error).__name__ in NAMES_OF_FAILURES
+    return is_own or isinstance(error, OSError)

@@ -21,6 +21,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosmos_data.errors import DataError
 from cosmos_train.train.text_file import write_whole
 
 if TYPE_CHECKING:
@@ -158,9 +159,9 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{place}: {line[:80]!r} is not JSON ({error}); remove the line") from error
+        raise DataError(f"{place}: {line[:80]!r} is not JSON ({error}); remove the line") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{place}: {line[:80]!r} is not a JSON object; remove the line")
+        raise DataError(f"{place}: {line[:80]!r} is not a JSON object; remove the line")
     return record
 
 

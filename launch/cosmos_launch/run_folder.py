@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from cosmos_launch.code_version import describe_environment, uncommitted_changes
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.load import to_yaml
+from cosmos_train.config.load import read_values, to_yaml
 from cosmos_train.config.schema import RunConfig
+from cosmos_train.config.yaml_text import parse
 from cosmos_train.train.checkpoint_folder import newest_checkpoint
 from cosmos_train.train.text_file import write_whole
 
@@ -28,8 +27,7 @@ def check_is_same_run(run: RunConfig) -> None:
     known_yaml = Path(run.run_dir) / "run.yaml"
     if not known_yaml.is_file():
         return
-    known, given = (OmegaConf.to_container(OmegaConf.create(text)) for text in (known_yaml.read_text(), to_yaml(run)))
-    assert isinstance(known, dict) and isinstance(given, dict), "both by to_yaml"
+    known, given = read_values(known_yaml), parse(to_yaml(run))
     if known.get("recipe", run.recipe) != run.recipe:  # a crash of an older version may have left it empty
         raise ConfigError(
             f"run_dir={run.run_dir} is the folder of a {known['recipe']} run, and this is a {run.recipe} run; use "

@@ -18,11 +18,11 @@ from torch import Tensor
 from cosmos_launch.media import read_first_frames, tile, write_mp4
 from cosmos_launch.progress import progress
 from cosmos_launch.sample_request import SampleRequest
-from cosmos_launch.spawn import num_ranks
 from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
 from cosmos_launch.trained_ar import load_ar
 from cosmos_launch.trained_dit import load_dit
+from cosmos_train.config.environment import own_ranks
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.config.validate import check_code_sampling, check_sampling
 from cosmos_train.generate.network import videos_of_rank
@@ -77,10 +77,10 @@ def _loader(
     asked = {"num_videos": request.num_videos, "num_frames": num_frames, "has_input": request.input_path is not None}
     match run:
         case WorldDiTRun():
-            check_sampling(run, num_ranks(), **asked)
+            check_sampling(run, own_ranks().world_size, **asked)
             return lambda: load_dit(folder, run)
         case WorldARRun():
-            check_code_sampling(run, num_ranks(), has_prompt=bool(request.prompt), **asked)
+            check_code_sampling(run, own_ranks().world_size, has_prompt=bool(request.prompt), **asked)
             return lambda: load_ar(folder, run)
 
 

@@ -23,26 +23,12 @@ GRACE_SEC = 5.0
 """Ranks that wait for a failed one in a collective get a moment to leave by themselves."""
 
 
-def is_worker() -> bool:
-    """Whether torchrun, srun or run_ranks started this process as one rank of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def own_rank() -> int:
-    """Of this process in its run."""
-    return int(os.environ.get("RANK", 0))
-
-
-def num_ranks() -> int:
-    """Processes of the run that this process is one of."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0) -> int:
     """Run `command` once per rank. Returns 0, 75 where ranks stopped to be requeued, or the first failure's code."""
     threads = threads_per_rank or max(1, (os.cpu_count() or 1) // num_ranks)
     environment = {
-        **os.environ,
+        # TORCHELASTIC_*: of a torchrun around this command, whose store is not these ranks'.
+        **{name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")},
         "WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),

@@ -21,14 +21,16 @@ def tell_wandb(checkpoint: Path, out: Path, tracking: TrackingConfig) -> None:
         out: file or folder of the results; elsewhere than in the run's folder they are nobody else's business.
     """
     from cosmos_train.train.results import tell_after_training
-    from cosmos_train.train.wandb_run import ID_FILE
+    from cosmos_train.train.wandb_run import ID_FILE, choose_mode
 
     run_dir = checkpoint.resolve().parents[1]
-    if tracking.wandb == "disabled" or not (run_dir / ID_FILE).is_file() or run_dir not in out.resolve().parents:
+    if not (run_dir / ID_FILE).is_file() or run_dir not in out.resolve().parents:
+        return
+    if choose_mode(tracking).mode == "disabled":
         return
     try:
         with training_alone(run_dir):
             stage_in(run_dir)
-            tell_after_training(run_dir, tracking, wandb_online="WANDB_API_KEY" in os.environ)
+            tell_after_training(run_dir, tracking)
     except ConfigError:
         print("the run is being trained: its next checkpoint tells W&B")

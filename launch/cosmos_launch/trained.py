@@ -1,5 +1,6 @@
 """A trained world model with all that makes videos of it: network, tokenizer, text encoder. What both kinds have."""
 
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from cosmos_data.errors import DataError
@@ -18,7 +18,7 @@ from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import TextEncoder
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.load import find_yaml, load_run
+from cosmos_train.config.load import find_yaml, load_run, read_values
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
@@ -156,10 +156,8 @@ def _from_file(override: str) -> list[str]:
     """sample=NAME is all that the file has, such as configs/sample/released_2ab.yaml of sample=sample/released_2ab."""
     if not override.startswith("sample="):
         return [override]
-    values = OmegaConf.to_container(OmegaConf.load(find_yaml(override.removeprefix("sample="))))
-    if not isinstance(values, dict):
-        raise ConfigError(f"override {override!r}: the file is not a mapping of the keys of `sample` to values")
-    return [f"sample.{key}={value}" for key, value in values.items()]
+    values = read_values(find_yaml(override.removeprefix("sample=")))
+    return [f"sample.{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str, Any]:

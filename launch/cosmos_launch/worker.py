@@ -4,7 +4,6 @@ Started by `cosmos-train train`, or by torchrun or srun with the same arguments.
 """
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from cosmos_launch.failure import failures_folder, host_name, leave, report_fail
 from cosmos_launch.run_folder import check_run_folder, write_run_folder
 from cosmos_launch.run_lock import training_alone
 from cosmos_launch.slurm import describe_job
-from cosmos_launch.spawn import own_rank
 from cosmos_launch.tell_wandb import stage_in
+from cosmos_launch.text_encoding import read_text_as_utf8
+from cosmos_train.config.environment import own_ranks, rank_for_messages, wandb_mode
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import RunConfig
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """Train. Arguments: the YAML, then overrides; `--debug` anywhere shows tracebacks."""
     debug = "--debug" in arguments
     config, *overrides = [argument for argument in arguments if argument != "--debug"]
-    rank = own_rank()
+    rank = rank_for_messages()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     for name in ("cosmos_train", "cosmos_data", "cosmos_tok"):
         logging.getLogger(name).setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
 
 def run_rank(run: RunConfig) -> int:
     """Take the run's folder, on rank 0, and train."""
-    if own_rank() > 0:
+    if run.tracking.wandb == "auto":
+        wandb_mode()  # what is wrong with it is told before ranks wait for each other
+    if own_ranks().rank > 0:
         return _train(run)
     check_run_folder(run)
     with training_alone(Path(run.run_dir)):
@@ -53,12 +55,11 @@ def _train(run: RunConfig) -> int:
     from cosmos_train.recipes.table import make_task
     from cosmos_train.train.loop import train
 
-    mesh = init.start(run.parallel, seed=run.seed)
+    mesh = init.start(run.parallel, seed=run.seed, rendezvous_sec=run.train.rendezvous_sec)
     exit_code = train(
         run,
         make_task(run, mesh),
         mesh,
-        wandb_online="WANDB_API_KEY" in os.environ,
         code_version=describe_code(),
         host=host_name(),
         failures=failures_folder(),
@@ -71,4 +72,5 @@ def _train(run: RunConfig) -> int:
 
 
 if __name__ == "__main__":
+    read_text_as_utf8()
     leave(main(sys.argv[1:]))

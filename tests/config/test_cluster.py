@@ -51,7 +51,7 @@ def test_ranks_of_a_node():
         (["cluster.partitoin=x"], "unknown key cluster.partitoin; the nearest: cluster.partition"),
         (["cluster.gpus_per_node=x"], "cluster.gpus_per_node=x is not a whole number"),
         (["cluster.environment=3"], "cluster.environment=3 is not a mapping of names to texts"),
-        (["cluster.environment={A: [1]}"], "cluster.environment.A=[1] is no text or number"),
+        (["cluster.environment={A: [1]}"], "cluster.environment.A=[1] is not text; put it in quotes"),
         (["cluster.environment={A-B: 1}"], "cluster.environment.A-B is no name of a variable"),
         (["cluster.environment.WANDB_API_KEY=abc"], "cluster.environment.WANDB_API_KEY looks like a secret"),
         (["cluster.environment.hf_token=abc"], "cluster.environment.hf_token looks like a secret"),
@@ -67,8 +67,8 @@ def test_ranks_of_a_node():
         (["cluster.gpu=H300"], "cluster.gpu='H300' is none of the known GPUs (A100, H100 HBM3"),
         (["cluster.gpu=null", "cluster.gpus_per_node=0", "cluster.peaks.bf16=1"], "describe a GPU"),
         (["cluster.peaks.bf16=0"], "cluster.peaks.bf16=0.0 must be greater than 0"),
-        # YAML makes a number of seconds of it, which Slurm would take for minutes.
-        (["cluster.time_limit=12:00:00"], "cluster.time_limit=43200 is not of the form D-HH:MM:SS"),
+        # Slurm takes a number for minutes.
+        (["cluster.time_limit=43200"], "cluster.time_limit=43200 is not of the form D-HH:MM:SS"),
         (["cluster.time_limit=0-00:05:00"], "cluster.stop_before_limit_sec=600 leaves nothing of cluster.time_limit"),
         (["cluster.max_retries=-1"], "cluster.max_retries=-1 must be at least 0"),
         (["cluster.sbatch_options=[-p x]"], "cluster.sbatch_options has '-p x'; write options as --name"),

@@ -9,6 +9,7 @@ import pytest
 from cosmos_data.build import build_manifest
 from cosmos_data.manifest import Manifest
 from cosmos_data.pack import PackRequest, pack_manifest
+from cosmos_data.shown import Rules
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +31,9 @@ def folder(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def manifest(folder: Path) -> Manifest:
-    """12 clips of 30 frames, also across cuts: eight of bikes, four of carphone."""
-    return build_manifest(folder, clip_frames=30, heldout_every=4, split_shots=False)[0]
+    """12 clips of 30 frames, also across cuts: eight of bikes, four of carphone, whose pixels are left as they are."""
+    rules = Rules(pixels="stored")
+    return build_manifest(folder, clip_frames=30, heldout_every=4, split_shots=False, rules=rules)[0]
 
 
 @pytest.fixture(scope="session")

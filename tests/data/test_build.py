@@ -8,6 +8,7 @@ import pytest
 
 from cosmos_data.build import build_manifest
 from cosmos_data.errors import DataError
+from cosmos_data.shown import Rules
 
 
 def write_faststart(source: Path, target: Path) -> None:
@@ -108,7 +109,7 @@ def test_rows(manifest, folder):
 
 
 def test_the_number_of_workers_changes_nothing(manifest, folder):
-    assert build_manifest(folder, 30, 4, split_shots=False, num_workers=1)[0] == manifest
+    assert build_manifest(folder, 30, 4, split_shots=False, num_workers=1, rules=Rules(pixels="stored"))[0] == manifest
 
 
 def test_a_shorter_last_clip_is_kept_on_request(folder):

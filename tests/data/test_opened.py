@@ -72,13 +72,13 @@ def test_after_an_error_it_is_opened_again(bikes, opened):
 
 
 def test_no_video_in_it(tmp_path):
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+    with av.open(str(tmp_path / "sound.mka"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
     with pytest.raises(BadVideoError, match="no video stream"):
-        open_video(VideoFile(str(tmp_path / "sound.wav")))
+        open_video(VideoFile(str(tmp_path / "sound.mka")))
 
 
 def test_pictures_that_no_other_is_made_of_are_skipped_on_the_way(bikes):

@@ -11,13 +11,20 @@ from cosmos_data import video
 from cosmos_data.build import build_manifest
 from cosmos_data.clip import Clip
 from cosmos_data.errors import ClipError
+from cosmos_data.shown import Rules
 from cosmos_data.video import RgbConverter, probe_video, read_frames
 
 
 @cache
 def whole_file(name: str, footage: Path) -> Clip:
     clips = build_manifest(
-        footage, clip_frames=1000, heldout_every=None, min_frames=1, split_shots=False, max_bad_share=1.0
+        footage,
+        clip_frames=1000,
+        heldout_every=None,
+        min_frames=1,
+        split_shots=False,
+        max_bad_share=1.0,
+        rules=Rules(pixels="stored"),
     )[0]
     return next(clip for clip in clips if clip.path.endswith(name))
 

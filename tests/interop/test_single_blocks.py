@@ -7,7 +7,8 @@ from cosmos_train.interop.single_blocks import filled, single_blocks
 
 
 class Store:
-    meta = {"net.weight": torch.empty(2, 3, device="meta"), "net.bias": torch.empty(2, device="meta")}
+    def __init__(self) -> None:
+        self.meta = {"net.weight": torch.empty(2, 3, device="meta"), "net.bias": torch.empty(2, device="meta")}
 
     def read(self, name: str) -> Tensor:
         return torch.full(self.meta[name].shape, 5.0 if name == "net.weight" else 7.0)

@@ -25,6 +25,9 @@ COMMANDS = (
 HEAVY = {"torch", "megatron", "av", "nvidia", "wandb", "transformers", "numpy", "pyarrow", "omegaconf", "rich"}
 WORLD, TOKENIZER = "run/demo_world", "run/demo_tokenizer"
 
+SECOND_OF_TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+"""What torchrun tells a rank."""
+
 
 def command(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
     """`cosmos-train ARGUMENTS` in a process of its own."""
@@ -133,8 +136,8 @@ def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch, tm
 def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(worker, "main", lambda arguments: seen.extend(arguments) or 75)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
     assert main(["train", WORLD, "seed=3", "--debug"]) == 75
     assert seen == [WORLD, "seed=3", "--debug"]
 
@@ -157,6 +160,53 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     assert seen == {"out": Path("O.json"), "max_windows": 3}
 
 
+@pytest.mark.parametrize("line", [["train", WORLD], ["sample", "RUN", "--out", "O"]], ids=["train", "sample"])
+def test_ranks_that_contradict_the_command_line_are_named_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: list[str]
+):
+    for name, value in (SECOND_OF_TWO | {"RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    for num_ranks in ("1", "3"):
+        assert main([*line, "--nproc", num_ranks]) == 2
+        assert f"--nproc {num_ranks}, but RANK=0 and WORLD_SIZE=2 make this process" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main([*line, "--nproc", "2"]) == 2
+    assert "--nproc 2, but RANK=0 and WORLD_SIZE=1 make this process rank 0 of 1" in capsys.readouterr().err
+
+
+def test_a_run_is_checked_for_the_ranks_that_torchrun_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(worker, "main", lambda arguments: 75)
+    assert main(["train", WORLD, "parallel.tp=2"]) == 75
+    assert main(["train", WORLD, "parallel.tp=4"]) == 2
+    assert "does not divide the 2 processes" in capsys.readouterr().err
+    assert main(["train", WORLD, "--nproc", "4", "parallel.tp=4", "--check"]) == 0, "no ranks are started"
+
+
+def test_copies_that_srun_started_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for name in SECOND_OF_TWO:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert main(["train", WORLD]) == 2
+    assert "srun started 8 tasks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_text_is_utf8_where_there_is_no_locale(tmp_path: Path, locale: str):
+    """With both of Python's own remedies off, as on some clusters: arguments would be read as ASCII."""
+    environment = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "日本.yaml").write_text(to_yaml(load_run(WORLD, ["run_dir=学習"])), encoding="utf-8")
+    done = command(
+        "train", "日本.yaml", "--check", "optim.lr=schnell ü", env=environment, cwd=tmp_path, encoding="utf-8"
+    )
+    assert (done.returncode, done.stderr) == (2, "cosmos-train: 日本.yaml: optim.lr=schnell ü is not a number\n")
+    done = command("train", "日本.yaml", "--check", env=environment, cwd=tmp_path, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (0, "日本.yaml: a valid world_dit run for 1 rank\n")
+
+
 def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
     """A process that torchrun started is a rank, and starts no others."""
     from cosmos_launch import sample
@@ -169,8 +219,8 @@ def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
     line = ["sample", "RUN", "parallel.tp=2", "--out", "O", "--prompt", "two words", "--nproc", "2"]
     assert main(line) == 0
     assert seen.pop() == ([sys.executable, "-m", "cosmos_launch.cli", *line], 2)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
     assert main(line) == 0
     assert seen == ["this process"]
 

@@ -89,16 +89,36 @@ def test_the_plain_page_has_a_line_per_finding_and_no_secret(here: dict[str, Fin
     assert time.monotonic() - begin < 60  # about 4 s on two idle cores
     assert done.returncode == 0, done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines()] == list(here)
-    assert "mode online; WANDB_API_KEY set" in done.stdout
+    assert "runs are online: WANDB_MODE=online" in done.stdout
     assert "0123456789abcdef" not in done.stdout + done.stderr
 
 
 def test_tracking_is_offline_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    assert doctor._wandb().detail.endswith("mode offline, the default; WANDB_API_KEY not set")
+    monkeypatch.setenv("NETRC", os.devnull)  # of whoever runs the tests
+    assert doctor._wandb().detail.endswith("runs are offline: there is neither WANDB_API_KEY nor a login")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    assert doctor._wandb().detail.endswith("mode online, as there is a key; WANDB_API_KEY set")
+    assert doctor._wandb().detail.endswith("runs are online: WANDB_API_KEY is set")
+
+
+def test_what_a_run_would_do_is_told_as_the_run_decides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    for text, told in (("dryrun", "offline"), ("disabled", "disabled"), ("shared", "online")):
+        monkeypatch.setenv("WANDB_MODE", text)
+        assert doctor._wandb().detail.endswith(f"runs are {told}: WANDB_MODE={text}")
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert doctor._wandb().status == "wrong" and "WANDB_MODE=ofline is no mode" in doctor._wandb().detail
+
+
+def test_ranks_that_a_shell_has_left_over_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor._ranks().status == "ok" and "as many as --nproc says" in doctor._ranks().detail
+    monkeypatch.setenv("RANK", "0")
+    assert doctor._ranks().status == "wrong" and "RANK=0 is set without WORLD_SIZE" in doctor._ranks().detail
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert "rank 0 of 1" in doctor._ranks().detail
 
 
 def test_json_is_one_array(here: dict[str, Finding]) -> None:

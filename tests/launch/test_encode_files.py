@@ -183,6 +183,7 @@ WRONG = {
     ),
     "no side": ("tokenize videos --tokenizer tok --out l --short-side-px 0", "--short-side-px 0 must be at least 1"),
     "no time": ("tokenize videos --tokenizer tok --out l --fps 0", "--fps 0.0 must be greater than 0"),
+    "time that is no number": ("tokenize videos --tokenizer tok --out l --fps nan", "--fps nan must be greater than 0"),
 }
 
 

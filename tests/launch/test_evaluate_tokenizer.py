@@ -159,8 +159,8 @@ def test_the_page_shows_worst_and_best(work: Path, capsys: pytest.CaptureFixture
 WRONG = {
     "unknown key": ("continuous clips windows=5", "unknown key windows; the nearest: window_frames"),
     "wrong type": ("continuous clips window_frames=few", "window_frames=few is not "),
-    "no frames": ("continuous clips window_frames=0", "window_frames=0 is not a positive count; use 1 or more"),
-    "seconds alone": ("continuous clips first_sec=5", "first_sec=5.0 with first_frames=None: it is a positive number"),
+    "no frames": ("continuous clips window_frames=0", "window_frames=0 must be at least 1"),
+    "seconds alone": ("continuous clips first_sec=5", "first_sec=5.0 without first_frames: it is what is taken where"),
     "unknown protocol": ("continuous clips --protocol evaluate/davos", "the nearest: evaluate/davis"),
     "no network": ("continuous clips --fvd-network none.pt", "none.pt is no file; name a TorchScript network"),
     "one clip": ("continuous clips/a --fvd-network network.pt", "clips/a holds one clip, and rFVD compares sets"),

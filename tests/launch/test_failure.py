@@ -1,12 +1,15 @@
 """What a person reads of an exception, and the exit code: the whole table."""
 
+import json
+
 import pytest
 
-from cosmos_data.errors import ClipError, DataError
+from cosmos_data.errors import ClipError, DataError, StallError
 from cosmos_launch import failure
 from cosmos_launch.failure import report_failure
 from cosmos_tok.store import TokenizerError
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.init import RendezvousError
 from cosmos_train.train.checkpoint import CheckpointError
 
 USER, FAILED = 2, 1
@@ -15,14 +18,21 @@ KNOWN = {
     DataError("there is no manifest"): USER,
     ClipError("clip a cannot be decoded", position=3): USER,
     TokenizerError("no tokenizer"): USER,
-    ValueError("5 tokens do not divide"): USER,
     FileNotFoundError(2, "No such file", "x.mp4"): USER,
     PermissionError(13, "Permission denied", "/runs"): USER,
+    StallError("decoding hangs"): FAILED,
+    RendezvousError("rank 0 of 2 did not meet the others"): FAILED,
     CheckpointError("of another architecture"): FAILED,
     FloatingPointError("loss not finite at step 3"): FAILED,
     OSError(28, "No space left on device"): FAILED,
 }
-DEFECTS = [RuntimeError("shape mismatch"), KeyError("x"), AssertionError("never"), TypeError("f() missing 1 argument")]
+DEFECTS = [
+    *(RuntimeError("shape mismatch"), KeyError("x"), AssertionError("never"), TypeError("f() missing 1 argument")),
+    ValueError("max() arg is an empty sequence"),
+    UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    json.JSONDecodeError("Expecting value", "{", 1),
+]
 
 
 def raised(error: Exception) -> Exception:

@@ -83,7 +83,7 @@ def _train(run: WorldDiTRun) -> None:
     Path(run.run_dir).mkdir()
     task = WorldDiTTask(run, mesh)
     tiny_world._stir_zeros(task, mesh)
-    assert train(run, task, mesh, wandb_online=False, code_version="test") == 0
+    assert train(run, task, mesh, code_version="test") == 0
     init.stop()
 
 

@@ -191,8 +191,11 @@ WRONG = {
         "base --input first.png sample.medusa_heads=2",
         "sample.medusa_heads=2, but the model has model.medusa_heads=0; use at most 0",
     ),
-    "temperature": ("base sample.temperature=-1", "sample.temperature=-1.0 must be 0 (greedy) or greater"),
+    "temperature": ("base sample.temperature=-1", "sample.temperature=-1.0 must be at least 0"),
 }
+
+
+FIRST_OF_TWO = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.mark.parametrize(("line", "said"), WRONG.values(), ids=WRONG)
@@ -200,7 +203,8 @@ def test_wrong_input(
     line: str, said: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("WORLD_SIZE", "2" if "--nproc" in line else "1")
+    for name, value in FIRST_OF_TWO.items() if "--nproc" in line else ():
+        monkeypatch.setenv(name, value)
     clip = next((folder / "world/heldout").glob("*.avi"))
     words = [str(clip) if word == "world" else word for word in line.replace("--nproc 2 ", "").split()]
     assert main(["sample", *words, "--out", str(tmp_path / "out")]) == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_launch import spawn
-from cosmos_launch.spawn import is_worker, run_ranks
+from cosmos_launch.spawn import run_ranks
 
 PRELUDE = """
 import os, pathlib, signal, subprocess, sys, time
@@ -203,14 +203,3 @@ def test_a_command_that_can_not_be_started_leaves_the_handlers_as_they_were():
     with pytest.raises(FileNotFoundError):
         run_ranks(["no-such-command"], 1)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"), [({}, False), ({"RANK": "0"}, False), ({"RANK": "0", "WORLD_SIZE": "2"}, True)]
-)
-def test_a_worker_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch, environment, expected):
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert is_worker() is expected

@@ -10,7 +10,7 @@ from support.diffusers_dit import diffusers_twin, twin_names
 from torch import Tensor, nn
 
 from cosmos_train.models.dit.config import DiTConfig
-from cosmos_train.models.dit.model import DiT
+from cosmos_train.models.dit.model import DiT, PositionEmbedding
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.layers import native_layers
 from cosmos_train.parallel.mcore import transformer_config
@@ -231,3 +231,15 @@ def test_released_sizes(make: Callable[..., DiT], blocks: int, heads: int, maske
     with torch.device("meta"):
         dit = make(**sizes)
     assert sum(param.numel() for param in dit.parameters()) == count
+
+
+def test_norm_of_learnable_positions_is_rounded_once_in_bf16():
+    """The official network takes it in fp32; in bf16 it was rounded before the division by sqrt(D) and after."""
+    config = DiTConfig(**SMALL)
+    position = PositionEmbedding(config).bfloat16()
+    for table in position.parameters():
+        nn.init.normal_(table, generator=torch.Generator().manual_seed(3))
+    sums = position.t[:4, None, None] + position.h[None, :4, None] + position.w[None, None, :4]
+    rms = (sums.double().square().mean(-1, keepdim=True).sqrt() + 1e-6).float()
+    expected = (sums / rms.bfloat16()).flatten(0, 2).unsqueeze(1)
+    assert torch.equal(position((4, 4, 4)), expected)

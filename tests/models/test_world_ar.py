@@ -164,7 +164,7 @@ def test_text_exactly_where_the_model_has_it(make: Callable[..., WorldAR]):
         ({"ffn_width": 40}, "ffn_width=40 is not a multiple of 16"),
         ({"head_dim": 13}, "head_dim=13 cannot be split"),
         ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
-        ({"yarn_scale": 0.5}, r"yarn_scale=0\.5 must be 1"),
+        ({"yarn_scale": 0.5}, r"yarn_scale=0\.5 must be at least 1"),
     ],
 )
 def test_refused(fields: dict[str, Any], message: str):

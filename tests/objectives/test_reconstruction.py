@@ -166,7 +166,7 @@ def test_the_network_is_that_of_the_file(tmp_path: Path):
     ("terms", "said"),
     [
         ({"gram": TermConfig(weight=-1.0)}, r"loss\.gram\.weight=-1\.0"),
-        ({"flow": TermConfig(weight=1.0, start_step=-1)}, r"loss\.flow\.start_step=-1 must be 0 or more"),
+        ({"flow": TermConfig(weight=1.0, start_step=-1)}, r"loss\.flow\.start_step=-1 must be at least 0"),
         ({"l1": TermConfig()}, "leave the first step without a term"),
         ({"l1": TermConfig(weight=1.0, start_step=1)}, "start_step=0"),
     ],

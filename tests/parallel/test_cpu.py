@@ -35,10 +35,14 @@ def one(ranks: Callable[[int], RankPool]) -> Callable:
 
 
 def replaced() -> list[str]:
-    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() assigns to."""
-    tree = ast.parse((ROOT / "cosmos_train/parallel/cpu.py").read_text())
-    [activate] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "activate"]
-    assignments = [node for node in ast.walk(activate) if isinstance(node, ast.Assign)]
+    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() assigns to, in adam too."""
+    return [*_assigned_in("cpu", "activate"), *_assigned_in("adam", "use_own_adam")]
+
+
+def _assigned_in(module: str, function: str) -> list[str]:
+    tree = ast.parse((ROOT / f"cosmos_train/parallel/{module}.py").read_text())
+    [found] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+    assignments = [node for node in ast.walk(found) if isinstance(node, ast.Assign)]
     targets = [target for node in assignments for target in node.targets if isinstance(target, ast.Attribute)]
     return [ast.unparse(target) for target in targets]
 
@@ -124,6 +128,19 @@ def test_the_distributed_optimizer_takes_cpu_tensors(one: Callable, dtype: torch
     assert {"exp_avg", "exp_avg_sq"} <= set(found["states"]) and "step" not in found["states"]
 
 
+def test_torchs_own_adam_is_refused_and_replaced(one: Callable):
+    """On CUDA without TransformerEngine and apex, where a checkpoint said 0 updates and resuming failed."""
+    found = one(cpu_points.as_if_nothing_was_installed)
+    assert "keeps no step in its parameter groups" in found["refusal"]
+    assert found["optimizer"] == "FusedAdam" and found["adam_step"] == 2
+
+
+def test_a_parameter_without_gradient_is_named_in_the_first_step(one: Callable):
+    """Where gradients are summed on the way, as on CUDA; upstream fails without a name, in the second step."""
+    said = one(cpu_points.parameter_without_gradient)
+    assert said.startswith("unused got no gradient in this step") and "optim.lr_factors" in said
+
+
 # 4: random states
 
 
@@ -163,7 +180,7 @@ def test_recompute_draws_the_same_masks(one: Callable):
 
 @pytest.mark.parametrize("adam_w_mode", [True, False])
 def test_fused_adam_is_torchs_adam(one: Callable, adam_w_mode: bool):
-    found = one(cpu_points.adam, adam_w_mode)
+    found = one(cpu_points.adam_steps, adam_w_mode)
     for mine, rival in found["pairs"]:
         torch.testing.assert_close(mine, rival, rtol=1e-6, atol=1e-7)
     assert found["step"] == 10

@@ -1,6 +1,8 @@
 """Linears cut over two ranks do what whole ones do, forward and backward; norm and attention follow their formulas."""
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import make_layers
-from cosmos_train.parallel.layers import RMSNorm, causal_attention, dot_product_attention
+from cosmos_train.parallel.layers import RMSNorm, causal_attention, dot_product_attention, fuses_weight_gradients
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 
@@ -130,3 +132,15 @@ def test_every_block_is_compiled(monkeypatch: pytest.MonkeyPatch, choice: Any, m
     parallel = ParallelConfig(compile=choice)
     make_layers(parallel, config_of(parallel), mesh_of(0, 1)).finish(model)
     assert seen == modes
+
+
+def test_apex_kernel_is_used_on_cuda_alone_and_pypis_package_of_that_name_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    (tmp_path / "apex.py").write_text("")  # PyPI's, which brings no kernels
+    assert not fuses_weight_gradients(cuda)
+    (tmp_path / "fused_weight_gradient_mlp_cuda.py").write_text("")
+    importlib.invalidate_caches()
+    assert fuses_weight_gradients(cuda) and not fuses_weight_gradients(cpu)

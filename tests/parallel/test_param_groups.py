@@ -71,5 +71,5 @@ def test_a_pipeline_needs_something_to_train_on_every_stage():
 
 
 def test_a_negative_factor_is_refused():
-    with pytest.raises(ConfigError, match=r"optim\.lr_factors=.* must be 0 \(not trained\) or more"):
+    with pytest.raises(ConfigError, match=r"optim\.lr_factors\.\*=-1\.0 must be at least 0"):
         load_run("run/demo_world", ["optim.lr_factors={'*':-1}"])

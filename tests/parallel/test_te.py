@@ -313,7 +313,7 @@ def test_a_recipe_has_something_to_do(config: PrecisionConfig, weights: str, num
         ({"amax_history_len": 0}, "amax_history_len=0 must be at least 1"),
         ({"recipe": "mxfp8", "fp8_param_gather": True}, "fp8_param_gather=true is for recipe fp8_delayed, .*=mxfp8"),
         ({"fp8_param_gather": True}, "fp8_param_gather=true .* but recipe=none; use one of these, or switch it off"),
-        ({"bf16_last_blocks": -1}, "bf16_last_blocks=-1 must be 0 or more"),
+        ({"bf16_last_blocks": -1}, "bf16_last_blocks=-1 must be at least 0"),
     ],
 )
 def test_a_key_that_would_do_nothing_is_refused(fields: dict[str, Any], complaint: str):

@@ -107,7 +107,7 @@ def test_settings_that_do_not_fit(inputs: Path, tmp_path: Path):
         )
     with pytest.raises(ConfigError, match=r"parallel\.pp=2, but with latents\.fill=true .* use pp=1"):
         dataclasses.replace(run, **sections | {"parallel": ParallelConfig(pp=2)})
-    with pytest.raises(ConfigError, match=r"latents\.max_gib=0 is no size"):
+    with pytest.raises(ConfigError, match=r"latents\.max_gib=0 must be greater than 0"):
         LatentsConfig(folder="f", tokenizer="t", max_gib=0)
     latents = dataclasses.replace(sections["latents"], tokenizer=str(write_tokenizer(tmp_path / "codes", DISCRETE)))
     mesh = init.start(run.parallel, seed=0)

@@ -72,5 +72,5 @@ def test_there_are_none_of(ranks: Callable[[int], RankPool], manifest: Path, tmp
 
 
 def test_a_negative_number_is_refused(manifest: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="statistics_windows=-1 must be 0 or more"):
+    with pytest.raises(ConfigError, match="statistics_windows=-1 must be at least 0"):
         make_run(manifest, tmp_path, statistics_windows=-1)

@@ -159,7 +159,7 @@ def test_padding_reaches_the_batch(tmp_path: Path):
     ("change", "said"),
     [
         ({"image_share": 0.0}, "image_share=0.0 and latents.image_folder=.* belong together"),
-        ({"image_share": 1.0}, "image_share=1.0 must be 0"),
+        ({"image_share": 1.0}, "image_share=1.0 must be at least 0 and less than 1"),
         ({"images_per_video": 0}, "images_per_video=0 must be at least 1"),
     ],
 )

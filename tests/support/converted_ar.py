@@ -70,4 +70,4 @@ def train_one_step(cache: Path, run_dir: Path, parallel: ParallelConfig, setting
     )
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    return train(run, WorldARTask(run, mesh), mesh, wandb_online=False, code_version="test")
+    return train(run, WorldARTask(run, mesh), mesh, code_version="test")

@@ -1,5 +1,6 @@
 """What tests/parallel/test_cpu.py asks of a process in which the CPU adapter is active; each returns what it saw."""
 
+import contextlib
 import logging
 from typing import Any
 from unittest import mock
@@ -8,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from megatron.core import optimizer as mcore_optimizer
 from megatron.core import tensor_parallel
-from megatron.core.optimizer import clip_grads
+from megatron.core.optimizer import clip_grads, distrib_optimizer
 from torch import Tensor, nn
 
-from cosmos_train.parallel import cpu, init
+from cosmos_train.parallel import adam, cpu, init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.mcore import transformer_config
@@ -91,11 +92,7 @@ def optimizer_step(dtype: torch.dtype) -> dict[str, Any]:
     )
     x = torch.arange(4.0, dtype=dtype)
 
-    def forward_loss(ddp: nn.Module, batch: Tensor, hidden: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = ddp(batch).float().square().sum()
-        return loss, {"loss": loss.detach()}
-
-    engine.train_step(forward_loss, iter([x]), num_micro_batches=1, lr=0.1, num_tokens=1)
+    engine.train_step(_square_loss, iter([x]), num_micro_batches=1, lr=0.1, num_tokens=1)
 
     rival = nn.Parameter(before.clone())
     (x.float() @ rival.T).square().sum().backward()
@@ -114,6 +111,64 @@ def optimizer_step(dtype: torch.dtype) -> dict[str, Any]:
         "states": sorted({name for state in inner.state.values() for name in state}),
         "dtype": model.weight.dtype,
     }
+
+
+def as_if_nothing_was_installed() -> dict[str, Any]:
+    """What the engine does with the optimizer that megatron-core picks where TransformerEngine and apex are missing,
+    and what it has after the CUDA path's answer to that."""
+    mesh = start()
+    missing = (
+        mock.patch.object(mcore_optimizer, "Adam", torch.optim.AdamW),
+        mock.patch.object(mcore_optimizer, "USING_PYTORCH_OPTIMIZER", True),
+        mock.patch.object(distrib_optimizer, "Adam", torch.optim.Adam),
+        mock.patch.object(distrib_optimizer, "HAVE_APEX_OR_TE", False),
+    )
+    with contextlib.ExitStack() as upstream:
+        for patch in missing:
+            upstream.enter_context(patch)
+        try:
+            _train_linear(mesh, num_steps=1)
+            refusal = ""
+        except RuntimeError as error:
+            refusal = str(error)
+        adam.replace_torch_adam()
+        engine = _train_linear(mesh, num_steps=2)
+    inner = engine.optimizer.chained_optimizers[0].optimizer
+    return {
+        "refusal": refusal,
+        "optimizer": type(inner).__name__,
+        "adam_step": optimizer_state.adam_step(engine.optimizer),
+    }
+
+
+def _train_linear(mesh: Mesh, *, num_steps: int) -> Engine:
+    model = nn.Linear(4, 3, bias=False)
+    config = transformer_config(ParallelConfig(), dtype=torch.float32, num_layers=1, width=4, num_heads=1)
+    settings = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
+    engine = Engine([model], config, mesh, settings)
+    for _ in range(num_steps):
+        engine.train_step(_square_loss, iter([torch.arange(4.0)]), num_micro_batches=1, lr=0.1, num_tokens=1)
+    return engine
+
+
+def _square_loss(ddp: nn.Module, batch: Tensor, hidden: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    loss = ddp(batch).float().square().sum()
+    return loss, {"loss": loss.detach()}
+
+
+def parameter_without_gradient() -> str:
+    """What the engine says of a parameter that nothing uses, where gradients are summed on the way."""
+    mesh = start()
+    model = nn.Linear(4, 3, bias=False)
+    model.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    config = transformer_config(ParallelConfig(), dtype=torch.float32, num_layers=1, width=4, num_heads=1)
+    settings = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
+    engine = Engine([model], config, mesh, settings, overlap_grad_reduce="on")
+    try:
+        engine.train_step(_square_loss, iter([torch.arange(4.0)]), num_micro_batches=1, lr=0.1, num_tokens=1)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 # 4: random states
@@ -210,7 +265,7 @@ def recompute() -> dict[str, tuple[Tensor, Tensor]]:
 # 5: the optimizer
 
 
-def adam(adam_w_mode: bool) -> dict[str, Any]:
+def adam_steps(adam_w_mode: bool) -> dict[str, Any]:
     """Ten steps of megatron-core's Adam, as it stands now, and of torch's."""
     start()
     generator = torch.Generator().manual_seed(2)

@@ -69,7 +69,7 @@ def train_here(run: WorldDiTRun) -> int:
     mesh = init.start(run.parallel, seed=run.seed)
     Path(run.run_dir).mkdir(parents=True, exist_ok=True)
     task = WorldDiTTask(run, mesh)
-    assert train(run, task, mesh, wandb_online=False, code_version="test") == DONE
+    assert train(run, task, mesh, code_version="test") == DONE
     init.stop()
     return task.windows.encoder.num_encoded  # pyright: ignore[reportAttributeAccessIssue] latents.fill=true
 

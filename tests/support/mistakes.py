@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from megatron.core import tensor_parallel
+from megatron.core.optimizer import optimizer
 from support import tiny_world
 from torch import Tensor
 
 from cosmos_train.models.dit import world
-from cosmos_train.parallel import shard
+from cosmos_train.models.dit.model import SelfAttention
+from cosmos_train.parallel import layers, shard
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit
 from cosmos_train.recipes import world_dit
@@ -23,6 +26,25 @@ def answers_with(mistake: str, cache: Path, run_dir: Path, parallel: ParallelCon
     """tiny_world.answers with the mistake in force."""
     with MISTAKES[mistake]():
         return tiny_world.answers(cache, run_dir, parallel, micro_batch_size, 1)
+
+
+def answers_of_renamed(cache: Path, run_dir: Path, parallel: ParallelConfig) -> Any:
+    """tiny_world.answers of a DiT whose self-attention calls the norm of its queries another name. It is no mistake."""
+    made = tiny_world.make_task
+
+    def renamed(*args: Any) -> Any:
+        task = made(*args)
+        for module in task.pieces[0].modules():
+            if isinstance(module, SelfAttention):
+                module.query_norm = module._modules.pop("q_layernorm")
+        return task
+
+    of_new_name = property(lambda attention: attention.query_norm)
+    with (
+        mock.patch.object(tiny_world, "make_task", renamed),
+        mock.patch.object(SelfAttention, "q_layernorm", of_new_name, create=True),
+    ):
+        return tiny_world.answers(cache, run_dir, parallel, 1, 1)
 
 
 def no_sequence_reduction() -> contextlib.AbstractContextManager:
@@ -65,9 +87,27 @@ def _first_slice(whole: Tensor, param: Tensor, _mesh: Any) -> Tensor:
     return whole if dim is None else whole.narrow(dim, 0, param.shape[dim])
 
 
+def head_norms_not_summed() -> contextlib.AbstractContextManager:
+    """A weight that sees the heads of one tensor-parallel rank keeps their part of its gradient."""
+    return mock.patch.object(layers, "mark_own_heads", lambda module: module)
+
+
+def copies_counted_in_norm() -> contextlib.AbstractContextManager:
+    """The gradient norm counts what tensor-parallel ranks have alike once a rank."""
+    return mock.patch.object(tensor_parallel, "param_is_not_tensor_parallel_duplicate", lambda *_args, **_kwargs: True)
+
+
+def shared_counted_in_norm() -> contextlib.AbstractContextManager:
+    """The gradient norm counts what pipeline stages share once a stage."""
+    return mock.patch.object(optimizer, "param_is_not_shared", lambda _param: True)
+
+
 MISTAKES: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "no sequence reduction": no_sequence_reduction,
     "wrong order of context": wrong_order_of_context,
     "context averaged twice": context_averaged_twice,
     "same draws on tensor ranks": same_draws_on_tensor_ranks,
+    "head norms not summed": head_norms_not_summed,
+    "copies counted in the norm": copies_counted_in_norm,
+    "shared counted in the norm": shared_counted_in_norm,
 }

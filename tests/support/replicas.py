@@ -1,4 +1,4 @@
-"""What tests ask each rank about the ranks of its replica: what is handed round, pieces run one after the other."""
+"""What tests ask of each rank about the ranks of its replica: what is handed round, and pieces run in turn."""
 
 import torch
 from torch import Tensor, nn

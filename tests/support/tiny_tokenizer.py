@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -57,7 +56,7 @@ def run_loop(manifest: Path, run_dir: Path, settings: dict[str, Any]) -> int:
     run = make_run(manifest, run_dir, **dict(settings))
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    return train(run, TokenizerTask(run, mesh), mesh, wandb_online=False, code_version="test")
+    return train(run, TokenizerTask(run, mesh), mesh, code_version="test")
 
 
 def sizes_of_batches(manifest: Path, settings: dict[str, Any], num_steps: int) -> list[tuple[int, int, int]]:
@@ -105,29 +104,21 @@ def gradients(manifest: Path, run_dir: Path, settings: dict[str, Any], step: int
     return answer
 
 
-def losses_with_overlap(manifest: Path, run_dir: Path, overlap: bool) -> list[dict[str, float]]:
-    """Metrics of six steps, with gradients summed while others are computed, or after all of them.
-
-    The engine overlaps on CUDA alone; megatron-core's bookkeeping, which counts every gradient, is the same here.
-    """
-    run = make_run(manifest, run_dir, image_share=0.5)
+def losses_with_overlap(
+    manifest: Path, run_dir: Path, overlap: Literal["on", "off"], settings: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Metrics and gradient norms of six steps, with gradients summed while others are computed, or after all."""
+    run = make_run(manifest, run_dir, **dict(settings))
     mesh = init.start(run.parallel, seed=run.seed)
     task = TokenizerTask(run, mesh)
-    made = engine.DistributedDataParallelConfig
-    with pytest.MonkeyPatch.context() as patch:
-        overlapped = {"overlap_grad_reduce": overlap}
-        patch.setattr(engine, "DistributedDataParallelConfig", lambda **given: made(**given | overlapped))
-        adam = engine.AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=1.0)
-        under = engine.Engine(task.pieces, task.engine_config, mesh, adam)
-    if overlap:
-        task.engine_config.no_sync_func = under.ddps[0].no_sync
+    adam = engine.AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip_grad_norm=0.1)
+    under = engine.Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap)
     found = []
     for step in range(6):
         mine = rank_slice(step, run.train.global_batch_size, mesh.dp.rank(), mesh.dp.size())
         batches = task.batches([[index] for index in mine])
-        found.append(
-            under.train_step(task.forward_loss, batches, num_micro_batches=len(mine), lr=1e-3, num_tokens=0).metrics
-        )
+        result = under.train_step(task.forward_loss, batches, num_micro_batches=len(mine), lr=1e-3, num_tokens=0)
+        found.append(result.metrics | {"grad_norm": result.grad_norm})
     return found
 
 

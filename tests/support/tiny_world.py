@@ -28,6 +28,8 @@ from cosmos_train.train.task import Task
 
 SHAPE_CTHW = (4, 3, 4, 6)
 """Latents of a window: 18 tokens."""
+CLIP_GRAD_NORM = 0.01
+"""Less than any of these models' norms is, so every step clips."""
 MODEL = DiTConfig(
     num_blocks=4, num_heads=4, head_dim=12, adaln_rank=8, latent_channels=4, text_width=8, condition_mask=True
 )
@@ -105,10 +107,11 @@ def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
         betas=run.optim.betas,
         eps=run.optim.eps,
         weight_decay=0.1,
-        clip_grad_norm=1.0,
+        clip_grad_norm=CLIP_GRAD_NORM,
         lr_factors=run.optim.lr_factors,
     )
-    return task, Engine(task.pieces, task.engine_config, mesh, adam), mesh
+    overlap = run.parallel.overlap_grad_reduce
+    return task, Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap), mesh
 
 
 def micro_batches(run: RunConfig, step: int, mesh: Mesh) -> list[list[int]]:

@@ -42,7 +42,7 @@ def run_loop(
     )
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    return train(run, WorldDiTTask(run, mesh), mesh, wandb_online=False, code_version="test")
+    return train(run, WorldDiTTask(run, mesh), mesh, code_version="test")
 
 
 SLOW_SEC = 1.0
@@ -70,7 +70,7 @@ def run_with_a_slow_rank(phase: str, cache: Path, run_dir: Path, parallel: Paral
 
         setattr(task, name, slow_forward if phase == "forward" else slow_batches)
     host = f"n{mesh.world.rank()}"
-    return train(run, task, mesh, wandb_online=False, code_version="test", host=host)
+    return train(run, task, mesh, code_version="test", host=host)
 
 
 def own_and_peak_memory() -> tuple[float, dict[str, float]]:

@@ -20,7 +20,7 @@ START = {"layout": "tp1 pp1 dp1", "source": "scratch", "code_version": "1.0 abc"
 
 def open_metrics(run_dir: Path, wandb: Any = "disabled", **more: Any) -> Metrics:
     """Of a run of 8 steps."""
-    settings: dict[str, Any] = {"num_steps": 8, "first_step": 0, "wandb_id": None, "wandb_online": False}
+    settings: dict[str, Any] = {"num_steps": 8, "first_step": 0, "wandb_id": None}
     return Metrics(run_dir, TrackingConfig(wandb=wandb), run_config={"seed": 1}, start=START, **settings | more)
 
 

@@ -49,5 +49,5 @@ def test_a_configured_peak_is_what_utilization_is_measured_by(ranks: Callable[[i
 
 
 def test_a_peak_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"train\.peak_tflops=0 must be greater than 0; leave it out"):
+    with pytest.raises(ValueError, match=r"train\.peak_tflops=0 must be greater than 0"):
         TrainConfig(num_steps=1, global_batch_size=1, micro_batch_size=1, peak_tflops=0)

@@ -1,4 +1,4 @@
-"""Where a step's time goes, on this rank: each phase has what was spent in it, and all no more than passed."""
+"""Where a step's time goes, on this rank: each phase has what was spent in it, all have no more than passed."""
 
 import time
 from collections.abc import Iterator

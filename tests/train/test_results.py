@@ -19,7 +19,7 @@ WINDOWS = [
 
 
 def open_metrics(run_dir: Path, first_step: int = 0) -> Metrics:
-    settings: dict[str, Any] = {"num_steps": 8, "wandb_id": None, "wandb_online": False, "run_config": {}, "start": {}}
+    settings: dict[str, Any] = {"num_steps": 8, "wandb_id": None, "run_config": {}, "start": {}}
     return Metrics(run_dir, TrackingConfig(), first_step=first_step, **settings)
 
 

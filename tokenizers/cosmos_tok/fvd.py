@@ -70,7 +70,9 @@ def frechet_distance(a_NF: Tensor, b_NF: Tensor) -> float:
     squared singular values of X Y': no root of a matrix is taken, which for few videos is singular.
     """
     if min(len(a_NF), len(b_NF)) < 2:
-        raise ValueError(f"sets of {len(a_NF)} and {len(b_NF)} videos have no Fréchet distance; use 2 or more in each")
+        raise TokenizerError(
+            f"sets of {len(a_NF)} and {len(b_NF)} videos have no Fréchet distance; use 2 or more in each"
+        )
     a_NF, b_NF = a_NF.double(), b_NF.double()
     x, y = ((set_NF - set_NF.mean(dim=0)) / math.sqrt(len(set_NF) - 1) for set_NF in (a_NF, b_NF))
     means = (a_NF.mean(dim=0) - b_NF.mean(dim=0)).square().sum()

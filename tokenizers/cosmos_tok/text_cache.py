@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from cosmos_tok.config import TokenizerError
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, TextStates
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class CachedTextEncoder:
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """States of each prompt, from the folder where it has them."""
         if isinstance(prompts, str) or not prompts:
-            raise ValueError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
+            raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
         found = [self._read(prompt) or self._compute(prompt) for prompt in prompts]
         padded = [F.pad(states_SE, (0, 0, 0, self.max_tokens - len(states_SE))) for states_SE, _ in found]
         return TextStates(
@@ -91,7 +92,9 @@ class CachedTextEncoder:
             stored = load_file(path)
             return stored["states_SE"], int(stored["dropped"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} cannot be read: {error!r}; remove it, and its text is encoded again") from error
+            raise TokenizerError(
+                f"{path} cannot be read: {error!r}; remove it, and its text is encoded again"
+            ) from error
 
     def _compute(self, prompt: str) -> tuple[Tensor, int]:
         encoded = self._encoder.encode([prompt])

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cosmos_tok.config import TokenizerError
+
 
 @dataclass(frozen=True, eq=False)
 class LatentStatistics:
@@ -30,14 +32,14 @@ class LatentStatistics:
 
     def __post_init__(self) -> None:
         if self.mean_CT.ndim != 2 or self.mean_CT.shape != self.std_CT.shape:
-            raise ValueError(
+            raise TokenizerError(
                 f"latent statistics have a mean of shape {list(self.mean_CT.shape)} and a deviation of shape "
                 f"{list(self.std_CT.shape)}; both must be [channels, latent frames]"
             )
         bad_CT = ~(self.mean_CT.isfinite() & self.std_CT.isfinite() & (self.std_CT > 0))
         if bad_CT.any():
             channel, frame = bad_CT.nonzero()[0].tolist()
-            raise ValueError(
+            raise TokenizerError(
                 f"latent statistics at channel {channel}, latent frame {frame} are mean "
                 f"{self.mean_CT[channel, frame].item():g} and deviation {self.std_CT[channel, frame].item():g}; both "
                 f"must be finite and the deviation positive: compute them from more, and more varied, clips"
@@ -56,7 +58,7 @@ class LatentStatistics:
     def _matching(self, z_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         channels, frames = self.mean_CT.shape
         if z_BCTHW.ndim != 5 or z_BCTHW.shape[1] != channels or z_BCTHW.shape[2] > frames:
-            raise ValueError(
+            raise TokenizerError(
                 f"latents of shape {list(z_BCTHW.shape)} do not fit statistics of {channels} channels and {frames} "
                 f"latent frames; use latents [B, {channels}, at most {frames}, H, W] or statistics of longer clips"
             )
@@ -81,7 +83,7 @@ class LatentStatisticsAccumulator:
         """Take in raw latents of any dtype, on any device."""
         channels, frames = self.mean_CT.shape
         if z_BCTHW.ndim != 5 or z_BCTHW.shape[1] != channels or z_BCTHW.shape[2] > frames or z_BCTHW.numel() == 0:
-            raise ValueError(
+            raise TokenizerError(
                 f"latents of shape {list(z_BCTHW.shape)} do not fit an accumulator of {channels} channels and {frames} "
                 f"latent frames; use latents [B, {channels}, at most {frames}, H, W] that are not empty"
             )
@@ -98,7 +100,7 @@ class LatentStatisticsAccumulator:
         """What was taken in so far; the deviation is that of the population, divided by n."""
         if not self.count_T.all():
             frame = int((self.count_T == 0).nonzero()[0])
-            raise ValueError(
+            raise TokenizerError(
                 f"no clip had a latent frame {frame}, of {len(self.count_T)} asked for; "
                 f"add longer clips or accumulate only {frame} latent frame(s)"
             )
@@ -129,4 +131,6 @@ def load_statistics(path: Path) -> LatentStatistics:
         with safe_open(path, framework="pt") as file:
             return LatentStatistics(file.get_tensor("mean"), file.get_tensor("std"), file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"latent statistics {path} cannot be read: {error}; compute and save them again") from error
+        raise TokenizerError(
+            f"latent statistics {path} cannot be read: {error}; compute and save them again"
+        ) from error

@@ -2,73 +2,65 @@
 
 from dataclasses import dataclass
 
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.ranges import Count, CountOrZero, Positive, check_ranges
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiTConfig:
     """The Cosmos DiT. Width D = num_heads * head_dim."""
 
-    num_blocks: int
+    num_blocks: Count
     """Transformer blocks: self-attention, cross-attention and MLP each. 28 (7B) or 36 (14B)."""
-    num_heads: int
+    num_heads: Count
     """Attention heads; there are as many key/value heads. 32 (7B) or 40 (14B)."""
-    head_dim: int = 128
+    head_dim: Count = 128
     """Width of a head. A third of it (rounded to even) encodes rows, a third columns, the rest time."""
-    mlp_ratio: int = 4
+    mlp_ratio: Count = 4
     """Hidden width of the MLP as a multiple of D."""
-    adaln_rank: int = 256
+    adaln_rank: CountOrZero = 256
     """Rank of the AdaLN-LoRA modulation of each sub-layer; 0: a whole matrix each, and none that all share."""
     timestep_norm: bool = True
     """Normalise the timestep embedding (RMSNorm) before the modulations read it."""
-    latent_channels: int = 16
+    latent_channels: Count = 16
     """Channels of the tokenizer's latents."""
-    text_width: int = 1024
+    text_width: Count = 1024
     """Width of the text states that cross-attention reads: 1024 for T5-11B, 384 for the demo's encoder."""
     condition_mask: bool = False
     """Add the channel that marks conditioning frames: false for Text2World, true for Video2World."""
-    extra_channels: int = 0
+    extra_channels: CountOrZero = 0
     """Further conditioning channels, as post-training adds them: 6 for the Pluecker coordinates of a camera path."""
     padding_mask: bool = True
     """Add the channel that marks padded cells, as all released models do."""
-    patch_spatial: int = 2
+    patch_spatial: Count = 2
     """Side of a square patch, in latent cells. Time is never patched."""
     position_tables: bool = True
     """Add the learnable position embedding before every block, as all released single-view models do."""
-    max_latent_frames: int = 128
+    max_latent_frames: Count = 128
     """Rows of the learnable temporal position table; longer latents are refused."""
-    max_latent_size: int = 240
+    max_latent_size: Count = 240
     """Largest latent height or width. The learnable tables hold max_latent_size / patch_spatial rows."""
-    max_latent_width: int | None = None
+    max_latent_width: Count | None = None
     """Largest latent width, where it is not max_latent_size too."""
-    rope_scale_t: float = 2.0
+    rope_scale_t: Positive = 2.0
     """NTK extrapolation ratio of the temporal rotary axis: 2 in the released models."""
-    rope_scale_h: float = 1.0
+    rope_scale_h: Positive = 1.0
     """NTK extrapolation ratio of the rows' rotary axis: 1 (7B) or 2 (14B)."""
-    rope_scale_w: float = 1.0
+    rope_scale_w: Positive = 1.0
     """NTK extrapolation ratio of the columns' rotary axis: 1 (7B) or 2 (14B)."""
-    base_fps: float = 24.0
+    base_fps: Positive = 24.0
     """Frame rate at which a latent frame is one rotary position apart from the next."""
 
     def __post_init__(self) -> None:
-        for key, value in (
-            ("num_blocks", self.num_blocks),
-            ("num_heads", self.num_heads),
-            ("mlp_ratio", self.mlp_ratio),
-            ("latent_channels", self.latent_channels),
-            ("text_width", self.text_width),
-        ):
-            if value < 1:
-                raise ValueError(f"model.{key}={value} must be at least 1")
-        for key, value in (("adaln_rank", self.adaln_rank), ("extra_channels", self.extra_channels)):
-            if value < 0:
-                raise ValueError(f"model.{key}={value} must be 0 (none) or more")
+        check_ranges(self, "model")
         if self.head_dim % 2 or self.head_dim < 12:
-            raise ValueError(
+            raise ConfigError(
                 f"model.head_dim={self.head_dim} cannot be split over time, rows and columns; "
                 "use an even number of at least 12"
             )
         for key, size in (("max_latent_size", self.max_latent_size), ("max_latent_width", self.max_latent_width)):
             if size is not None and size % self.patch_spatial:
-                raise ValueError(f"model.{key}={size} is not a multiple of model.patch_spatial={self.patch_spatial}")
+                raise ConfigError(f"model.{key}={size} is not a multiple of model.patch_spatial={self.patch_spatial}")
 
     @property
     def width(self) -> int:

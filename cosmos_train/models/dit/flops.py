@@ -6,6 +6,7 @@ uncertainty, 256 operations a sample, is not the network's and is left out.
 
 from collections.abc import Sequence
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.common.flops import Cost, attention, linear
 from cosmos_train.models.dit.config import DiTConfig
 
@@ -15,7 +16,7 @@ def num_tokens(config: DiTConfig, latent_THW: Sequence[int]) -> int:
     frames, height, width = latent_THW
     patch = config.patch_spatial
     if height % patch or width % patch:
-        raise ValueError(
+        raise ConfigError(
             f"latents of {height} x {width} cells can not be cut into patches of model.patch_spatial={patch}; "
             "use a height and width whose latents divide"
         )

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.common.patchify import patchify, unpatchify
 from cosmos_train.models.common.rope3d import apply_rope, rope_angles
 from cosmos_train.models.dit.config import DiTConfig
@@ -86,14 +87,16 @@ class PositionEmbedding(nn.Module):
         """[L, 1, D] for a grid of patches. Raises ValueError where the grid is larger than a table."""
         for axis, size, table in zip("THW", grid_THW, (self.t, self.h, self.w), strict=True):
             if size > len(table):
-                raise ValueError(
+                raise ConfigError(
                     f"{size} positions along {axis}, but the learnable table holds {len(table)}; "
                     "use a shorter or smaller video, or raise model.max_latent_frames or model.max_latent_size"
                 )
         t, h, w = grid_THW
         position = self.t[:t, None, None] + self.h[None, :h, None] + self.w[None, None, :w]
-        rms = torch.linalg.vector_norm(position, dim=-1, keepdim=True) / math.sqrt(position.shape[-1])
-        return (position / (rms + 1e-6)).flatten(0, 2).unsqueeze(1)
+        # In fp32 also where the tables are bf16, as the official network does.
+        norm = torch.linalg.vector_norm(position, dim=-1, keepdim=True, dtype=torch.float32)
+        rms = norm / math.sqrt(position.shape[-1]) + 1e-6
+        return (position / rms.to(position.dtype)).flatten(0, 2).unsqueeze(1)
 
 
 class Modulation(nn.Module):
@@ -345,17 +348,17 @@ class DiT(nn.Module):
         _, channels, _, height, width = x_BCTHW.shape
         patch = self.config.patch_spatial
         if channels != self.config.latent_channels:
-            raise ValueError(f"latents have {channels} channels, the model takes {self.config.latent_channels}")
+            raise ConfigError(f"latents have {channels} channels, the model takes {self.config.latent_channels}")
         if height % patch or width % patch:
-            raise ValueError(f"latents of {height} x {width} cells can not be cut into patches of {patch} x {patch}")
+            raise ConfigError(f"latents of {height} x {width} cells can not be cut into patches of {patch} x {patch}")
         if (condition_mask_B1THW is not None) != self.config.condition_mask:
-            raise ValueError(
+            raise ConfigError(
                 f"model.condition_mask={self.config.condition_mask}, but a condition mask was "
                 f"{'not given' if condition_mask_B1THW is None else 'given'}"
             )
         num_extra = 0 if extra_BCTHW is None else extra_BCTHW.shape[1]
         if num_extra != self.config.extra_channels:
-            raise ValueError(f"model.extra_channels={self.config.extra_channels}, but {num_extra} were given")
+            raise ConfigError(f"model.extra_channels={self.config.extra_channels}, but {num_extra} were given")
 
 
 def _ones(weight: Tensor, generator: torch.Generator) -> None:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.common.rope3d import apply_rope
 from cosmos_train.models.world_ar.config import GATE_GROUP, WorldARConfig
 from cosmos_train.models.world_ar.positions import grid_positions, rotary_angles, sinusoids
@@ -184,7 +185,7 @@ class WorldAR(nn.Module):
                 for every code. The text is always the same.
         """
         if (text_BSE is not None) != self.config.cross_attention:
-            raise ValueError(
+            raise ConfigError(
                 f"model.cross_attention={self.config.cross_attention}, but text states were "
                 f"{'not given' if text_BSE is None else 'given'}"
             )
