@@ -32,3 +32,9 @@ def test_brighter_stays_brighter_and_nothing_wraps(transfer: str):
 def test_middle_tones_stay_as_they_are():
     """20 cd/m2 of a white of 203 are, at a gamma of 2.4, 38 % of the signal: below the knee."""
     assert mapped([float(pq_signal(20.0))], "pq")[0] == pytest.approx(255 * (20 / 203) ** (1 / 2.4), abs=2)
+
+
+def test_white_is_the_same_in_both_curves():
+    """ITU-R BT.2408, table 1: the white of a page, 203 cd/m2, is 75 % of an HLG signal and 58 % of a PQ signal."""
+    [of_hlg], [of_pq] = mapped([0.75], "hlg"), mapped([float(pq_signal(203))], "pq")
+    assert of_hlg == pytest.approx(of_pq, abs=2) and of_pq < 255
