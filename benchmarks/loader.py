@@ -110,7 +110,7 @@ def read_decord(sample: Sample) -> np.ndarray:
 
 
 def read_torchcodec(sample: Sample) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
 
     decoder = VideoDecoder(sample.clip.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
     return decoder[sample.start_frame : sample.start_frame + sample.num_frames].numpy()

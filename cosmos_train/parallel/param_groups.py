@@ -42,13 +42,15 @@ def overrides(
     unused: list[set[str]] = [set() for _ in range(mesh.pp.size())]
     mine = {pattern for pattern in factors if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in _named(pieces))}
     dist.all_gather_object(unused, mine, group=mesh.pp)
+    trains = [False for _ in range(mesh.pp.size())]  # a stage may be frozen as a whole
+    dist.all_gather_object(trains, any(param.requires_grad for _, param in _named(pieces)), group=mesh.pp)
     if nowhere := set.intersection(*unused):
         some = ", ".join(name for name, _ in itertools.islice(_named(pieces), 3))
         raise ConfigError(
             f"optim.lr_factors has {', '.join(map(repr, sorted(nowhere)))}, which fits no parameter of this model; "
             f"its names are such as {some}"
         )
-    if not any(param.requires_grad for _, param in _named(pieces)):
+    if not any(trains):
         raise ConfigError(
             f"optim.lr_factors={dict(factors)} leaves nothing to train; give some pattern a factor above 0, after '*'"
         )

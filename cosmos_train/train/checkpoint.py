@@ -103,7 +103,7 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
             reason = "this run's newest checkpoint" + ("" if is_newest else " that is whole: a newer one is damaged")
             return Source(folder, weights_only=False, reason=reason)
         if mesh.is_main:
-            set_aside(folder)
+            set_aside(folder, damage)
             log.warning("%s is damaged (%s) and set aside; going back to the one before it", folder, damage)
     if own or damaged_before:  # to start from scratch here would be a loss that nobody sees
         raise CheckpointError(

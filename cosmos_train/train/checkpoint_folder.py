@@ -11,14 +11,17 @@ RUN/ema/                          snapshots of power-law averages: folders of th
 
 import hashlib
 import json
+import logging
 import math
 import os
-import re
 import shutil
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cosmos_train.train.checkpoint_judge import DIGESTS, MARKER, NAME, REASON, CheckpointError, digest_of, marker_text
+from cosmos_train.train.checkpoint_judge import FORMAT as FORMAT
+from cosmos_train.train.checkpoint_judge import Progress as Progress
+from cosmos_train.train.checkpoint_judge import damage_of as damage_of
+from cosmos_train.train.checkpoint_judge import read_progress as read_progress
 from cosmos_train.train.config import CheckpointConfig
 
 CHECKPOINTS = "checkpoints"
@@ -28,32 +31,7 @@ DAMAGED = ".damaged"
 """Ends the name of what was set aside."""
 PARTIAL = ".partial"
 """Ends the name of what is being written, or removed."""
-MARKER = "complete.json"
-DIGESTS = "digests.json"
-FORMAT = 2
-NAME = re.compile(r"step-(\d{8,})")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or is not one that this run can start from. Exit code 1."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """What complete.json says: how far the run is, and what it must not be continued without."""
-
-    step: int
-    samples_consumed: int
-    seed: int
-    data_digest: str
-    """Digest of what the sample plan is over; another one is refused."""
-    layout: str
-    """Layout that wrote it, for the log; any layout reads it."""
-    score: float | None = None
-    """checkpoint.best_metric as it was last logged; None before the first logged step."""
-    wandb_id: str | None = None
-    code_version: str = ""
-    format: int = FORMAT
+log = logging.getLogger(__name__)
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -74,7 +52,15 @@ def list_damaged(run_dir: Path) -> list[Path]:
 
 def _complete(parent: Path) -> list[Path]:
     folders = [folder for folder in parent.glob("step-*") if NAME.fullmatch(folder.name)]
-    return sorted((folder for folder in folders if (folder / MARKER).is_file()), key=step_of)
+    return sorted((folder for folder in folders if _has_marker(folder)), key=step_of)
+
+
+def _has_marker(folder: Path) -> bool:
+    """Whether it was completed; of what can not be looked into so it is taken, and told when it is judged."""
+    try:
+        return (folder / MARKER).is_file()
+    except OSError:
+        return True
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -104,23 +90,9 @@ def resolve(path: Path) -> Path:
     return found
 
 
-def read_progress(folder: Path) -> Progress:
-    """complete.json of a checkpoint. Raises CheckpointError where it is damaged, or of a newer version of the code."""
-    try:
-        fields = json.loads((folder / MARKER).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{folder / MARKER} is not JSON: {error}; restore it, or remove the folder") from error
-    if fields.get("format", 0) > FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {fields['format']} and this code reads up to {FORMAT}; "
-            "use a newer cosmos-train"
-        )
-    return Progress(**fields)
-
-
 def write_digests(folder: Path, digests: dict[str, str]) -> None:
     """Note what damage_of compares with."""
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True))
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def seal(partial: Path, final: Path, progress: Progress, digests: dict[str, str]) -> None:
@@ -135,10 +107,10 @@ def seal(partial: Path, final: Path, progress: Progress, digests: dict[str, str]
     """
     others = [path for path in partial.iterdir() if path.name not in digests]
     write_digests(partial, digests | {path.name: digest_of(path) for path in others})
-    (partial / MARKER).write_text(json.dumps(asdict(progress), indent=1))
+    (partial / MARKER).write_text(marker_text(progress, digest_of(partial / DIGESTS)), encoding="utf-8")
     for path in (*others, partial / DIGESTS, partial / MARKER, partial):
         _flush(path)
-    shutil.rmtree(final, ignore_errors=True)  # where the run went on from a step before it
+    remove(final)  # where the run went on from a step before it
     partial.rename(final)
     _flush(final.parent)
 
@@ -152,57 +124,27 @@ def _flush(path: Path) -> None:
         os.close(opened)
 
 
-def damage_of(
-    folder: Path,
-    *,
-    contents: bool = True,
-    only: Collection[str] | None = None,
-    part: int = 0,
-    num_parts: int = 1,
-) -> list[str]:
-    """What differs from the digests, a phrase each; a file that can not be read is one.
-
-    Args:
-        contents: compare contents too, not the sizes alone; then a checkpoint without digests is damaged, since every
-            save writes them.
-        only: names of files; others are not looked at.
-        part, num_parts: look at one part of so many.
-    """
-    if not contents and not (folder / DIGESTS).exists():
-        return []
-    for name in (MARKER, DIGESTS):
-        try:
-            noted: dict[str, str] = json.loads((folder / name).read_text())
-        except FileNotFoundError:
-            return [f"{name} is missing"]
-        except OSError as error:
-            return [f"{name} can not be read: {error}"]
-        except ValueError:
-            return [f"{name} is not JSON"]
-    wanted = [name for name in sorted(noted) if only is None or name in only]
-    found = (_damage_of_file(folder / name, noted[name], contents=contents) for name in wanted[part::num_parts])
-    return [phrase for phrase in found if phrase is not None]
-
-
-def _damage_of_file(path: Path, digest: str, *, contents: bool) -> str | None:
-    try:
-        num_bytes = path.stat().st_size
-        if num_bytes != int(digest.split(":")[0]):
-            return f"{path.name} has {num_bytes} bytes instead of {digest.split(':')[0]}"
-        if contents and digest_of(path) != digest:
-            return f"{path.name} differs from its digest"
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except OSError as error:  # of a dying disk, say
-        return f"{path.name} can not be read: {error}"
-    return None
-
-
-def set_aside(folder: Path) -> Path:
-    """Keep a damaged checkpoint for whoever wants to look at it, under a name that is never read."""
+def set_aside(folder: Path, reason: str = "") -> Path:
+    """Keep a damaged checkpoint for whoever wants to look at it, under a name that is never read, with the reason."""
     aside = folder.with_name(f"{folder.name}{DAMAGED}")
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder.rename(aside)
+    remove(aside)
+    folder.rename(aside)
+    try:
+        (aside / REASON).write_text(f"{reason}\n", encoding="utf-8")
+    except OSError as error:  # the log has it too
+        log.warning("%s can not be noted in %s: %s", REASON, aside, error)
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, or a file or link of its name; nothing that a link leads to. What can not be removed is told."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        log.warning("%s can not be removed: %s", path, error)
 
 
 def staging_folder(staging_dir: Path, run_dir: Path) -> Path:
@@ -214,7 +156,7 @@ def remove_partial(run_dir: Path) -> list[str]:
     """Remove what a crash left half-written; its names."""
     left = [p for name in (CHECKPOINTS, SNAPSHOTS) for p in sorted((run_dir / name).glob(f"step-*{PARTIAL}"))]
     for folder in left:
-        shutil.rmtree(folder)
+        remove(folder)
     return [folder.name for folder in left]
 
 
@@ -232,20 +174,23 @@ def _best(found: list[Path], config: CheckpointConfig) -> list[Path]:
     if not config.keep_best:
         return []
     sign = 1 if config.best_is == "highest" else -1
-    scored = [(sign * score, folder) for folder in found if (score := read_progress(folder).score) is not None]
+    scored = [(sign * score, folder) for folder in found if (score := _score_of(folder)) is not None]
     ranked = sorted(scored, key=lambda each: (each[0], step_of(each[1])))
     return [folder for value, folder in ranked if math.isfinite(value)][-config.keep_best :]
+
+
+def _score_of(folder: Path) -> float | None:
+    try:
+        return read_progress(folder).score
+    except CheckpointError:  # told where it is judged
+        return None
 
 
 def prune(run_dir: Path, config: CheckpointConfig) -> list[Path]:
     """Remove them. What is left of a removal that is interrupted is removed by the next start."""
     removed = prunable(run_dir, config)
     for folder in removed:
-        shutil.rmtree(folder.rename(folder.with_suffix(PARTIAL)))
+        partial = folder.with_suffix(PARTIAL)
+        remove(partial)
+        remove(folder.rename(partial))
     return removed
-
-
-def digest_of(path: Path) -> str:
-    """`size:SHA-256` of a file."""
-    with path.open("rb") as file:
-        return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -18,7 +18,6 @@ import errno
 import logging
 import os
 import queue
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ from cosmos_train.train.checkpoint_files import (
     free_mib,
     write_file,
 )
-from cosmos_train.train.checkpoint_folder import PARTIAL, CheckpointError, Progress, seal, staging_folder
+from cosmos_train.train.checkpoint_folder import PARTIAL, CheckpointError, Progress, remove, seal, staging_folder
 
 log = logging.getLogger(__name__)
 OPTIMIZER = "optimizer."
@@ -221,7 +220,7 @@ class Saver:
         """Make the folder, copy and plan."""
         with self._together(pending):
             if self.mesh.is_main:
-                shutil.rmtree(pending.partial, ignore_errors=True)
+                remove(pending.partial)
                 pending.partial.mkdir(parents=True)
                 if free_mib(pending.final) < LEAST_FREE_MIB:  # rank 0 alone would fail inside of megatron-core
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -311,7 +310,7 @@ class Saver:
         if not found:
             return
         if self.mesh.is_main:  # all have looked at the disk before it is tidied
-            shutil.rmtree(pending.partial, ignore_errors=True)
+            remove(pending.partial)
         raise CheckpointError(
             f"could not write the checkpoint of step {pending.progress.step} to {pending.final.parent}: {found[0]}; "
             "earlier checkpoints are untouched; make room and run the same command again"

@@ -59,7 +59,13 @@ def reconstruct(
     dtypes = {name: dtype for name, (_, dtype) in checkpoint.tensor_names(newest).items() if name.startswith("model.")}
     rest = checkpoint.read_tensors(newest, dtypes.keys() - total.keys())  # buffers have no average
     weights = {name: tensor.to(dtypes[name]) for name, tensor in (total | rest).items()}
-    about = replace(checkpoint.read_progress(newest), step=wanted.step, layout=f"average of sigma_rel {sigma_rel:g}")
+    last = checkpoint.read_progress(newest)
+    about = replace(
+        last,
+        step=wanted.step,
+        samples_consumed=wanted.step * last.samples_consumed // max(1, last.step),
+        layout=f"average of sigma_rel {sigma_rel:g}",
+    )
     checkpoint.save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
     return missed
 

@@ -27,6 +27,8 @@ def missing_end(file: VideoFile, container: str) -> str | None:
         return _overhang(file, _mp4_parts)
     if container == "avi":
         return _overhang(file, _riff_parts)
+    if container.startswith("matroska,"):
+        return _overhang(file, _ebml_parts)
     return None
 
 
@@ -72,3 +74,21 @@ def _riff_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[
             return
         at += BOX_HEADER_BYTES + size + size % 2
         yield "RIFF", at - size % 2
+
+
+def _ebml_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[str, int]]:
+    """(name, where it ends) of a Matroska file's header and its segment, if that says its size (RFC 8794, 4 and 5)."""
+    at = 0
+    for name, identifier in (("EBML", 0x1A45DFA3), ("Segment", 0x18538067)):
+        stream.seek(begin + at)
+        header = stream.read(12)
+        if len(header) < 12 or int.from_bytes(header[:4], "big") != identifier or header[4] == 0:
+            return
+        # The leading zeros of a size's first byte say how many bytes follow it; all ones: not known at writing.
+        num_size_bytes = 9 - header[4].bit_length()
+        unknown = (1 << 7 * num_size_bytes) - 1
+        size = int.from_bytes(header[4 : 4 + num_size_bytes], "big") & unknown
+        if size == unknown:
+            return
+        at += 4 + num_size_bytes + size
+        yield name, at

@@ -37,8 +37,10 @@ FORMATS = (
     "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 ALLOWED = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file,subfile"}
-# How the ffmpeg program weighs streams where none is asked for: pixels, and more for one that is marked as default.
-DEFAULT_SCORE, COVER_SCORE = 5_000_000, 1
+# How the ffmpeg program weighs streams where none is asked for: pixels, more for one that is marked as default, and
+# more yet for one that has a packet in the bytes that it looks at first.
+PACKETS_SCORE, DEFAULT_SCORE, COVER_SCORE = 100_000_000, 5_000_000, 1
+PROBED_BYTES = 5_000_000
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -110,15 +112,31 @@ def open_best_video(file: VideoFile) -> tuple[OpenVideo, int | None]:
     streams = container.streams.video
     if len(streams) <= 1:
         return _with_stream(container, None), None
-    best = max(streams, key=_score)  # the first of equal ones
+    with_packets = _with_packets(file)
+    best = max(streams, key=lambda stream: _score(stream, with_packets))  # the first of equal ones
     return _with_stream(container, best.index), best.index
 
 
-def _score(stream: VideoStream) -> int:
+def _with_packets(file: VideoFile) -> set[int]:
+    """Indices of the streams that have a packet near the file's beginning."""
+    found, num_bytes = set[int](), 0
+    with open_container(file) as container:
+        waiting = {stream.index for stream in container.streams.video}
+        for packet in container.demux(container.streams.video):
+            if packet.size:
+                found.add(packet.stream_index)
+                num_bytes += packet.size
+            if waiting <= found or num_bytes > PROBED_BYTES:
+                break
+    return found
+
+
+def _score(stream: VideoStream, with_packets: set[int]) -> int:
     if Disposition.attached_pic in stream.disposition or Disposition.timed_thumbnails in stream.disposition:
         return COVER_SCORE
     is_default = Disposition.default in stream.disposition
-    return stream.width * stream.height + DEFAULT_SCORE * is_default
+    has_packets = stream.index in with_packets
+    return stream.width * stream.height + DEFAULT_SCORE * is_default + PACKETS_SCORE * has_packets
 
 
 def _with_stream(container: InputContainer, stream_index: int | None) -> OpenVideo:
@@ -139,7 +157,9 @@ def _with_stream(container: InputContainer, stream_index: int | None) -> OpenVid
 def _decoder_of(stream: VideoStream) -> VideoCodecContext:
     own = stream.codec_context
     # WebM keeps transparency beside the pictures and says so (https://wiki.webmproject.org/alpha-channel).
-    if stream.metadata.get("alpha_mode") != "1" or own.name not in ALPHA_DECODERS:
+    # A track's own field becomes alpha_mode; the tag that FFmpeg writes when it copies into Matroska is ALPHA_MODE.
+    said = {name.lower(): value for name, value in stream.metadata.items()}
+    if said.get("alpha_mode") != "1" or own.name not in ALPHA_DECODERS:
         return own
     decoder = av.CodecContext.create(ALPHA_DECODERS[own.name], "r")
     assert isinstance(decoder, VideoCodecContext)

@@ -159,7 +159,10 @@ def treatment_of(meaning: Meaning, height_px: int, width_px: int, rules: Rules) 
 
 
 def _square_width(width_px: int, pixel_aspect: str) -> int:
-    return max(1, round(width_px * Fraction(pixel_aspect.replace(":", "/"))))
+    """To the nearest even number, which 4:2:0 video needs; pixels that are square already keep theirs."""
+    if pixel_aspect == "1:1":
+        return width_px
+    return max(2, 2 * round(width_px * Fraction(pixel_aspect.replace(":", "/")) / 2))
 
 
 class Show:

@@ -149,7 +149,7 @@ def _source(name: str, files: Mapping[str, VideoFile], beside: Mapping[str, byte
     if folder is None and any("path" in one for one in (values, *values.get("views", ()))):
         raise DataError("its JSON names a path, and only files of the shard itself can be read")
     try:
-        caption = beside.get(".txt", b"").decode("utf-8").strip()
+        caption = beside.get(".txt", b"").decode("utf-8-sig").strip()  # Windows begins a text with a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"its caption (.txt) is not UTF-8 text ({error.reason})") from error
     return source_of(name, files, ({"caption": caption} if caption else {}) | values, folder, 0)

@@ -90,7 +90,7 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
     Raises `BadVideoError` where it is damaged, cut off, refused by a rule or holds no frames.
 
     Two kinds of damage cannot be seen: bytes that still decode (H.264 and VP9 carry no checksums), and the missing end
-    of a WebM file, which does not say how many frames it had.
+    of a file whose format announces neither frames nor bytes, such as a WebM file that was written as it went out.
     """
     stamps: list[int | None] = []
     packets: list[_Packet] = []
@@ -110,10 +110,11 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
             if frame is None:
                 raise BadVideoError("it holds no frames")
             num_packets = sum(packet.has_bytes for packet in packets)
-            if num_packets < stream.frames and (missing := _missing(file, stream, container.format.name)):
-                raise BadVideoError(
-                    f"it is cut off: {num_packets} of the {stream.frames} frames it announces are there, and {missing}"
-                )
+            # A format that announces no frames, as Matroska does, says 0.
+            is_less = stream.frames == 0 or num_packets < stream.frames
+            if is_less and (missing := _missing(file, stream, container.format.name)):
+                announced = f"of the {stream.frames} frames it announces" if stream.frames else "frames"
+                raise BadVideoError(f"it is cut off: {num_packets} {announced} are there, and {missing}")
             time_base = stream.time_base or Fraction(1, 1)
             seek, fps = _how_to_seek(stamps, _packet_stamps(packets), stream.average_rate, time_base)
             duration_sec = _duration_sec(stamps, time_base) if seek == "stamps" else len(stamps) / fps

@@ -44,6 +44,8 @@ def build(
             rules=rules,
             progress=advance,
         )
+    if not len(manifest):
+        raise DataError(f"{source} gives no clip, so {out} is not written; {len(bad)} videos were found and left out")
     if max_clips is not None and len(manifest) > max_clips:
         print(f"{len(manifest)} clips found, {max_clips} kept, evenly spread")
         manifest = Manifest(tuple(manifest[row * len(manifest) // max_clips] for row in range(max_clips)))

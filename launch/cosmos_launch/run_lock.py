@@ -7,6 +7,7 @@ what was killed, or ran on a node that is gone, holds nobody up.
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import time
@@ -20,6 +21,7 @@ from cosmos_launch.slurm import jobs_in_queue, own_job
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.train.text_file import write_whole
 
+log = logging.getLogger(__name__)
 LOCK = "training.json"
 CLOCK_SEC = 5.0
 """Start times of one process may differ by so much: they are counted from the machine's start, whose time is set."""
@@ -82,6 +84,13 @@ def training_alone(run_dir: Path) -> Iterator[None]:
 
 def _check_is_free(lock: Path) -> None:
     owner = _owner(lock)
+    if owner is not None and owner.host != platform.node() and owner.job is None:
+        log.warning(
+            "%s names process %d on host %s, and nobody can be asked whether it still trains; make sure it is gone",
+            lock,
+            owner.pid,
+            owner.host,
+        )
     if owner is not None and owner.still_trains():
         job = f" of Slurm job {owner.job}" if owner.job else ""
         raise ConfigError(
@@ -92,8 +101,17 @@ def _check_is_free(lock: Path) -> None:
 
 
 def _owner(lock: Path) -> Owner | None:
-    """Who wrote it; None where nobody did, or a crash of the machine left it empty."""
+    """Who wrote it; None where nobody did, or what lies there names no process, as after a crash of the machine."""
     try:
-        return Owner(**json.loads(lock.read_text()))
-    except (FileNotFoundError, ValueError):
+        owner = Owner(**json.loads(lock.read_text()))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s names no process that trains (%s), and is passed over", lock, error)
+        return None
+    types = {"host": (str,), "pid": (int,), "started": (int, float), "job": (str, type(None))}
+    for name, allowed in types.items():
+        if not isinstance(getattr(owner, name), allowed):
+            log.warning("%s says %s=%r, which names no process, and is passed over", lock, name, getattr(owner, name))
+            return None
+    return owner

@@ -147,6 +147,16 @@ def test_the_larger_stream_is_the_film(suffix: str, tmp_path: Path):
     assert "stream 1" in clip.treatment
 
 
+def test_a_stream_without_a_packet_is_no_film(tmp_path: Path):
+    large = write(tmp_path / "large.mp4", size=(96, 128))
+    with av.open(str(large)) as template, av.open(str(tmp_path / "film.mkv"), "w") as container:
+        empty = container.add_stream_from_template(template.streams.video[0])
+        empty.disposition = av.stream.Disposition.default
+        add_film(container, "mpeg4", "yuv420p")
+    info = probe_video(tmp_path / "film.mkv")
+    assert (info.stream_index, info.num_frames, info.width_px) == (1, NUM_FRAMES, WIDTH_PX)
+
+
 def test_a_script_that_names_other_files_is_no_video(tmp_path: Path):
     write(tmp_path / "film.mkv")
     script = tmp_path / "list.mp4"
@@ -172,7 +182,7 @@ def test_frames_that_an_edit_list_leaves_out_are_not_missing(tmp_path: Path):
     assert probe_video(path).num_frames == NUM_FRAMES // 2
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
 def test_a_file_that_is_cut_off_is_refused(suffix: str, tmp_path: Path):
     path = tmp_path / f"film{suffix}"
     with av.open(str(path), "w", options={"movflags": "faststart"} if suffix == ".mp4" else {}) as container:
@@ -181,6 +191,14 @@ def test_a_file_that_is_cut_off_is_refused(suffix: str, tmp_path: Path):
     path.write_bytes(content[: int(len(content) * 0.8)])
     with pytest.raises(BadVideoError, match=r"cut off|cannot be decoded|is damaged"):
         probe_video(path)
+
+
+def test_a_matroska_file_that_was_written_as_it_went_out_is_whole(tmp_path: Path):
+    """Its segment does not say its size."""
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w", options={"live": "1"}) as container:
+        add_film(container, "mpeg4", "yuv420p")
+    assert probe_video(path).num_frames == NUM_FRAMES
 
 
 def test_an_avi_header_may_announce_any_number(tmp_path: Path):
@@ -201,9 +219,9 @@ def test_an_avi_header_may_announce_any_number(tmp_path: Path):
 def test_pixels_that_are_not_square(tmp_path: Path):
     write(tmp_path / "film.mp4", sample_aspect_ratio=Fraction(4, 3))
     clip = only_clip(tmp_path)
-    assert (clip.pixel_aspect, clip.width_px, clip.height_px) == ("4:3", round(WIDTH_PX * 4 / 3), HEIGHT_PX)
+    assert (clip.pixel_aspect, clip.width_px, clip.height_px) == ("4:3", 86, HEIGHT_PX)
     picture = picture_of(clip)
-    assert picture.shape == (HEIGHT_PX, 85, 3)
+    assert picture.shape == (HEIGHT_PX, 86, 3)
     assert np.abs(quarters(picture) - quarters(corners())).max() <= 4
     stored = only_clip(tmp_path, Rules(pixels="stored"))
     assert (stored.width_px, stored.treatment) == (WIDTH_PX, "") and stored.digest != clip.digest
@@ -292,6 +310,24 @@ def test_transparent_pictures_lie_on_a_background(kind: str, tmp_path: Path):
     assert np.abs(quarters(picture_of(clip, 5)) - expected).max() <= 6
     assert only_clip(tmp_path).background == "000000"
     assert only_clip(tmp_path, Rules(background="keep")).background == ""
+
+
+def test_transparency_that_only_a_tag_tells_of(tmp_path: Path):
+    """As where ffmpeg copies a WebM film into Matroska."""
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=24, options={"auto-alt-ref": "0", "crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT_PX, WIDTH_PX, "yuva420p"
+        stream.metadata["ALPHA_MODE"] = "1"
+        transparent = np.concatenate([corners(), np.zeros((HEIGHT_PX, WIDTH_PX, 1), np.uint8)], -1)
+        frame = av.VideoFrame.from_ndarray(transparent, format="rgba").reformat(format="yuva420p")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x53\xc0\x81\x01", b"\x53\xc0\x81\x00"))  # AlphaMode, the track's own field
+    with av.open(str(path)) as container:
+        assert "alpha_mode" not in container.streams.video[0].metadata
+    assert quarters(picture_of(only_clip(tmp_path, Rules(background="0000ff")))).tolist() == 4 * [[0, 0, 255]]
 
 
 def test_a_background_is_a_colour():

@@ -299,3 +299,11 @@ def test_fuzz_energon_s_files_give_sources_or_a_data_error(tmp_path, files):
         assert all(isinstance(source, Source | BadVideo) for source in read_energon(tmp_path))
     except DataError:
         return
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(carphone, tmp_path):
+    for name, text in (("a", "\ufeffa man talks\n"), ("b", "\ufeff")):
+        shutil.copy(carphone, tmp_path / f"{name}.mp4")
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    manifest, _ = build_manifest(tmp_path, None, None, split_shots=False)
+    assert [clip.caption for clip in manifest] == ["a man talks", ""]

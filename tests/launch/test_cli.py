@@ -38,7 +38,7 @@ def command(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of videos, a manifest of six clips at 176x144, and things that are not what they are taken for."""
+    """Folders of videos, a manifest of six clips at 192x144, and things that are not what they are taken for."""
     folder = tmp_path_factory.mktemp("inputs")
     for name in ("videos", "empty", "cut", "no_run"):
         (folder / name).mkdir()
@@ -248,6 +248,11 @@ WRONG = {
     "no process": (f"train {WORLD} --nproc 0", 2, "--nproc 0 must be at least 1"),
     "no folder": ("data build nowhere --out new", 2, "is not a folder; give the folder that holds the videos"),
     "no videos": ("data build empty --out new", 2, "holds no video; expected files that end in .avi, .mkv, "),
+    "nothing but bad videos": (
+        "data build cut --out m.parquet --max-bad-share 1",
+        2,
+        "cut gives no clip, so m.parquet is not written; 1 videos were found and left out",
+    ),
     "a folder as manifest": ("data build videos --out empty", 2, "--out empty is a folder; name the manifest to write"),
     "clips of nothing": ("data build videos --out new --clip-frames -1", 2, "clip_frames=-1 is not a positive count"),
     "no size": ("data pack m.parquet --out new", 2, "codec=mjpeg needs height_px and width_px, the size of the clips"),
@@ -260,7 +265,7 @@ WRONG = {
     "smaller than the crop": (
         "data pack m.parquet --out new --height-px 288 --width-px 352",
         2,
-        "clip carphone.mp4@0 is 176x144 px, smaller than 352x288; use a smaller size, or allow upscaling (",
+        "clip carphone.mp4@0 is 192x144 px, smaller than 352x288; use a smaller size, or allow upscaling (",
     ),
     "packed already": ("data pack m.parquet --out empty --height-px 64 --width-px 64", 2, "empty exists already; "),
     "a tokenizer's run": (
@@ -320,7 +325,7 @@ def test_a_crop_larger_than_the_clips_ends_training_before_it_begins(work: Path)
     result = command(*line.split())
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        "cosmos-train: clip carphone.mp4@0 is 176x144 px, smaller than the 352x288 of its windows (data.width_px, "
+        "cosmos-train: clip carphone.mp4@0 is 192x144 px, smaller than the 352x288 of its windows (data.width_px, "
         "data.height_px, data.buckets); use a smaller size or data.resize=pad, or pack the manifest with upscaling "
         "allowed"
     )

@@ -33,7 +33,7 @@ def test_videos_are_found_below_a_folder(tmp_path: Path) -> None:
     assert [source.name for source in sources] == ["b.mp4", "deep/a.mp4"], "pictures beside videos are none of them"
     assert sources[0].digest() == sources[1].digest()
     clip = sources[1].describe()
-    assert (clip.num_frames, clip.height_px, clip.width_px) == (120, 144, 176)
+    assert (clip.num_frames, clip.height_px, clip.width_px) == (120, 144, 192)
     [alone] = find_sources(tmp_path / "b.mp4", pictures_fps=24)
     assert alone.name == "b.mp4" and alone.digest() == sources[0].digest()
 
@@ -41,13 +41,14 @@ def test_videos_are_found_below_a_folder(tmp_path: Path) -> None:
 def test_frames_are_those_of_the_video() -> None:
     [source] = find_sources(CARPHONE, pictures_fps=24)
     clip = source.describe()
-    frames = torch.cat(list(read_pixels(clip, num_frames=5, height_px=144, width_px=176)), dim=1)
+    frames = torch.cat(list(read_pixels(clip, num_frames=5, height_px=144, width_px=192)), dim=1)
     with av.open(str(CARPHONE)) as container:
-        decoded = [frame.to_ndarray(format="rgb24") for frame in islice(container.decode(video=0), 5)]
-    assert frames.shape == (3, 5, 144, 176) and frames.dtype == torch.uint8
+        square = [frame.reformat(width=192, format="rgb24") for frame in islice(container.decode(video=0), 5)]
+        decoded = [frame.to_ndarray() for frame in square]
+    assert frames.shape == (3, 5, 144, 192) and frames.dtype == torch.uint8
     assert np.abs(frames.permute(1, 2, 3, 0).numpy().astype(int) - np.stack(decoded)).mean() < 3
-    small = next(read_pixels(clip, num_frames=1, height_px=72, width_px=88))
-    mean = frames[:, :1].float().unflatten(2, (72, 2)).unflatten(4, (88, 2)).mean(dim=(3, 5))
+    small = next(read_pixels(clip, num_frames=1, height_px=72, width_px=96))
+    mean = frames[:, :1].float().unflatten(2, (72, 2)).unflatten(4, (96, 2)).mean(dim=(3, 5))
     assert (small.float() - mean).abs().mean() < 3
 
 

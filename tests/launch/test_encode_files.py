@@ -58,17 +58,17 @@ def test_latents_are_those_of_the_whole_clip_and_decode_to_its_size(work: Path) 
     file = load_latents(work / "latents/deep/phone.mp4.safetensors")
     [source] = find_sources(work / "videos", pictures_fps=24)
     clip = source.describe()
-    frames = torch.cat(list(read_pixels(clip, num_frames=120, height_px=40, width_px=49)), dim=1)
+    frames = torch.cat(list(read_pixels(clip, num_frames=120, height_px=40, width_px=53)), dim=1)
     model, config = load_tokenizer(work / "tok")
     with torch.inference_mode():
         padded, box = pad(to_unit_range(frames[None]), config, "edge")
         expected = model.encode(padded)[0]
-    assert file.box == box and box.size_THW == (120, 40, 49)
+    assert file.box == box and box.size_THW == (120, 40, 53)
     torch.testing.assert_close(file.latents, expected, rtol=0, atol=1e-4)
     assert file.origin.source_digest == source.digest() and file.fps == clip.fps and file.source == "deep/phone.mp4"
     assert run("tokenize latents --tokenizer tok --out back --decode") == 0
     info = probe_video(work / "back/deep/phone.mp4")
-    assert (info.num_frames, info.height_px, info.width_px) == (120, 40, 49)
+    assert (info.num_frames, info.height_px, info.width_px) == (120, 40, 53)
     assert info.fps == pytest.approx(clip.fps, rel=1e-4)
 
 

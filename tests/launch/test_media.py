@@ -28,15 +28,19 @@ def psnr_db(a: Tensor, b: Tensor) -> float:
 
 
 def decoded(path: Path) -> np.ndarray:
-    """Frames as RGB [T, H, W, 3], by PyAV's own conversion."""
+    """Frames as RGB [T, H, W, 3] of square pixels, by PyAV's own conversion."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        aspect = container.streams.video[0].sample_aspect_ratio or 1
+        frames = list(container.decode(video=0))
+        if aspect != 1:
+            frames = [frame.reformat(width=2 * round(frame.width * aspect / 2)) for frame in frames]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
 
 
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
-    """uint8 [3, 17, 144, 176] of real footage, as it is."""
-    return read_first_frames(CARPHONE, 17, window(144, 176), crop=False)
+    """uint8 [3, 17, 144, 192] of real footage, as it is shown."""
+    return read_first_frames(CARPHONE, 17, window(144, 192), crop=False)
 
 
 # Out.
@@ -46,9 +50,9 @@ def clip() -> Tensor:
 def test_what_is_written_is_what_is_shown(clip: Tensor, tmp_path: Path, fps: float):
     write_mp4(tmp_path / "a.mp4", clip, fps=fps)
     info = probe_video(tmp_path / "a.mp4")
-    assert (info.num_frames, info.height_px, info.width_px, info.codec) == (17, 144, 176, "h264")
+    assert (info.num_frames, info.height_px, info.width_px, info.codec) == (17, 144, 192, "h264")
     assert info.fps == pytest.approx(fps)
-    shown = read_first_frames(tmp_path / "a.mp4", 17, window(144, 176), crop=False)
+    shown = read_first_frames(tmp_path / "a.mp4", 17, window(144, 192), crop=False)
     assert min(psnr_db(shown[:, t], clip[:, t]) for t in range(17)) > 35
     assert (shown.float() - clip.float()).mean(dim=(1, 2, 3)).abs().max() < 1, "colours are not shifted"
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
@@ -97,10 +101,10 @@ def test_what_can_not_be_written_leaves_no_video_of_the_name(clip: Tensor, tmp_p
 
 
 def test_first_frames_of_a_video(clip: Tensor):
-    assert clip.dtype == torch.uint8 and clip.shape == (3, 17, 144, 176)
+    assert clip.dtype == torch.uint8 and clip.shape == (3, 17, 144, 192)
     reference = torch.from_numpy(decoded(CARPHONE)[:17].copy()).permute(3, 0, 1, 2)
     assert min(psnr_db(clip[:, t], reference[:, t]) for t in range(17)) > 30
-    fewer = read_first_frames(CARPHONE, 9, window(144, 176), crop=False)
+    fewer = read_first_frames(CARPHONE, 9, window(144, 192), crop=False)
     assert torch.equal(fewer, clip[:, :9])
 
 
@@ -116,14 +120,14 @@ def test_the_largest_central_part_of_the_models_shape(tmp_path: Path):
 
 def test_a_model_trained_on_crops_is_given_a_crop(clip: Tensor):
     data = DataConfig(manifest="unused.parquet", num_frames=17, height_px=64, width_px=96, resize="crop")
-    assert torch.equal(read_first_frames(CARPHONE, 17, data, crop=True), clip[:, :, 40:104, 40:136])
+    assert torch.equal(read_first_frames(CARPHONE, 17, data, crop=True), clip[:, :, 40:104, 48:144])
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_is_a_video_of_one_frame(clip: Tensor, tmp_path: Path, suffix: str):
     path = tmp_path / f"first.{suffix}"
     Image.fromarray(clip[:, 0].permute(1, 2, 0).numpy()).save(path, **({"quality": 95} if suffix == "jpg" else {}))
-    frames = read_first_frames(path, 1, window(144, 176), crop=True)
+    frames = read_first_frames(path, 1, window(144, 192), crop=True)
     assert psnr_db(frames[:, 0], clip[:, 0]) > (30 if suffix == "jpg" else 60)
 
 
@@ -138,8 +142,8 @@ def test_what_is_no_input_is_named(tmp_path: Path):
         (text, 1, (64, 64), "; name a video or an image"),
         (torn, 1, (64, 64), "; name a video or an image"),
         (CARPHONE, 121, (64, 64), "has 120 frames and 121 are the condition; use a longer video, or a smaller sample"),
-        (CARPHONE, 1, (160, 64), "is 176x144 px, smaller than the 64x160 px that this model was trained at; use a la"),
-        (CARPHONE, 1, (64, 192), "is 176x144 px, smaller than the 192x64 px that this model was trained at; use a la"),
+        (CARPHONE, 1, (160, 64), "is 192x144 px, smaller than the 64x160 px that this model was trained at; use a la"),
+        (CARPHONE, 1, (64, 208), "is 192x144 px, smaller than the 208x64 px that this model was trained at; use a la"),
     ):
         with pytest.raises(DataError) as caught:
             read_first_frames(path, num_frames, window(*size), crop=True)
@@ -148,9 +152,9 @@ def test_what_is_no_input_is_named(tmp_path: Path):
 
 
 def test_a_picture_of_another_size_is_cut_on_request_only(tmp_path: Path):
-    for size_px in ((144, 88), (72, 176), (160, 192)):
+    for size_px in ((144, 88), (72, 192), (160, 208)):
         with pytest.raises(
-            DataError, match=r"is 176x144 px, and this model was trained at .* px; give a picture of that"
+            DataError, match=r"is 192x144 px, and this model was trained at .* px; give a picture of that"
         ):
             read_first_frames(CARPHONE, 1, window(*size_px), crop=False)
     assert read_first_frames(CARPHONE, 1, window(72, 88), crop=True).shape == (3, 1, 72, 88)

@@ -105,3 +105,18 @@ def test_of_two_that_found_it_free_in_the_same_moment_the_second_trains(tmp_path
     second.join()
     assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
     other.communicate("end\n", timeout=60)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", "null", '{"host": 1, "pid": "x", "started": [], "job": {}}', "\x00", '"a"']
+)
+def test_what_names_no_process_holds_nobody_up(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture):
+    (tmp_path / LOCK).write_text(content)
+    assert is_free(tmp_path) and "is passed over" in caplog.text
+
+
+def test_a_process_of_another_host_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Without a Slurm job nobody can be asked about it."""
+    elsewhere = Owner(host="another-host", pid=17, started=0.0, job=None)
+    (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    assert is_free(tmp_path) and "names process 17 on host another-host" in caplog.text

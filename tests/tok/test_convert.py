@@ -392,6 +392,20 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "ours"]
 
 
+def test_a_discrete_tokenizer_without_its_quantiser_is_not_taken_for_a_continuous_one(tmp_path: Path) -> None:
+    """As the official training configuration saves it (persistent_quantizer=False), with wavelets."""
+    whole = official_tensors(tokenizer(FAMILY["DV8x8x8"]))
+    path = save(tmp_path / "model.pt", {name: t for name, t in whole.items() if not name.startswith("quantizer.")})
+    arguments = {"temporal_compression": 8, "spatial_compression": 8}
+    for given in (None, arguments):
+        with pytest.raises(TokenizerError, match=r"6 latent channels and no quantiser.*levels.*latent_channels"):
+            read_tokenizer(path, given)
+    assert read_tokenizer(path, {"embedding_dim": 6})[1].kind == "discrete"
+    assert read_tokenizer(path, {"levels": [8, 8, 8, 5, 5, 5]})[1] == FAMILY["DV8x8x8"]
+    named = save(tmp_path / "DV8x8x8.pt", {name: t for name, t in whole.items() if not name.startswith("quantizer.")})
+    assert read_tokenizer(named)[1] == FAMILY["DV8x8x8"]
+
+
 @pytest.mark.parametrize(
     ("levels_off_middle", "nudge", "accepted"), [(0.0, 2e-6, True), (0.0, 1.0, False), (0.002, 0.01, False)]
 )

@@ -39,5 +39,5 @@ def test_waiting_for_data():
 
 def test_no_alerts_where_none_are_wanted():
     assert not any(alerts_of([1.0] * 9 + [9.0] * 9, [0.9] * 18, alert_throughput_drop=0, alert_data_wait_share=0))
-    with pytest.raises(ValueError, match=r"tracking.alert_throughput_drop=1.5 must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"tracking.alert_throughput_drop=1.5 must be at least 0 and less than 1"):
         TrackingConfig(alert_throughput_drop=1.5)

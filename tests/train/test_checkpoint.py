@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_world, training
+from support.checkpoints import seal_again, unseal
 from support.ranks import RankPool
 
 from cosmos_train.interop.source import open_world
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
-from cosmos_train.train.checkpoint_folder import digest_of
+from cosmos_train.train.checkpoint_judge import _check_of
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, STOPPED
 
@@ -221,10 +222,9 @@ def test_of_weights_alone_the_files_that_hold_them_are_compared(
     assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
     with pytest.raises(checkpoint.CheckpointError, match=f"{victim.name} differs from its digest"):
         open_world(tmp_path / "run")
-    run_yaml = victim.with_name("run.yaml")
+    run_yaml, progress = victim.with_name("run.yaml"), checkpoint.read_progress(victim.parent)
     run_yaml.write_text(run_yaml.read_text().replace("verify: true", "verify: false"))
-    digests = json.loads((victim.parent / "digests.json").read_text()) | {"run.yaml": digest_of(run_yaml)}
-    (victim.parent / "digests.json").write_text(json.dumps(digests))
+    seal_again(victim.parent, progress)
     assert open_world(tmp_path / "run").layout == "checkpoint"
 
 
@@ -234,8 +234,8 @@ def test_a_file_that_ends_too_early_is_our_error_without_digests_too(
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
     newest = checkpoint.resolve(tmp_path / "run")
+    unseal(newest)
     os.truncate(newest / name, (newest / name).stat().st_size // 2)
-    (newest / "digests.json").unlink()
     settings = {"num_steps": NUM_STEPS + 2, "checkpoint": {"verify": False}}
     for error, message in ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, settings):
         assert error == "CheckpointError" and str(newest) in message and "\n" not in message
@@ -278,7 +278,9 @@ def test_changed_data_seed_or_batch_is_refused(
 def test_newer_format_is_refused(uninterrupted: Path, tmp_path: Path):
     shutil.copytree(uninterrupted, tmp_path / "run")
     marker = tmp_path / "run/checkpoints/step-00000012" / checkpoint.MARKER
-    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": checkpoint.FORMAT + 1}))
+    values = json.loads(marker.read_text()) | {"format": checkpoint.FORMAT + 1}
+    del values["check"]
+    marker.write_text(json.dumps(values | {"check": _check_of(values)}))
     with pytest.raises(checkpoint.CheckpointError, match="use a newer cosmos-train"):
         checkpoint.read_progress(marker.parent)
 

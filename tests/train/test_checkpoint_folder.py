@@ -3,12 +3,15 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.checkpoints import write_checkpoint
 
 from cosmos_train.train import checkpoint_folder as folders
@@ -45,7 +48,7 @@ def loop_of_links(path: Path) -> None:
         (lambda folder: (folder / "common.pt").unlink(), ["common.pt is missing"]),
         (lambda folder: (folder / "common.pt").write_bytes(b"b"), ["common.pt has 1 bytes instead of 10"]),
         (lambda folder: (folder / "common.pt").write_bytes(b"c" * 10), ["common.pt differs from its digest"]),
-        (lambda folder: (folder / folders.DIGESTS).write_text("{"), ["digests.json is not JSON"]),
+        (lambda folder: (folder / folders.DIGESTS).write_text("{"), ["digests.json is not the one that"]),
         (lambda folder: (folder / folders.MARKER).write_text(""), ["complete.json is not JSON"]),  # a crashed node
         (lambda folder: (folder / folders.DIGESTS).unlink(), ["digests.json is missing"]),
         (lambda folder: loop_of_links(folder / "common.pt"), ["common.pt can not be read: [Errno 40]"]),
@@ -67,7 +70,10 @@ def test_sizes_are_compared_where_contents_are_not(tmp_path: Path):
     assert folders.damage_of(folder, contents=False) == ["common.pt has 1 bytes instead of 10"]
     assert folders.damage_of(folder, only={"run.yaml", "__0_0.distcp"}) == [], "others are not looked at"
     (folder / folders.DIGESTS).unlink()
-    assert folders.damage_of(folder, contents=False) == []
+    assert folders.damage_of(folder, contents=False) == ["digests.json is missing"]
+    older = write_checkpoint(tmp_path, 2, format=2)
+    (older / folders.DIGESTS).unlink()
+    assert folders.damage_of(older, contents=False) == []
 
 
 def test_a_sealed_folder_is_on_the_disk_before_and_after_it_gets_its_name(
@@ -79,7 +85,6 @@ def test_a_sealed_folder_is_on_the_disk_before_and_after_it_gets_its_name(
         (partial / name).write_text(name)
     flushed: list[tuple[str, bool]] = []
     original = os.fsync
-    monkeypatch.setattr(folders, "digest_of", lambda path: f"digest of {path.name}")
 
     def noting(fd: int) -> None:
         flushed.append((Path(f"/proc/self/fd/{fd}").readlink().name, final.exists()))
@@ -92,10 +97,107 @@ def test_a_sealed_folder_is_on_the_disk_before_and_after_it_gets_its_name(
     assert flushed[4:] == [(partial.name, False), (tmp_path.name, True)]
     assert json.loads((final / folders.DIGESTS).read_text()) == {
         "weights_00000.distcp": "by who wrote it",
-        "common.pt": "digest of common.pt",
-        "run.yaml": "digest of run.yaml",
+        "common.pt": folders.digest_of(final / "common.pt"),
+        "run.yaml": folders.digest_of(final / "run.yaml"),
     }
     assert folders.read_progress(final) == progress
+
+
+def sealed(run_dir: Path, step: int) -> Path:
+    """A checkpoint as this version seals it."""
+    partial = run_dir / "checkpoints" / f"step-{step:08d}.partial"
+    partial.mkdir(parents=True)
+    for name in ("weights_00000.distcp", "common.pt", "run.yaml"):
+        (partial / name).write_text(f"{name} of step {step}")
+    final = partial.with_suffix("")
+    folders.seal(
+        partial, final, folders.Progress(step=step, samples_consumed=4 * step, seed=0, data_digest="", layout=""), {}
+    )
+    return final
+
+
+OTHER_VALUES = (None, True, 0, -1, 10**30, 1.5, "", "13", [], {}, [1], {"step": 4})
+
+
+@given(data=st.data())
+@settings(
+    max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_change_goes_unseen(tmp_path: Path, data: st.DataObject):
+    """Of any file and any field: what is not as it was written is damaged, and is told and no error of the program."""
+    run_dir = tmp_path / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    folder, other = sealed(run_dir, 4), sealed(run_dir, 8)
+    assert folders.damage_of(folder) == folders.damage_of(other) == []
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    content = path.read_bytes()
+    way = data.draw(
+        st.sampled_from(["flip", "cut", "remove", "other's", "link", "folder", "field", "rename", "swap folders"])
+    )
+    if way == "flip":
+        at = data.draw(st.integers(0, len(content) - 1))
+        changed = bytearray(content)
+        changed[at] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(changed)
+    elif way == "cut":
+        path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    elif way == "other's":
+        path.write_bytes((other / path.name).read_bytes())
+    elif way == "rename":
+        path.rename(path.with_name("another"))
+    elif way == "swap folders":
+        shutil.rmtree(folder)
+        other.rename(folder)
+    elif way == "field" and path.suffix == ".json":
+        values = json.loads(content)
+        name = data.draw(st.sampled_from(sorted(values)))
+        value = data.draw(st.sampled_from(OTHER_VALUES))
+        path.write_text(json.dumps(values | {name: value} if data.draw(st.booleans()) else value))
+    else:
+        path.unlink()
+        if way == "link":
+            path.symlink_to(data.draw(st.sampled_from([path, path.parent / "absent", other / path.name])))
+        elif way == "folder":
+            path.mkdir()
+    is_as_before = path.is_file() and path.read_bytes() == content and way != "swap folders"
+    assert is_as_before or folders.damage_of(folder)
+
+
+def test_of_a_checkpoint_of_format_2_what_it_has_is_compared(tmp_path: Path):
+    folder = write_checkpoint(tmp_path, 12, format=2)
+    assert folders.damage_of(folder) == []
+    (folder / "more.distcp").write_text("")
+    assert folders.damage_of(folder) == ["more.distcp is in no digest"]
+    (folder / "more.distcp").unlink()
+    folder.rename(folder.with_name("step-00000099"))
+    assert folders.damage_of(folder.with_name("step-00000099")) == ["it is named step-00000099 and holds step 12"]
+
+
+def test_what_lies_about_stops_no_start(tmp_path: Path):
+    """Links and files under names of ours are removed, and nothing that links lead to."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("")
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints" / "step-00000100.partial").symlink_to(elsewhere)
+    (run_dir / "checkpoints" / "step-00000200.partial").write_text("")
+    (run_dir / "checkpoints" / "step-00000300.partial").symlink_to(tmp_path / "absent")
+    (run_dir / "checkpoints" / "step-00000400").write_text("")
+    assert len(folders.remove_partial(run_dir)) == 3
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step-00000400"]
+    assert folders.list_checkpoints(run_dir) == [] and (elsewhere / "kept").exists()
+    one = sealed(run_dir, 4)
+    one.rename(elsewhere / "moved")
+    one.symlink_to(elsewhere / "moved")
+    sealed(run_dir, 8)
+    assert folders.damage_of(one) == [], "a link to a checkpoint is one"
+    folders.prune(run_dir, CheckpointConfig(keep_last=1))
+    assert not one.is_symlink() and folders.damage_of(elsewhere / "moved") == []
+    aside = run_dir / "checkpoints" / "step-00000008.damaged"
+    aside.symlink_to(elsewhere)
+    assert folders.set_aside(run_dir / "checkpoints" / "step-00000008", "its disk died") == aside
+    assert (aside / "damage.txt").read_text() == "its disk died\n" and (elsewhere / "kept").exists()
 
 
 def test_ranks_share_the_reading(tmp_path: Path):

@@ -87,7 +87,7 @@ def test_few_snapshots_say_how_much_they_miss():
 def test_widths_that_no_power_law_has(sigma_rel: float):
     with pytest.raises(ValueError, match=rf"^sigma_rel={sigma_rel} is no width"):
         gamma_of(sigma_rel)
-    with pytest.raises(ValueError, match=r"^optim\.ema_sigma_rels=.* must lie between 0 and 0\.289"):
+    with pytest.raises(ValueError, match=r"^optim\.ema_sigma_rels\[1\]=.* must be greater than 0 and less than 0\.288"):
         OptimConfig(lr=1.0, ema_sigma_rels=(0.1, sigma_rel))
 
 

@@ -352,9 +352,20 @@ def _kind(tensors: Mapping[str, Tensor], latent_channels: int, media: str, known
     given = known.given
     if "levels" in given and "latent_channels" not in given:
         return "discrete", tuple(given["levels"])
-    if "latent_channels" in given or "formulation" in given or any(name.endswith(".wavelets") for name in tensors):
+    if "latent_channels" in given or "formulation" in given:
         return "continuous", OFFICIAL_LEVELS
     hint = known.hint(media)
+    # A discrete one that the official code has trained lacks the quantiser's buffers (persistent_quantizer=False), and
+    # then differs from a continuous one in nothing but its channels. Files of the 0.1 release lack wavelets too.
+    is_untold = "embedding_dim" not in given and hint is None
+    if is_untold and any(name.endswith(".wavelets") for name in tensors):
+        if latent_channels == len(OFFICIAL_LEVELS):
+            raise TokenizerError(
+                f"{known.path} has {latent_channels} latent channels and no quantiser, so it is a discrete tokenizer "
+                f"that was saved without one, or a continuous one; pass --arguments with "
+                f'{{"levels": {list(OFFICIAL_LEVELS)}}} or with {{"latent_channels": {latent_channels}}}'
+            )
+        return "continuous", OFFICIAL_LEVELS
     if "embedding_dim" in given or (hint[1].lower() == "d" if hint else latent_channels == len(OFFICIAL_LEVELS)):
         if latent_channels != len(OFFICIAL_LEVELS):
             raise TokenizerError(

@@ -1,0 +1,213 @@
+"""Whether a checkpoint's folder is whole, and holds what its name says. No torch in here.
+
+    complete.json   says the step; since format 3 also the digest of digests.json, and one of its own other values
+    digests.json    says the size and SHA-256 of every other file
+
+So no file can change, nor change places with another checkpoint's, without `damage_of` seeing it. Format 2 had no
+digests of these two files; of it the rest is compared.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+MARKER = "complete.json"
+DIGESTS = "digests.json"
+REASON = "damage.txt"
+"""Says in a folder that was set aside what is wrong with it."""
+FORMAT = 3
+SEALED_SINCE = 3
+"""Format from which complete.json proves digests.json and itself."""
+NAME = re.compile(r"step-(\d{8,})")
+DIGEST = re.compile(r"\d{1,18}:[0-9a-f]{64}")
+OF_JSON: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    str: (str,),
+    float | None: (int, float, type(None)),
+    str | None: (str, type(None)),
+}
+"""Types of Progress -> those that stand for them in JSON."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or is not one that this run can start from. Exit code 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What complete.json says: how far the run is, and what it must not be continued without."""
+
+    step: int
+    samples_consumed: int
+    seed: int
+    data_digest: str
+    """Digest of what the sample plan is over; another one is refused."""
+    layout: str
+    """Layout that wrote it, for the log; any layout reads it."""
+    score: float | None = None
+    """checkpoint.best_metric as it was last logged; None before the first logged step."""
+    wandb_id: str | None = None
+    code_version: str = ""
+    format: int = FORMAT
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read complete.json of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a newer version of the code.
+    """
+    progress, fault = _read_marker(folder)
+    if progress is None:
+        raise CheckpointError(f"{folder}: {fault}; restore it, or remove the folder")
+    return progress
+
+
+def marker_text(progress: Progress, digests_digest: str) -> str:
+    """The content of complete.json, beside a digests.json of this digest."""
+    values = asdict(progress) | {"format": FORMAT, "digests": digests_digest}
+    return json.dumps(values | {"check": _check_of(values)}, indent=1)
+
+
+def damage_of(
+    folder: Path,
+    *,
+    contents: bool = True,
+    only: Collection[str] | None = None,
+    part: int = 0,
+    num_parts: int = 1,
+) -> list[str]:
+    """Say what is wrong with a checkpoint, a phrase each; a file that can not be read is one.
+
+    Args:
+        contents: compare contents too, not the sizes alone; then a checkpoint without digests is damaged, since every
+            save writes them.
+        only: names of files; the contents of others are not looked at.
+        part, num_parts: look at one part of the files out of so many.
+
+    Raises:
+        CheckpointError: a newer version of the code wrote it.
+    """
+    progress, fault = _read_marker(folder)
+    if progress is None:
+        return [fault]
+    found = list(_contradictions(folder, progress))
+    if not contents and progress.format < SEALED_SINCE and not (folder / DIGESTS).exists():
+        return found
+    noted, fault = _read_digests(folder)
+    if noted is None:
+        return [*found, fault]
+    try:
+        found += _unlisted(folder, noted)
+    except OSError as error:
+        found.append(f"the folder can not be read: {error}")
+    wanted = [name for name in sorted(noted) if only is None or name in only]
+    damaged = (_damage_of_file(folder / name, noted[name], contents=contents) for name in wanted[part::num_parts])
+    return found + [phrase for phrase in damaged if phrase is not None]
+
+
+def digest_of(path: Path) -> str:
+    """`size:SHA-256` of a file."""
+    with path.open("rb") as file:
+        return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _read_marker(folder: Path) -> tuple[Progress | None, str]:
+    """(what complete.json says, or None; then what is wrong with it)"""
+    values, fault = _read_object(folder / MARKER)
+    if values is None:
+        return None, fault
+    version = values.get("format", 1)
+    if type(version) is not int or version < 1:
+        return None, f"{MARKER} has format {version!r}, which is no version"
+    if version >= SEALED_SINCE:
+        check = values.pop("check", None)
+        if check != _check_of(values):
+            return None, f"{MARKER} is not as it was written: its values do not have its check"
+        if version > FORMAT:  # of a newer version of the code, and no damage: nobody should go back for it
+            raise CheckpointError(
+                f"{folder} has checkpoint format {version} and this code reads up to {FORMAT}; use a newer cosmos-train"
+            )
+        try:
+            same = digest_of(folder / DIGESTS) == values.pop("digests")
+        except OSError as error:
+            return None, f"{DIGESTS} {_why(error)}"
+        if not same:
+            return None, f"{DIGESTS} is not the one that {MARKER} was written for"
+    known = {field.name: field.type for field in fields(Progress)}
+    for name, value in values.items():
+        if name not in known:
+            return None, f"{MARKER} says {name}, which no checkpoint does"
+        if isinstance(value, bool) or not isinstance(value, OF_JSON[known[name]]):
+            return None, f"{MARKER} says {name}={value!r}, which it can not be"
+    try:
+        progress = Progress(**values)
+    except TypeError:
+        return None, f"{MARKER} lacks {', '.join(sorted(known.keys() - values.keys()))}"
+    if progress.step < 0 or progress.samples_consumed < 0:
+        return None, f"{MARKER} says step={progress.step}, samples_consumed={progress.samples_consumed}"
+    return progress, ""
+
+
+def _read_digests(folder: Path) -> tuple[dict[str, str] | None, str]:
+    noted, fault = _read_object(folder / DIGESTS)
+    if noted is None:
+        return None, fault
+    for name, digest in noted.items():
+        if Path(name).name != name or not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            return None, f"{DIGESTS} says {digest!r} of {name!r}, which is no digest of a file"
+    return noted, ""
+
+
+def _read_object(path: Path) -> tuple[dict[str, Any] | None, str]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return None, f"{path.name} {_why(error)}"
+    except (ValueError, RecursionError):
+        return None, f"{path.name} is not JSON"
+    if not isinstance(values, dict):
+        return None, f"{path.name} is not a JSON object"
+    return values, ""
+
+
+def _contradictions(folder: Path, progress: Progress) -> Iterator[str]:
+    """What its name, complete.json and run.yaml say that can not all be."""
+    named = NAME.fullmatch(folder.name)
+    if named is not None and int(named[1]) != progress.step:
+        yield f"it is named {folder.name} and holds step {progress.step}"
+    if progress.step and progress.samples_consumed % progress.step:
+        yield f"{progress.samples_consumed} samples in {progress.step} steps are no whole number a step"
+    if not progress.step and progress.samples_consumed:
+        yield f"{progress.samples_consumed} samples in no step"
+
+
+def _unlisted(folder: Path, noted: Collection[str]) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        is_remnant = path.name.startswith(".nfs")  # of a file that another node still had open when it was removed
+        if path.name not in (*noted, MARKER, DIGESTS, REASON) and not is_remnant:
+            yield f"{path.name} is in no digest"
+
+
+def _damage_of_file(path: Path, digest: str, *, contents: bool) -> str | None:
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes != int(digest.split(":")[0]):
+            return f"{path.name} has {num_bytes} bytes instead of {digest.split(':')[0]}"
+        if contents and digest_of(path) != digest:
+            return f"{path.name} differs from its digest"
+    except OSError as error:
+        return f"{path.name} {_why(error)}"
+    return None
+
+
+def _why(error: OSError) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"can not be read: {error}"
+
+
+def _check_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
