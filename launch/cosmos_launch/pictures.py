@@ -6,13 +6,14 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from cosmos_data.errors import DataError
+from cosmos_data.shown import Rules
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is tried. By content, whatever a file is called; Pillow knows more, some of which run other programs."""
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 """Where further pictures are the ones to show next, and not pages, previews or depths."""
-BACKGROUND_RGB = (0, 0, 0)
-"""Behind what is transparent: what a player shows around and behind a film."""
+BACKGROUND_RGB = tuple(bytes.fromhex(Rules().background))
+"""Behind what is transparent: the same as behind a film's, where nothing else is asked for."""
 
 
 def read_pictures(path: Path, num_frames: int) -> list[np.ndarray] | None:

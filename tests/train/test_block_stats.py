@@ -10,6 +10,7 @@ from torch import Tensor
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.block_stats import BLOCK, BlockStats
+from cosmos_train.train.metrics import ratios
 
 
 def rms(values: list[Tensor]) -> float:
@@ -47,15 +48,8 @@ def test_root_mean_squares_of_each_block_in_the_step_that_is_observed(tmp_path: 
     assert step(observed=False) == {} and stats.num_blocks == 4
     for kept in gradients.values():
         kept.clear()
-    found = step(observed=True)
+    means = ratios(step(observed=True))
     init.stop()
     for number in range(4):
         for kind, kept in (("activation", outputs), ("gradient", gradients)):
-            assert total_of(found, f"blocks/{kind}_rms/{number:02d}") == pytest.approx(rms(kept[number]), rel=1e-5)
-
-
-def total_of(found: dict[str, float], name: str) -> float:
-    """The value that is logged as sum and count."""
-    [value, count] = [value for key, value in sorted(found.items(), key=lambda pair: "count" in pair[0]) if name in key]
-    assert count == 1
-    return value
+            assert means[f"blocks/{kind}_rms/{number:02d}"] == pytest.approx(rms(kept[number]), rel=1e-5)
