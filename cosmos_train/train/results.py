@@ -26,7 +26,7 @@ class Results:
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
         self.run_dir, self.journal = run_dir, journal
-        self.told = {name for event in journal.events("results") for name in event["files"]}
+        self.told = {name for event in journal.events("results") for name in event.get("files", ())}
 
     def new(self) -> list[ResultTable]:
         """Of which nobody was told yet."""

@@ -11,17 +11,15 @@ Frames are numpy arrays uint8 [H, W, 3]. Importing this module is cheap: matplot
 
 import base64
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_data.errors import DataError
+from cosmos_train.train.journal import read_records, warn_of
 from cosmos_train.train.text_file import write_whole
 
 if TYPE_CHECKING:
@@ -142,27 +140,11 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, one JSON object per line. A last line torn by a crash is left out.
-
-    Raises:
-        ValueError: any other line is not a JSON object.
-    """
-    *lines, torn = Path(path).read_bytes().split(b"\n")
-    records = [_record(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-    if torn:
-        with suppress(ValueError):  # it may be whole all the same
-            records.append(_record(torn, str(path)))
+    """The records of a metrics.jsonl. Lines that a crash has damaged are left out, and named in a warning."""
+    records, damaged = read_records(Path(path))
+    for line in damaged:
+        warn_of(Path(path), line, "left out")
     return records
-
-
-def _record(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: {line[:80]!r} is not JSON ({error}); remove the line") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{place}: {line[:80]!r} is not a JSON object; remove the line")
-    return record
 
 
 # The page

@@ -42,4 +42,4 @@ def read_records(run_dir: Path) -> RunRecords:
             steps.append(record)
             num_logged += 1
     events = [record for record in records if "event" in record]
-    return RunRecords(steps, events, num_logged - len(steps), records[-1]["time"] if records else 0.0)
+    return RunRecords(steps, events, num_logged - len(steps), records[-1].get("time", 0.0) if records else 0.0)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from cosmos_train.train.journal import Journal
+import pytest
+
+from cosmos_train.train.journal import DAMAGED, Journal, read_records
 
 
 def write(run_dir: Path, *lines: str) -> None:
@@ -33,3 +35,42 @@ def test_what_was_there_before(tmp_path: Path):
     journal.close()
     (tmp_path / "new").mkdir()
     assert Journal(tmp_path / "new").num_rows(step=9) == 9
+
+
+SAVE = b'{"event": "save", "step": 4}\n'
+
+
+@pytest.mark.parametrize(
+    ("damage", "why", "kept"),
+    [
+        (b'{"event": "save", "ti\n', "not JSON", [4]),
+        (bytes(400) + b"\n", "not JSON", [4]),
+        (bytes(400) + b'{"event": "save", "step": 5}\n', "not JSON", [5, 4]),  # the next start's line followed
+        (b'{"event": "note", "step": 1, "x": "caf\xe9"}\n', "not UTF-8", [4]),
+        (b'{"evenu": "save"}\n', "neither a step nor an event", [4]),
+        (b'{"event": "save", "step": "4"}\n', "neither a step nor an event", [4]),
+        (b'{"event": 5, "step": 4}\n', "neither a step nor an event", [4]),
+        (b"null\n", "neither a step nor an event", [4]),
+        (b"[" * 99999 + b"\n", "not JSON", [4]),
+        (b"\r\x0c\xff\xfe\n", "not UTF-8", [4]),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_damaged_line_is_set_aside_once_and_named(
+    tmp_path: Path, damage: bytes, why: str, kept: list[int], caplog: pytest.LogCaptureFixture
+):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"event": "start", "step": 3}\n' + damage + SAVE)
+    journal = Journal(tmp_path)
+    assert [event["step"] for event in journal.events("save")] == kept
+    assert journal.num_rows(step=9) == 3 + 2 + len(kept), "as many as were told of, or more"
+    assert f"{path}:2: the line is {why} and is set aside in {tmp_path / DAMAGED}" in caplog.text
+    [aside] = [json.loads(line) for line in (tmp_path / DAMAGED).read_text().splitlines()]
+    assert aside["number"] == 2 and aside["content"].encode("latin-1") + b"\n" == damage
+    journal.step(5, {"loss": 0.5})
+    journal.close()
+    caplog.clear()
+    Journal(tmp_path).close()
+    records, damaged = read_records(path)
+    assert not damaged and not caplog.text and [record["step"] for record in records] == [3, *kept, 5]
+    assert (tmp_path / DAMAGED).read_text().count("\n") == 1
