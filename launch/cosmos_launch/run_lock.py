@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import platform
-import time
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +19,15 @@ import psutil
 
 from cosmos_launch.slurm import jobs_in_queue, own_job
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.train.text_file import write_whole
+from cosmos_train.train.checkpoint_folder import remove
+from cosmos_train.train.text_file import write_new
 
 log = logging.getLogger(__name__)
 LOCK = "training.json"
 CLOCK_SEC = 5.0
 """Start times of one process may differ by so much: they are counted from the machine's start, whose time is set."""
-SETTLE_SEC = 0.2
+ATTEMPTS = 20
+"""At a lock that others take away and write meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class Owner:
     def this_process(cls) -> "Owner":
         """The one that calls."""
         return cls(platform.node(), os.getpid(), psutil.Process().create_time(), own_job())
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether nobody can be asked about it: it runs on another host, in no job, or in one of an unknown Slurm."""
+        return self.host != platform.node() and (self.job is None or shutil.which("squeue") is None)
 
     def still_trains(self) -> bool:
         """Whether its process lives on this host, or its job, another than ours, runs on others."""
@@ -70,11 +77,7 @@ def training_alone(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     lock, mine = run_dir / LOCK, Owner.this_process()
-    _check_is_free(lock)
-    write_whole(lock, json.dumps(asdict(mine)))
-    time.sleep(SETTLE_SEC)  # of two that found it free in the same moment, the second has written over the first
-    if _owner(lock) != mine:
-        _check_is_free(lock)
+    _take(lock, mine)
     try:
         yield
     finally:
@@ -82,21 +85,56 @@ def training_alone(run_dir: Path) -> Iterator[None]:
             lock.unlink()
 
 
+def _take(lock: Path, mine: Owner) -> None:
+    """Write the lock where there is none, which of several only one can do; one whose owner is gone is taken away."""
+    text = json.dumps(asdict(mine))
+    for _ in range(ATTEMPTS):
+        if write_new(lock, text):
+            return
+        left = _identity(lock)
+        _check_is_free(lock)
+        # Only the file that was looked at: another start may have taken that one away by now, and written its own.
+        gone = lock.with_name(f".{LOCK}.{mine.host}.{mine.pid}")
+        with contextlib.suppress(FileNotFoundError):
+            lock.rename(gone)
+            if _identity(gone) == left:
+                remove(gone)
+            else:
+                _give_back(gone, lock)
+    raise ConfigError(f"run_dir={lock.parent}: others start to train there again and again; start one of them alone")
+
+
+def _give_back(taken: Path, lock: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        lock.hardlink_to(taken)
+    remove(taken)
+
+
+def _identity(lock: Path) -> tuple[int, int, int] | None:
+    try:
+        found = lock.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def _check_is_free(lock: Path) -> None:
     owner = _owner(lock)
-    if owner is not None and owner.host != platform.node() and owner.job is None:
-        log.warning(
-            "%s names process %d on host %s, and nobody can be asked whether it still trains; make sure it is gone",
-            lock,
-            owner.pid,
-            owner.host,
-        )
-    if owner is not None and owner.still_trains():
+    if owner is None:
+        return
+    if owner.still_trains():
         job = f" of Slurm job {owner.job}" if owner.job else ""
         raise ConfigError(
             f"run_dir={lock.parent} is being trained by process {owner.pid} on host {owner.host}{job}, and two "
             "trainings would remove each other's checkpoints; wait for it or end it, or use another run_dir. If it is "
             f"certainly gone, remove {lock}"
+        )
+    if owner.is_elsewhere:
+        log.warning(
+            "%s names process %d on host %s, and nobody can be asked whether it still trains; make sure it is gone",
+            lock,
+            owner.pid,
+            owner.host,
         )
 
 
@@ -106,7 +144,7 @@ def _owner(lock: Path) -> Owner | None:
         owner = Owner(**json.loads(lock.read_text()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         log.warning("%s names no process that trains (%s), and is passed over", lock, error)
         return None
     types = {"host": (str,), "pid": (int,), "started": (int, float), "job": (str, type(None))}

@@ -6,8 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -23,6 +21,30 @@ from cosmos_launch.run_lock import training_alone
 with training_alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
+"""
+
+RACE = """
+import sys, time
+from pathlib import Path
+from cosmos_launch.run_lock import training_alone
+from cosmos_train.config.errors import ConfigError
+run_dir = Path(sys.argv[1])
+
+def wait_for(name):
+    while not (run_dir / name).exists():
+        time.sleep(0.001)
+
+for line in sys.stdin:
+    number = line.strip()
+    print("ready", flush=True)
+    wait_for(f"go{number}")
+    try:
+        with training_alone(run_dir):
+            print("held", flush=True)
+            wait_for(f"end{number}")
+    except ConfigError as error:
+        print("refused", error, flush=True)
+    print("over", flush=True)
 """
 
 
@@ -81,30 +103,54 @@ def test_a_later_process_of_the_same_number_is_another(tmp_path: Path):
     assert is_free(tmp_path)
 
 
-@pytest.mark.parametrize("left", ["", "{", '{"host": "gone", "pid": 1, "started": 0.0, "job": null}'])
-def test_what_a_lost_machine_left_holds_nobody_up(tmp_path: Path, left: str):
-    (tmp_path / LOCK).write_text(left)
+@pytest.mark.parametrize(
+    "left", [b"", b"{", b"\0\xff", b"[" * 99999, b'{"host": "gone"}'], ids=lambda left: repr(left)[:20]
+)
+def test_what_a_lost_machine_left_holds_nobody_up(tmp_path: Path, left: bytes):
+    (tmp_path / LOCK).write_bytes(left)
     assert is_free(tmp_path)
 
 
-def test_of_two_that_found_it_free_in_the_same_moment_the_second_trains(tmp_path: Path):
-    other = start("input()")
-    owner = Owner(platform.node(), other.pid, psutil.Process(other.pid).create_time(), None)
+def test_nothing_else_of_that_name_holds_anybody_up(tmp_path: Path):
+    (tmp_path / LOCK).mkdir()
+    assert is_free(tmp_path)
+    (tmp_path / LOCK).symlink_to(tmp_path / "nowhere")
+    assert is_free(tmp_path) and not list(tmp_path.iterdir())
 
-    def write_over() -> None:
-        for _ in range(10_000):
-            if (tmp_path / LOCK).exists():
-                break
-            time.sleep(0.001)
-        time.sleep(0.05)
-        (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(owner)))
 
-    second = threading.Thread(target=write_over)
-    second.start()
-    assert not is_free(tmp_path)
-    second.join()
-    assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
-    other.communicate("end\n", timeout=60)
+STARTS = 3
+
+
+def test_of_many_that_start_at_once_one_trains(tmp_path: Path):
+    """Several times, each time over a lock that a killed process has left; all wait until one says `go`."""
+    racers = [start(RACE, tmp_path) for _ in range(STARTS)]
+    gone = start("")
+    gone.wait()
+    for number in range(4):
+        (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(Owner(platform.node(), gone.pid, 0.0, None))))
+        for racer in racers:
+            assert racer.stdin is not None and racer.stdout is not None
+            racer.stdin.write(f"{number}\n")
+            racer.stdin.flush()
+        assert all(racer.stdout.readline() == "ready\n" for racer in racers if racer.stdout)
+        (tmp_path / f"go{number}").touch()
+        answers = sorted(racer.stdout.readline().split()[0] for racer in racers if racer.stdout)
+        assert answers == ["held", *["refused"] * (STARTS - 1)]
+        (tmp_path / f"end{number}").touch()
+        assert all(racer.stdout.readline() == "over\n" for racer in racers if racer.stdout)
+    for racer in racers:
+        racer.communicate("", timeout=60)
+    assert not [path.name for path in tmp_path.iterdir() if LOCK in path.name], "nothing is left aside"
+
+
+def test_a_file_system_without_hard_links_has_the_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Path) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with training_alone(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid() and not is_free(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,26 @@ def test_the_encoder_is_loaded_for_new_texts_alone(
         CachedTextEncoder(t5_folder, 5, tmp_path).encode(["rain"])
 
 
+def test_processes_of_one_number_on_two_nodes_write_the_same_text_at_once(
+    t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins when the first has written aside and not yet renamed: each its own file, both the same text."""
+    first, second = (CachedTextEncoder(t5_folder, 4, tmp_path) for _ in range(2))
+    rename, asides = Path.rename, []
+
+    def rename_late(self: Path, target: Path) -> Path:
+        asides.append(self)
+        if len(asides) == 1:
+            second.encode(["rain"])
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    wanted = first.encode(["rain"]).states_BSE
+    assert len(set(asides)) == 2 and len(list(tmp_path.iterdir())) == 1
+    assert torch.equal(CachedTextEncoder(t5_folder, 4, tmp_path).encode(["rain"]).states_BSE, wanted)
+    assert not first._is_told and not second._is_told
+
+
 def test_a_folder_that_can_not_be_written_to(t5_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also by root, whom no permission stops: the folder is gone."""
     cached = CachedTextEncoder(t5_folder, 4, tmp_path / "cache")

@@ -9,9 +9,11 @@ import hashlib
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +107,8 @@ class CachedTextEncoder:
         return states_SE, int(encoded.dropped_B[0])
 
     def _keep(self, path: Path, content: bytes) -> None:
-        aside = path.with_suffix(f".{os.getpid()}.writing")
+        # Nodes share the folder, and in containers hosts have equal names.
+        aside = path.with_suffix(f".{platform.node()}.{os.getpid()}.{uuid4().hex[:8]}.writing")
         try:
             aside.write_bytes(content)
             aside.rename(path)
