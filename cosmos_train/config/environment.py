@@ -15,7 +15,7 @@ from cosmos_train.config.errors import ConfigError
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 UNSET = f"unset {' '.join(RANK_VARIABLES)}"
-"""What is to be typed where nobody meant to say anything."""
+"""Say what is to be typed where nobody meant to say anything."""
 
 WandbMode = Literal["online", "offline", "disabled"]
 WANDB_MODES: dict[str, WandbMode] = {
@@ -39,7 +39,7 @@ class Ranks:
     local_rank: int = 0
     """Among the ranks of this machine."""
     address: str = ""
-    """Where the ranks meet, as host:port; empty for a run of one process."""
+    """The ranks meet there, as host:port; it is empty for a run of one process."""
     is_given: bool = False
     """Whether whoever started this process says so; if not, it is all of its run, or starts the ranks itself."""
 
@@ -84,7 +84,7 @@ def own_ranks(num_wanted: int | None = None) -> Ranks:
 
 
 def rank_for_messages() -> int:
-    """Of this process, as far as that can be told: also where own_ranks refuses what is set."""
+    """Tell this process's number as far as that can be told, also where own_ranks refuses what is set."""
     text = _text("RANK")
     return int(text) if text.isascii() and text.isdigit() else 0
 

@@ -24,7 +24,7 @@ Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 
 MAX_INT = 2**63 - 1
-"""Of every whole number: what 64 bits hold."""
+"""Every whole number lies in what 64 bits hold."""
 
 
 def check_ranges(section: Any, name: str) -> None:
@@ -86,7 +86,9 @@ def _numbers(path: str, value: Any, hint: Any) -> Iterator[tuple[str, float, Any
 def _bounds(hint: Any) -> list[tuple[str, Any]]:
     """(in words, whether a number keeps it) of each bound of a type."""
     stated = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    bounds = [bound for one in stated for bound in (one if isinstance(one, Interval) else [one])]
+    bounds = []
+    for one in stated:
+        bounds += one if isinstance(one, Interval) else [one]
     return [_bound(bound) for bound in bounds]
 
 

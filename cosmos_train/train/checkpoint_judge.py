@@ -39,7 +39,7 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """What complete.json says: how far the run is, and what it must not be continued without."""
+    """A checkpoint says this in complete.json: how far the run is, and what it must not be continued without."""
 
     step: int
     samples_consumed: int
@@ -176,7 +176,7 @@ def _read_object(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _contradictions(folder: Path, progress: Progress) -> Iterator[str]:
-    """What its name, complete.json and run.yaml say that can not all be."""
+    """Say what its name and complete.json claim that can not all be."""
     named = NAME.fullmatch(folder.name)
     if named is not None and int(named[1]) != progress.step:
         yield f"it is named {folder.name} and holds step {progress.step}"

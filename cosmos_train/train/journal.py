@@ -21,7 +21,7 @@ from cosmos_train.train.text_file import write_whole
 log = logging.getLogger(__name__)
 NAME, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
 SHOWN_BYTES = 60
-"""Of a damaged line, in a warning."""
+"""A warning shows so much of a damaged line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class DamagedLine:
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], list[DamagedLine]]:
-    """What a metrics.jsonl says, and what in it can not be read; what a crash has torn at its end is neither.
+    """Read what a metrics.jsonl says, and what in it can not be read; what a crash has torn at its end is neither.
 
     Zeros before a record, where a file had grown without being written, are damage, and the record is one.
     """

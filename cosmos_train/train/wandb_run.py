@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ChosenMode:
-    """Where a run's values go."""
+    """A run's values go there."""
 
     mode: WandbMode
     why: str

@@ -97,7 +97,7 @@ class Pictures:
 
     @property
     def treatment(self) -> str:
-        """What is made of the file's pictures, beyond a turn, before anybody sees them; empty: nothing."""
+        """Say what is made of the file's pictures, beyond a turn, before anybody sees them; empty: nothing."""
         made_of = {
             f"stream {self.stream_index}": self.stream_index is not None,
             "mirrored": self.is_mirrored,

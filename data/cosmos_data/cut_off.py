@@ -1,4 +1,4 @@
-"""Whether a video file was cut off: by its own structure, since the number of frames that it announces proves little.
+"""Tells by a video file's own structure whether it was cut off: the number of frames it announces proves little.
 
 Files announce frames that an edit list leaves out, and writers of AVI announce any number. What can not be otherwise in
 a whole file: its top-level parts, each of which says its size, end where the file ends.
@@ -14,7 +14,7 @@ PartsOf = Callable[[BinaryIO, int, int], Iterator[tuple[str, int]]]
 """(open file, where it begins, its bytes) -> names and ends of its parts, in order."""
 BOX_HEADER_BYTES = 8
 LARGE_BOX_HEADER_BYTES = 16
-"""Of an MP4 box whose size takes 64 bits."""
+"""The header of an MP4 box is so long where its size takes 64 bits."""
 
 
 def missing_end(file: VideoFile, container: str) -> str | None:

@@ -51,7 +51,7 @@ HIGH_RANGE = ("pq", "hlg")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What is made of pictures that are not plain ones. Kept: their samples are taken as if they were plain."""
+    """They say what is made of pictures that are not plain ones. Kept: their samples are taken as if they were plain."""
 
     pixels: Literal["square", "stored"] = "square"
     """square: pictures are made as wide as they are to be shown, where pixels are not square."""
@@ -94,7 +94,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meaning:
-    """What a file says of its pictures; see `Pictures` for the fields of the same names."""
+    """A file says this of its pictures; see `Pictures` for the fields of the same names."""
 
     rotation_deg: int
     is_mirrored: bool
@@ -107,7 +107,7 @@ class Meaning:
 
     @classmethod
     def of(cls, frame: av.VideoFrame, pixel_aspect: Fraction | None, *, field_order: str) -> "Meaning":
-        """Of a decoded frame and what its stream says."""
+        """Read it off a decoded frame and what its stream says."""
         orientation = orientation_of(frame)
         aspect = pixel_aspect if pixel_aspect and pixel_aspect > 0 else Fraction(1)
         return cls(
@@ -123,7 +123,7 @@ class Meaning:
 
 
 class Treatment(NamedTuple):
-    """What is made of a file's pictures, and of what size they come out, [height_px, width_px]."""
+    """This is made of a file's pictures, which come out of this size, [height_px, width_px]."""
 
     height_px: int
     width_px: int
@@ -134,7 +134,7 @@ class Treatment(NamedTuple):
 
 
 def treatment_of(meaning: Meaning, height_px: int, width_px: int, rules: Rules) -> Treatment:
-    """What the rules make of a file whose stored pictures are of this size.
+    """Decide what the rules make of a file whose stored pictures are of this size.
 
     Raises `BadVideoError` where a rule refuses it.
     """
@@ -166,7 +166,7 @@ def _square_width(width_px: int, pixel_aspect: str) -> int:
 
 
 class Show:
-    """Frames of a clip's file as its manifest row says they are shown. One per thread."""
+    """Brings frames of a clip into the form in which its manifest row says they are shown. One per thread."""
 
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
@@ -177,7 +177,7 @@ class Show:
             self._width_px, self._height_px = pictures.height_px, pictures.width_px
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame itself where it is a plain one; else one in RGB, upright and of the size to be shown."""
+        """Give the frame itself where it is a plain one; else one in RGB, upright and of the size to be shown."""
         pictures = self._pictures
         # A file of another size than the manifest says is told so by whoever reads it, and not made to fit.
         size = (_square_width(frame.width, pictures.pixel_aspect), frame.height)

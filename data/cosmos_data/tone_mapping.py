@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 PEAK_NITS = 1000.0
-"""What the film is taken to reach: the usual mastering display, and HLG's nominal one (ITU-R BT.2100)."""
+"""The film is taken to reach so much: the usual mastering display, and HLG's nominal one (ITU-R BT.2100)."""
 WHITE_NITS = 203.0
 """A white page in a film of high range (ITU-R BT.2408), which becomes the screen's white."""
 SCREEN_GAMMA = 2.4
-"""Of a screen of standard range (ITU-R BT.1886)."""
+"""A screen of standard range has it (ITU-R BT.1886)."""
 # SMPTE ST 2084 (PQ).
 PQ_M1, PQ_M2 = 2610 / 16384, 2523 / 4096 * 128
 PQ_C1, PQ_C2, PQ_C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32

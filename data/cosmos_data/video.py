@@ -66,12 +66,12 @@ class VideoInfo:
 
     @property
     def height_px(self) -> int:
-        """Of the picture as it is shown."""
+        """The picture as it is shown has it."""
         return self.treatment.height_px
 
     @property
     def width_px(self) -> int:
-        """Of the picture as it is shown."""
+        """The picture as it is shown has it."""
         return self.treatment.width_px
 
     def pictures(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _check_frame(frame: av.VideoFrame, width_px: int, height_px: int, number: in
 
 
 def _missing(file: VideoFile, stream: VideoStream, container: str) -> str | None:
-    """What shows that a file which gives fewer frames than it announces was cut off; None where it was not.
+    """Say what shows that a file which gives fewer frames than it announces was cut off; None where it was not.
 
     An edit list leaves frames out, and an AVI file's header may announce any number.
     """

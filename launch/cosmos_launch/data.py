@@ -96,7 +96,9 @@ def pack(source: Path, out: Path, request: PackRequest) -> int:
 
 def said_of_treatment(clips: Iterable[Clip]) -> Iterator[str]:
     """A line for each thing that is made of pictures before anybody sees them, and of how many clips."""
-    counts = Counter(view.treatment for clip in clips for view in clip.each_view() if view.treatment)
+    counts: Counter[str] = Counter()
+    for clip in clips:
+        counts.update(view.treatment for view in clip.each_view() if view.treatment)
     for treatment, count in sorted(counts.items()):
         yield f"shown otherwise than stored: {count} clips: {treatment}"
 

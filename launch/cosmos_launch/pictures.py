@@ -46,7 +46,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _from_wide_gray(image: Image.Image) -> np.ndarray:
-    """Of a gray picture of 16 bits: 65535 is white. Pillow itself would cut off all that is above 255."""
+    """Read a gray picture of 16 bits, of which 65535 is white. Pillow itself would cut off all that is above 255."""
     gray_HW = np.asarray(image)
     if gray_HW.dtype.kind == "f" or gray_HW.min() < 0 or gray_HW.max() > 65535:
         raise ValueError(f"its pixels are {gray_HW.dtype} numbers, and none of a gray of 8 or 16 bits")
