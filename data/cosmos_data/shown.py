@@ -51,7 +51,7 @@ HIGH_RANGE = ("pq", "hlg")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """They say what is made of pictures that are not plain ones. Kept: their samples are taken as if they were plain."""
+    """They say what is made of unusual pictures. Kept: their samples are taken as if they were plain."""
 
     pixels: Literal["square", "stored"] = "square"
     """square: pictures are made as wide as they are to be shown, where pixels are not square."""
