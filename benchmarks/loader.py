@@ -77,7 +77,7 @@ def make_clips(folder: Path, gop_frames: int, num_clips: int) -> None:
     videos.mkdir(parents=True)
     for number in range(num_clips):
         write_clip(videos / f"{number:03d}.mp4", gop_frames, number)
-    manifest, _ = build_manifest(videos, None, None, split_shots=False)
+    manifest, *_ = build_manifest(videos, None, None, split_shots=False)
     manifest.write(folder / "videos.parquet")
     pack_manifest(manifest, folder / "copied", PackRequest(codec="copy", shard_mib=64))
     packed = PackRequest(codec="h264", gop_frames=12, height_px=HEIGHT_PX, width_px=WIDTH_PX, shard_mib=64)

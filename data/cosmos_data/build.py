@@ -4,22 +4,43 @@ Videos are taken in the order of their source (see `cosmos_data.sources`) and cu
 begins, then into consecutive clips. The same source gives the same manifest, wherever it lies.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple, get_args
 
-from cosmos_data.clip import Clip, Pictures
-from cosmos_data.energon import is_energon, read_energon
+from cosmos_data.clip import Clip, Pictures, Split
 from cosmos_data.errors import DataError
-from cosmos_data.lerobot import INFO, read_lerobot
+from cosmos_data.found import BadVideo, LeftOut, Source, printable
 from cosmos_data.location import VideoFile
 from cosmos_data.manifest import Manifest
 from cosmos_data.shown import Rules
-from cosmos_data.sources import BadVideo, Source, read_folder, read_listing, read_tars
+from cosmos_data.sources import read_sources
 from cosmos_data.video import BadVideoError, VideoInfo, probe_video
+
+SAME_RATE = 0.005
+"""Rates of a file and of its data set that differ by no more than this share, such as 30 and 29.97, are one rate that
+was written in two ways: frames are then counted one for one."""
+
+SAME_LENGTH = 0.02
+"""Views whose lengths differ by a larger share (and by more than 2 frames) are not of the same moments."""
+
+
+class Built(NamedTuple):
+    """What a build made of a source."""
+
+    manifest: Manifest
+    bad: list[BadVideo]
+    left_out: list[LeftOut]
+    num_videos: int
+    """That were found, the bad ones among them."""
+
+    by_time: list[str]
+    """Sentences on videos whose file has another rate than its data set says, and which are therefore read by time."""
 
 
 def build_manifest(
@@ -30,69 +51,135 @@ def build_manifest(
     min_frames: int | None = None,
     split_shots: bool = True,
     rules: Rules | None = None,
+    cameras: Sequence[str] = (),
     max_bad_share: float = 0.05,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Manifest, list[BadVideo]]:
-    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of them.
+) -> Built:
+    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of all these.
 
-    clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
-        (None: clip_frames, or 1).
-    heldout_every: every k-th clip goes to the split "heldout", unless its source names a split (None: no clip does).
-    split_shots: no clip spans a cut. Episodes of LeRobot are never split.
-    rules: what is made of pictures that are not plain ones (None: what a player shows).
-    max_bad_share: more videos than this share (0 to 1) without a clip -> `DataError` that lists them.
-    progress: called with (videos done, videos in all) after each video.
+    Args:
+        clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
+            (None: clip_frames, or 1).
+        heldout_every: every k-th clip goes to the split "heldout", unless its source names a split (None: none does).
+        split_shots: no clip spans a cut. Episodes of LeRobot are never split.
+        rules: what is made of pictures that are not plain ones (None: what a player shows).
+        cameras: LeRobot's names of the cameras to take (none: all but depth).
+        max_bad_share: the largest share (0 to 1) of videos without a clip.
+        progress: called with (videos done, videos in all) after each video.
+
+    Raises:
+        DataError: the request makes no sense, nothing is found, or more videos than max_bad_share give no clip.
     """
     path = Path(source).absolute()
     min_frames = (clip_frames or 1) if min_frames is None else min_frames
     for name, value in (("clip_frames", clip_frames), ("min_frames", min_frames), ("heldout_every", heldout_every)):
         if value is not None and value < 1:
             raise DataError(f"{name}={value} is not a positive count; use 1 or more")
-    sources, is_lerobot = list(read_sources(path)), (path / INFO).is_file()
+    if not 0 <= max_bad_share <= 1:
+        raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
+    found = list(read_sources(path, cameras))
+    left_out = [one for one in found if isinstance(one, LeftOut)]
+    videos = list(_with_own_names([one for one in found if not isinstance(one, LeftOut)]))
+    if not videos:
+        raise DataError(f"{printable(str(path))} holds no video; {_said(left_out) or 'nothing is in it'}")
 
     def examine(source: Source | BadVideo) -> list[Clip] | BadVideo:
         if isinstance(source, BadVideo):
             return source
         try:
-            return _clips_of(
-                source, clip_frames, min_frames, split_shots=split_shots and not is_lerobot, rules=rules or Rules()
-            )
+            return _clips_of(source, clip_frames, min_frames, split_shots=split_shots, rules=rules or Rules())
         except (DataError, BadVideoError) as error:
-            return BadVideo(source.views[0].file.path, str(error))
+            return BadVideo(_place(source), str(error))
+        except OSError as error:
+            return BadVideo(_place(source), f"it can not be read ({error.strerror})")
 
     clips: list[Clip] = []
     bad: list[BadVideo] = []
     decided: set[str] = set()
+    by_time: list[str] = []
     with ThreadPoolExecutor(num_workers) as pool:
-        for done, (read, found) in enumerate(zip(sources, pool.map(examine, sources), strict=True), start=1):
-            bad.append(found) if isinstance(found, BadVideo) else clips.extend(found)
-            if isinstance(read, Source) and read.split is not None and isinstance(found, list):
-                decided.update(clip.clip_id for clip in found)
+        for done, (read, made) in enumerate(zip(videos, pool.map(examine, videos), strict=True), start=1):
+            if isinstance(made, BadVideo):
+                bad.append(made)
+            else:
+                clips += made
+                assert isinstance(read, Source)
+                if read.split is not None:
+                    decided.update(clip.clip_id for clip in made)
+                if read.fps is not None and not _is_same_rate(read.fps, made[0].fps):
+                    by_time.append(f"{_place(read)}: {made[0].fps:g} fps, its data set says {read.fps:g}")
             if progress is not None:
-                progress(done, len(sources))
+                progress(done, len(videos))
 
-    if len(bad) > max_bad_share * len(sources):
-        listing = "\n".join(f"  {video.path}: {video.reason}" for video in bad)
+    if len(bad) > max_bad_share * len(videos):
         raise DataError(
-            f"{len(bad)} of {len(sources)} videos in {path} give no clip, more than max_bad_share={max_bad_share};"
-            f" repair or remove them, or raise max_bad_share:\n{listing}"
+            f"{len(bad)} of {len(videos)} videos in {printable(str(path))} give no clip, more than"
+            f" max_bad_share={max_bad_share}; repair or remove them, or raise max_bad_share:\n{listed(bad)}"
         )
-    return Manifest(tuple(_held_out(clips, heldout_every, decided))), bad
+    return Built(Manifest(tuple(_held_out(clips, heldout_every, decided))), bad, left_out, len(videos), by_time)
 
 
-def read_sources(path: Path) -> Iterator[Source | BadVideo]:
-    """What lies there, by what it looks like."""
-    if path.suffix == ".jsonl" and path.is_file():
-        return read_listing(path)
-    if path.suffix == ".tar" and path.is_file():
-        return read_tars([path])
-    if (path / INFO).is_file():
-        return read_lerobot(path)
-    if is_energon(path):
-        return read_energon(path)
-    tars = sorted(path.rglob("*.tar")) if path.is_dir() else []
-    return read_tars(tars) if tars else read_folder(path)
+def said_of_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    """A line for each reason: how many things, and the first of them."""
+    first: dict[str, LeftOut] = {}
+    for one in left_out:
+        first.setdefault(one.reason, one)
+    for reason, example in first.items():
+        count = sum(one.reason == reason for one in left_out)
+        yield f"{count}: {reason} ({example.path}{', ...' if count > 1 else ''})"
+
+
+def listed(bad: Sequence[BadVideo]) -> str:
+    """A line for each."""
+    return "\n".join(f"  {video.path}: {video.reason}" for video in bad)
+
+
+def _said(left_out: Sequence[LeftOut]) -> str:
+    lines = list(said_of_left_out(left_out))
+    return "left out:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
+def _with_own_names(videos: Sequence[Source | BadVideo]) -> Iterator[Source | BadVideo]:
+    """Sources that can give no good row are bad before anything is decoded."""
+    places: dict[str, str] = {}
+    for video in videos:
+        if isinstance(video, BadVideo):
+            yield video
+            continue
+        place = _place(video)
+        fault = next(_name_faults(video), None)
+        if fault is None and video.name in places:
+            fault = (
+                f"its name {video.name!r} is that of {places[video.name]} too; give each a name of its own (clip_id)"
+            )
+        places.setdefault(video.name, place)
+        yield video if fault is None else BadVideo(place, fault)
+
+
+def _place(source: Source) -> str:
+    """Where it is, for people: many may be in one file."""
+    path = source.views[0].file.path
+    return printable(path if path.endswith(source.name) else f"{path}, {source.name}")
+
+
+def _name_faults(source: Source) -> Iterator[str]:
+    """Of what a source says, without its files."""
+    for text in (source.name, *(view.file.path for view in source.views), *(view.caption for view in source.views)):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            yield f"its name is not UTF-8 ({printable(text)}); rename it"
+        if "\0" in text:
+            yield f"there is a NUL character in {printable(text)[:80]!r}"
+    names = [view.view for view in source.views]
+    if len(set(names)) < len(names):
+        yield f"its views are named {', '.join(map(repr, names))}; give each view a name of its own"
+    if source.num_frames is not None and source.num_frames < 1:
+        yield f"num_frames={source.num_frames} is no positive count"
+    for view in source.views:
+        if view.start_frame < 0:
+            yield f"start_frame={view.start_frame} is before the file's first frame"
+    if source.split is not None and source.split not in get_args(Split):
+        yield f"split={source.split!r} is unknown; use one of {', '.join(get_args(Split))}"
 
 
 def _clips_of(
@@ -104,13 +191,23 @@ def _clips_of(
     for view, info in zip(source.views, infos, strict=True):
         if abs(info.fps - first.fps) > 1e-3 * first.fps:
             raise BadVideoError(f"view {view.view or view.file.path} has {info.fps:g} fps, the first {first.fps:g}")
+    source = _in_frames_of(source, first.fps)
     lengths = [info.num_frames - view.start_frame for view, info in zip(source.views, infos, strict=True)]
-    num_frames = min(lengths) if source.num_frames is None else source.num_frames
+    for view, info, length in zip(source.views, infos, lengths, strict=True):
+        if length < 1:
+            raise BadVideoError(f"it starts at frame {view.start_frame}, and {view.file.path} has {info.num_frames}")
+    if source.num_frames is None:
+        if max(lengths) - min(lengths) > max(2, SAME_LENGTH * max(lengths)):
+            raise BadVideoError(f"its views have {lengths} frames and are not of the same moments; say num_frames")
+        source = replace(source, num_frames=min(lengths))
+    num_frames = source.num_frames
+    assert num_frames is not None
     if min(lengths) < num_frames:
         raise BadVideoError(f"it has {min(lengths)} frames from its start on, its source says {num_frames}")
     for fault in _faults(source, num_frames, first.fps):
         raise BadVideoError(fault)
-    cuts = [cut - source.views[0].start_frame for cut in first.cuts] if split_shots else []
+    is_cut = split_shots and not source.is_one_shot
+    cuts = [cut - source.views[0].start_frame for cut in first.cuts] if is_cut else []
     clips = [
         _clip(source, infos, start_frame, length)
         for start_frame, length in cut_points(num_frames, cuts, clip_frames)
@@ -121,6 +218,35 @@ def _clips_of(
         shot = " in its longest shot" if longest < num_frames else ""
         raise BadVideoError(f"it has {longest} frames{shot}, a clip needs {min_frames} or more")
     return clips
+
+
+def _in_frames_of(source: Source, fps: float) -> Source:
+    """A source that counts by its own rate, in frames of the files' rate: by number where the rates are one, else by
+    time, as LeRobot finds its frames."""
+    if source.fps is None:
+        return source
+    counted_per_sec = source.fps if _is_same_rate(source.fps, fps) else fps
+    views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in source.views)
+    if counted_per_sec == source.fps:
+        action = source.action and replace(source.action, rate_hz=fps)
+        return replace(source, views=views, action=action)
+    assert source.num_frames is not None
+    ratio = fps / source.fps
+
+    def frames(number: int) -> int:
+        return math.floor(number * ratio + 1e-6)
+
+    num_frames = frames(source.num_frames)
+    captions = []
+    for window in source.captions:
+        start, end = frames(window.start_frame), frames(window.start_frame + window.num_frames)
+        captions.append(replace(window, start_frame=start, num_frames=end - start))
+    action = source.action and source.action.part(0, num_frames, fps)
+    return replace(source, views=views, num_frames=num_frames, captions=tuple(captions), action=action)
+
+
+def _is_same_rate(said_fps: float, fps: float) -> bool:
+    return abs(said_fps - fps) <= SAME_RATE * fps
 
 
 def _faults(source: Source, num_frames: int, fps: float) -> Iterator[str]:
@@ -143,8 +269,9 @@ def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Ite
 
 def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: int) -> Clip:
     """Frames of a source, with what belongs to them."""
-    first, fps = infos[0], infos[0].fps
-    total = source.num_frames or first.num_frames - source.views[0].start_frame
+    fps = infos[0].fps
+    total = source.num_frames
+    assert total is not None
     views = []
     for view, info in zip(source.views, infos, strict=True):
         at = view.start_frame + start_frame

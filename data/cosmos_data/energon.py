@@ -16,9 +16,13 @@ from typing import Any
 
 import yaml
 
+from cosmos_data.captions import caption_of
+from cosmos_data.contents import VIDEO_SUFFIXES
+from cosmos_data.described import source_of
 from cosmos_data.errors import DataError
-from cosmos_data.sources import VIDEO_SUFFIXES, BadVideo, Source, source_of
+from cosmos_data.found import BadVideo, Found, LeftOut, printable
 from cosmos_data.tarshard import Member, grouped, name_fault, read_members
+from cosmos_data.webdataset import is_system_file
 
 META = ".nv-meta"
 INFOS = (".info.json", ".info.yaml")
@@ -38,8 +42,11 @@ def is_energon(folder: Path) -> bool:
     return any((folder / META / name).is_file() for name in INFOS)
 
 
-def read_energon(folder: Path) -> Iterator[Source | BadVideo]:
-    """Shard after shard, those of the part `train` first. DataError where what is said of them is wrong."""
+def read_energon(folder: Path, prefix: str = "") -> Iterator[Found]:
+    """Shard after shard, those of the part `train` first.
+
+    prefix: begins the names of the samples. DataError where what is said of the shards is wrong.
+    """
     try:
         counts = _described(folder, *INFOS)["shard_counts"]
         said = _described(folder, *SPLITS)
@@ -58,7 +65,8 @@ def read_energon(folder: Path) -> Iterator[Source | BadVideo]:
             if fault := name_fault(name):
                 raise DataError(f"{folder / META}: shard {name!r} {fault}; prepare the folder again")
             if name not in excluded:
-                yield from _read_shard(folder, name, "train" if part == "train" else "heldout", fields, excluded)
+                split = "train" if part == "train" else "heldout"
+                yield from _read_shard(folder / name, name, prefix, split, fields, excluded)
 
 
 def expand_braces(name: str) -> list[str]:
@@ -103,24 +111,30 @@ def _field_map(folder: Path) -> FieldMap:
 
 
 def _read_shard(
-    folder: Path, name: str, split: str, fields: FieldMap, excluded: set[str]
-) -> Iterator[Source | BadVideo]:
-    path = folder / name
+    path: Path, name: str, prefix: str, split: str, fields: FieldMap, excluded: set[str]
+) -> Iterator[Found]:
+    where = printable(str(path))
     try:
-        groups = list(grouped(read_members(path)))
-    except (DataError, OSError) as error:
-        yield BadVideo(str(path), str(error).removeprefix(f"{path}: "))
+        members = [member for member in read_members(path) if not is_system_file(member.name)]
+    except DataError as error:
+        yield BadVideo(where, str(error).removeprefix(f"{path}: "))
         return
-    for key, members in groups:
+    for key, group in grouped(members).items():
         if f"{name}/{key}" in excluded:
+            yield LeftOut(f"{where}/{printable(key)}", "a sample that the split excludes")
             continue
         try:
-            video = _video(members, fields)
-            if video is not None:
-                values = {"caption": _caption(members, fields), "split": split}
-                yield source_of(f"{Path(name).stem}/{key}", {"": video.file}, values, None, 0)
-        except (DataError, ValueError, KeyError, IndexError, TypeError) as error:
-            yield BadVideo(f"{path}/{key}", f"it can not be read ({error!r})")
+            by_suffix = {member.suffix.lower(): member for member in group}
+            if len(by_suffix) < len(group):
+                raise DataError("several of its members have one name; keep one")
+            video = _video(by_suffix, fields)
+            if video is None:
+                yield LeftOut(f"{where}/{printable(key)}", "a sample without a video")
+                continue
+            values = {"caption": _caption(by_suffix, fields), "split": split}
+            yield source_of(f"{prefix}{name.removesuffix('.tar')}/{key}", {"": video.file}, values, None, 0)
+        except DataError as error:
+            yield BadVideo(f"{where}/{printable(key)}", str(error))
 
 
 def _video(members: Mapping[str, Member], fields: FieldMap) -> Member | None:
@@ -131,15 +145,25 @@ def _video(members: Mapping[str, Member], fields: FieldMap) -> Member | None:
 
 
 def _caption(members: Mapping[str, Member], fields: FieldMap) -> str:
-    """Of the first place that is there. KeyError, IndexError, TypeError where its JSON has no such thing."""
+    """Of the first place that is there. DataError where its JSON has no such thing."""
     places = [place for field in CAPTION_FIELDS for place in fields.get(field, ())]
     for part, *keys in places or [["txt"]]:
         member = members.get(f".{part}".lower())
         if member is None:
             continue
-        text = member.file.read_bytes().decode("utf-8")
-        value: Any = json.loads(text) if keys else text
+        content = member.file.read_bytes()
+        return _text_at(content, part, keys) if keys else caption_of(content)
+    return ""
+
+
+def _text_at(content: bytes, part: str, keys: list[str]) -> str:
+    """What stands in JSON under these keys, one in the other. DataError where nothing does, or no text."""
+    try:
+        value: Any = json.loads(content.decode("utf-8-sig"))
         for key in keys:
             value = value[int(key) if isinstance(value, list) else key]
-        return str(value).strip()
-    return ""
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise DataError(f"its caption, {part}[{']['.join(keys)}], can not be read ({error!r})") from error
+    if not isinstance(value, str):
+        raise DataError(f"its caption, {part}[{']['.join(keys)}], is no text: {str(value)[:40]!r}")
+    return value.strip()

@@ -28,6 +28,12 @@ class VideoFile:
             file.seek(self.offset_bytes or 0)
             return file.read(-1 if self.size_bytes is None else self.size_bytes)
 
+    def read_head(self, num_bytes: int) -> bytes:
+        """Its first bytes, or all of them where there are fewer."""
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offset_bytes or 0)
+            return file.read(num_bytes if self.size_bytes is None else min(num_bytes, self.size_bytes))
+
     def sha256(self) -> str:
         """Of the bytes, read in pieces."""
         if self.size_bytes is None:

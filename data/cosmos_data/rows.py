@@ -4,6 +4,7 @@ In JSON lines a column that has a default (see `Clip`) may be left out.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -206,32 +207,92 @@ def read_json_lines(path: Path, columns: pa.StructType) -> Iterator[tuple[int, d
 
 def typed_json(text: bytes, columns: pa.StructType) -> dict[str, Any]:
     """A JSON object whose keys and types are those of `columns`; any key may be left out. DataError otherwise."""
+    values = json_object(text)
+    if unknown := sorted(unknown_keys(values, columns)):
+        raise DataError(f"unknown columns {', '.join(unknown)}")
+    return typed(values, columns)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """Of UTF-8 text, with or without a byte order mark. DataError where it is none, or says a key twice."""
     try:
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise DataError(f"{text[:40]!r} is no JSON object")
-        if unknown := sorted(_unknown(values, columns, "")):
-            raise DataError(f"unknown columns {', '.join(unknown)}")
-        [typed] = pa.array([values], columns).to_pylist()
-    except (ValueError, RecursionError, OverflowError, TypeError, pa.ArrowException) as error:
+        values = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{text[:40]!r} ... is not what belongs there ({error})") from error
-    return _given(typed, values)
+        raise DataError(f"{text[:40]!r} ... is no JSON object ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{text[:40]!r} is no JSON object")
+    return values
 
 
-def _unknown(values: Any, of_type: pa.DataType, where: str) -> Iterator[str]:
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in values if names.count(name) > 1)
+        raise DataError(f"key {twice!r} is said {names.count(twice)} times; keep one")
+    return values
+
+
+def typed(values: Mapping[str, Any], columns: pa.StructType) -> dict[str, Any]:
+    """JSON's values as those of `columns`, without keys that `columns` lacks. DataError names the first wrong value."""
+    for fault in type_faults(values, columns, ""):
+        raise DataError(fault)
+    [whole] = pa.array([values], columns).to_pylist()
+    return _given(whole, {name: value for name, value in values.items() if name in whole})
+
+
+def type_faults(value: Any, of_type: pa.DataType, where: str) -> Iterator[str]:
+    """What no value of that type can be; nothing may be said anywhere, but in a list."""
+    if value is None:
+        return
+    shown = f"{where.lstrip('.') or 'row'}={str(value)[:40]!r}"
+    if pa.types.is_struct(of_type):
+        if not isinstance(value, dict):
+            yield f"{shown} is no object"
+            return
+        for field in of_type:
+            yield from type_faults(value.get(field.name), field.type, f"{where}.{field.name}")
+    elif pa.types.is_list(of_type):
+        if not isinstance(value, list):
+            yield f"{shown} is no list"
+            return
+        if pa.types.is_floating(of_type.value_type) and all(type(one) is float for one in value):
+            return  # the long ones
+        for number, one in enumerate(value):
+            if one is None:
+                yield f"{where.lstrip('.')}[{number}]: one of its entries is empty; remove it"
+            yield from type_faults(one, of_type.value_type, f"{where}[{number}]")
+    elif pa.types.is_string(of_type):
+        if not isinstance(value, str):
+            yield f"{shown} is no text"
+        elif not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield f"{where.lstrip('.')}={value[:40]!r} is no Unicode text"
+    elif pa.types.is_boolean(of_type):
+        if not isinstance(value, bool):
+            yield f"{shown} is neither true nor false"
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        yield f"{shown} is no number"
+    elif pa.types.is_integer(of_type):
+        if value != value or value in (float("inf"), -float("inf")) or value != int(value) or abs(value) >= 2**63:
+            yield f"{shown} is no whole number"
+    elif abs(value) > sys.float_info.max and isinstance(value, int):
+        yield f"{shown} is too large"
+
+
+def unknown_keys(values: Any, of_type: pa.DataType, where: str = "") -> Iterator[str]:
     """Keys that the type does not have; pyarrow passes over them in silence."""
     if pa.types.is_list(of_type) and isinstance(values, list):
         for one in values:
-            yield from _unknown(one, of_type.value_type, where)
+            yield from unknown_keys(one, of_type.value_type, where)
     elif pa.types.is_struct(of_type) and isinstance(values, dict):
         known = {field.name: field.type for field in of_type}
         for name, value in values.items():
             if name not in known:
                 yield where + name
             else:
-                yield from _unknown(value, known[name], f"{where}{name}.")
+                yield from unknown_keys(value, known[name], f"{where}{name}.")
     elif pa.types.is_struct(of_type) and values is not None:
         yield f"{where.rstrip('.') or 'row'}={values!r}"
 

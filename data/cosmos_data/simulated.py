@@ -177,7 +177,7 @@ def write_world(
         path.with_suffix(".txt").write_text(caption_of(seed, config), encoding="utf-8")
         if progress is not None:
             progress(number, len(every))
-    clips, _ = build_manifest(aside, config.num_frames, None, max_bad_share=0.0)
+    clips = build_manifest(aside, config.num_frames, None, max_bad_share=0.0).manifest
     in_split = tuple(replace(clip, split="heldout") if clip.clip_id.startswith("heldout/") else clip for clip in clips)
     Manifest(in_split).write(aside / "manifest.parquet")
     aside.rename(folder)

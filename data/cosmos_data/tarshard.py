@@ -6,9 +6,11 @@ A shard is hostile until shown otherwise: a name that leads out of the folder it
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
@@ -29,8 +31,9 @@ class Member:
 
     @property
     def suffix(self) -> str:
-        """Behind that dot, with it, in small letters."""
-        return "." + PurePosixPath(self.name).name.partition(".")[2].lower()
+        """Behind that dot, with it; what follows the last dot in small letters."""
+        first, dot, last = PurePosixPath(self.name).name.partition(".")[2].rpartition(".")
+        return f".{first}{dot}{last.lower()}"
 
 
 def read_members(path: Path) -> Iterator[Member]:
@@ -39,28 +42,45 @@ def read_members(path: Path) -> Iterator[Member]:
     Raises:
         DataError: it is no tar, is cut off, or a member is refused.
     """
-    size_bytes = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if fault := name_fault(member.name):
-                    raise DataError(f"{path}: member {member.name!r} {fault}; pack the shard again without it")
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path}: member {member.name!r} is a link or a device; pack the shard again")
-                if member.offset_data + member.size > size_bytes:
-                    raise DataError(f"{path}: it is cut off within member {member.name!r}; copy the shard again")
-                yield Member(member.name, VideoFile(str(path), member.offset_data, member.size))
-            # tarfile takes a damaged header for the end; the real end is a block of zeros.
-            with path.open("rb") as file:
-                file.seek(tar.offset)
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            while True:
+                with tarfile.TarFile(fileobj=file) as tar:
+                    yield from _members_of(tar, path, size_bytes)
+                    end = tar.offset
+                file.seek(end)
+                # tarfile takes a damaged header for the end; the real end is a block of zeros.
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise DataError(f"{path}: it is cut off or damaged at byte {tar.offset}; copy the shard again")
+                    raise DataError(f"{path}: it is cut off or damaged at byte {end}; copy the shard again")
+                if not _next_archive(file):
+                    return
     except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: it is no tar, or damaged ({error}); copy the shard again") from error
+
+
+def _members_of(tar: tarfile.TarFile, path: Path, size_bytes: int) -> Iterator[Member]:
+    for member in tar:
+        if fault := name_fault(member.name):
+            raise DataError(f"{path}: member {member.name!r} {fault}; pack the shard again without it")
+        if member.isdir():
+            continue
+        if not member.isreg() or member.issparse():
+            raise DataError(f"{path}: member {member.name!r} is a link or a device; pack the shard again")
+        if member.offset_data + member.size > size_bytes:
+            raise DataError(f"{path}: it is cut off within member {member.name!r}; copy the shard again")
+        yield Member(member.name, VideoFile(str(path), member.offset_data, member.size))
+
+
+def _next_archive(file: BinaryIO) -> bool:
+    """Go to the next block that is not zeros: people join tars with cat, and each of them ends with zeros."""
+    while block := file.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            file.seek(-len(block), io.SEEK_CUR)
+            return True
+    return False
 
 
 def name_fault(name: str) -> str | None:
@@ -70,20 +90,20 @@ def name_fault(name: str) -> str | None:
         return "has an absolute name"
     if ".." in path.parts:
         return "has a name that leads out of its folder"
-    return "has an empty name, or a control character in it" if not name.strip() or not name.isprintable() else None
+    # Bytes that are not UTF-8 come as surrogates; what uses the name refuses it.
+    is_printable = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name)
+    return None if name.strip() and is_printable else "has an empty name, or a control character in it"
 
 
-def grouped(members: Iterable[Member]) -> Iterator[tuple[str, Mapping[str, Member]]]:
-    """(key, members by suffix) of consecutive members that have one key, as WebDataset groups them."""
-    key, group = "", dict[str, Member]()
+def grouped(members: Iterable[Member], key_of: Callable[[Member], str] | None = None) -> dict[str, list[Member]]:
+    """Members by key, in the order in which the keys come first; those of one key need not stand together.
+
+    key_of: gives a member's key (None: WebDataset's rule).
+    """
+    groups = defaultdict[str, list[Member]](list)
     for member in members:
-        if group and member.key != key:
-            yield key, group
-            group = {}
-        key = member.key
-        group[member.suffix] = member
-    if group:
-        yield key, group
+        groups[member.key if key_of is None else key_of(member)].append(member)
+    return groups
 
 
 class ShardWriter:

@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from cosmos_data.clip import Clip, Seek
+from cosmos_data.contents import look_at
 from cosmos_data.cut_off import missing_end
 from cosmos_data.errors import ClipError
 from cosmos_data.location import VideoFile
@@ -98,6 +99,9 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
     frame, is_interlaced = None, False
     file = as_file(file)
     try:
+        content = look_at(file)
+        if content.kind not in ("video", "unknown"):  # what is unknown may be a damaged video
+            raise BadVideoError(f"it is {content.what}")
         (container, stream, decoder), stream_index = open_best_video(file)
         with container:
             for packet in container.demux(stream):

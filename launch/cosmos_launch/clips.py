@@ -18,9 +18,9 @@ from torch import Tensor
 
 from cosmos_data.clip import Clip, Split
 from cosmos_data.errors import ClipError, DataError
+from cosmos_data.folder import find_videos, is_video
 from cosmos_data.location import VideoFile, file_sha256
 from cosmos_data.manifest import Manifest
-from cosmos_data.sources import VIDEO_SUFFIXES, find_videos
 from cosmos_data.transform import cut_and_scale
 from cosmos_data.video import BadVideoError, RgbConverter, probe_video, read_frames
 from cosmos_data.window import central_box
@@ -51,11 +51,11 @@ def find_sources(path: Path, *, pictures_fps: float, split: Split | Literal["all
     """
     if path.is_dir():
         pictures = _folders_of_pictures(path)
-        is_video = (file.suffix.lower() in VIDEO_SUFFIXES for file in path.rglob("*"))
-        if not pictures or any(is_video):
+        others = (file for file in path.rglob("*") if file.suffix.lower() not in PICTURE_SUFFIXES)
+        if not pictures or any(is_video(file) for file in others):
             return [_of_video(file, file.relative_to(path).as_posix()) for file in find_videos(path)]
         return [_of_pictures(folder, files, path, pictures_fps) for folder, files in pictures.items()]
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+    if is_video(path):
         return [_of_video(path, path.name)]
     sha256_of = lru_cache(maxsize=4)(VideoFile.sha256)  # a manifest's clips of one file stand together
     manifest = Manifest.read(path)

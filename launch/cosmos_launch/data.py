@@ -2,10 +2,10 @@
 read anywhere in. `data stats` is in `cosmos_launch.data_page`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cosmos_data.build import build_manifest
+from cosmos_data.build import build_manifest, listed, said_of_left_out
 from cosmos_data.check import JOURNAL_SUFFIX, Finding, check_manifest
 from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
@@ -28,35 +28,41 @@ def build(
     split_shots: bool,
     max_bad_share: float,
     max_clips: int | None,
+    cameras: Sequence[str],
     rules: Rules,
 ) -> int:
-    """Write the manifest; name the videos that gave no clip. Returns the exit code."""
+    """Write the manifest; name what gave no clip, and what was left out. Returns the exit code."""
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.parquet'}")
     with progress("read", "videos") as advance:
-        manifest, bad = build_manifest(
+        manifest, bad, left_out, num_videos, by_time = build_manifest(
             source,
             clip_frames,
             heldout_every,
             min_frames=min_frames,
             split_shots=split_shots,
             max_bad_share=max_bad_share,
+            cameras=cameras,
             rules=rules,
             progress=advance,
         )
     if not len(manifest):
-        raise DataError(f"{source} gives no clip, so {out} is not written; {len(bad)} videos were found and left out")
+        raise DataError(f"{source} gives no clip of {num_videos} videos, so {out} is not written:\n{listed(bad)}")
     if max_clips is not None and len(manifest) > max_clips:
         print(f"{len(manifest)} clips found, {max_clips} kept, evenly spread")
         manifest = Manifest(tuple(manifest[row * len(manifest) // max_clips] for row in range(max_clips)))
     manifest.write(out)
     for video in bad:
         print(f"skipped {video.path}: {video.reason}")
+    for line in said_of_left_out(left_out):
+        print(f"left out: {line}")
+    if by_time:
+        print(f"read by time, since rates differ: {len(by_time)} videos ({by_time[0]})")
     for line in said_of_treatment(manifest):
         print(line)
     counts = {split: sum(clip.split == split for clip in manifest) for split in ("train", "heldout")}
     print(
-        f"{len(manifest)} clips ({counts['train']} train, {counts['heldout']} held out), "
+        f"found {num_videos} videos: {len(manifest)} clips ({counts['train']} train, {counts['heldout']} held out), "
         f"{len(bad)} videos skipped -> {out}"
     )
     return 0

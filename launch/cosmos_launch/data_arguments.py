@@ -27,6 +27,9 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--keep-shots", action="store_true", help="do not cut where one shot ends and another begins")
     build.add_argument("--heldout-every", type=int, default=5, help="every n-th clip is held out; 0: none")
     build.add_argument("--max-clips", type=int, help="keep so many clips at most, evenly spread")
+    build.add_argument(
+        "--cameras", nargs="+", default=(), metavar="NAME", help="of LeRobot, the views to take, in order"
+    )
     build.add_argument("--max-bad-share", type=float, default=0.05, help="share of bad videos that is an error")
     build.add_argument(
         "--pixels", choices=("square", "stored"), default="square", help="stored: also of those that are not"
@@ -79,6 +82,7 @@ def _build(arguments: argparse.Namespace) -> int:
         split_shots=not arguments.keep_shots,
         max_bad_share=arguments.max_bad_share,
         max_clips=arguments.max_clips,
+        cameras=arguments.cameras,
         rules=rules,
     )
 

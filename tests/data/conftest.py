@@ -33,7 +33,7 @@ def folder(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def manifest(folder: Path) -> Manifest:
     """12 clips of 30 frames, also across cuts: eight of bikes, four of carphone, whose pixels are left as they are."""
     rules = Rules(pixels="stored")
-    return build_manifest(folder, clip_frames=30, heldout_every=4, split_shots=False, rules=rules)[0]
+    return build_manifest(folder, clip_frames=30, heldout_every=4, split_shots=False, rules=rules).manifest
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def damaged(footage, mjpeg, tmp_path) -> Path:
 
 def test_bad_videos_are_skipped_and_named(damaged):
     steps = []
-    manifest, bad = build_manifest(
+    manifest, bad, *_ = build_manifest(
         damaged, 60, None, split_shots=False, max_bad_share=0.95, progress=lambda *step: steps.append(step)
     )
     assert {clip.path for clip in manifest} == {str(damaged / "good.mp4"), str(damaged / "rotated.mp4")}
@@ -109,19 +109,22 @@ def test_rows(manifest, folder):
 
 
 def test_the_number_of_workers_changes_nothing(manifest, folder):
-    assert build_manifest(folder, 30, 4, split_shots=False, num_workers=1, rules=Rules(pixels="stored"))[0] == manifest
+    assert (
+        build_manifest(folder, 30, 4, split_shots=False, num_workers=1, rules=Rules(pixels="stored")).manifest
+        == manifest
+    )
 
 
 def test_a_shorter_last_clip_is_kept_on_request(folder):
     lengths = [
-        [clip.num_frames for clip in build_manifest(folder, 100, None, min_frames=least, split_shots=False)[0]]
+        [clip.num_frames for clip in build_manifest(folder, 100, None, min_frames=least, split_shots=False).manifest]
         for least in (20, 50, 60)
     ]
     assert lengths == [[100, 100, 50, 100, 20], [100, 100, 50, 100], [100, 100, 100]]
 
 
 def test_a_video_shorter_than_a_clip_is_named(folder):
-    manifest, bad = build_manifest(folder, 121, None, split_shots=False, max_bad_share=0.5)
+    manifest, bad, *_ = build_manifest(folder, 121, None, split_shots=False, max_bad_share=0.5)
     assert len(manifest) == 2
     assert [video.reason for video in bad] == ["it has 120 frames, a clip needs 121 or more"]
     with pytest.raises(DataError, match=r"1 of 2 videos.*max_bad_share=0\.49"):
@@ -131,7 +134,7 @@ def test_a_video_shorter_than_a_clip_is_named(folder):
 def test_a_caption_that_is_no_text_is_named(footage, tmp_path):
     shutil.copy(footage / "carphone_pristine.mp4", tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    _, bad = build_manifest(tmp_path, clip_frames=60, heldout_every=None, max_bad_share=1.0)
+    _, bad, *_ = build_manifest(tmp_path, clip_frames=60, heldout_every=None, max_bad_share=1.0)
     assert "its caption (.txt) is not UTF-8" in bad[0].reason
 
 
@@ -145,11 +148,11 @@ def test_empty_missing_and_senseless_requests(tmp_path):
 
 
 def test_clips_do_not_span_cuts(folder):
-    manifest, _ = build_manifest(folder, 20, None)
+    manifest, *_ = build_manifest(folder, 20, None)
     bikes = [clip for clip in manifest if clip.path.endswith("bikes.mp4")]
     cuts = {30, 76, 137, 187, 242}
     for clip in bikes:
         assert not cuts & set(range(clip.start_frame + 1, clip.start_frame + clip.num_frames))
     assert [clip.start_frame for clip in bikes] == [0, 30, 50, 76, 96, 116, 137, 157, 187, 207]
-    whole, _ = build_manifest(folder, None, None)
+    whole, *_ = build_manifest(folder, None, None)
     assert [clip.num_frames for clip in whole] == [30, 46, 61, 50, 55, 8, 120]

@@ -67,7 +67,7 @@ def test_rows_that_say_something_else_than_their_file(copy):
 def test_a_wrong_extension_is_a_warning(footage, tmp_path):
     shutil.copy(footage / "carphone_pristine.mp4", tmp_path / "a.avi")
     (tmp_path / "a.txt").write_text("a man in a car", encoding="utf-8")
-    manifest, _ = build_manifest(tmp_path, 60, None)
+    manifest, *_ = build_manifest(tmp_path, 60, None)
     [finding] = check_manifest(manifest)
     assert (finding.level, finding.where) == ("warning", str(tmp_path / "a.avi"))
     assert finding.text.startswith("its name ends in .avi, its content is mov,mp4")

@@ -36,7 +36,7 @@ def test_a_write_that_fails_leaves_the_old_file(manifest, tmp_path, monkeypatch)
 def test_a_moved_folder_has_the_same_digest_and_other_paths(manifest, folder, tmp_path):
     here, there = tmp_path / "here", tmp_path / "elsewhere"
     shutil.copytree(folder, here)
-    build_manifest(here, 30, 4, split_shots=False, rules=Rules(pixels="stored"))[0].write(here / "m.parquet")
+    build_manifest(here, 30, 4, split_shots=False, rules=Rules(pixels="stored")).manifest.write(here / "m.parquet")
     here.rename(there)
     moved = Manifest.read(there / "m.parquet")
     assert moved.digest == manifest.digest

@@ -138,7 +138,7 @@ def test_frames_are_the_right_ones_from_anywhere(odd):
     name, path = odd
     expected = in_order(path)
     assert len(expected) == NUM_FRAMES
-    manifest, _ = build_manifest(path.parent, None, None)
+    manifest, *_ = build_manifest(path.parent, None, None)
     [clip] = manifest
     assert clip.seek == SEEK.get(name, "rate")
     assert (clip.num_frames, clip.height_px, clip.width_px) == (NUM_FRAMES, *expected.shape[1:3])
@@ -151,7 +151,7 @@ def test_frames_are_the_right_ones_from_anywhere(odd):
 
 def test_the_plan_executed(odd):
     _, path = odd
-    manifest, _ = build_manifest(path.parent, None, None)
+    manifest, *_ = build_manifest(path.parent, None, None)
     expected = in_order(path)
     height_px, width_px = expected.shape[1:3]
     config = DataConfig(manifest="m", num_frames=5, height_px=height_px, width_px=width_px, flip=False, resize="crop")
@@ -169,7 +169,7 @@ def test_the_plan_executed(odd):
 def test_dali_leaves_them_to_pyav(odd):
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
     _, path = odd
-    manifest, _ = build_manifest(path.parent, None, None)
+    manifest, *_ = build_manifest(path.parent, None, None)
     assert dali_obstacle(manifest, torch.device("cuda")) is not None
 
 

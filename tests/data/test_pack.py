@@ -111,7 +111,7 @@ def test_shards_hold_the_same_clips(mjpeg, manifest, tmp_path):
 
 def test_a_folder_of_shards_can_be_built_from(folder, manifest, tmp_path):
     pack_manifest(Manifest(manifest.clips[:3]), tmp_path / "out", replace(SMALL, codec="h264", shard_mib=1))
-    again, bad = build_manifest(tmp_path / "out", None, None, split_shots=False)
+    again, bad, *_ = build_manifest(tmp_path / "out", None, None, split_shots=False)
     assert bad == []
     assert [clip.clip_id for clip in again] == [f"shard-000000/{row:06d}@0" for row in range(3)]
     assert {clip.caption for clip in again} == {"cyclists on a road"}
@@ -145,7 +145,7 @@ def test_views_and_cameras_are_packed_alike(manifest, tmp_path):
     # The largest middle part of 640x272 that is as wide as 96:64 is 408x272: 116 pixels are gone on the left.
     assert front.camera.intrinsics_px == (500.0, 500.0, 204.0, 136.0)
     assert (front.camera.height_px, front.camera.width_px) == (272, 408)
-    again, _ = build_manifest(tmp_path / "out", None, None, split_shots=False)
+    again, *_ = build_manifest(tmp_path / "out", None, None, split_shots=False)
     assert [clip.view for clip in again[0].each_view()] == ["front", "side"]
     assert again[0].camera == front.camera
 

@@ -62,7 +62,7 @@ def add_film(
 
 
 def only_clip(folder: Path, rules: Rules | None = None) -> Clip:
-    manifest, bad = build_manifest(folder, None, None, split_shots=False, rules=rules)
+    manifest, bad, *_ = build_manifest(folder, None, None, split_shots=False, rules=rules)
     assert not bad
     [clip] = manifest
     return clip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cosmos_data.build import build_manifest
 from cosmos_data.energon import expand_braces, read_energon
 from cosmos_data.errors import DataError
-from cosmos_data.sources import BadVideo, Source
+from cosmos_data.found import BadVideo, LeftOut, Source
 
 CAMERA = {
     "convention": "world_to_camera_opencv",
@@ -41,7 +41,7 @@ def test_json_beside_a_video(carphone, tmp_path):
     captions = [{"start_frame": 0, "num_frames": 50, "text": "he talks"}]
     said = {"captions": captions, "camera": CAMERA, "action": action(120), "split": "heldout"}
     (tmp_path / "a.json").write_text(json.dumps(said), encoding="utf-8")
-    manifest, bad = build_manifest(tmp_path, 40, None)
+    manifest, bad, *_ = build_manifest(tmp_path, 40, None)
     assert bad == []
     assert [len(clip.captions) for clip in manifest] == [1, 1, 0]
     assert (manifest[1].captions[0].start_frame, manifest[1].captions[0].num_frames) == (0, 10)
@@ -62,7 +62,7 @@ def test_json_beside_a_video(carphone, tmp_path):
 def test_wrong_json_names_its_video(carphone, tmp_path, said, words):
     shutil.copy(carphone, tmp_path / "a.mp4")
     (tmp_path / "a.json").write_text(said, encoding="utf-8")
-    _, [bad] = build_manifest(tmp_path, 40, None, max_bad_share=1.0)
+    _, [bad], *_ = build_manifest(tmp_path, 40, None, max_bad_share=1.0)
     assert words in bad.reason
 
 
@@ -74,7 +74,7 @@ def test_any_number_of_views(carphone, footage, tmp_path, num_views):
     others = [{"path": f"{view}.mp4", "view": f"v{view}", "camera": CAMERA} for view in range(1, num_views)]
     row = {"path": "0.mp4", "view": "v0", "views": others, "clip_id": "drive"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    manifest, _ = build_manifest(tmp_path / "rows.jsonl", 60, None)
+    manifest, *_ = build_manifest(tmp_path / "rows.jsonl", 60, None)
     assert [clip.clip_id for clip in manifest] == ["drive@0", "drive@60"]
     assert [view.view for view in manifest[1].each_view()] == [f"v{view}" for view in range(num_views)]
     assert {view.start_frame for view in manifest[1].each_view()} == {60}
@@ -85,7 +85,7 @@ def test_views_that_do_not_belong_together(carphone, footage, tmp_path):
     shutil.copy(footage / "bikes.mp4", tmp_path / "b.mp4")
     row = {"path": "a.mp4", "views": [{"path": "b.mp4", "view": "b"}]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    _, [bad] = build_manifest(tmp_path / "rows.jsonl", 60, None, max_bad_share=1.0)
+    _, [bad], *_ = build_manifest(tmp_path / "rows.jsonl", 60, None, max_bad_share=1.0)
     assert "view b has 25 fps, the first 29.97" in bad.reason
 
 
@@ -103,7 +103,7 @@ def test_webdataset_tars_are_read_in_place(carphone, tmp_path):
     write_tar(tmp_path / "a.tar", good)
     write_tar(tmp_path / "b.tar", {"../0.mp4": video})
     write_tar(tmp_path / "c.tar", {"x.mp4": video, "x.json": b'{"views": [{"path": "/etc/passwd"}]}'})
-    manifest, bad = build_manifest(tmp_path, None, None, max_bad_share=1.0)
+    manifest, bad, *_ = build_manifest(tmp_path, None, None, max_bad_share=1.0)
     [clip] = manifest
     assert (clip.clip_id, clip.caption, [view.view for view in clip.each_view()]) == ("a/0@0", "a man", ["", "left"])
     assert clip.file.read_bytes() == video
@@ -157,7 +157,7 @@ def write_lerobot(folder: Path, carphone: Path, version: str) -> None:
 @pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
 def test_lerobot(carphone, tmp_path, version):
     write_lerobot(tmp_path / "robot", carphone, version)
-    manifest, bad = build_manifest(tmp_path / "robot", 30, None)
+    manifest, bad, *_ = build_manifest(tmp_path / "robot", 30, None)
     assert bad == []
     assert [clip.clip_id for clip in manifest] == [f"episode_00000{k}@{start}" for k in range(2) for start in (0, 30)]
     last = manifest[3]
@@ -217,7 +217,7 @@ def write_meta(folder: Path, **files: str) -> None:
 
 
 def test_an_energon_folder_keeps_its_split_and_captions(energon):
-    manifest, bad = build_manifest(energon, None, 2)
+    manifest, bad, *_ = build_manifest(energon, None, 2)
     assert bad == []
     assert [(clip.clip_id, clip.split) for clip in manifest] == [
         ("shard_000/a@0", "train"),
@@ -230,7 +230,7 @@ def test_an_energon_folder_keeps_its_split_and_captions(energon):
     (energon / ".nv-meta/.info.json").unlink()
     counts = "".join(f"\n  {name}: 2" for name in INFO["shard_counts"])
     write_meta(energon, **{".info.yaml": f"shard_counts:{counts}", "dataset.yaml": "__class__: CrudeWebdataset"})
-    manifest, _ = build_manifest(energon, None, None)
+    manifest, *_ = build_manifest(energon, None, None)
     assert len(manifest) == 5 and {clip.caption for clip in manifest} == {""}, "it has no .txt"
 
 
@@ -259,7 +259,7 @@ def test_an_energon_shard_outside_of_its_folder_is_refused(energon):
 
 def test_a_sample_whose_caption_is_elsewhere_is_named(energon):
     write_meta(energon, **{"dataset.yaml": FIELDS.replace("[texts]", "[caption]")})
-    _, bad = build_manifest(energon, None, None, max_bad_share=1.0)
+    _, bad, *_ = build_manifest(energon, None, None, max_bad_share=1.0)
     assert len(bad) == 5 and "KeyError('caption')" in bad[0].reason and bad[0].path.endswith("shard_000.tar/a")
 
 
@@ -296,7 +296,7 @@ def test_fuzz_energon_s_files_give_sources_or_a_data_error(tmp_path, files):
     write_tar(tmp_path / "a.tar", {"b.mp4": b"1", "b.txt": b"2", "b.json": b"{}"})
     write_meta(tmp_path, **{name: json.dumps(content) for name, content in (good | files).items()})
     try:
-        assert all(isinstance(source, Source | BadVideo) for source in read_energon(tmp_path))
+        assert all(isinstance(source, Source | BadVideo | LeftOut) for source in read_energon(tmp_path))
     except DataError:
         return
 
@@ -305,5 +305,5 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(carphone, tmp_path):
     for name, text in (("a", "\ufeffa man talks\n"), ("b", "\ufeff")):
         shutil.copy(carphone, tmp_path / f"{name}.mp4")
         (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
-    manifest, _ = build_manifest(tmp_path, None, None, split_shots=False)
+    manifest, *_ = build_manifest(tmp_path, None, None, split_shots=False)
     assert [clip.caption for clip in manifest] == ["a man talks", ""]

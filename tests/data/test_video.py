@@ -77,7 +77,7 @@ def write_uneven(source: Path, target: Path, pts_of) -> None:
 )
 def test_odd_time_stamps(footage, tmp_path, pts_of, by_stamps):
     write_uneven(footage / "carphone_pristine.mp4", tmp_path / "odd.webm", pts_of)
-    clip = build_manifest(tmp_path, clip_frames=24, heldout_every=None)[0][0]
+    clip = build_manifest(tmp_path, clip_frames=24, heldout_every=None).manifest[0]
     assert (clip.first_pts is not None) == by_stamps
     expected = sequential(clip.path)
     for start in (0, 3, 4, 11, 13, 20):

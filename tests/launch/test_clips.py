@@ -89,7 +89,7 @@ def test_pictures_of_another_size_are_named(tmp_path: Path) -> None:
 
 def test_a_manifests_clips_and_the_bytes_behind_them(tmp_path: Path) -> None:
     shutil.copy(CARPHONE, tmp_path / "a.mp4")
-    build_manifest(tmp_path, clip_frames=40, heldout_every=3)[0].write(tmp_path / "m.parquet")
+    build_manifest(tmp_path, clip_frames=40, heldout_every=3).manifest.write(tmp_path / "m.parquet")
     sources = find_sources(tmp_path / "m.parquet", pictures_fps=24)
     assert [source.name for source in sources] == ["a.mp4@0", "a.mp4@40", "a.mp4@80"]
     assert len({source.digest() for source in sources}) == 3
@@ -110,7 +110,7 @@ def test_a_manifests_clips_and_the_bytes_behind_them(tmp_path: Path) -> None:
 
 def test_a_manifest_without_the_split_and_a_folder_without_clips(tmp_path: Path) -> None:
     shutil.copy(CARPHONE, tmp_path / "a.mp4")
-    build_manifest(tmp_path, clip_frames=40, heldout_every=None)[0].write(tmp_path / "m.parquet")
+    build_manifest(tmp_path, clip_frames=40, heldout_every=None).manifest.write(tmp_path / "m.parquet")
     with pytest.raises(DataError, match=r"m.parquet has no clips of split heldout; use split=all"):
         find_sources(tmp_path / "m.parquet", pictures_fps=24, split="heldout")
     (tmp_path / "empty").mkdir()

@@ -72,7 +72,7 @@ def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path:
     (tmp_path / "videos").mkdir()
     for name in ("bikes.mp4", "carphone_pristine.mp4"):
         (tmp_path / "videos" / name).symlink_to(FOOTAGE / name)
-    clips, _ = build_manifest(tmp_path / "videos", clip_frames=30, heldout_every=None)
+    clips, *_ = build_manifest(tmp_path / "videos", clip_frames=30, heldout_every=None)
     clips.write(tmp_path / "footage.parquet")
     data = DataConfig(
         manifest=str(tmp_path / "footage.parquet"),

@@ -41,7 +41,7 @@ def write_inputs(folder: Path) -> Path:
     (folder / "videos").mkdir()
     (folder / "videos" / "carphone.mp4").symlink_to(CARPHONE)
     (folder / "videos" / "carphone.txt").write_text("a red ball")
-    build_manifest(folder / "videos", clip_frames=30, heldout_every=4)[0].write(folder / "footage.parquet")
+    build_manifest(folder / "videos", clip_frames=30, heldout_every=4).manifest.write(folder / "footage.parquet")
     write_tokenizer(folder / "tokenizer")
     write_tokenizer(folder / "other_tokenizer", seed=1)
     return folder
