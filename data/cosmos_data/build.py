@@ -5,7 +5,7 @@ begins, then into consecutive clips. The same source gives the same manifest, wh
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -52,6 +52,7 @@ def build_manifest(
     split_shots: bool = True,
     rules: Rules | None = None,
     cameras: Sequence[str] = (),
+    splits: Mapping[str, Split] | None = None,
     max_bad_share: float = 0.05,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -65,6 +66,7 @@ def build_manifest(
         split_shots: no clip spans a cut. Episodes of LeRobot are never split.
         rules: what is made of pictures that are not plain ones (None: what a player shows).
         cameras: LeRobot's names of the cameras to take (none: all but depth).
+        splits: of an energon folder, the parts to take and what they are here (None: all, `train` to train on).
         max_bad_share: the largest share (0 to 1) of videos without a clip.
         progress: called with (videos done, videos in all) after each video.
 
@@ -78,7 +80,7 @@ def build_manifest(
             raise DataError(f"{name}={value} is not a positive count; use 1 or more")
     if not 0 <= max_bad_share <= 1:
         raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
-    found = list(read_sources(path, cameras))
+    found = list(read_sources(path, cameras, splits))
     left_out = [one for one in found if isinstance(one, LeftOut)]
     videos = list(_with_own_names([one for one in found if not isinstance(one, LeftOut)]))
     if not videos:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from cosmos_data.captions import caption_of
+from cosmos_data.clip import Split
 from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.described import source_of
 from cosmos_data.errors import DataError
@@ -42,10 +43,15 @@ def is_energon(folder: Path) -> bool:
     return any((folder / META / name).is_file() for name in INFOS)
 
 
-def read_energon(folder: Path, prefix: str = "") -> Iterator[Found]:
+def read_energon(folder: Path, prefix: str = "", splits: Mapping[str, Split] | None = None) -> Iterator[Found]:
     """Shard after shard, those of the part `train` first.
 
-    prefix: begins the names of the samples. DataError where what is said of the shards is wrong.
+    Args:
+        prefix: begins the names of the samples.
+        splits: parts that are taken, and what they are here (None: all, and all but `train` are held out).
+
+    Raises:
+        DataError: what is said of the shards is wrong, or there is no such part.
     """
     try:
         counts = _described(folder, *INFOS)["shard_counts"]
@@ -60,12 +66,18 @@ def read_energon(folder: Path, prefix: str = "") -> Iterator[Found]:
         raise DataError(f"{folder / META} is not what energon writes ({error!r}); prepare the folder again") from error
     if unknown:
         raise DataError(f"{folder / META}: the split names {unknown[0]}, which is no shard; prepare the folder again")
+    if absent := [part for part in splits or () if part not in parts]:
+        raise DataError(f"{folder / META} has no part {absent[0]!r}; it has {', '.join(parts)}")
     for part, names in parts.items():
+        split = ("train" if part == "train" else "heldout") if splits is None else splits.get(part)
         for name in names:
             if fault := name_fault(name):
                 raise DataError(f"{folder / META}: shard {name!r} {fault}; prepare the folder again")
-            if name not in excluded:
-                split = "train" if part == "train" else "heldout"
+            if split is None:
+                yield LeftOut(printable(str(folder / name)), f"a shard of the part {part}, which is not asked for")
+            elif name in excluded:
+                yield LeftOut(printable(str(folder / name)), "a shard that the split excludes")
+            else:
                 yield from _read_shard(folder / name, name, prefix, split, fields, excluded)
 
 

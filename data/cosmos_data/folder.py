@@ -67,8 +67,13 @@ def find_videos(root: Path) -> list[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is one by its content, or promises to be one by its name."""
-    return path.is_file() and (path.suffix.lower() in VIDEO_SUFFIXES or _content(path).kind == "video")
+    """Whether a file is one by its content, or a bad one by its name."""
+    if not path.is_file():
+        return False
+    sort = sort_of(path)
+    if isinstance(sort, BadVideo):
+        return path.suffix.lower() in VIDEO_SUFFIXES
+    return isinstance(sort, Content) and sort.kind == "video"
 
 
 def sort_of(path: Path) -> Content | LeftOut | BadVideo:

@@ -85,11 +85,15 @@ def read_info(folder: Path) -> Info:
     where = f"{printable(str(folder))}: {INFO}"
     path = folder / INFO
     try:
-        if (content := look_at(path)).kind == "stand-in":
-            raise DataError(f"{where} is {content.what}")
-        values = json_object(path.read_bytes())
+        if (kind := look_at(path)).kind == "stand-in":
+            raise DataError(f"{where} is {kind.what}")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{where} can not be read ({error.strerror})") from error
+    try:
+        values = json_object(content)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     version, fps, features = (values.get(key) for key in ("codebase_version", "fps", "features"))
     if not isinstance(version, str) or not version.startswith(("v2.", "v3.")):
         raise DataError(f"{printable(str(folder))} is LeRobot {version}; 2.0, 2.1 and 3.0 can be read, convert it")

@@ -18,7 +18,6 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 TEXT_SUFFIXES = (*CAPTION_SUFFIXES, ".json")
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
     """A file of a sample."""

@@ -10,9 +10,10 @@ A folder may hold tars and such data sets beside its videos. Captions, cameras, 
 whole video; the build cuts them with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from cosmos_data.clip import Split
 from cosmos_data.contents import Content, look_at
 from cosmos_data.energon import is_energon, read_energon
 from cosmos_data.errors import DataError
@@ -26,16 +27,20 @@ from cosmos_data.samples import CAPTION_SUFFIXES, TEXT_SUFFIXES, Named, Sample, 
 from cosmos_data.webdataset import read_tar
 
 
-def read_sources(path: Path, cameras: Sequence[str] = ()) -> Iterator[Found]:
+def read_sources(path: Path, cameras: Sequence[str] = (), splits: Mapping[str, Split] | None = None) -> Iterator[Found]:
     """Everything that is found there.
 
-    cameras: LeRobot's names of the cameras to take (none: all but depth).
+    Args:
+        cameras: LeRobot's names of the cameras to take (none: all but depth).
+        splits: of an energon folder, the parts to take (None: all).
 
     Raises:
         DataError: nothing of these kinds is there, or a data set's own description is wrong.
     """
     if path.is_dir():
-        if is_lerobot(path) or is_energon(path):
+        if splits is not None:
+            yield from read_energon(path, "", splits)
+        elif is_lerobot(path) or is_energon(path):
             yield from _read_data_set(path, "", cameras)
         else:
             yield from _read_folder(path, cameras)

@@ -2,70 +2,80 @@
 read anywhere in. `data stats` is in `cosmos_launch.data_page`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from cosmos_data.build import build_manifest, listed, said_of_left_out
+from cosmos_data.build import Built, listed, said_of_left_out
 from cosmos_data.check import JOURNAL_SUFFIX, Finding, check_manifest
 from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
+from cosmos_data.metadataset import is_metadataset, read_metadataset
 from cosmos_data.pack import PackRequest, pack_manifest
-from cosmos_data.shown import Rules
 from cosmos_launch.progress import progress
 
 MOST_PRINTED = 50
 """Findings that are printed; the file of --out has all."""
 
 
-def build(
-    source: Path,
-    out: Path,
-    *,
-    clip_frames: int | None,
-    min_frames: int | None,
-    heldout_every: int | None,
-    split_shots: bool,
-    max_bad_share: float,
-    max_clips: int | None,
-    cameras: Sequence[str],
-    rules: Rules,
-) -> int:
+Make = Callable[..., Built]
+"""`build_manifest` with what the command line says of it; takes the source, and keywords."""
+
+
+def build(source: Path, out: Path, make: Make, *, max_clips: int | None) -> int:
     """Write the manifest; name what gave no clip, and what was left out. Returns the exit code."""
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.parquet'}")
+    if is_metadataset(source):
+        return _build_blend(source, out, make, max_clips)
+    _build_one(source, out, make, max_clips)
+    return 0
+
+
+def _build_blend(source: Path, out: Path, make: Make, max_clips: int | None) -> int:
+    """A manifest for each energon folder of a metadataset; says the keys that blend them as it does."""
+    parts, forgotten = read_metadataset(source)
+    for key in forgotten:
+        print(f"left out: {key} of {source}, which says how energon reads and changes no weight")
+    first, *others = sorted(parts, key=lambda part: part.weight == 0)  # stable: those that are trained on come first
+    _build_one(first.folder, out, partial(make, splits=first.splits), max_clips)
+    blend = {}
+    for number, part in enumerate(others, start=1):
+        beside = out.with_name(f"{out.stem}.{number}-{part.folder.name}{out.suffix}")
+        _build_one(part.folder, beside, partial(make, splits=part.splits), max_clips)
+        if part.weight:
+            blend[str(beside)] = part.weight / first.weight
+    weights = ", ".join(f"{path}: {weight:.6g}" for path, weight in blend.items())
+    print(f"to train on this blend: data.manifest={out} 'data.blend={{{weights}}}'")
+    return 0
+
+
+def _build_one(source: Path, out: Path, make: Make, max_clips: int | None) -> None:
     with progress("read", "videos") as advance:
-        manifest, bad, left_out, num_videos, by_time = build_manifest(
-            source,
-            clip_frames,
-            heldout_every,
-            min_frames=min_frames,
-            split_shots=split_shots,
-            max_bad_share=max_bad_share,
-            cameras=cameras,
-            rules=rules,
-            progress=advance,
-        )
+        built = make(source, progress=advance)
+    manifest = built.manifest
     if not len(manifest):
-        raise DataError(f"{source} gives no clip of {num_videos} videos, so {out} is not written:\n{listed(bad)}")
+        raise DataError(
+            f"{source} gives no clip of {built.num_videos} videos, so {out} is not written:\n{listed(built.bad)}"
+        )
     if max_clips is not None and len(manifest) > max_clips:
         print(f"{len(manifest)} clips found, {max_clips} kept, evenly spread")
         manifest = Manifest(tuple(manifest[row * len(manifest) // max_clips] for row in range(max_clips)))
     manifest.write(out)
-    for video in bad:
+    for video in built.bad:
         print(f"skipped {video.path}: {video.reason}")
-    for line in said_of_left_out(left_out):
+    for line in said_of_left_out(built.left_out):
         print(f"left out: {line}")
-    if by_time:
-        print(f"read by time, since rates differ: {len(by_time)} videos ({by_time[0]})")
+    if built.by_time:
+        print(f"read by time, since rates differ: {len(built.by_time)} videos ({built.by_time[0]})")
     for line in said_of_treatment(manifest):
         print(line)
     counts = {split: sum(clip.split == split for clip in manifest) for split in ("train", "heldout")}
     print(
-        f"found {num_videos} videos: {len(manifest)} clips ({counts['train']} train, {counts['heldout']} held out), "
-        f"{len(bad)} videos skipped -> {out}"
+        f"found {built.num_videos} videos: {len(manifest)} clips ({counts['train']} train, {counts['heldout']} held"
+        f" out), {len(built.bad)} videos skipped -> {out}"
     )
-    return 0
 
 
 def check(source: Path, *, target_fps: float | None, out: Path | None) -> int:

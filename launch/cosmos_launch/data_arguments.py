@@ -5,7 +5,8 @@ from pathlib import Path
 
 WHAT = (
     "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on), a LeRobot "
-    "or Megatron-Energon folder, a .jsonl listing, a WebDataset .tar or a folder of them"
+    "or Megatron-Energon folder, an energon metadataset (.yaml), a .jsonl listing, a WebDataset .tar, or a folder that "
+    "holds any of these"
 )
 
 
@@ -68,23 +69,24 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from functools import partial
+
+    from cosmos_data.build import build_manifest
     from cosmos_data.shown import Rules
     from cosmos_launch.data import build
 
     names = ("pixels", "hdr", "interlaced", "background")
-    rules = Rules(**{name: vars(arguments)[name] for name in names})
-    return build(
-        arguments.source,
-        arguments.out,
+    make = partial(
+        build_manifest,
         clip_frames=arguments.clip_frames or None,
-        min_frames=arguments.min_frames,
         heldout_every=arguments.heldout_every or None,
+        min_frames=arguments.min_frames,
         split_shots=not arguments.keep_shots,
         max_bad_share=arguments.max_bad_share,
-        max_clips=arguments.max_clips,
         cameras=arguments.cameras,
-        rules=rules,
+        rules=Rules(**{name: vars(arguments)[name] for name in names}),
     )
+    return build(arguments.source, arguments.out, make, max_clips=arguments.max_clips)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from support.coded_pictures import write_coded
 
 from cosmos_data.build import build_manifest
 from cosmos_data.manifest import Manifest
@@ -46,3 +47,16 @@ def mjpeg(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manif
 def vp9(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     out = tmp_path_factory.mktemp("vp9") / "packed"
     return pack_manifest(Manifest(manifest.clips[:4]), out, PackRequest(codec="vp9", height_px=64, width_px=96))
+
+
+@pytest.fixture(scope="session")
+def carphone(footage: Path) -> Path:
+    """120 frames of 176x144 px, 30000/1001 a second."""
+    return footage / "carphone_pristine.mp4"
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three videos of 12 frames at 30 a second, whose pictures say 0 to 11, 20 to 31 and 40 to 51."""
+    folder = tmp_path_factory.mktemp("coded")
+    return [write_coded(folder / f"{start}.mp4", range(start, start + 12)) for start in (0, 20, 40)]

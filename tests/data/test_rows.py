@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,8 +10,9 @@ from cosmos_data.clip import Clip, Pictures
 from cosmos_data.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
-from cosmos_data.rows import to_row
+from cosmos_data.rows import to_row, typed_json
 
+COUNT = pa.struct([pa.field("num_frames", pa.int64())])
 CAMERA = Camera(
     convention="camera_to_world_opengl",
     intrinsics_px=(1.0, 2.0, 3.0, 4.0),
@@ -140,3 +142,16 @@ def test_fuzz_damaged_bytes_are_a_manifest_or_a_data_error(tmp_path, edits):
             content[place : place + len(edit)] = edit
         (tmp_path / name).write_bytes(content)
         read_or_data_error(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, 1e3])
+def test_whole_numbers_may_be_written_with_a_point(value):
+    assert typed_json(json.dumps({"num_frames": value}).encode(), COUNT) == {"num_frames": int(value)}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"num_frames": 3, "num_frames": 4}', "[]", "3", "{torn", '{"num_frames": [3]}', "\udcff"]
+)
+def test_what_is_no_such_object(text):
+    with pytest.raises(DataError):
+        typed_json(text.encode(errors="surrogateescape"), COUNT)

@@ -1,32 +1,41 @@
-import io
 import tarfile
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.tars import write_tar
 
 from cosmos_data.errors import DataError
 from cosmos_data.tarshard import ShardWriter, grouped, name_fault, read_members
-
-
-def write_tar(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE, **fields) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.type = len(content), kind
-            for field, value in fields.items():
-                setattr(info, field, value)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def test_members_are_read_in_place(tmp_path):
     contents = {"a/1.mp4": b"x" * 700, "a/1.txt": b"caption", "a/1.front.mp4": b"y", "2.mp4": b""}
     members = list(read_members(write_tar(tmp_path / "s.tar", contents)))
     assert {member.name: member.file.read_bytes() for member in members} == contents
-    groups = [(key, list(group)) for key, group in grouped(members)]
-    assert groups == [("a/1", [".mp4", ".txt", ".front.mp4"]), ("2", [".mp4"])]
+    groups = {key: [member.suffix for member in group] for key, group in grouped(members).items()}
+    assert groups == {"a/1": [".mp4", ".txt", ".front.mp4"], "2": [".mp4"]}
+
+
+def test_what_belongs_together_need_not_stand_together(tmp_path):
+    contents = {"0.mp4": b"a", "1.mp4": b"b", "0.txt": b"c", "1.TXT": b"d", "1.Left.MP4": b"e"}
+    groups = grouped(read_members(write_tar(tmp_path / "s.tar", contents)))
+    assert [(key, [member.suffix for member in group]) for key, group in groups.items()] == [
+        ("0", [".mp4", ".txt"]),
+        ("1", [".mp4", ".txt", ".Left.mp4"]),
+    ]
+
+
+def test_tars_that_were_joined_are_read_to_their_end(tmp_path):
+    first, second = (write_tar(tmp_path / f"{name}.tar", {f"{name}.mp4": b"x" * 700}).read_bytes() for name in "ab")
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(first + second)
+    members = list(read_members(joined))
+    assert [member.name for member in members] == ["a.mp4", "b.mp4"]
+    assert all(member.file.read_bytes() == b"x" * 700 for member in members)
+    joined.write_bytes(first + b"what is no tar" * 100)
+    with pytest.raises(DataError, match="damaged"):
+        list(read_members(joined))
 
 
 @pytest.mark.parametrize("name", ["../up.mp4", "a/../../up.mp4", "/etc/passwd", "C:/x.mp4", "a\\b.mp4", "a\n.mp4", " "])

@@ -7,10 +7,14 @@ import pytest
 from support.footage import CARPHONE
 from support.page import Page
 
+from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
+from cosmos_data.plan import SamplePlan, read_parts
 from cosmos_launch import data, data_page
 from cosmos_launch.data_arguments import add_data_commands
+
+ENERGON = Path(__file__).parents[1] / "data/formats/energon"
 
 
 def run(line: str) -> int:
@@ -40,6 +44,44 @@ def test_what_words_mean(footage: Path, capsys: pytest.CaptureFixture[str]):
     assert "1 clips, 64x48 vp9 -> " in capsys.readouterr().out
     [packed] = Manifest.read("packed/manifest.parquet")
     assert (packed.num_frames, packed.height_px, packed.width_px, packed.codec) == (120, 48, 64, "vp9")
+
+
+def test_what_is_left_out_is_said_and_nothing_replaces_a_manifest(footage: Path, capsys: pytest.CaptureFixture[str]):
+    (footage / "videos/a.mp4.part").write_bytes(b"1")
+    run("build videos --out m.parquet --clip-frames 60 --keep-shots")
+    said = capsys.readouterr().out
+    assert "left out: 1: an unfinished download" in said
+    assert "found 1 videos: 2 clips (2 train, 0 held out), 0 videos skipped" in said
+    before = Path("m.parquet").read_bytes()
+    (footage / "videos/a.mp4").unlink()
+    with pytest.raises(DataError, match="holds no video; left out:"):
+        run("build videos --out m.parquet")
+    (footage / "videos/a.mp4").write_bytes(b"<html>not found</html>")
+    with pytest.raises(DataError, match=r"gives no clip of 1 videos(.|\n)*web page"):
+        run("build videos --out m.parquet --max-bad-share 1")
+    assert Path("m.parquet").read_bytes() == before
+    with pytest.raises(DataError, match="max_bad_share=nan"):
+        run("build videos --out m.parquet --max-bad-share nan")
+
+
+def test_a_metadataset_becomes_manifests_and_the_keys_that_blend_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(f"build {ENERGON / 'blend.yaml'} --out m.parquet --clip-frames 5") == 0
+    said = capsys.readouterr().out
+    assert "data.manifest=m.parquet 'data.blend={m.1-second.parquet: 0.333333}'" in said
+    config = DataConfig(
+        manifest="m.parquet",
+        blend={"m.1-second.parquet": 1 / 3},
+        num_frames=5,
+        height_px=32,
+        width_px=32,
+    )
+    plan = SamplePlan(read_parts(config, "train"), 0, config)
+    names = [plan.sample(index).clip.path.rpartition("/")[2] for index in range(400)]
+    assert sorted(set(names)) == ["part-0.tar", "shard_000.tar"]
+    assert names.count("shard_000.tar") == 300
 
 
 def test_a_check_ends_with_2_where_there_is_an_error(footage: Path, capsys: pytest.CaptureFixture[str]):

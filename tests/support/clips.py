@@ -17,3 +17,12 @@ CLIP = Clip(
     caption="",
     split="train",
 )
+
+CAMERA = {
+    "convention": "world_to_camera_opencv",
+    "intrinsics_px": [100.0, 100.0, 88.0, 72.0],
+    "height_px": 144,
+    "width_px": 176,
+    "extrinsics": [1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0, 0],
+}
+"""A camera that stands still, as JSON says it."""
