@@ -162,8 +162,9 @@ def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
                 yield Finding(where=clip.clip_id, text=text)
             if clip.seek == "rate" and abs(clip.fps - rate) > 1e-3 * rate:
                 yield Finding(where=clip.clip_id, text=f"the manifest says {clip.fps:g} fps, the file {rate:g}")
-            if clip.codec != stream.codec_context.name:
-                text = f"the manifest says {clip.codec}, the file {stream.codec_context.name}"
+            # Manifests of before name AV1 by its decoder.
+            if clip.codec not in (stream.codec.canonical_name, stream.codec_context.name):
+                text = f"the manifest says {clip.codec}, the file {stream.codec.canonical_name}"
                 yield Finding(where=clip.clip_id, text=text)
 
 

@@ -111,7 +111,11 @@ def _enter(name: str, path: Path, found: Folder, seen: set[tuple[int, int]], fol
 
     Texts may be met again: a cache that keeps equal files once links the captions of several videos to one file.
     """
-    identity = _identity(path)
+    try:
+        identity = _identity(path)
+    except OSError as error:
+        found.others.append(BadVideo(printable(str(path)), f"it can not be read ({error.strerror})"))
+        return
     if identity in seen and path.suffix.lower() not in TEXT_SUFFIXES:
         found.others.append(LeftOut(printable(str(path)), "it leads to what is read already"))
         return
@@ -120,7 +124,7 @@ def _enter(name: str, path: Path, found: Folder, seen: set[tuple[int, int]], fol
         found.files[name] = path
     elif not path.is_dir():
         found.others.append(LeftOut(printable(str(path)), "it is no file and no folder"))
-    elif any((path / mark).is_file() for mark in DATA_SETS):
+    elif any(os.path.isfile(path / mark) for mark in DATA_SETS):  # noqa: PTH113 (false where it may not be looked at)
         found.data_sets[name] = path
     else:
         folders.append((name + "/", path))

@@ -3,6 +3,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from cosmos_data import check
@@ -137,3 +139,19 @@ def test_the_journal_spares_what_was_read(copy, tmp_path, monkeypatch):
     Path(copy[0].path).touch()  # another time of change: read again
     assert check_manifest(copy, journal=journal) == first
     assert [file.path for file in read] == [copy[0].path]
+
+
+def test_av1_is_named_by_its_codec_and_not_by_a_decoder(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("libsvtav1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.options = {"preset": "12", "svtav1-params": "lp=1"}
+        for level in range(8):
+            out.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), level * 30, np.uint8), format="rgb24"))
+            )
+        out.mux(stream.encode(None))
+    manifest, *_ = build_manifest(tmp_path, None, None)
+    assert manifest[0].codec == "av1"
+    before = Manifest((replace(manifest[0], codec="libdav1d", caption="a"),))  # as it was once written
+    assert check_manifest(before) == []
