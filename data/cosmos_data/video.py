@@ -43,6 +43,12 @@ from cosmos_data.shown import (
 # AVColorSpace of FFmpeg. 2 is "unspecified", which swscale and DALI both read as BT.601.
 COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 
+# Of these swscale makes colours as if they were BT.601.
+UNREAD_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 12: "derived", 13: "derived", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo"}
+UNREAD_MATRICES |= {17: "YCgCo"}
+UNSPECIFIED = 2
+"""Of FFmpeg's matrices, transfers and primaries; one that is set later than the first frame changes nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
@@ -96,7 +102,7 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
     stamps: list[int | None] = []
     packets: list[_Packet] = []
     shots = ShotDetector()
-    frame, is_interlaced = None, False
+    colours, frame, is_interlaced = _Colours(), None, False
     file = as_file(file)
     try:
         content = look_at(file)
@@ -108,6 +114,7 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
                 packets.append(_Packet.of(packet))
                 for frame in decoder.decode(packet):
                     _check_frame(frame, stream.width, stream.height, len(stamps))
+                    colours.add((int(frame.color_trc), int(frame.colorspace)), len(stamps))
                     shots.add(frame)
                     stamps.append(frame.pts)
                     is_interlaced |= frame.interlaced_frame
@@ -155,6 +162,24 @@ def _check_frame(frame: av.VideoFrame, width_px: int, height_px: int, number: in
         raise BadVideoError(f"frame {number} is damaged")
     if (frame.width, frame.height) != (width_px, height_px):
         raise BadVideoError(f"its size changes from {width_px}x{height_px} to {frame.width}x{frame.height} px")
+
+
+class _Colours:
+    """What the numbers in the pictures mean, which must be the same in all of them."""
+
+    def __init__(self) -> None:
+        self._seen: list[int] = [UNSPECIFIED, UNSPECIFIED]
+
+    def add(self, transfer_and_matrix: tuple[int, int], number: int) -> None:
+        """Raises BadVideoError where a frame's differ from those before, or can not be read."""
+        for place, (what, value) in enumerate(zip(("transfer curve", "matrix"), transfer_and_matrix, strict=True)):
+            if value == UNSPECIFIED:
+                continue
+            if self._seen[place] not in (UNSPECIFIED, value):
+                raise BadVideoError(f"its {what} changes at frame {number}; cut it in two there, or encode it again")
+            self._seen[place] = value
+        if name := UNREAD_MATRICES.get(transfer_and_matrix[1]):
+            raise BadVideoError(f"its colour matrix ({name}) is not read here; encode it again with BT.709")
 
 
 def _missing(file: VideoFile, stream: VideoStream, container: str) -> str | None:

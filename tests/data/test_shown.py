@@ -159,6 +159,35 @@ def test_a_stream_without_a_packet_is_no_film(tmp_path: Path):
     assert (info.stream_index, info.num_frames, info.width_px) == (1, NUM_FRAMES, WIDTH_PX)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "transfers", "words"),
+    [
+        (8, [1, 1], "YCgCo"),
+        (14, [16, 16], "ICtCp"),
+        (1, [1, 16], "its transfer curve changes at frame 6"),
+    ],
+)
+def test_colours_that_are_not_read_are_named(tmp_path: Path, matrix: int, transfers: list[int], words: str):
+    """Two parts of six frames, joined: each is H.264 that says its own colours."""
+    path = tmp_path / "a.h264"
+    parts = []
+    for transfer in transfers:
+        part = tmp_path / "part.h264"
+        with av.open(str(part), "w") as out:
+            stream = out.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, matrix
+            for level in range(0, 240, 40):
+                picture = np.full((48, 64, 3), level, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        parts.append(part.read_bytes())
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(BadVideoError, match=words):
+        probe_video(path)
+
+
 def test_a_script_that_names_other_files_is_no_video(tmp_path: Path):
     write(tmp_path / "film.mkv")
     script = tmp_path / "list.mp4"
