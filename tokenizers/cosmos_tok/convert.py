@@ -29,10 +29,12 @@ from torch import Tensor
 from cosmos_tok import fsq, kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_tokenizer, save_tokenizer
+from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_metadata, load_tokenizer, save_tokenizer
 from cosmos_tok.whitening import LatentStatistics, load_statistics
 
 TOLERANCE = 1e-4
+NO_BUFFERS = "official_files_lack_quantizer_buffers"
+"""Key in the metadata of a folder of ours, which remembers it of the official file that it was made of."""
 LAYOUTS = ("ours", "official", "training", "diffusers")
 
 
@@ -62,6 +64,8 @@ class Source:
     statistics: LatentStatistics | None = None
     image_statistics: LatentStatistics | None = None
     notes: list[str] = field(default_factory=list)
+    quantizer_buffers: bool = True
+    """Whether official files of this discrete tokenizer have its quantiser's buffers."""
 
     @property
     def config(self) -> TokenizerConfig:
@@ -133,6 +137,7 @@ def open_source(path: Path, arguments: Mapping[str, Any] | None = None, *, weigh
     if path.is_dir() and _is_ours(path):
         model = load_tokenizer(path)[0].float()
         found = Source("ours", path, model, _our_runner(model))
+        found.quantizer_buffers = not load_metadata(path).get(NO_BUFFERS, False)
         found.statistics = load_statistics(path / STATISTICS) if (path / STATISTICS).is_file() else None
         if (path / IMAGE_STATISTICS).is_file():
             found.image_statistics = load_statistics(path / IMAGE_STATISTICS)
@@ -157,6 +162,7 @@ def open_source(path: Path, arguments: Mapping[str, Any] | None = None, *, weigh
         official.read_statistics(folder / "mean_std.pt", checkpoint.config.latent_channels),
         official.read_statistics(folder / "image_mean_std.pt", checkpoint.config.latent_channels),
         checkpoint.notes,
+        checkpoint.config.kind != "discrete" or any(name.startswith("quantizer.") for name in checkpoint.tensors),
     )
 
 
@@ -177,7 +183,9 @@ def read_arguments(path: Path) -> dict[str, Any]:
 def _write(folder: Path, source: Source, to: str) -> Source:
     """Write the source into a new folder, and read that again."""
     if to == "ours":
-        metadata = {"converted_from": source.layout, "source": source.path.name}
+        metadata: dict[str, Any] = {"converted_from": source.layout, "source": source.path.name}
+        if not source.quantizer_buffers:
+            metadata[NO_BUFFERS] = True
         save_tokenizer(
             folder,
             source.model,
@@ -191,15 +199,18 @@ def _write(folder: Path, source: Source, to: str) -> Source:
     if to == "diffusers":
         kl_cosmos.write_folder(folder, source.model, source.statistics)
         return open_source(folder)
-    arguments = official.official_arguments(source.config)
+    has_buffers = source.quantizer_buffers
+    arguments = official.official_arguments(source.config, quantizer_buffers=has_buffers)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2) + "\n")
     for name, statistics in (("mean_std.pt", source.statistics), ("image_mean_std.pt", source.image_statistics)):
         if statistics is not None:
             torch.save((statistics.mean_CT, statistics.std_CT), folder / name)
     if to == "training":
-        torch.save({"model": official.training_tensors(source.model)}, folder / "checkpoint.pt")
+        torch.save(
+            {"model": official.training_tensors(source.model, quantizer_buffers=has_buffers)}, folder / "checkpoint.pt"
+        )
         return open_source(folder / "checkpoint.pt")
-    torch.save(official.official_tensors(source.model), folder / "model.pt")
+    torch.save(official.official_tensors(source.model, quantizer_buffers=has_buffers), folder / "model.pt")
     return open_source(folder / "model.pt")
 
 
