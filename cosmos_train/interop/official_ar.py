@@ -29,7 +29,7 @@ from cosmos_train.interop.official import (
 )
 from cosmos_train.interop.shards import ShardStore, shards_beside, write_shards
 from cosmos_train.interop.stores import find_safetensors, write_pickle
-from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.models.world_ar.config import GATE_GROUP, WorldARConfig
 
 FIRST = re.compile(r"(.*?)tok_embeddings\.weight")
 LEFT_OUT = re.compile(r".*\._extra_state|model\.(rope|pos_emb)\..*")
@@ -118,7 +118,7 @@ def write_official(
     for key, value in (
         ("num_kv_heads", config.num_kv_heads),
         ("vocab_size", config.vocab_size),
-        ("ffn_width", config.ffn_width),
+        ("ffn_width", config.ffn_width - config.ffn_padding),
     ):
         if value % tp:
             raise ConfigError(f"--tp {tp} does not divide model.{key}={value}; write fewer shards")
@@ -136,13 +136,18 @@ def derive_config(
     queries, shared = (sizes.of(f"{layer}.attention.w{one}.weight")[0] for one in "qk")
     head_dim = sizes.of(f"{layer}.attention.q_norm.weight")[0]
     has_text = f"{layer}.cross_attention.wk.weight" in meta
+    hidden = sizes.of(f"{layer}.feed_forward.w1.weight")[0]
+    padding = -hidden % GATE_GROUP
+    if padding:
+        notes.append(f"its MLP of {hidden} hidden units has {padding} more here that are zero")
     fields: dict[str, Any] = {
         "num_blocks": len({name.split(".")[2] for name in meta if name.startswith("model.layers.")}),
         "width": width,
         "num_heads": queries // head_dim,
         "num_kv_heads": shared // head_dim,
         "head_dim": head_dim,
-        "ffn_width": sizes.of(f"{layer}.feed_forward.w1.weight")[0],
+        "ffn_width": hidden + padding,
+        "ffn_padding": padding,
         "vocab_size": vocab_size,
         "begin_token": rows != vocab_size,
         "cross_attention": has_text,
@@ -175,7 +180,7 @@ def official_arguments(config: WorldARConfig) -> dict[str, Any]:
         "n_kv_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
-        "ffn_hidden_size": config.ffn_width,
+        "ffn_hidden_size": config.ffn_width - config.ffn_padding,
         "norm_type": "rmsnorm",
         "norm_eps": config.norm_eps,
         "use_qk_normalization": True,

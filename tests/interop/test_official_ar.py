@@ -24,7 +24,9 @@ from cosmos_train.interop.official_ar import derive_config
 from cosmos_train.interop.source import is_world_model, open_world
 from cosmos_train.interop.world import read_world_model
 from cosmos_train.interop.world_ar import read_ar_world_model
+from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 
 KINDS = official_ar.KINDS
@@ -145,6 +147,54 @@ def test_tensor_parallel_shards(tmp_path: Path) -> None:
     torch.save(shards[1], tmp_path / "iter_000000100_model_mp_1.pt")
     found = open_world(tmp_path, arguments).ours.read("final_norm.weight")
     torch.testing.assert_close(found, wanted["model.norm.weight"] + 0.25)
+
+
+@pytest.mark.parametrize("hidden", [1, 50, 72])
+def test_any_width_of_the_mlp(tmp_path: Path, hidden: int) -> None:
+    """No multiple of 16: the same function, and the same tensors back, whole and in shards."""
+    arguments = KINDS["5B video2world"] | {"ffn_hidden_size": hidden}
+    source, (ids, given, text) = write(tmp_path, arguments), inputs(arguments)
+    done = convert(source, tmp_path / "ours")
+    assert done.notes == (f"its MLP of {hidden} hidden units has {-hidden % 16} more here that are zero",)
+    assert done.num_parameters == sum(tensor.numel() for tensor in official_ar.state(arguments).values())
+    logits, codes = expected(arguments)
+    for place in (source, tmp_path / "ours"):
+        model = read_ar_world_model(place)
+        assert (model(ids, GRID_THW[1:], text) - logits).abs().max() < 1e-4 < logits.abs().max()
+        found = model.generate(GRID_THW, GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
+        assert torch.equal(found.flatten(1), codes)
+    convert(tmp_path / "ours", tmp_path / "official", to="official")
+    require_same(tmp_path / "official/model.pt", official_ar.state(arguments))
+    assert json.loads((tmp_path / "official/arguments.json").read_text())["ffn_hidden_size"] == hidden
+    if hidden % 2:
+        with pytest.raises(ConfigError, match=rf"--tp 2 does not divide model.ffn_width={hidden}"):
+            convert(tmp_path / "ours", tmp_path / "shards", to="training", tp=2)
+        return
+    convert(tmp_path / "ours", tmp_path / "shards", to="training", tp=2)
+    for rank, tensors in enumerate(official_ar.shard(official_ar.state(arguments), 2)):
+        require_same(tmp_path / f"shards/iter_000000000_model_mp_{rank}.pt", tensors)
+    assert open_world(tmp_path / "shards").config == done.config
+
+
+def test_a_width_with_zeros_trains_and_is_exported_without_them(
+    ranks: Callable[[int], RankPool], tmp_path: Path
+) -> None:
+    """By a run's checkpoint on two ranks. In a new model the padding is zero too, and has no gradient."""
+    arguments = KINDS["4B"] | {"ffn_hidden_size": 50}
+    source = write(tmp_path, arguments)
+    ranks(2).run(converted_ar.save_distributed, source, tmp_path / "run", ParallelConfig(tp=2), "float32")
+    convert(tmp_path / "run", tmp_path / "back", to="official")
+    require_same(tmp_path / "back/model.pt", official_ar.state(arguments))
+    config, mesh = open_world(source).require_ar(), init.start(ParallelConfig(), seed=0)
+    [model], _ = build_world_ar(config, ParallelConfig(), mesh, dtype=torch.float32, seed=1)
+    result = model(inputs(arguments)[0], GRID_THW[1:])
+    assert isinstance(result, tuple)
+    result[0].sum().backward()
+    up, down = (model.get_parameter(f"blocks.0.mlp.{name}.weight") for name in ("up", "down"))
+    for tensor in (up, down, up.grad, down.grad):
+        assert tensor is not None
+        padded = tensor[:, -14:] if tensor.shape[0] == 40 else tensor.unflatten(0, (-1, 2, 16))[-1, :, -14:]
+        assert padded.abs().max() == 0 < tensor.abs().max()
 
 
 def renamed(state: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
