@@ -26,6 +26,7 @@ from cosmos_train.interop.official import (
     is_weights,
     open_file,
     prefixes,
+    refuse_features,
 )
 from cosmos_train.interop.shards import ShardStore, shards_beside, write_shards
 from cosmos_train.interop.stores import find_safetensors, write_pickle
@@ -63,7 +64,11 @@ NO_EFFECT = {
     *("max_batch_size", "max_seq_len", "original_seq_len", "pad_to_multiple_of", "fuse_qkv", "precision", "backend"),
     *("video_latent_shape", "video_height", "video_width", "num_video_frames", "tensor_model_parallel_size"),
     *("ckpt_dir", "ckpt_path", "tokenizer", "vision_encoder_in_channels", "inference", "flash_attn", "cache_dir"),
+    *("name", "_target_", "add_special_tokens", "set_parallel_mode", "sequence_parallel", "act_ckpt_enabled"),
+    *("fsdp_enabled", "embedding_dropout", "attention_dropout", "hidden_dropout", "z_loss_coeff"),
+    *("action_dim", "action_embedding_dim", "action_embedding_mode", "medusa_num_heads"),  # of what EXPECTED refuses
 }
+"""Arguments for inference, training and files, and of features that are off."""
 
 
 def is_official(path: Path) -> bool:
@@ -98,6 +103,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None) -> OfficialFi
     names = {f"model.{n.removeprefix(prefix)}": stored for n, stored in plain.items() if n.startswith(prefix)}
     names = {name: stored for name, stored in names.items() if not LEFT_OUT.fullmatch(name)}
     meta = {name: store.meta[stored] for name, stored in names.items()}
+    refuse_features(meta, str(path))
     config = derive_config(meta, arguments, str(path), notes)
     entries = ar_table(config)
     require_tensors(meta, official_shapes(entries), str(path))
@@ -162,7 +168,7 @@ def derive_config(
     except ValueError as error:
         raise ConfigError(f"{where} is of no architecture that is known here: {error}") from error
     derived = official_arguments(config) | {"training_type": BEGIN if config.begin_token else NO_BEGIN}
-    check_arguments(given, derived, where, notes, expected=EXPECTED, no_effect=NO_EFFECT | POSITIONS)
+    check_arguments(given, derived, where, expected=EXPECTED, no_effect=NO_EFFECT | POSITIONS)
     return config
 
 

@@ -270,11 +270,12 @@ def derived(kind: str, **change: Any) -> Any:
 
 
 def test_arguments_that_are_silent_mean_the_constructors_defaults() -> None:
-    """Neither YaRN nor sinusoid; arguments that say nothing of the function pass, unknown ones are noted."""
+    """Neither YaRN nor sinusoid; arguments that say nothing of the function pass."""
     state, notes = official_ar.state(KINDS["5B video2world"]), list[str]()
-    config = derive_config(state, {"n_layers": 2, "max_seq_len": 64, "n_kv_heads": None, "flash": 1}, "model.pt", notes)
+    silent = {"n_layers": 2, "max_seq_len": 64, "n_kv_heads": None, "flash_attn": True, "action_dim": 8}
+    config = derive_config(state, silent, "model.pt", notes)
     assert (config.absolute_positions, config.yarn_scale, config.rope_theta) == (False, 1.0, 500_000.0)
-    assert notes == ["the argument flash is not known here and left aside"]
+    assert notes == []
 
 
 @pytest.mark.parametrize(
@@ -288,12 +289,22 @@ def test_arguments_that_are_silent_mean_the_constructors_defaults() -> None:
         ({"norm_eps": 1e-6}, "only norm_eps=1e-05 can be converted"),
         ({"insert_cross_attn_every_k_layers": 2}, "only insert_cross_attn_every_k_layers=1"),
         ({"yarn_beta_fast": None}, "apply_yarn=True needs yarn_beta_fast; add them"),
+        ({"use_action_condition": True}, "only use_action_condition=False"),
+        ({"n_views": 3, "flash": 1}, "unknown arguments n_views=3, flash=1; known are _target_, act_ckpt_enabled, "),
     ],
 )
 def test_arguments_of_another_network(change: dict[str, Any], said: str) -> None:
     assert derived("13B video2world").begin_token
     with pytest.raises(ConfigError, match=re.escape(said)):
         derived("13B video2world", **change)
+
+
+@pytest.mark.parametrize("name", ["action_embedding_layers.0.weight", "vision_encoder.conv.weight"])
+def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str) -> None:
+    torch.save(official_ar.state(KINDS["5B video2world"]) | {f"model.{name}": torch.ones(2)}, tmp_path / "model.pt")
+    feature = {"a": "actions as its condition", "v": r"images as tokens \(a vision encoder\)"}[name[0]]
+    with pytest.raises(ConfigError, match=rf"has model.{name}: its network takes {feature}, which no world model"):
+        read_ar_world_model(tmp_path / "model.pt", KINDS["5B video2world"])
 
 
 @pytest.mark.parametrize(

@@ -555,8 +555,15 @@ def test_arguments_that_contradict_the_tensors_are_refused(tmp_path: Path) -> No
         read_tokenizer(path, {"patch_size": 2})
     with pytest.raises(TokenizerError, match=r"argument spatial_compression=16 contradicts"):
         read_tokenizer(path, {"spatial_compression": 16})
-    done = convert(path, tmp_path / "ours", arguments={"colour": 1})
-    assert "arguments not read: colour" in done.notes
+
+
+def test_unknown_arguments_are_named(tmp_path: Path) -> None:
+    for name in ("CV8x8x8-720p", "DI8x8"):
+        path = save(tmp_path / "model.pt", official_tensors(tokenizer(FAMILY[name])))
+        without_effect = {"dropout": 0.1, "resolution": 256, "name": None, "_target_": None, "num_groups": None}
+        assert read_tokenizer(path, without_effect)[1] == FAMILY[name]
+        with pytest.raises(TokenizerError, match=r"unknown arguments colour=1, n_views=3; known are .*channels_mult"):
+            read_tokenizer(path, {"colour": 1, "patch_size": 4, "n_views": 3})
 
 
 class _Code:

@@ -52,6 +52,7 @@ CLASSES = {
 }
 IGNORED_ARGUMENTS = {"attn_resolutions", "resolution", "dropout", "name", "num_quantizers", "dtype", "legacy_mode"}
 IGNORED_ARGUMENTS |= {"_target_", "persistent_quantizer"}
+"""Arguments that do not change the weights, or are read elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -499,11 +500,15 @@ def _wavelet(tensors: Mapping[str, Tensor], known: _Arguments) -> float:
 
 def _require_no_contradiction(config: TokenizerConfig, known: _Arguments) -> None:
     expected = official_arguments(config)
-    unread = sorted(known.given.keys() - expected.keys() - IGNORED_ARGUMENTS)
+    no_effect = IGNORED_ARGUMENTS | CLASS_ARGUMENTS
     if config.media == "image":
-        unread = [key for key in unread if key not in ("temporal_compression", "num_groups")]
-    if unread:
-        known.notes.append(f"arguments not read: {', '.join(unread)}")
+        no_effect |= {"temporal_compression", "num_groups"}
+    all_known = expected.keys() | no_effect
+    if unknown := [f"{key}={value}" for key, value in known.given.items() if key not in all_known]:
+        raise TokenizerError(
+            f"{known.path}: unknown arguments {', '.join(unknown)}; known are {', '.join(sorted(all_known))}. Leave "
+            f"out what does not change the network"
+        )
     for key, value in known.given.items():
         stated = list(value) if isinstance(value, (list, tuple)) else value
         if key in expected and key not in IGNORED_ARGUMENTS and stated != expected[key]:
