@@ -13,10 +13,12 @@ from cosmos_train.config.ranges import Count, CountOrZero, NotNegative, Positive
 class SampleConfig:
     """Sampling with classifier-free guidance. The defaults are the released inference code's; see configs/sample/."""
 
-    sampler: Literal["euler", "heun", "2ab"] = "euler"
-    """First order; second order with two evaluations a step; second order from the last two steps' estimates."""
+    sampler: Literal["euler", "heun", "2ab", "2mid"] = "euler"
+    """First order; second order with two evaluations a step; second order from the last two steps' estimates; second
+    order from a step's begin and middle. The last two are the released training code's, called RES."""
     num_steps: Count = 35
-    """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, Heun twice as many)."""
+    """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, twice as many with Heun
+    and 2mid)."""
     start_std: Literal["hypot", "sigma_max"] = "hypot"
     """Deviation of the first noise: sqrt(sigma_max^2 + 1), as data of deviation 1 would add, or sigma_max alone."""
     last_step: Literal["clean", "none"] = "clean"

@@ -58,7 +58,7 @@ def read_world_model(
 
 
 def sample_config(name: str) -> SampleConfig:
-    """One of the conventions in configs/sample, such as released, released_2ab or diffusers, or a YAML file."""
+    """One of the conventions in configs/sample (released, released_2ab, released_2mid, diffusers), or a YAML file."""
     return load_sampling(name)
 
 

@@ -128,10 +128,11 @@ def test_a_model_that_always_had_text_is_given_some(run_dir: Path, tmp_path: Pat
     assert probe_video(tmp_path / "seed-0000.mp4").num_frames == FRAMES
 
 
-def test_ways_of_sampling_have_names(run_dir: Path, tmp_path: Path):
-    facts = sample(run_dir, tmp_path, "sample=sample/released_2ab", "sample.num_steps=2")
+@pytest.mark.parametrize("solver", ["2ab", "2mid"])
+def test_ways_of_sampling_have_names(solver: str, run_dir: Path, tmp_path: Path):
+    facts = sample(run_dir, tmp_path, f"sample=sample/released_{solver}", "sample.num_steps=2")
     named = {key: facts["sample"][key] for key in ("sampler", "start_std", "sigma_min", "num_steps")}
-    assert named == {"sampler": "2ab", "start_std": "sigma_max", "sigma_min": 0.002, "num_steps": 2}
+    assert named == {"sampler": solver, "start_std": "sigma_max", "sigma_min": 0.002, "num_steps": 2}
 
 
 def test_futures_of_one_state(run_dir: Path, tmp_path: Path):
