@@ -34,6 +34,10 @@ class SampleConfig:
     guidance_from: Literal["cond", "uncond"] = "cond"
     """cond: x0 = cond + g * (cond - uncond), as the released models and diffusers' Cosmos pipelines count; uncond:
     x0 = uncond + g * (cond - uncond), as most other models do. 7 of the first is 8 of the second."""
+    guide_frames: bool = False
+    """Video2World: lead away from having no conditioning frames, too: uncond sees zeros in their place and no mask,
+    which condition dropout has trained. The released inference code gives them to both, unless it is asked to add
+    input-frame guidance."""
     cfg_parallel: bool = False
     """Compute cond and uncond at the same time, on two halves of the data-parallel ranks."""
     augment_sigma: NotNegative = 0.001
@@ -59,11 +63,14 @@ class SampleConfig:
                 f"sample.guidance={self.guidance} must be {off} (off) or greater with sample.guidance_from="
                 f"{self.guidance_from}"
             )
-        if self.cfg_parallel and not self.is_guided:
-            raise ConfigError(
-                f"sample.cfg_parallel=true computes the two branches of guidance at once, but sample.guidance="
-                f"{self.guidance} is none; set cfg_parallel=false"
-            )
+        for key, value, what in (
+            ("cfg_parallel", self.cfg_parallel, "computes the two branches of guidance at once"),
+            ("guide_frames", self.guide_frames, "takes the conditioning frames from one branch of guidance"),
+        ):
+            if value and not self.is_guided:
+                raise ConfigError(
+                    f"sample.{key}=true {what}, but sample.guidance={self.guidance} is none; set {key}=false"
+                )
 
     @property
     def num_updates(self) -> int:

@@ -99,9 +99,16 @@ def sample_scene(
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> Tensor:
         sigma_1 = torch.tensor([sigma], dtype=torch.float64, device=device)
-        scaled, mask = condition.apply(x_BCTHW * c_in(sigma_1, sigma_data), sigma, sigma_data)
-        net_input, noise_level = scaled.to(dtype), c_noise(sigma_1).float()
-        outputs = evaluate([NetworkInput(net_input, noise_level, text, scene.fps_B, mask) for text in texts])
+        scaled, noise_level = x_BCTHW * c_in(sigma_1, sigma_data), c_noise(sigma_1).float()
+        branches = [condition.apply(scaled, sigma, sigma_data)] * len(texts)
+        if config.guide_frames:
+            branches[1] = condition.dropped(scaled, sigma)
+        outputs = evaluate(
+            [
+                NetworkInput(net_input.to(dtype), noise_level, text, scene.fps_B, mask)
+                for (net_input, mask), text in zip(branches, texts, strict=True)
+            ]
+        )
         x0, *x0_uncond = (denoised(output, x_BCTHW, sigma_1, sigma_data) for output in outputs)
         for uncond in x0_uncond:
             x0 = x0 + config.guidance_weight * (x0 - uncond)
@@ -169,6 +176,15 @@ class _Condition:
             return scaled_BCTHW, mask
         conditions = self.noisy_BCTHW * c_in(torch.tensor(self.augment_sigma, dtype=torch.float64), sigma_data)
         return torch.where(self.mask_11T11 > 0, conditions, scaled_BCTHW), mask
+
+    def dropped(self, scaled_BCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
+        """The same without the conditions: zeros while they would be there, an all-zero mask, as dropout trains it."""
+        if self.mask_11T11 is None:
+            return scaled_BCTHW, None
+        no_mask = scaled_BCTHW.new_zeros(len(scaled_BCTHW), 1, *scaled_BCTHW.shape[2:])
+        if self.noisy_BCTHW is None or sigma <= self.augment_sigma:
+            return scaled_BCTHW, no_mask
+        return scaled_BCTHW * (1 - self.mask_11T11), no_mask
 
     def restore(self, x0_BCTHW: Tensor, sigma: float = math.inf) -> Tensor:
         """The given latents at the conditioning frames while they are conditions, x0 elsewhere."""
