@@ -33,6 +33,8 @@ class Scene:
     """Latents whose first num_condition_frames are the conditions; what lies behind them is not looked at."""
     noise_BCTHW: Tensor | None = None
     """The first noise, of deviation 1, in place of what the seeds give."""
+    augment_noise_BCTHW: Tensor | None = None
+    """The noise of deviation 1 that augment_sigma puts on the conditions, in place of what the seeds give."""
 
     def __post_init__(self) -> None:
         batch = len(self.seed_B)
@@ -43,6 +45,10 @@ class Scene:
         ):
             if size not in (1, batch):
                 raise ConfigError(f"scene.{name} has a batch of {size} and there are {batch} seeds; use 1 or {batch}")
+        for name, noise in (("noise_BCTHW", self.noise_BCTHW), ("augment_noise_BCTHW", self.augment_noise_BCTHW)):
+            if noise is not None and tuple(noise.shape) not in ((1, *self.shape_CTHW), (batch, *self.shape_CTHW)):
+                shapes = f"[1 or {batch}, {', '.join(map(str, self.shape_CTHW))}]"
+                raise ConfigError(f"scene.{name} is of shape {list(noise.shape)}; give {shapes}")
         if len(self.fps_B) != batch or not all(0 < fps < math.inf for fps in self.fps_B):
             raise ConfigError(
                 f"scene.fps_B={list(self.fps_B)} must be one rate greater than 0 for each of {batch} seeds"
@@ -164,7 +170,9 @@ class _Condition:
         if scene.given_BCTHW is None:
             return cls(None, None, mask, config.augment_sigma)
         given = _first_frames(scene.given_BCTHW, num_frames, scene.shape_CTHW)
-        noisy = given + config.augment_sigma * _noise(scene, "condition").to(device)
+        noise = scene.augment_noise_BCTHW
+        noise = _noise(scene, "condition") if noise is None else noise
+        noisy = given + config.augment_sigma * noise.to(device)
         return cls(given.double(), noisy.double(), mask, config.augment_sigma)
 
     def apply(self, scaled_BCTHW: Tensor, sigma: float, sigma_data: float) -> tuple[Tensor, Tensor | None]:

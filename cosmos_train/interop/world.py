@@ -67,7 +67,8 @@ class World:
     """A loaded model. x are whitened latents times sigma_data, [B, C, T, H, W]; text are T5 states, [B, S, E].
 
     Conditions, by name, of every method but `loss` (which makes its own mask):
-        fps: frames per second, a number, or one per sample; none is legal for images, T = 1.
+        fps: frames per second, a number, or one per sample; None leaves the rotary positions in time as they are, a
+            latent frame 1 apart from the next, as config.base_fps does. Only for images, T = 1, may it be left out.
         condition_mask_B1THW: 1 at the conditioning frames; of Video2World models.
         padding_mask_B1HW: 1 where there is padding, of latent cells or of pixels; none means nowhere.
         extra_BCTHW: the further channels of a model that has any, such as Pluecker coordinates.
@@ -90,7 +91,12 @@ class World:
 
     def __call__(self, x_BCTHW: Tensor, c_noise: Tensor, text_BSE: Tensor, **conditions: Any) -> Tensor:
         """F, the raw network: x already times c_in; c_noise = ln(sigma) / 4, the official `timesteps`, [B] or one."""
-        fps_B = _fps_of(conditions.pop("fps", None), x_BCTHW)
+        if "fps" not in conditions and x_BCTHW.shape[2] > 1:
+            raise ConfigError(
+                f"fps is missing, and {x_BCTHW.shape[2]} latent frames need one; give frames per second, e.g. 24, or "
+                "None for no scaling by it"
+            )
+        fps_B = self._fps_of(conditions.pop("fps", None), len(x_BCTHW))
         return self.network(x_BCTHW, c_noise.reshape(-1), text_BSE, fps_B=fps_B, **conditions)
 
     def denoise(self, x_BCTHW: Tensor, sigma: Tensor | float, text_BSE: Tensor, **conditions: Any) -> Tensor:
@@ -165,6 +171,7 @@ class World:
         config: SampleConfig | str = "released",
         negative_text_BSE: Tensor | None = None,
         given_BCTHW: Tensor | None = None,
+        augment_noise_BCTHW: Tensor | None = None,
         **conditions: Any,
     ) -> Tensor:
         """Latents that the sampler makes of a first noise of deviation 1; `config` scales it.
@@ -173,16 +180,19 @@ class World:
             config: one of configs/sample by name, or a SampleConfig.
             negative_text_BSE: what guidance leads away from; zeros by default, as in the official code.
             given_BCTHW: Video2World: latents whose first config.num_condition_frames are the conditions.
+            augment_noise_BCTHW: noise of deviation 1 that config.augment_sigma puts on them, of all frames or [1, ...];
+                by default that of the sample's number as a seed.
         """
         chosen = sample_config(config) if isinstance(config, str) else config
         scene = Scene(
             text_BSE=text_BSE,
             negative_text_BSE=torch.zeros_like(text_BSE) if negative_text_BSE is None else negative_text_BSE,
-            fps_B=_fps_of(fps, noise_BCTHW),
+            fps_B=self._fps_of(fps, len(noise_BCTHW)),
             shape_CTHW=tuple(noise_BCTHW.shape[1:]),  # pyright: ignore[reportArgumentType] four numbers
             seed_B=range(len(noise_BCTHW)),
             given_BCTHW=given_BCTHW,
             noise_BCTHW=noise_BCTHW,
+            augment_noise_BCTHW=augment_noise_BCTHW,
         )
         return sample_world(
             partial(self.network, **conditions),
@@ -192,15 +202,11 @@ class World:
             has_condition_mask=self.config.condition_mask,
         )
 
-
-def _fps_of(fps: float | Sequence[float] | Tensor | None, x_BCTHW: Tensor) -> list[float]:
-    """One rate a sample. ConfigError where there is none for a video, or one that is no rate."""
-    batch, frames = len(x_BCTHW), x_BCTHW.shape[2]
-    if fps is None:
-        if frames > 1:
-            raise ConfigError(f"fps is missing, and {frames} latent frames need one; give frames per second, e.g. 24")
-        return [1.0] * batch
-    rates = torch.as_tensor(fps, dtype=torch.float64).reshape(-1).tolist()
-    if len(rates) not in (1, batch) or not all(0 < rate < float("inf") for rate in rates):
-        raise ConfigError(f"fps={rates} must be one number greater than 0, or {batch}, one for each sample")
-    return rates * (batch // len(rates))
+    def _fps_of(self, fps: float | Sequence[float] | Tensor | None, batch: int) -> list[float]:
+        """One rate a sample. ConfigError for what is no rate."""
+        if fps is None:
+            return [self.config.base_fps] * batch
+        rates = torch.as_tensor(fps, dtype=torch.float64).reshape(-1).tolist()
+        if len(rates) not in (1, batch) or not all(0 < rate < float("inf") for rate in rates):
+            raise ConfigError(f"fps={rates} must be one number greater than 0, or {batch}, one for each sample")
+        return rates * (batch // len(rates))

@@ -60,14 +60,53 @@ def test_one_noise_level_and_tensors_of_frame_rates(tmp_path: Path) -> None:
     model, x, text = world(tmp_path), drawn(1, 2, 4, 2, 4, 4), drawn(3, 2, 7, 32)
     one = model(x, torch.tensor(0.3), text, fps=24)
     torch.testing.assert_close(one, model(x, torch.tensor([0.3, 0.3]), text, fps=torch.tensor([24.0, 24.0])))
+    with pytest.raises(ConfigError, match=r"fps is missing, and 2 latent frames need one"):
+        model(x, torch.tensor(0.3), text)
     for fps, said in (
-        (None, "fps is missing"),
         (0.0, "greater than 0"),
         ([24, -1], "greater than 0"),
         ([1, 2, 3], "2"),
     ):
         with pytest.raises(ConfigError, match=said):
             model(x, torch.tensor(0.3), text, fps=fps)
+
+
+def test_a_video_without_a_frame_rate(tmp_path: Path) -> None:
+    """Positions in time are the frames' numbers: the angles of a head's first pair, as its attention is given them."""
+    model, x, text = world(tmp_path), drawn(1, 1, 4, 5, 2, 2), drawn(3, 1, 7, 32)
+    angles: list[Tensor] = []
+    attention = model.network.get_submodule("blocks.0.self_attention")
+    attention.register_forward_pre_hook(
+        lambda _module, _args, named: angles.append(torch.atan2(named["cond"].rope_sin, named["cond"].rope_cos)),
+        with_kwargs=True,
+    )
+    outputs = [model(x, torch.tensor(0.3), text, fps=fps) for fps in (None, 24, 12)]
+    first = [found[:, 0, 0, 0] for found in angles]  # of time's highest frequency, 1 a position
+    index = torch.arange(5.0)
+    torch.testing.assert_close(first[0].remainder(2 * math.pi), index, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first[2].remainder(2 * math.pi), (2 * index).remainder(2 * math.pi))
+    assert torch.equal(outputs[0], outputs[1]) and (outputs[0] - outputs[2]).abs().max() > 1e-3
+    config = replace(sample_config("released"), num_steps=2)
+    samples = [model.sample(x, text, fps=fps, config=config) for fps in (None, 24)]
+    assert torch.equal(*samples)
+    given = x, drawn(2, 1, 4, 5, 2, 2), torch.tensor([0.7]), text
+    assert torch.equal(model.loss(*given, fps=None)[0], model.loss(*given, fps=24)[0])
+
+
+def test_a_given_augment_noise(tmp_path: Path) -> None:
+    """The network is given c_in(augment_sigma) (frame + augment_sigma * noise) in the conditioning frame."""
+    model = world(tmp_path, condition_mask=True)
+    noise, text, given = drawn(5, 2, 4, 3, 4, 4), drawn(3, 2, 7, 32), drawn(6, 2, 4, 3, 4, 4) / 2
+    config = replace(sample_config("released"), num_steps=2, guidance=0.0, augment_sigma=0.3)
+    seen: list[Tensor] = []
+    model.network.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    for augment_noise in (drawn(7, 2, 4, 3, 4, 4), drawn(8, 1, 4, 3, 4, 4)):
+        seen.clear()
+        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=augment_noise)
+        wanted = (given + 0.3 * augment_noise) / math.sqrt(0.3**2 + 0.5**2)
+        torch.testing.assert_close(seen[0][:, :, 0], wanted[:, :, 0])
+    with pytest.raises(ConfigError, match=r"augment_noise_BCTHW is of shape \[2, 4, 1, 4, 4\]; give \[1 or 2, 4, 3, 4"):
+        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=noise[:, :, :1])
 
 
 def test_a_camera_path(tmp_path: Path) -> None:
