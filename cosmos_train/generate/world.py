@@ -29,6 +29,9 @@ class Scene:
     fps_B: Sequence[float]
     shape_CTHW: tuple[int, int, int, int]
     seed_B: Sequence[int]
+    text_mask_BS: Tensor | None = None
+    negative_text_mask_BS: Tensor | None = None
+    """1 at the text states that are seen; none, as the released models are sampled: all of them."""
     given_BCTHW: Tensor | None = None
     """Latents whose first num_condition_frames are the conditions; what lies behind them is not looked at."""
     noise_BCTHW: Tensor | None = None
@@ -41,6 +44,8 @@ class Scene:
         for name, size in (
             ("text_BSE", len(self.text_BSE)),
             ("negative_text_BSE", len(self.negative_text_BSE)),
+            ("text_mask_BS", 1 if self.text_mask_BS is None else len(self.text_mask_BS)),
+            ("negative_text_mask_BS", 1 if self.negative_text_mask_BS is None else len(self.negative_text_mask_BS)),
             ("given_BCTHW", 1 if self.given_BCTHW is None else len(self.given_BCTHW)),
         ):
             if size not in (1, batch):
@@ -101,7 +106,9 @@ def sample_scene(
     noise_BCTHW = _noise(scene, "video") if scene.noise_BCTHW is None else scene.noise_BCTHW
     device, dtype = scene.text_BSE.device, scene.text_BSE.dtype
     condition = _Condition.of(scene, config, has_condition_mask=has_condition_mask)
-    texts = [scene.text_BSE, scene.negative_text_BSE] if config.is_guided else [scene.text_BSE]
+    texts = [(scene.text_BSE, scene.text_mask_BS)]
+    if config.is_guided:
+        texts.append((scene.negative_text_BSE, scene.negative_text_mask_BS))
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> Tensor:
         sigma_1 = torch.tensor([sigma], dtype=torch.float64, device=device)
@@ -111,8 +118,8 @@ def sample_scene(
             branches[1] = condition.dropped(scaled, sigma)
         outputs = evaluate(
             [
-                NetworkInput(net_input.to(dtype), noise_level, text, scene.fps_B, mask)
-                for (net_input, mask), text in zip(branches, texts, strict=True)
+                NetworkInput(net_input.to(dtype), noise_level, text, scene.fps_B, mask, text_mask)
+                for (net_input, mask), (text, text_mask) in zip(branches, texts, strict=True)
             ]
         )
         x0, *x0_uncond = (denoised(output, x_BCTHW, sigma_1, sigma_data) for output in outputs)

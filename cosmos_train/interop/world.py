@@ -72,6 +72,7 @@ class World:
         condition_mask_B1THW: 1 at the conditioning frames; of Video2World models.
         padding_mask_B1HW: 1 where there is padding, of latent cells or of pixels; none means nowhere.
         extra_BCTHW: the further channels of a model that has any, such as Pluecker coordinates.
+        text_mask_BS: 1 at the text states that cross-attention sees; none, as in the released models: all of them.
     """
 
     model: WorldModel
@@ -97,6 +98,7 @@ class World:
                 "None for no scaling by it"
             )
         fps_B = self._fps_of(conditions.pop("fps", None), len(x_BCTHW))
+        _require_text(conditions.get("text_mask_BS"))
         return self.network(x_BCTHW, c_noise.reshape(-1), text_BSE, fps_B=fps_B, **conditions)
 
     def denoise(self, x_BCTHW: Tensor, sigma: Tensor | float, text_BSE: Tensor, **conditions: Any) -> Tensor:
@@ -124,6 +126,7 @@ class World:
         drop_condition_B: Tensor | None = None,
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
+        text_mask_BS: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, Tensor]:
         """(EDM loss, its weighted squared error without the learned uncertainty), of given data and draws.
@@ -155,6 +158,7 @@ class World:
             condition_mask_B1THW=mask if self.config.condition_mask else None,
             padding_mask_B1HW=padding_mask_B1HW,
             extra_BCTHW=extra_BCTHW,
+            text_mask_BS=text_mask_BS,
         )
         loss, error = edm_loss(x0_BCTHW, output, noisy, sigma_B, self.uncertainty(sigma_B), self.objective)[:2]
         if reduction not in ("mean", "sum"):
@@ -170,6 +174,8 @@ class World:
         fps: float | Sequence[float] | Tensor | None,
         config: SampleConfig | str = "released",
         negative_text_BSE: Tensor | None = None,
+        text_mask_BS: Tensor | None = None,
+        negative_text_mask_BS: Tensor | None = None,
         given_BCTHW: Tensor | None = None,
         augment_noise_BCTHW: Tensor | None = None,
         **conditions: Any,
@@ -179,14 +185,19 @@ class World:
         Args:
             config: one of configs/sample by name, or a SampleConfig.
             negative_text_BSE: what guidance leads away from; zeros by default, as in the official code.
+            text_mask_BS, negative_text_mask_BS: 1 at the states of either that are seen; all by default, as released.
             given_BCTHW: Video2World: latents whose first config.num_condition_frames are the conditions.
             augment_noise_BCTHW: noise of deviation 1 that config.augment_sigma puts on them, of all frames or [1, ...];
                 by default that of the sample's number as a seed.
         """
         chosen = sample_config(config) if isinstance(config, str) else config
+        for mask in (text_mask_BS, negative_text_mask_BS):
+            _require_text(mask)
         scene = Scene(
             text_BSE=text_BSE,
             negative_text_BSE=torch.zeros_like(text_BSE) if negative_text_BSE is None else negative_text_BSE,
+            text_mask_BS=text_mask_BS,
+            negative_text_mask_BS=negative_text_mask_BS,
             fps_B=self._fps_of(fps, len(noise_BCTHW)),
             shape_CTHW=tuple(noise_BCTHW.shape[1:]),  # pyright: ignore[reportArgumentType] four numbers
             seed_B=range(len(noise_BCTHW)),
@@ -210,3 +221,9 @@ class World:
         if len(rates) not in (1, batch) or not all(0 < rate < float("inf") for rate in rates):
             raise ConfigError(f"fps={rates} must be one number greater than 0, or {batch}, one for each sample")
         return rates * (batch // len(rates))
+
+
+def _require_text(mask_BS: Tensor | None) -> None:
+    """ConfigError for a text mask that leaves a sample nothing to attend to."""
+    if mask_BS is not None and not bool(mask_BS.bool().any(dim=-1).all()):
+        raise ConfigError("a text mask has a row of zeros, which leaves no text to attend to; mark at least one state")

@@ -109,6 +109,35 @@ def test_a_given_augment_noise(tmp_path: Path) -> None:
         model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=noise[:, :, :1])
 
 
+def test_a_text_mask(tmp_path: Path) -> None:
+    """States that are masked are as if they were not there: each sample alone with a text that ends before them."""
+    model, x, c_noise = world(tmp_path), drawn(1, 2, 4, 2, 4, 4), torch.tensor(0.3)
+    text, negative, mask = drawn(3, 2, 7, 32), drawn(4, 2, 7, 32), torch.zeros(2, 7)
+    lengths = (3, 7)
+    for row, length in enumerate(lengths):
+        mask[row, :length] = 1
+    found = model(x, c_noise, text, fps=24, text_mask_BS=mask)
+    alone = [model(x[i : i + 1], c_noise, text[i : i + 1, :n], fps=24) for i, n in enumerate(lengths)]
+    torch.testing.assert_close(found, torch.cat(alone))
+    assert (found - model(x, c_noise, text, fps=24))[0].abs().max() > 1e-3
+    shared = model(x, c_noise, text, fps=24, text_mask_BS=mask[:1].bool())
+    torch.testing.assert_close(shared, model(x, c_noise, text[:, :3], fps=24))
+
+    config = replace(sample_config("released"), num_steps=3)
+    masks = {"text_mask_BS": mask[:1], "negative_text_mask_BS": mask[:1].flip(1)}
+    sampled = model.sample(x, text, fps=24, config=config, negative_text_BSE=negative, **masks)
+    wanted = model.sample(x, text[:, :3], fps=24, config=config, negative_text_BSE=negative[:, -3:])
+    torch.testing.assert_close(sampled, wanted, atol=1e-4, rtol=1e-4)
+    given = x, drawn(2, 2, 4, 2, 4, 4), torch.tensor([0.7, 0.2])
+    masked = model.loss(*given, text, fps=24, text_mask_BS=mask[:1])
+    torch.testing.assert_close(masked, model.loss(*given, text[:, :3], fps=24))
+    for wrong, said in ((mask[:, :6], r"shape \[2, 6\] was given for 7 text states"), (mask * 0, "a row of zeros")):
+        with pytest.raises(ConfigError, match=said):
+            model(x, c_noise, text, fps=24, text_mask_BS=wrong)
+    with pytest.raises(ConfigError, match="a row of zeros"):
+        model.sample(x, text, fps=24, config=config, text_mask_BS=mask * 0)
+
+
 def test_a_camera_path(tmp_path: Path) -> None:
     """Channels lie as latent, condition mask, camera, padding mask; frames past T are left out."""
     model = world(tmp_path, condition_mask=True, extra_channels=6)
