@@ -235,7 +235,7 @@ def test_torchscript_archives(tmp_path: Path, extra: bool) -> None:
 
 
 def test_statistics_are_rounded_as_the_official_code_rounds_them(tmp_path: Path) -> None:
-    """Section 11, 20: bfloat16; one frame has statistics of its own."""
+    """Section 11, 20: bfloat16; one frame has statistics of its own. On request they stay as they are."""
     source = tmp_path / "source"
     source.mkdir()
     save(source / "model.pt", official_tensors(tokenizer(FAMILY["CV8x8x8-720p"])))
@@ -251,6 +251,12 @@ def test_statistics_are_rounded_as_the_official_code_rounds_them(tmp_path: Path)
     convert(tmp_path / "ours", tmp_path / "official", to="official")
     assert torch.equal(torch.load(tmp_path / "official/mean_std.pt")[0], video.mean_CT)
     assert torch.equal(torch.load(tmp_path / "official/image_mean_std.pt")[1], image.std_CT)
+    convert(source, tmp_path / "whole", statistics="fp32")
+    for name, stored in (("latent_statistics", std.view(16, 3)), ("image_latent_statistics", std[:16].view(16, 1))):
+        found = load_statistics(tmp_path / "whole" / f"{name}.safetensors")
+        assert torch.equal(found.std_CT, stored) and not torch.equal(stored.bfloat16().float(), stored)
+    with pytest.raises(TokenizerError, match=r"statistics=fp16 is no number format of them; use bf16 or fp32"):
+        convert(source, tmp_path / "half", statistics="fp16")
     save(source / "mean_std.pt", (mean[:5], std[:5]))
     with pytest.raises(TokenizerError, match=r"mean_std.pt does not hold a mean and a deviation of 16 channels"):
         read_tokenizer(source)

@@ -188,16 +188,17 @@ def is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_statistics(path: Path, channels: int) -> LatentStatistics | None:
+def read_statistics(path: Path, channels: int, *, rounded_to: torch.dtype = torch.bfloat16) -> LatentStatistics | None:
     """Latent statistics from an official mean_std.pt, or None if there is no such file.
 
     Rounded to bfloat16, as the official code uses them: a difference of up to 0.4 %, which its diffusion models know.
+    torch.float32 leaves them as they are in the file, as the official code has them with is_bf16=False.
     """
     if not path.is_file():
         return None
     stored = load_pickle(path)
     try:
-        mean, std = (torch.as_tensor(part).reshape(channels, -1).bfloat16().float() for part in stored)
+        mean, std = (torch.as_tensor(part).reshape(channels, -1).to(rounded_to).float() for part in stored)
         return LatentStatistics(mean, std, {"source": path.name})
     except (TypeError, ValueError, RuntimeError) as error:
         raise TokenizerError(
