@@ -37,6 +37,11 @@ def read_world_model(
 ) -> "World":
     """The diffusion world model in a file or folder of any layout (see `source`); nothing is written.
 
+    The process is another one afterwards. torch.distributed and megatron-core have groups, of this process alone unless
+    the environment names more, until cosmos_train.parallel.init.stop(), after which the model still computes. Where
+    there is no GPU, some functions of torch.cuda and of megatron-core have been replaced for the rest of the process,
+    and "cuda" means the CPU (cosmos_train.parallel.cpu). Importing this module does none of that.
+
     Args:
         arguments: of the official constructor, for what an official file's tensors do not tell.
         weights: network or ema, for what holds both.

@@ -149,7 +149,7 @@ def test_tensor_parallel_shards(tmp_path: Path) -> None:
     torch.testing.assert_close(found, wanted["model.norm.weight"] + 0.25)
 
 
-@pytest.mark.parametrize("hidden", [1, 50, 72])
+@pytest.mark.parametrize("hidden", [1, 50])
 def test_any_width_of_the_mlp(tmp_path: Path, hidden: int) -> None:
     """No multiple of 16: the same function, and the same tensors back, whole and in shards."""
     arguments = KINDS["5B video2world"] | {"ffn_hidden_size": hidden}

@@ -1,6 +1,9 @@
 """A model that was read computes what diffusers computes, the released objective, and the released samplers."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from cosmos_train.interop.official_dit import official_arguments
 from cosmos_train.interop.source import open_world
 from cosmos_train.interop.world import World, read_world_model, sample_config
 from cosmos_train.objectives.config import EdmConfig
+from cosmos_train.parallel import init
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -253,6 +257,32 @@ def test_the_released_sampler(tmp_path: Path) -> None:
     assert (found - x).abs().max() < 1e-3 < x.abs().max()
     assert [sample_config(f"released_{solver}").sampler for solver in ("2ab", "2mid")] == ["2ab", "2mid"]
     assert sample_config("diffusers").sigma_min == 0.002
+
+
+UNTOUCHED = """
+import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint, torch
+from megatron.core.dist_checkpointing.strategies import torch as strategies
+assert not torch.distributed.is_initialized()
+assert strategies._get_filesystem_reader.__module__ == strategies.__name__
+assert torch.cuda.current_device.__module__ == "torch.cuda"
+assert torch.get_default_device() == torch.device("cpu") and torch.zeros(1).type() == "torch.FloatTensor"
+"""
+
+
+def test_importing_changes_nothing_in_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", UNTOUCHED], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what it says of processes without a GPU")
+def test_reading_a_model_changes_the_process_as_it_says(tmp_path: Path) -> None:
+    model, x, text = world(tmp_path), drawn(1, 1, 4, 2, 4, 4), drawn(3, 1, 7, 32)
+    before = model(x, torch.tensor(0.3), text, fps=24)
+    assert torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1
+    init.stop()
+    assert not torch.distributed.is_initialized()
+    assert torch.equal(model(x, torch.tensor(0.3), text, fps=24), before), "the model still computes"
+    assert str(torch.cuda.current_device()) == "cpu" and torch.zeros(1, device="cuda").device.type == "cpu"
 
 
 def test_says_what_it_took(tmp_path: Path) -> None:
