@@ -81,6 +81,11 @@ def check_sampling(run: WorldDiTRun, world_size: int, *, num_videos: int, num_fr
             "was trained with objective.text_dropout=0, so it has never seen a video without text; give a negative "
             f"prompt, or switch guidance off with sample.guidance={0 if sample.guidance_from == 'cond' else 1}"
         )
+    if sample.guide_frames and run.objective.condition_dropout == 0:
+        raise ConfigError(
+            "sample.guide_frames=true leads away from conditioning frames of zeros, and this model was trained with "
+            "objective.condition_dropout=0, so it has never seen any; use sample.guide_frames=false"
+        )
     takes_frames = run.model.condition_mask and sample.num_condition_frames > 0
     if has_input and not takes_frames:
         raise ConfigError(

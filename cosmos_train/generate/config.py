@@ -13,10 +13,12 @@ from cosmos_train.config.ranges import Count, CountOrZero, NotNegative, Positive
 class SampleConfig:
     """Sampling with classifier-free guidance. The defaults are the released inference code's; see configs/sample/."""
 
-    sampler: Literal["euler", "heun", "2ab"] = "euler"
-    """First order; second order with two evaluations a step; second order from the last two steps' estimates."""
+    sampler: Literal["euler", "heun", "2ab", "2mid"] = "euler"
+    """First order; second order with two evaluations a step; second order from the last two steps' estimates; second
+    order from a step's begin and middle. The last two are the released training code's, called RES."""
     num_steps: Count = 35
-    """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, Heun twice as many)."""
+    """Sigmas from sigma_max down to sigma_min; one network evaluation each (two with guidance, twice as many with Heun
+    and 2mid)."""
     start_std: Literal["hypot", "sigma_max"] = "hypot"
     """Deviation of the first noise: sqrt(sigma_max^2 + 1), as data of deviation 1 would add, or sigma_max alone."""
     last_step: Literal["clean", "none"] = "clean"
@@ -32,6 +34,10 @@ class SampleConfig:
     guidance_from: Literal["cond", "uncond"] = "cond"
     """cond: x0 = cond + g * (cond - uncond), as the released models and diffusers' Cosmos pipelines count; uncond:
     x0 = uncond + g * (cond - uncond), as most other models do. 7 of the first is 8 of the second."""
+    guide_frames: bool = False
+    """Video2World: lead away from having no conditioning frames, too: uncond sees zeros in their place and no mask,
+    which condition dropout has trained. The released inference code gives them to both, unless it is asked to add
+    input-frame guidance."""
     cfg_parallel: bool = False
     """Compute cond and uncond at the same time, on two halves of the data-parallel ranks."""
     augment_sigma: NotNegative = 0.001
@@ -57,11 +63,14 @@ class SampleConfig:
                 f"sample.guidance={self.guidance} must be {off} (off) or greater with sample.guidance_from="
                 f"{self.guidance_from}"
             )
-        if self.cfg_parallel and not self.is_guided:
-            raise ConfigError(
-                f"sample.cfg_parallel=true computes the two branches of guidance at once, but sample.guidance="
-                f"{self.guidance} is none; set cfg_parallel=false"
-            )
+        for key, value, what in (
+            ("cfg_parallel", self.cfg_parallel, "computes the two branches of guidance at once"),
+            ("guide_frames", self.guide_frames, "takes the conditioning frames from one branch of guidance"),
+        ):
+            if value and not self.is_guided:
+                raise ConfigError(
+                    f"sample.{key}=true {what}, but sample.guidance={self.guidance} is none; set {key}=false"
+                )
 
     @property
     def num_updates(self) -> int:

@@ -6,7 +6,7 @@ step, to work on several at once (pipelined); so do the two branches of guidance
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,14 @@ class NetworkInput:
     text_BSE: Tensor
     fps_B: Sequence[float]
     condition_mask_B1THW: Tensor | None
+    text_mask_BS: Tensor | None = None
+    """See DiT.forward."""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the network is told by name; of the text mask only where there is one."""
+        found: dict[str, Any] = {"fps_B": self.fps_B, "condition_mask_B1THW": self.condition_mask_B1THW}
+        return found if self.text_mask_BS is None else found | {"text_mask_BS": self.text_mask_BS}
 
 
 Evaluate = Callable[[Sequence[NetworkInput]], list[Tensor]]
@@ -48,10 +56,7 @@ Evaluate = Callable[[Sequence[NetworkInput]], list[Tensor]]
 
 def in_turn(network: Network) -> Evaluate:
     """One input after the other."""
-    return lambda inputs: [
-        network(i.x_BCTHW, i.c_noise_B, i.text_BSE, fps_B=i.fps_B, condition_mask_B1THW=i.condition_mask_B1THW)
-        for i in inputs
-    ]
+    return lambda inputs: [network(i.x_BCTHW, i.c_noise_B, i.text_BSE, **i.conditions) for i in inputs]
 
 
 def pipelined(pieces: Sequence[nn.Module], config: EngineConfig, mesh: Mesh) -> Evaluate:
@@ -59,14 +64,7 @@ def pipelined(pieces: Sequence[nn.Module], config: EngineConfig, mesh: Mesh) -> 
     run = PipelinedForward(pieces, config, mesh)
 
     def forward(stage: nn.Module, video: NetworkInput, hidden_LBD: Tensor | None) -> Tensor:
-        return stage(
-            video.x_BCTHW,
-            video.c_noise_B,
-            video.text_BSE,
-            fps_B=video.fps_B,
-            condition_mask_B1THW=video.condition_mask_B1THW,
-            hidden_LBD=hidden_LBD,
-        )
+        return stage(video.x_BCTHW, video.c_noise_B, video.text_BSE, **video.conditions, hidden_LBD=hidden_LBD)
 
     def evaluate(inputs: Sequence[NetworkInput]) -> list[Tensor]:
         videos = [video for one in inputs for video in _by_video(one)]
@@ -109,9 +107,16 @@ def videos_of_rank(num_videos: int, mesh: Mesh, *, num_parallel: int = 1) -> ran
 def _by_video(one: NetworkInput) -> list[NetworkInput]:
     batch = len(one.x_BCTHW)
 
-    def rows(tensor: Tensor) -> Sequence[Tensor]:
+    def rows(tensor: Tensor | None) -> Sequence[Tensor | None]:
+        if tensor is None:
+            return [None] * batch
         return tensor.split(1) if len(tensor) == batch else [tensor] * batch
 
-    masks = [None] * batch if one.condition_mask_B1THW is None else rows(one.condition_mask_B1THW)
-    columns = zip(rows(one.x_BCTHW), rows(one.c_noise_B), rows(one.text_BSE), one.fps_B, masks, strict=True)
-    return [NetworkInput(x, c_noise, text, [fps], mask) for x, c_noise, text, fps, mask in columns]
+    columns = zip(
+        *(rows(tensor) for tensor in (one.x_BCTHW, one.c_noise_B, one.text_BSE)),
+        [[fps] for fps in one.fps_B],
+        rows(one.condition_mask_B1THW),
+        rows(one.text_mask_BS),
+        strict=True,
+    )
+    return [NetworkInput(*video) for video in columns]

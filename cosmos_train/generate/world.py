@@ -29,20 +29,31 @@ class Scene:
     fps_B: Sequence[float]
     shape_CTHW: tuple[int, int, int, int]
     seed_B: Sequence[int]
+    text_mask_BS: Tensor | None = None
+    negative_text_mask_BS: Tensor | None = None
+    """1 at the text states that are seen; none, as the released models are sampled: all of them."""
     given_BCTHW: Tensor | None = None
     """Latents whose first num_condition_frames are the conditions; what lies behind them is not looked at."""
     noise_BCTHW: Tensor | None = None
     """The first noise, of deviation 1, in place of what the seeds give."""
+    augment_noise_BCTHW: Tensor | None = None
+    """The noise of deviation 1 that augment_sigma puts on the conditions, in place of what the seeds give."""
 
     def __post_init__(self) -> None:
         batch = len(self.seed_B)
         for name, size in (
             ("text_BSE", len(self.text_BSE)),
             ("negative_text_BSE", len(self.negative_text_BSE)),
+            ("text_mask_BS", 1 if self.text_mask_BS is None else len(self.text_mask_BS)),
+            ("negative_text_mask_BS", 1 if self.negative_text_mask_BS is None else len(self.negative_text_mask_BS)),
             ("given_BCTHW", 1 if self.given_BCTHW is None else len(self.given_BCTHW)),
         ):
             if size not in (1, batch):
                 raise ConfigError(f"scene.{name} has a batch of {size} and there are {batch} seeds; use 1 or {batch}")
+        for name, noise in (("noise_BCTHW", self.noise_BCTHW), ("augment_noise_BCTHW", self.augment_noise_BCTHW)):
+            if noise is not None and tuple(noise.shape) not in ((1, *self.shape_CTHW), (batch, *self.shape_CTHW)):
+                shapes = f"[1 or {batch}, {', '.join(map(str, self.shape_CTHW))}]"
+                raise ConfigError(f"scene.{name} is of shape {list(noise.shape)}; give {shapes}")
         if len(self.fps_B) != batch or not all(0 < fps < math.inf for fps in self.fps_B):
             raise ConfigError(
                 f"scene.fps_B={list(self.fps_B)} must be one rate greater than 0 for each of {batch} seeds"
@@ -95,13 +106,22 @@ def sample_scene(
     noise_BCTHW = _noise(scene, "video") if scene.noise_BCTHW is None else scene.noise_BCTHW
     device, dtype = scene.text_BSE.device, scene.text_BSE.dtype
     condition = _Condition.of(scene, config, has_condition_mask=has_condition_mask)
-    texts = [scene.text_BSE, scene.negative_text_BSE] if config.is_guided else [scene.text_BSE]
+    texts = [(scene.text_BSE, scene.text_mask_BS)]
+    if config.is_guided:
+        texts.append((scene.negative_text_BSE, scene.negative_text_mask_BS))
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> Tensor:
         sigma_1 = torch.tensor([sigma], dtype=torch.float64, device=device)
-        scaled, mask = condition.apply(x_BCTHW * c_in(sigma_1, sigma_data), sigma, sigma_data)
-        net_input, noise_level = scaled.to(dtype), c_noise(sigma_1).float()
-        outputs = evaluate([NetworkInput(net_input, noise_level, text, scene.fps_B, mask) for text in texts])
+        scaled, noise_level = x_BCTHW * c_in(sigma_1, sigma_data), c_noise(sigma_1).float()
+        branches = [condition.apply(scaled, sigma, sigma_data)] * len(texts)
+        if config.guide_frames:
+            branches[1] = condition.dropped(scaled, sigma)
+        outputs = evaluate(
+            [
+                NetworkInput(net_input.to(dtype), noise_level, text, scene.fps_B, mask, text_mask)
+                for (net_input, mask), (text, text_mask) in zip(branches, texts, strict=True)
+            ]
+        )
         x0, *x0_uncond = (denoised(output, x_BCTHW, sigma_1, sigma_data) for output in outputs)
         for uncond in x0_uncond:
             x0 = x0 + config.guidance_weight * (x0 - uncond)
@@ -157,7 +177,9 @@ class _Condition:
         if scene.given_BCTHW is None:
             return cls(None, None, mask, config.augment_sigma)
         given = _first_frames(scene.given_BCTHW, num_frames, scene.shape_CTHW)
-        noisy = given + config.augment_sigma * _noise(scene, "condition").to(device)
+        noise = scene.augment_noise_BCTHW
+        noise = _noise(scene, "condition") if noise is None else noise
+        noisy = given + config.augment_sigma * noise.to(device)
         return cls(given.double(), noisy.double(), mask, config.augment_sigma)
 
     def apply(self, scaled_BCTHW: Tensor, sigma: float, sigma_data: float) -> tuple[Tensor, Tensor | None]:
@@ -169,6 +191,15 @@ class _Condition:
             return scaled_BCTHW, mask
         conditions = self.noisy_BCTHW * c_in(torch.tensor(self.augment_sigma, dtype=torch.float64), sigma_data)
         return torch.where(self.mask_11T11 > 0, conditions, scaled_BCTHW), mask
+
+    def dropped(self, scaled_BCTHW: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
+        """The same without the conditions: zeros while they would be there, an all-zero mask, as dropout trains it."""
+        if self.mask_11T11 is None:
+            return scaled_BCTHW, None
+        no_mask = scaled_BCTHW.new_zeros(len(scaled_BCTHW), 1, *scaled_BCTHW.shape[2:])
+        if self.noisy_BCTHW is None or sigma <= self.augment_sigma:
+            return scaled_BCTHW, no_mask
+        return scaled_BCTHW * (1 - self.mask_11T11), no_mask
 
     def restore(self, x0_BCTHW: Tensor, sigma: float = math.inf) -> Tensor:
         """The given latents at the conditioning frames while they are conditions, x0 elsewhere."""

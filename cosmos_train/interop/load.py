@@ -80,7 +80,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _check_positions(source: WorldSource, wanted: Config) -> None:
-    """Positions have no tensor that could differ. Another range of them is a choice; it is said aloud."""
+    """Positions and padding have no tensor that could differ. Another choice of them is said aloud."""
     if isinstance(wanted, DiTConfig):
         found = source.require_dit()
         fixed = {"head_dim": (found.head_dim, wanted.head_dim), "base_fps": (found.base_fps, wanted.base_fps)}
@@ -97,6 +97,7 @@ def _check_positions(source: WorldSource, wanted: Config) -> None:
             "yarn_original_THW": (found.yarn_original_THW, wanted.yarn_original_THW),
             "yarn_spatial": (found.yarn_spatial, wanted.yarn_spatial),
             "absolute_positions": (found.absolute_positions, wanted.absolute_positions),
+            "ffn_padding": (found.ffn_padding, wanted.ffn_padding),
         }
     for key, (theirs, ours) in fixed.items():
         if theirs != ours:

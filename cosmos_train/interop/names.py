@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
@@ -26,23 +27,36 @@ class Entry:
     """Names and shapes of one, or of those that lie together in ours."""
     turns: int = 1
     """So often their rows take turns in ours: a block of the first's, one of the second's, and again."""
+    padding: tuple[int, ...] = ()
+    """So many zeros ours has after each official tensor, along its dimensions; none by default."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of ours."""
-        shapes = list(self.official.values())
+        shapes = [self._padded(shape) for shape in self.official.values()]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """The official tensors -> ours."""
+        if self.padding:
+            before_and_after = [count for more in reversed(self.padding) for count in (0, more)]
+            parts = [F.pad(part, before_and_after) for part in parts]
         if len(parts) == 1:
             return parts[0]
         return torch.cat([part.unflatten(0, (self.turns, -1)) for part in parts], dim=1).flatten(0, 1)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """The inverse of `join`."""
-        rows = [shape[0] // self.turns for shape in self.official.values()]
-        return [part.flatten(0, 1) for part in tensor.unflatten(0, (self.turns, -1)).split(rows, dim=1)]
+        rows = [self._padded(shape)[0] // self.turns for shape in self.official.values()]
+        parts = [part.flatten(0, 1) for part in tensor.unflatten(0, (self.turns, -1)).split(rows, dim=1)]
+        if not self.padding:
+            return parts
+        return [part[tuple(map(slice, shape))] for part, shape in zip(parts, self.official.values(), strict=True)]
+
+    def _padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.padding:
+            return shape
+        return tuple(size + more for size, more in zip(shape, self.padding, strict=True))
 
 
 class OurTensors:

@@ -1,7 +1,8 @@
 """What the tensors of an autoregressive world model are called: by us, and in NVIDIA's files. The one table of it.
 
 A key/value head lies in ours together with the query heads that share it, [G, N / G + 2, K, D]; in cross-attention keys
-and values do, [G, 2, K, E]; in the MLP gate and value alternate, [F / 16, 2, 16, D]. All else is only named otherwise.
+and values do, [G, 2, K, E]; in the MLP gate and value alternate, [F / 16, 2, 16, D], where F is the official width with
+zeros up to a multiple of 16. All else is only named otherwise.
 """
 
 import re
@@ -49,9 +50,11 @@ def _block(config: WorldARConfig, ours: str, theirs: str) -> Iterator[Entry]:
         yield Entry(f"{ours}.cross_attention.kv.weight", kv, groups)
         yield from _norms_and_out(config, f"{ours}.cross_attention", f"{theirs}.cross_attention")
     yield _weight(f"{ours}.mlp_norm", f"{theirs}.ffn_norm", d)
-    up = {_name(f"{theirs}.feed_forward.w{one}"): (f, d) for one in "13"}
-    yield Entry(f"{ours}.mlp.up.weight", up, f // GATE_GROUP)
-    yield _weight(f"{ours}.mlp.down", f"{theirs}.feed_forward.w2", d, f)
+    hidden, more = f - config.ffn_padding, config.ffn_padding
+    up = {_name(f"{theirs}.feed_forward.w{one}"): (hidden, d) for one in "13"}
+    down = {_name(f"{theirs}.feed_forward.w2"): (d, hidden)}
+    yield Entry(f"{ours}.mlp.up.weight", up, f // GATE_GROUP, padding=(more, 0) if more else ())
+    yield Entry(f"{ours}.mlp.down.weight", down, padding=(0, more) if more else ())
 
 
 def _norms_and_out(config: WorldARConfig, ours: str, theirs: str) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ are given, and its own defaults where those are silent. Without any arguments it
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,18 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 
 WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|_orig_mod\.|^module\.")
 """What wrappers put into names."""
+FEATURES = (
+    (
+        re.compile(r".*\b(view_embeddings|camera_embeddings?|repeat_frame_embedding|traj_embeddings?)\b.*"),
+        "several views at once (multi-view)",
+    ),
+    (re.compile(r".*\btoken_embedder\b.*"), "codes of a discrete tokenizer as its condition (a diffusion decoder)"),
+    (re.compile(r".*\baction_embed\w*\b.*"), "actions as its condition"),
+    (re.compile(r".*\baugment_sigma_emb\w*\b.*"), "the noise of the conditioning frames as its condition"),
+    (re.compile(r".*\b(input_hint_block\w*|hint_encoders?|zero_blocks)\b.*"), "a control branch"),
+    (re.compile(r".*\b(vision_encoder|mm_projector)\b.*"), "images as tokens (a vision encoder)"),
+)
+"""Names of tensors that a kind of official world model has which is not read here, and what it then does."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +81,37 @@ class Sizes:
         return tuple(self.meta[name].shape)
 
 
+def refuse_features(names: Iterable[str], where: str) -> None:
+    """ConfigError that names what a file's network can do beyond the world models that are read here."""
+    for name in names:
+        for pattern, feature in FEATURES:
+            if pattern.fullmatch(name):
+                raise ConfigError(
+                    f"{where} has {name}: its network takes {feature}, which no world model here does; "
+                    "name a file without it"
+                )
+
+
 def check_arguments(
     given: Mapping[str, Any],
     derived: Mapping[str, Any],
     where: str,
-    notes: list[str],
     *,
     expected: Mapping[str, Any],
-    no_effect: Container[str],
+    no_effect: Collection[str],
 ) -> None:
-    """What was given must be what the tensors have. Unknown arguments are noted.
+    """What was given must be known, and what the tensors have. ConfigError otherwise.
 
     Args:
         expected: arguments that are only known with one value: what the released models have.
-        no_effect: arguments that do not change the network's function here.
+        no_effect: arguments that do not change the network's weights or function here.
     """
+    known = {*derived, *expected, *no_effect}
+    if unknown := [f"{key}={value}" for key, value in given.items() if key not in known]:
+        raise ConfigError(
+            f"{where}: unknown arguments {', '.join(unknown)}; known are {', '.join(sorted(known))}. Leave out what "
+            "does not change the network"
+        )
     for key, value in given.items():
         if key in no_effect:
             continue
@@ -92,9 +120,7 @@ def check_arguments(
                 f"{where}: the argument {key}={value} makes another network than the released ones; only "
                 f"{key}={expected[key]} can be converted"
             )
-        if key not in derived:
-            notes.append(f"the argument {key} is not known here and left aside")
-        elif derived[key] != value:
+        if derived.get(key, value) != value:
             raise ConfigError(
                 f"{where}: its tensors say {key}={derived[key]}, the arguments {key}={value}; "
                 "pass the arguments that the checkpoint was made with"

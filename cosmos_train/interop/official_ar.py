@@ -26,10 +26,11 @@ from cosmos_train.interop.official import (
     is_weights,
     open_file,
     prefixes,
+    refuse_features,
 )
 from cosmos_train.interop.shards import ShardStore, shards_beside, write_shards
 from cosmos_train.interop.stores import find_safetensors, write_pickle
-from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.models.world_ar.config import GATE_GROUP, WorldARConfig
 
 FIRST = re.compile(r"(.*?)tok_embeddings\.weight")
 LEFT_OUT = re.compile(r".*\._extra_state|model\.(rope|pos_emb)\..*")
@@ -63,7 +64,11 @@ NO_EFFECT = {
     *("max_batch_size", "max_seq_len", "original_seq_len", "pad_to_multiple_of", "fuse_qkv", "precision", "backend"),
     *("video_latent_shape", "video_height", "video_width", "num_video_frames", "tensor_model_parallel_size"),
     *("ckpt_dir", "ckpt_path", "tokenizer", "vision_encoder_in_channels", "inference", "flash_attn", "cache_dir"),
+    *("name", "_target_", "add_special_tokens", "set_parallel_mode", "sequence_parallel", "act_ckpt_enabled"),
+    *("fsdp_enabled", "embedding_dropout", "attention_dropout", "hidden_dropout", "z_loss_coeff"),
+    *("action_dim", "action_embedding_dim", "action_embedding_mode", "medusa_num_heads"),  # of what EXPECTED refuses
 }
+"""Arguments for inference, training and files, and of features that are off."""
 
 
 def is_official(path: Path) -> bool:
@@ -98,6 +103,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None) -> OfficialFi
     names = {f"model.{n.removeprefix(prefix)}": stored for n, stored in plain.items() if n.startswith(prefix)}
     names = {name: stored for name, stored in names.items() if not LEFT_OUT.fullmatch(name)}
     meta = {name: store.meta[stored] for name, stored in names.items()}
+    refuse_features(meta, str(path))
     config = derive_config(meta, arguments, str(path), notes)
     entries = ar_table(config)
     require_tensors(meta, official_shapes(entries), str(path))
@@ -118,7 +124,7 @@ def write_official(
     for key, value in (
         ("num_kv_heads", config.num_kv_heads),
         ("vocab_size", config.vocab_size),
-        ("ffn_width", config.ffn_width),
+        ("ffn_width", config.ffn_width - config.ffn_padding),
     ):
         if value % tp:
             raise ConfigError(f"--tp {tp} does not divide model.{key}={value}; write fewer shards")
@@ -136,13 +142,18 @@ def derive_config(
     queries, shared = (sizes.of(f"{layer}.attention.w{one}.weight")[0] for one in "qk")
     head_dim = sizes.of(f"{layer}.attention.q_norm.weight")[0]
     has_text = f"{layer}.cross_attention.wk.weight" in meta
+    hidden = sizes.of(f"{layer}.feed_forward.w1.weight")[0]
+    padding = -hidden % GATE_GROUP
+    if padding:
+        notes.append(f"its MLP of {hidden} hidden units has {padding} more here that are zero")
     fields: dict[str, Any] = {
         "num_blocks": len({name.split(".")[2] for name in meta if name.startswith("model.layers.")}),
         "width": width,
         "num_heads": queries // head_dim,
         "num_kv_heads": shared // head_dim,
         "head_dim": head_dim,
-        "ffn_width": sizes.of(f"{layer}.feed_forward.w1.weight")[0],
+        "ffn_width": hidden + padding,
+        "ffn_padding": padding,
         "vocab_size": vocab_size,
         "begin_token": rows != vocab_size,
         "cross_attention": has_text,
@@ -157,7 +168,7 @@ def derive_config(
     except ValueError as error:
         raise ConfigError(f"{where} is of no architecture that is known here: {error}") from error
     derived = official_arguments(config) | {"training_type": BEGIN if config.begin_token else NO_BEGIN}
-    check_arguments(given, derived, where, notes, expected=EXPECTED, no_effect=NO_EFFECT | POSITIONS)
+    check_arguments(given, derived, where, expected=EXPECTED, no_effect=NO_EFFECT | POSITIONS)
     return config
 
 
@@ -175,7 +186,7 @@ def official_arguments(config: WorldARConfig) -> dict[str, Any]:
         "n_kv_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
-        "ffn_hidden_size": config.ffn_width,
+        "ffn_hidden_size": config.ffn_width - config.ffn_padding,
         "norm_type": "rmsnorm",
         "norm_eps": config.norm_eps,
         "use_qk_normalization": True,

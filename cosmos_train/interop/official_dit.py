@@ -26,6 +26,7 @@ from cosmos_train.interop.official import (
     is_weights,
     open_file,
     prefixes,
+    refuse_features,
 )
 from cosmos_train.interop.stores import find_safetensors, write_pickle
 from cosmos_train.models.dit.config import DiTConfig
@@ -44,12 +45,17 @@ EXPECTED: dict[str, Any] = {
     "pos_emb_interpolation": "crop",
     "add_augment_sigma_embedding": False,
     "extra_per_block_abs_pos_emb_type": "learnable",
+    "is_diffusion_decoder": False,
+    "concat_view_embedding": False,
+    "concat_traj_embedding": False,
+    "add_repeat_frame_embedding": False,
 }
 NO_EFFECT = {
     *("block_x_format", "pos_emb_learnable", "min_fps", "max_fps", "legacy_patch_emb", "use_memory_save"),
     *("use_checkpoint", "spatial_attn_win_size", "temporal_attn_win_size", "additional_timestamp_channels", "name"),
-    *("extra_h_extrapolation_ratio", "extra_w_extrapolation_ratio", "extra_t_extrapolation_ratio"),
+    *("extra_h_extrapolation_ratio", "extra_w_extrapolation_ratio", "extra_t_extrapolation_ratio", "_target_"),
 }
+"""Arguments of training, of layouts in memory, and of what the released networks do not have."""
 
 
 def is_official(path: Path) -> bool:
@@ -78,6 +84,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None, *, weights: s
     notes: list[str] = []
     stored_names = _network_names(list(store.meta), weights, file, notes)
     meta = {name: flat(store.meta[stored]) for name, stored in stored_names.items()}
+    refuse_features(meta, str(file))
     config = derive_config(meta, arguments, str(file), notes)
     entries = dit_table(config, learned_uncertainty="logvar.1.weight" in meta)
     require_tensors(meta, official_shapes(entries), str(file))
@@ -96,7 +103,7 @@ def derive_config(
 ) -> DiTConfig:
     """The architecture of tensors under official names; ConfigError where an argument contradicts them."""
     sizes = Sizes(meta, where, "diffusion")
-    given = dict(arguments or {})
+    given = {key: value for key, value in (arguments or {}).items() if value is not None}
     width, in_cells = sizes.of("net.x_embedder.proj.1.weight")
     out_cells = sizes.of("net.final_layer.linear.weight")[0]
     patch = given.get("patch_spatial", 2 if in_cells % 4 == 0 and out_cells % 4 == 0 else 1)
@@ -145,7 +152,7 @@ def derive_config(
         config = DiTConfig(**fields)
     except ValueError as error:
         raise ConfigError(f"{where} is of no architecture that is known here: {error}") from error
-    _check_arguments(given, official_arguments(config), where, notes)
+    _check_arguments(given, official_arguments(config), where)
     return config
 
 
@@ -183,12 +190,14 @@ def official_arguments(config: DiTConfig) -> dict[str, Any]:
     }
 
 
-def _check_arguments(given: Mapping[str, Any], derived: Mapping[str, Any], where: str, notes: list[str]) -> None:
-    """Sizes of tables only where there are tables."""
+def _check_arguments(given: Mapping[str, Any], derived: Mapping[str, Any], where: str) -> None:
+    """Sizes of tables only where there are tables, and of the low rank only where there is one."""
     unsized = set()
     if not derived["extra_per_block_abs_pos_emb"]:
-        unsized = {"max_img_h", "max_img_w", "max_frames", "extra_per_block_abs_pos_emb_type"}
-    check_arguments(given, derived, where, notes, expected=EXPECTED, no_effect=NO_EFFECT | unsized)
+        unsized |= {"max_img_h", "max_img_w", "max_frames", "extra_per_block_abs_pos_emb_type"}
+    if not derived["use_adaln_lora"]:
+        unsized.add("adaln_lora_dim")
+    check_arguments(given, derived, where, expected=EXPECTED, no_effect=NO_EFFECT | unsized)
 
 
 def _plain(stored: str) -> str:

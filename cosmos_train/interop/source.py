@@ -54,7 +54,8 @@ class WorldSource:
     @property
     def num_parameters(self) -> int:
         """Of the network, without the learned uncertainty."""
-        return sum(math.prod(e.shape) for e in self.entries if not e.ours.startswith("uncertainty."))
+        network = [entry for entry in self.entries if not entry.ours.startswith("uncertainty.")]
+        return sum(math.prod(shape) for entry in network for shape in entry.official.values())
 
     @property
     def learned_uncertainty(self) -> bool:

@@ -37,6 +37,11 @@ def read_world_model(
 ) -> "World":
     """The diffusion world model in a file or folder of any layout (see `source`); nothing is written.
 
+    The process is another one afterwards. torch.distributed and megatron-core have groups, of this process alone unless
+    the environment names more, until cosmos_train.parallel.init.stop(), after which the model still computes. Where
+    there is no GPU, some functions of torch.cuda and of megatron-core have been replaced for the rest of the process,
+    and "cuda" means the CPU (cosmos_train.parallel.cpu). Importing this module does none of that.
+
     Args:
         arguments: of the official constructor, for what an official file's tensors do not tell.
         weights: network or ema, for what holds both.
@@ -58,7 +63,7 @@ def read_world_model(
 
 
 def sample_config(name: str) -> SampleConfig:
-    """One of the conventions in configs/sample, such as released, released_2ab or diffusers, or a YAML file."""
+    """One of the conventions in configs/sample (released, released_2ab, released_2mid, diffusers), or a YAML file."""
     return load_sampling(name)
 
 
@@ -67,10 +72,12 @@ class World:
     """A loaded model. x are whitened latents times sigma_data, [B, C, T, H, W]; text are T5 states, [B, S, E].
 
     Conditions, by name, of every method but `loss` (which makes its own mask):
-        fps: frames per second, a number, or one per sample; none is legal for images, T = 1.
+        fps: frames per second, a number, or one per sample; None leaves the rotary positions in time as they are, a
+            latent frame 1 apart from the next, as config.base_fps does. Only for images, T = 1, may it be left out.
         condition_mask_B1THW: 1 at the conditioning frames; of Video2World models.
         padding_mask_B1HW: 1 where there is padding, of latent cells or of pixels; none means nowhere.
         extra_BCTHW: the further channels of a model that has any, such as Pluecker coordinates.
+        text_mask_BS: 1 at the text states that cross-attention sees; none, as in the released models: all of them.
     """
 
     model: WorldModel
@@ -90,7 +97,13 @@ class World:
 
     def __call__(self, x_BCTHW: Tensor, c_noise: Tensor, text_BSE: Tensor, **conditions: Any) -> Tensor:
         """F, the raw network: x already times c_in; c_noise = ln(sigma) / 4, the official `timesteps`, [B] or one."""
-        fps_B = _fps_of(conditions.pop("fps", None), x_BCTHW)
+        if "fps" not in conditions and x_BCTHW.shape[2] > 1:
+            raise ConfigError(
+                f"fps is missing, and {x_BCTHW.shape[2]} latent frames need one; give frames per second, e.g. 24, or "
+                "None for no scaling by it"
+            )
+        fps_B = self._fps_of(conditions.pop("fps", None), len(x_BCTHW))
+        _require_text(conditions.get("text_mask_BS"))
         return self.network(x_BCTHW, c_noise.reshape(-1), text_BSE, fps_B=fps_B, **conditions)
 
     def denoise(self, x_BCTHW: Tensor, sigma: Tensor | float, text_BSE: Tensor, **conditions: Any) -> Tensor:
@@ -118,6 +131,7 @@ class World:
         drop_condition_B: Tensor | None = None,
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
+        text_mask_BS: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, Tensor]:
         """(EDM loss, its weighted squared error without the learned uncertainty), of given data and draws.
@@ -149,6 +163,7 @@ class World:
             condition_mask_B1THW=mask if self.config.condition_mask else None,
             padding_mask_B1HW=padding_mask_B1HW,
             extra_BCTHW=extra_BCTHW,
+            text_mask_BS=text_mask_BS,
         )
         loss, error = edm_loss(x0_BCTHW, output, noisy, sigma_B, self.uncertainty(sigma_B), self.objective)[:2]
         if reduction not in ("mean", "sum"):
@@ -164,7 +179,10 @@ class World:
         fps: float | Sequence[float] | Tensor | None,
         config: SampleConfig | str = "released",
         negative_text_BSE: Tensor | None = None,
+        text_mask_BS: Tensor | None = None,
+        negative_text_mask_BS: Tensor | None = None,
         given_BCTHW: Tensor | None = None,
+        augment_noise_BCTHW: Tensor | None = None,
         **conditions: Any,
     ) -> Tensor:
         """Latents that the sampler makes of a first noise of deviation 1; `config` scales it.
@@ -172,17 +190,25 @@ class World:
         Args:
             config: one of configs/sample by name, or a SampleConfig.
             negative_text_BSE: what guidance leads away from; zeros by default, as in the official code.
+            text_mask_BS, negative_text_mask_BS: 1 at the states of either that are seen; all by default, as released.
             given_BCTHW: Video2World: latents whose first config.num_condition_frames are the conditions.
+            augment_noise_BCTHW: noise of deviation 1 that config.augment_sigma puts on them, of all frames or [1, ...];
+                by default that of the sample's number as a seed.
         """
         chosen = sample_config(config) if isinstance(config, str) else config
+        for mask in (text_mask_BS, negative_text_mask_BS):
+            _require_text(mask)
         scene = Scene(
             text_BSE=text_BSE,
             negative_text_BSE=torch.zeros_like(text_BSE) if negative_text_BSE is None else negative_text_BSE,
-            fps_B=_fps_of(fps, noise_BCTHW),
+            text_mask_BS=text_mask_BS,
+            negative_text_mask_BS=negative_text_mask_BS,
+            fps_B=self._fps_of(fps, len(noise_BCTHW)),
             shape_CTHW=tuple(noise_BCTHW.shape[1:]),  # pyright: ignore[reportArgumentType] four numbers
             seed_B=range(len(noise_BCTHW)),
             given_BCTHW=given_BCTHW,
             noise_BCTHW=noise_BCTHW,
+            augment_noise_BCTHW=augment_noise_BCTHW,
         )
         return sample_world(
             partial(self.network, **conditions),
@@ -192,15 +218,17 @@ class World:
             has_condition_mask=self.config.condition_mask,
         )
 
+    def _fps_of(self, fps: float | Sequence[float] | Tensor | None, batch: int) -> list[float]:
+        """One rate a sample. ConfigError for what is no rate."""
+        if fps is None:
+            return [self.config.base_fps] * batch
+        rates = torch.as_tensor(fps, dtype=torch.float64).reshape(-1).tolist()
+        if len(rates) not in (1, batch) or not all(0 < rate < float("inf") for rate in rates):
+            raise ConfigError(f"fps={rates} must be one number greater than 0, or {batch}, one for each sample")
+        return rates * (batch // len(rates))
 
-def _fps_of(fps: float | Sequence[float] | Tensor | None, x_BCTHW: Tensor) -> list[float]:
-    """One rate a sample. ConfigError where there is none for a video, or one that is no rate."""
-    batch, frames = len(x_BCTHW), x_BCTHW.shape[2]
-    if fps is None:
-        if frames > 1:
-            raise ConfigError(f"fps is missing, and {frames} latent frames need one; give frames per second, e.g. 24")
-        return [1.0] * batch
-    rates = torch.as_tensor(fps, dtype=torch.float64).reshape(-1).tolist()
-    if len(rates) not in (1, batch) or not all(0 < rate < float("inf") for rate in rates):
-        raise ConfigError(f"fps={rates} must be one number greater than 0, or {batch}, one for each sample")
-    return rates * (batch // len(rates))
+
+def _require_text(mask_BS: Tensor | None) -> None:
+    """ConfigError for a text mask that leaves a sample nothing to attend to."""
+    if mask_BS is not None and not bool(mask_BS.bool().any(dim=-1).all()):
+        raise ConfigError("a text mask has a row of zeros, which leaves no text to attend to; mark at least one state")

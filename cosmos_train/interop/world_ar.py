@@ -31,6 +31,8 @@ def read_ar_world_model(
 ) -> "ARWorld":
     """The autoregressive world model in a file or folder of any layout (see `source`); nothing is written.
 
+    What it does to the process is what `world.read_world_model` does.
+
     Args:
         arguments: of the official constructor, for what an official file's tensors do not tell: the positions.
         weights: network or ema, for what holds both.

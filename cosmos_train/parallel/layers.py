@@ -10,7 +10,8 @@ first, as megatron-core's sequence parallelism wants them. The other maker is co
   head_norm(K)                 RMSNorm over the width of a head, of this rank's heads
   attention()                  q [l, B, N / tp, K], k and v [l, B, G / tp, K] -> [l, B, N / tp * K], unmasked; G
                                key/value heads, each for N / G queries. With a TokenSplit l are this rank's tokens and
-                               each sees those of all ranks; without, k and v are whole (text)
+                               each sees those of all ranks; without, k and v are whole (text), and key_mask_BS may
+                               leave some of them out
   causal_attention()           the same for tokens that see themselves and those before them
   vocab_embedding(rows, D)     ids [B, l] of a context-parallel chunk -> [l / tp, B, D]: this rank's rows
   split(L)                     how L tokens divide over the ranks (cosmos_train.parallel.context.TokenSplit)
@@ -207,8 +208,21 @@ class SplitAttention(nn.Module):
         super().__init__()
         self.attend, self.exchange = attend, exchange
 
-    def forward(self, q_lBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, split: TokenSplit | None = None) -> Tensor:
-        """q [l, B, N, K], k and v [S, B, G, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+    def forward(
+        self,
+        q_lBNK: Tensor,
+        k_SBGK: Tensor,
+        v_SBGK: Tensor,
+        split: TokenSplit | None = None,
+        *,
+        key_mask_BS: Tensor | None = None,
+    ) -> Tensor:
+        """q [l, B, N, K], k and v [S, B, G, K] -> [l, B, N * K]. With a split S is l, a part of the tokens.
+
+        key_mask_BS: see masked_attention; without a split.
+        """
+        if key_mask_BS is not None:
+            return masked_attention(q_lBNK, k_SBGK, v_SBGK, key_mask_BS)
         if split is None:
             return self.attend(q_lBNK, k_SBGK, v_SBGK)
         if self.exchange and split.context is not None:
@@ -241,8 +255,13 @@ def dot_product_attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor) -> Ten
     return _attention(q_LBNK, k_SBGK, v_SBGK, {})
 
 
+def masked_attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, key_mask_BS: Tensor) -> Tensor:
+    """The same, where only the keys are seen that have 1 in the mask, [B, S] or [1, S]; each row must have one."""
+    return _attention(q_LBNK, k_SBGK, v_SBGK, {"attn_mask": key_mask_BS.bool()[:, None, None]})
+
+
 def causal_attention(q_LBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, *, first: int = 0) -> Tensor:
-    """The same, where query i sees the keys 0 .. first + i. first: the keys before the first query's own."""
+    """Where query i sees the keys 0 .. first + i. first: the keys before the first query's own."""
     end = first + len(q_LBNK)
     k_SBGK, v_SBGK = k_SBGK[:end], v_SBGK[:end]
     if first == 0:

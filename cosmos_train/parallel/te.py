@@ -53,6 +53,7 @@ from cosmos_train.parallel.layers import (
     VocabEmbedding,
     compile_blocks,
     dot_product_attention,
+    masked_attention,
     new_graph_step,
 )
 from cosmos_train.parallel.mesh import Mesh
@@ -316,7 +317,8 @@ class TEAttention(nn.Module):
 
     It can where no token is padding, since it knows of no padding without a mask, and where a rank has an even number
     of them. Text, and batches that are not divided, are exchanged with nobody. Else SplitAttention exchanges: heads for
-    a2a, keys and values for the others. TransformerEngine's kernels are for 16 bits: fp32 is left to torch.
+    a2a, keys and values for the others. TransformerEngine's kernels are for 16 bits: fp32 is left to torch, and so is
+    what has a mask of keys.
     """
 
     def __init__(self, parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> None:
@@ -332,8 +334,18 @@ class TEAttention(nn.Module):
                 attend_between = TECore(config, mesh, divide_heads=num_ranks)
         self.between = SplitAttention(attend_between, exchange=exchanges_heads)
 
-    def forward(self, q_lBNK: Tensor, k_SBGK: Tensor, v_SBGK: Tensor, split: TokenSplit | None = None) -> Tensor:
+    def forward(
+        self,
+        q_lBNK: Tensor,
+        k_SBGK: Tensor,
+        v_SBGK: Tensor,
+        split: TokenSplit | None = None,
+        *,
+        key_mask_BS: Tensor | None = None,
+    ) -> Tensor:
         """q [l, B, N, K], k and v [S, B, G, K] -> [l, B, N * K]. With a split S is l, a part of the tokens."""
+        if key_mask_BS is not None:
+            return masked_attention(q_lBNK, k_SBGK, v_SBGK, key_mask_BS)
         if split is None:
             return self.attend(q_lBNK, k_SBGK, v_SBGK)
         if split.context is None:

@@ -60,7 +60,7 @@ from cosmos_train.train.checkpoint_folder import find_checkpoint as find_checkpo
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
 from cosmos_train.train.checkpoint_metadata import files_of
-from cosmos_train.train.checkpoint_read import read_in_place
+from cosmos_train.train.checkpoint_read import reading_in_place
 from cosmos_train.train.checkpoint_save import Saved as Saved
 from cosmos_train.train.checkpoint_save import Saver as Saver
 from cosmos_train.train.config import CheckpointConfig
@@ -69,7 +69,6 @@ from cosmos_train.train.ema import PLAIN, Ema
 log = logging.getLogger(__name__)
 WEIGHTS = ("model", PLAIN)
 """What files of checkpoints say of the weights alone: they, and their plain moving average."""
-read_in_place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,8 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progre
 
 def tensor_names(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and number format of every tensor in a checkpoint's folder, by its name there."""
-    found = dist_checkpointing.load_tensors_metadata(str(folder))
+    with reading_in_place():
+        found = dist_checkpointing.load_tensors_metadata(str(folder))
     return {name: (tuple(t.global_shape), t.dtype) for name, t in found.items() if isinstance(t, ShardedTensor)}
 
 
@@ -341,7 +341,8 @@ def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[s
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{folder}/common.pt can not be read: {reason}; restore it, or name another") from error
     try:
-        loaded = dist_checkpointing.load(state, str(folder), strict=strict)
+        with reading_in_place():
+            loaded = dist_checkpointing.load(state, str(folder), strict=strict)
     except CheckpointingException as error:
         raise CheckpointError(f"{folder} does not hold what this run needs: {error}") from error
     except CheckpointException as error:  # of any rank

@@ -6,7 +6,8 @@ is wanted in main memory and in the stored format is read to where it belongs.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import IOBase
 from typing import IO, cast
@@ -78,6 +79,12 @@ def _fill(left: memoryview, file: IOBase) -> None:
         left = left[count:]
 
 
-def read_in_place() -> None:
-    """Have megatron-core read with InPlaceReader from now on: it has no way to be given one."""
+@contextmanager
+def reading_in_place() -> Iterator[None]:
+    """megatron-core reads with InPlaceReader inside, in all threads: it has no way to be given one."""
+    upstream = mcore_torch._get_filesystem_reader
     mcore_torch._get_filesystem_reader = lambda folder, cache_metadata=False: InPlaceReader(folder)
+    try:
+        yield
+    finally:
+        mcore_torch._get_filesystem_reader = upstream

@@ -195,6 +195,12 @@ def _add_models(commands: Commands) -> None:
     convert.add_argument(
         "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"
     )
+    convert.add_argument(
+        "--statistics",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="what an official tokenizer's latent statistics are rounded to; the official code takes bf16",
+    )
     convert.add_argument("--tokenizer", type=Path, help="becomes the vae of a world model's diffusers folder")
     convert.add_argument("--tp", type=int, default=1, help="shards of an autoregressive model's official checkpoint")
 
@@ -417,6 +423,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         tokenizer=arguments.tokenizer,
         tp=arguments.tp,
+        statistics=arguments.statistics,
     )
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from cosmos_tok.convert import Conversion, read_arguments
 from cosmos_tok.convert import convert as convert_tokenizer
-from cosmos_tok.convert import read_arguments
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.convert import WorldConversion
 from cosmos_train.interop.convert import convert as convert_world
@@ -21,17 +21,24 @@ def convert(
     weights: str,
     tokenizer: Path | None = None,
     tp: int = 1,
+    statistics: str = "bf16",
 ) -> int:
     """Convert what there is at `source`, print what was found and compared, and return the exit code."""
     given = None if arguments is None else read_arguments(arguments)
     if is_world_model(source):
+        if statistics != "bf16":
+            raise ConfigError(
+                f"--statistics {statistics} belongs to a tokenizer, and {source} is a world model; leave it out"
+            )
         done = convert_world(source, out, to=to, arguments=given, weights=weights, tokenizer=tokenizer, tp=tp)
         found = _describe(done)
     elif tokenizer is not None or tp != 1:
         option = f"--tokenizer {tokenizer}" if tokenizer is not None else f"--tp {tp}"
         raise ConfigError(f"{option} belongs to a world model, and {source} is none; leave it out")
     else:
-        found = _convert_tokenizer(source, out, to, given, weights)
+        found = _describe_tokenizer(
+            convert_tokenizer(source, out, to=to, arguments=given, weights=weights, statistics=statistics)
+        )
     print(found)
     print(f"wrote     {out} ({to})")
     return 0
@@ -65,8 +72,7 @@ def _kind(config: DiTConfig | WorldARConfig) -> str:
     return f"autoregressive {kind} model, {size}, {heads}, {codes}{yarn}{sinusoid}"
 
 
-def _convert_tokenizer(source: Path, out: Path, to: str, arguments: dict | None, weights: str) -> str:
-    done = convert_tokenizer(source, out, to=to, arguments=arguments, weights=weights)
+def _describe_tokenizer(done: Conversion) -> str:
     config, (frames, height, width) = done.config, done.clip
     rate = f"{config.temporal_rate}x{config.spatial_rate}x" if config.media == "video" else f"{config.spatial_rate}x"
     codes = f"codes of {config.codebook_size:,}" if config.kind == "discrete" else f"{config.latent_channels} channels"

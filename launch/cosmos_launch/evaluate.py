@@ -1,7 +1,8 @@
 """`cosmos-train evaluate world RUN`: does the world model know more of the future than that nothing changes?
 
 Held-out windows are predicted from their first conditioning frames and compared with the truth: by the mean square of
-whitened latents, or, of an autoregressive model, by the share of codes that are others. The rival repeats the last
+whitened latents, or, of an autoregressive model, by the share of codes that are others. A prediction is what `sample`
+makes of those frames, of the window's caption and of its number as the seed. The rival repeats the last
 conditioning frame: its pixels, through the tokenizer, so that it has the latents that a video which stands still really
 has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the model's latents decode to, and
 the repeated frame itself, with the video. Of an autoregressive model there is the perplexity as well.
@@ -19,16 +20,15 @@ from torch import Tensor
 from cosmos_data.decode import choose_decoder
 from cosmos_data.plan import Sample
 from cosmos_launch.held_out import HeldOutWindow, held_out_windows
+from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.perplexity import perplexity
 from cosmos_launch.progress import progress
 from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
-from cosmos_launch.trained_ar import CodeWorld, load_ar
-from cosmos_launch.trained_dit import DiffusionWorld, load_dit
+from cosmos_launch.trained_ar import CodeWorld
+from cosmos_launch.trained_dit import DiffusionWorld
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldARRun
-from cosmos_train.generate.codes import CodeScene
-from cosmos_train.generate.world import Scene
+from cosmos_train.config.schema import WorldDiTRun
 
 WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"
@@ -39,7 +39,14 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
     folder, run = open_run(path, overrides)
     if run.sample.num_condition_frames < 1:
         raise ConfigError("sample.num_condition_frames=0 leaves no frame to predict from or to repeat; use 1 or more")
-    world = load_ar(folder, run) if isinstance(run, WorldARRun) else load_dit(folder, run)
+    if max_windows < 1:
+        raise ConfigError(f"--max-windows {max_windows} must be at least 1")
+    if isinstance(run, WorldDiTRun) and not run.model.condition_mask:
+        raise ConfigError(
+            f"{path} is a Text2World model (model.condition_mask=false), which goes on from no given frames and so "
+            "predicts no held-out window; evaluate a Video2World model"
+        )
+    world = load_to_sample(folder, run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
     chosen = held_out_windows(world, max_windows)
     comparison = _compare(world, chosen)
     facts = comparison.facts(world)
@@ -111,8 +118,8 @@ def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison
             some = chosen[start : start + WINDOWS_AT_ONCE]
             samples = [window.sample for window in some]
             pixels = decoder.decode(samples)
-            truth, text_BSE = world.encode(pixels), _encode_captions(world, some)
-            predicted, still = _predict(world, some, truth, text_BSE), _still(world, pixels, num_given)
+            truth, text = world.encode(pixels), read_captions(world, some)
+            predicted, still = predict(world, some, pixels, text), _still(world, pixels, num_given)
             for name, guess, guess_B3THW in (
                 (MODEL, predicted, world.decode(predicted)),
                 (RIVAL, world.encode(still), still),
@@ -122,36 +129,27 @@ def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison
             comparison.samples += samples
             if isinstance(world, CodeWorld):
                 comparison.codes_BTHW.append(truth)
-                comparison.text_BSE += [] if text_BSE is None else [text_BSE]
+                comparison.text_BSE += [] if text is None else [text]
             advance(len(comparison.samples), len(chosen))
     return comparison
 
 
-def _encode_captions(world: TrainedWorld, windows: Sequence[HeldOutWindow]) -> Tensor | None:
-    """[B, S, E], where the model reads text."""
-    if world.text is None:
-        return None
-    return world.encode_text({f"caption of window {window.number}": window.caption for window in windows})
+def read_captions(world: TrainedWorld, windows: Sequence[HeldOutWindow]) -> Tensor | None:
+    """What the model wants to know of the windows' captions."""
+    return world.read_prompts({f"caption of window {window.number}": window.caption for window in windows})
 
 
-def _predict(world: TrainedWorld, windows: Sequence[HeldOutWindow], truth: Tensor, text_BSE: Tensor | None) -> Tensor:
-    """One sample for each window, its seed the window's number."""
-    seeds = [window.number for window in windows]
-    if isinstance(world, CodeWorld):
-        _, frames, height, width = world.latent_shape
-        return world.sample(
-            CodeScene(grid_THW=(frames, height, width), seed_B=seeds, given_BTHW=truth, text_BSE=text_BSE)
-        )
-    assert isinstance(world, DiffusionWorld) and text_BSE is not None
-    scene = Scene(
-        text_BSE=text_BSE,
-        negative_text_BSE=torch.zeros_like(text_BSE[:1]),
+def predict(world: TrainedWorld, windows: Sequence[HeldOutWindow], pixels_B3THW: Tensor, text: Tensor | None) -> Tensor:
+    """Latents that `sample` makes of each window's first frames, its seed the window's number."""
+    first_frames = world.frames_for(world.run.sample.num_condition_frames)
+    return world.sample_window(
+        text,
+        [window.number for window in windows],
+        world.encode(pixels_B3THW[:, :, :first_frames]),
+        num_latent_frames=world.latent_shape[1],
         fps_B=[window.sample.fps for window in windows],
-        shape_CTHW=tuple(world.latent_shape),  # pyright: ignore[reportArgumentType] four numbers
-        seed_B=seeds,
-        given_BCTHW=truth,
+        on_step=lambda _step: None,
     )
-    return world.sample(scene)
 
 
 def _still(world: TrainedWorld, pixels_B3THW: Tensor, num_given: int) -> Tensor:

@@ -6,7 +6,7 @@ grid.mp4 shows them side by side. Data-parallel ranks divide them, other ranks w
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,16 +15,12 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.media import read_first_frames, tile, write_mp4
 from cosmos_launch.progress import progress
 from cosmos_launch.sample_request import SampleRequest
 from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
-from cosmos_launch.trained_ar import load_ar
-from cosmos_launch.trained_dit import load_dit
-from cosmos_train.config.environment import own_ranks
-from cosmos_train.config.schema import WorldARRun, WorldDiTRun
-from cosmos_train.config.validate import check_code_sampling, check_sampling
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.generate.rollout import num_windows, roll_out
 from cosmos_train.generate.world import window_seeds
@@ -55,8 +51,15 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     """Sample and, on the main rank, write. Returns the exit code."""
     folder, run = open_run(path, overrides)
     num_frames = request.num_frames or run.data.num_frames
-    load = _loader(folder, run, request, num_frames)
-    world, clock = load(), Clock()
+    world = load_to_sample(
+        folder,
+        run,
+        num_videos=request.num_videos,
+        num_frames=num_frames,
+        has_input=request.input_path is not None,
+        has_prompt=bool(request.prompt),
+    )
+    clock = Clock()
     started = time.perf_counter()
     conditions = _condition(world, request)
     clock.conditioned_sec = time.perf_counter() - started
@@ -70,22 +73,8 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     return 0
 
 
-def _loader(
-    folder: Path, run: WorldDiTRun | WorldARRun, request: SampleRequest, num_frames: int
-) -> Callable[[], TrainedWorld]:
-    """What loads the run's kind of world, when the request is found to suit it."""
-    asked = {"num_videos": request.num_videos, "num_frames": num_frames, "has_input": request.input_path is not None}
-    match run:
-        case WorldDiTRun():
-            check_sampling(run, own_ranks().world_size, **asked)
-            return lambda: load_dit(folder, run)
-        case WorldARRun():
-            check_code_sampling(run, own_ranks().world_size, has_prompt=bool(request.prompt), **asked)
-            return lambda: load_ar(folder, run)
-
-
 def _condition(world: TrainedWorld, request: SampleRequest) -> Conditions:
-    text, given = world.read_prompt(request.prompt), None
+    text, given = world.read_prompts({"prompt": request.prompt}), None
     if request.input_path is not None:
         num_frames = world.frames_for(world.run.sample.num_condition_frames)
         pixels_3THW = read_first_frames(request.input_path, num_frames, world.run.data, crop=request.crop_input)
@@ -116,7 +105,7 @@ def _generate(
                 window_seeds(seeds, window),
                 given,
                 num_latent_frames=fitting,
-                fps=conditions.fps,
+                fps_B=[conditions.fps] * len(seeds),
                 on_step=lambda step: advance(before + step, count * per_window),
             )
             clock.sampled_sec += time.perf_counter() - begin

@@ -93,8 +93,11 @@ class TrainedWorld(ABC):
         """Latents -> uint8 pixels [B, 3, T, H, W], on the CPU."""
 
     @abstractmethod
-    def read_prompt(self, prompt: str) -> Tensor | None:
-        """What `sample_window` wants to know of the text, computed once for all videos."""
+    def read_prompts(self, named: dict[str, str]) -> Tensor | None:
+        """What `sample_window` wants to know of the texts, which errors call by their names.
+
+        There is one for all videos, or one for each of them.
+        """
 
     @abstractmethod
     def num_steps(self, num_latent_frames: int) -> int:
@@ -108,10 +111,13 @@ class TrainedWorld(ABC):
         given: Tensor | None,
         *,
         num_latent_frames: int,
-        fps: float,
+        fps_B: Sequence[float],
         on_step: OnStep,
     ) -> Tensor:
-        """Latents of a window that begins with the first frames of the given ones, a video for each seed."""
+        """Latents of a window that begins with the first frames of the given ones, a video for each seed.
+
+        text: what read_prompts gave. given: of all videos, or of each.
+        """
 
     def frames_for(self, num_latent_frames: int) -> int:
         """Pixel frames behind the first latent frames. Raises DataError beyond what the model was trained on."""

@@ -42,9 +42,9 @@ class CodeWorld(TrainedWorld):
         """Codes -> uint8 pixels [B, 3, T, H, W]."""
         return to_uint8(self.tokenizer.decode(self.tokenizer.codes(latents))).cpu()
 
-    def read_prompt(self, prompt: str) -> Tensor | None:
-        """States of the prompt, [1, S, E], where the model reads any."""
-        return None if self.text is None else self.encode_text({"prompt": prompt})
+    def read_prompts(self, named: dict[str, str]) -> Tensor | None:
+        """States of the prompts, [P, S, E], where the model reads any."""
+        return None if self.text is None else self.encode_text(named)
 
     def num_steps(self, num_latent_frames: int) -> int:
         """Codes of the window, given ones counted."""
@@ -58,16 +58,13 @@ class CodeWorld(TrainedWorld):
         given: Tensor | None,
         *,
         num_latent_frames: int,
-        fps: float,
+        fps_B: Sequence[float],
         on_step: OnStep,
     ) -> Tensor:
         """See TrainedWorld. These models know nothing of fps."""
         _, _, height, width = self.latent_shape
         grid_THW = (num_latent_frames, height, width)
-        return self.sample(CodeScene(grid_THW=grid_THW, seed_B=seeds, given_BTHW=given, text_BSE=text), on_step)
-
-    def sample(self, scene: CodeScene, on_step: OnStep = lambda _step: None) -> Tensor:
-        """Codes of the scene's videos, by the run's `sample` section; on_step gets the number of codes."""
+        scene = CodeScene(grid_THW=grid_THW, seed_B=seeds, given_BTHW=given, text_BSE=text)
         return generate(self.decoder, scene, self.run.sample, device=self.device, on_code=on_step)
 
 

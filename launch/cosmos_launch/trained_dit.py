@@ -45,13 +45,13 @@ class DiffusionWorld(TrainedWorld):
         z_BCTHW = self.statistics.unwhiten(latents / self.run.objective.sigma_data)
         return to_uint8(self.tokenizer.decode(z_BCTHW)).cpu()
 
-    def read_prompt(self, prompt: str) -> Tensor:
-        """States of the prompt and of the negative prompt, [2, S, E]."""
+    def read_prompts(self, named: dict[str, str]) -> Tensor:
+        """States of the prompts, and last of the negative prompt, [P + 1, S, E]."""
         negative = self.run.sample.negative_prompt
-        states_2SE = self.encode_text({"prompt": prompt, "negative prompt": negative})
+        states_PSE = self.encode_text({**named, "negative prompt": negative})
         if not negative:
-            states_2SE[1] = 0  # what training puts in the place of dropped text
-        return states_2SE
+            states_PSE[-1] = 0  # what training puts in the place of dropped text
+        return states_PSE
 
     def num_steps(self, num_latent_frames: int) -> int:
         """Updates of the sample, however long it is."""
@@ -64,24 +64,20 @@ class DiffusionWorld(TrainedWorld):
         given: Tensor | None,
         *,
         num_latent_frames: int,
-        fps: float,
+        fps_B: Sequence[float],
         on_step: OnStep,
     ) -> Tensor:
-        """See TrainedWorld. text: what read_prompt gave."""
+        """See TrainedWorld."""
         assert text is not None
         channels, _, height, width = self.latent_shape
         scene = Scene(
-            text_BSE=text[:1],
-            negative_text_BSE=text[1:],
-            fps_B=[fps] * len(seeds),
+            text_BSE=text[:-1],
+            negative_text_BSE=text[-1:],
+            fps_B=fps_B,
             shape_CTHW=(channels, num_latent_frames, height, width),
             seed_B=seeds,
             given_BCTHW=given,
         )
-        return self.sample(scene, on_step)
-
-    def sample(self, scene: Scene, on_step: OnStep = lambda _step: None) -> Tensor:
-        """Latents of the scene's videos, by the run's `sample` section; on_step gets the number of finished steps."""
         return sample_scene(
             self.evaluate,
             scene,

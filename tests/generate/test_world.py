@@ -179,6 +179,58 @@ def test_guidance_leaves_conditions_to_both_branches():
     assert torch.equal(video[:, :, :1], given[:, :, :1])
 
 
+def test_guidance_away_from_having_no_conditions():
+    """Asked for, uncond has neither frames, while they are conditions, nor mask; cond is as without."""
+    given = given_latents(1, 1)
+    settings: dict[str, Any] = {"guidance": 3.0, "augment_sigma": 0.1, "num_steps": 1}
+    video, network = sample(scene([1], given), mask=True, **settings, guide_frames=True)
+    _, usual = sample(scene([1], given), mask=True, **settings)
+    (cond, uncond), (cond_mask, uncond_mask) = network.inputs, network.masks
+    assert torch.equal(cond, usual.inputs[0]) and cond_mask is not None and cond_mask[:, :, 0].all()
+    assert uncond_mask is not None and uncond_mask.shape == cond_mask.shape and not uncond_mask.any()
+    assert not uncond[:, :, 0].any() and torch.equal(uncond[:, :, 1:], cond[:, :, 1:])
+    assert torch.equal(video[:, :, :1], given[:, :, :1])
+
+
+def test_guidance_of_frames_by_hand():
+    """Two Euler steps of a network that adds what it sees of the frames' mask and of the frames themselves."""
+
+    def network(
+        x_BCTHW: Tensor,
+        c_noise_B: Tensor,
+        text_BSE: Tensor,
+        *,
+        fps_B: Sequence[float],
+        condition_mask_B1THW: Tensor | None,
+    ) -> Tensor:
+        assert condition_mask_B1THW is not None
+        seen = condition_mask_B1THW.mean() + x_BCTHW[:, :, :1].double().mean() + text_BSE.double().mean()
+        return x_BCTHW.double().sin() + seen
+
+    given, augment, guidance = given_latents(1, 1), 0.3, 1.5
+    config = SampleConfig(
+        num_steps=2, sigma_max=2.0, sigma_min=0.2, guidance=guidance, augment_sigma=augment, guide_frames=True
+    )
+    found = sample_world(network, scene([4], given), config, sigma_data=DATA, has_condition_mask=True)
+    light = given[0, :, :1].double() + augment * seeded(9)[:, :1].double()
+    x = seeded(8).double() * math.hypot(2.0, 1)
+    for sigma, following in ((2.0, 0.2), (0.2, 0.0)):
+        estimates = []
+        for mean, is_given in ((0.3, True), (-0.1, False)):
+            scaled = x / math.hypot(sigma, DATA)
+            if sigma > augment:
+                scaled[:, :1] = light / math.hypot(augment, DATA) if is_given else 0
+            scaled = scaled.float().double()
+            seen = (1 / 3 if is_given else 0) + scaled[:, :1].mean() + mean
+            output = (scaled.sin() + seen).float().double()
+            estimates.append(DATA**2 / (sigma**2 + DATA**2) * x + sigma * DATA / math.hypot(sigma, DATA) * output)
+        x0 = estimates[0] + guidance * (estimates[0] - estimates[1])
+        if sigma > augment:
+            x0[:, :1] = given[0, :, :1]
+        x = x + (following - sigma) * (x - x0) / sigma
+    torch.testing.assert_close(found[0, :, 1:], x[:, 1:].float(), atol=1e-5, rtol=0)
+
+
 def test_the_network_gets_what_it_computes_in():
     video, network = sample(scene([1], given_latents(1, 1), dtype=torch.bfloat16), mask=True)
     assert {x.dtype for x in network.inputs} == {torch.bfloat16} and video.dtype == torch.float32

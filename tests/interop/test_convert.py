@@ -204,9 +204,11 @@ def test_without_arguments_it_is_as_released() -> None:
 
 
 def test_arguments_that_are_silent_mean_the_constructors_defaults() -> None:
-    config, notes = derived({"num_blocks": 2, "rope_h_extrapolation_ratio": 1.5, "flash": True})
+    arguments = {"num_blocks": 2, "rope_h_extrapolation_ratio": 1.5, "use_checkpoint": True, "pos_emb_cls": None}
+    config, notes = derived(arguments)
     assert (config.rope_scale_t, config.rope_scale_h, config.rope_scale_w) == (1.0, 1.5, 1.0)
-    assert notes == ["the argument flash is not known here and left aside"]
+    assert notes == []
+    assert derived({"adaln_lora_dim": 256}, adaln_rank=0)[0].adaln_rank == 0
 
 
 def test_channels_without_a_padding_mask() -> None:
@@ -224,6 +226,8 @@ def test_channels_without_a_padding_mask() -> None:
         ({"block_config": "CA-MLP"}, "only block_config=FA-CA-MLP can be converted"),
         ({"add_augment_sigma_embedding": True}, "only add_augment_sigma_embedding=False"),
         ({"extra_per_block_abs_pos_emb_type": "sincos"}, "only extra_per_block_abs_pos_emb_type=learnable"),
+        ({"is_diffusion_decoder": True}, "only is_diffusion_decoder=False"),
+        ({"num_blocks": 2, "n_views": 3}, "unknown arguments n_views=3; known are _target_, adaln_lora_dim, "),
     ],
 )
 def test_arguments_of_another_network(arguments: dict[str, Any], said: str) -> None:
@@ -243,7 +247,7 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     [
         (lambda s: without(s, "net.final_layer.linear.weight"), "has no net.final_layer.linear.weight"),
         (lambda s: without(s, "net.blocks.block1.blocks.2.block.layer1.weight"), "absent in the file"),
-        (lambda s: s | {"net.view_embeddings.weight": torch.ones(3, 3)}, "net.view_embeddings.weight: 3x3 in the"),
+        (lambda s: s | {"net.more.weight": torch.ones(3, 3)}, "net.more.weight: 3x3 in the"),
         (lambda s: {"encoder.conv_in.0.conv3d.weight": torch.ones(1)}, "is no diffusion world model"),
     ],
 )
@@ -252,6 +256,27 @@ def test_refuses_a_file(tmp_path: Path, change: Callable[[dict[str, Tensor]], An
     with pytest.raises(ConfigError, match=said):
         convert(tmp_path / "model.pt", tmp_path / "ours")
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("view_embeddings.weight", r"takes several views at once \(multi-view\)"),
+        ("repeat_frame_embedding.bias", r"takes several views at once"),
+        ("token_embedder.weight", r"takes codes of a discrete tokenizer as its condition \(a diffusion decoder\)"),
+        ("action_embedder_B_3D.fc1.weight", r"takes actions as its condition"),
+        ("augment_sigma_embedder.1.linear_1.weight", r"takes the noise of the conditioning frames"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["net.", "module.net."])
+def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str, feature: str, prefix: str) -> None:
+    """Whatever arguments were given: it is not they that are wrong. More channels go in, too."""
+    config = small_config(condition_mask=True, extra_channels=6)
+    state = {key.replace("net.", prefix, 1): tensor for key, tensor in official_state(config).items()}
+    torch.save(state | {prefix + name: torch.ones(3, 3)}, tmp_path / "model.pt")
+    for arguments in (None, {"n_views": 3}, official_arguments(config)):
+        with pytest.raises(ConfigError, match=rf"has net.{name}: its network {feature}.*name a file without it"):
+            convert(tmp_path / "model.pt", tmp_path / "ours", arguments=arguments)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from cosmos_train.interop.official_ar import derive_config
 from cosmos_train.interop.source import is_world_model, open_world
 from cosmos_train.interop.world import read_world_model
 from cosmos_train.interop.world_ar import read_ar_world_model
+from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 
 KINDS = official_ar.KINDS
@@ -147,6 +149,54 @@ def test_tensor_parallel_shards(tmp_path: Path) -> None:
     torch.testing.assert_close(found, wanted["model.norm.weight"] + 0.25)
 
 
+@pytest.mark.parametrize("hidden", [1, 50])
+def test_any_width_of_the_mlp(tmp_path: Path, hidden: int) -> None:
+    """No multiple of 16: the same function, and the same tensors back, whole and in shards."""
+    arguments = KINDS["5B video2world"] | {"ffn_hidden_size": hidden}
+    source, (ids, given, text) = write(tmp_path, arguments), inputs(arguments)
+    done = convert(source, tmp_path / "ours")
+    assert done.notes == (f"its MLP of {hidden} hidden units has {-hidden % 16} more here that are zero",)
+    assert done.num_parameters == sum(tensor.numel() for tensor in official_ar.state(arguments).values())
+    logits, codes = expected(arguments)
+    for place in (source, tmp_path / "ours"):
+        model = read_ar_world_model(place)
+        assert (model(ids, GRID_THW[1:], text) - logits).abs().max() < 1e-4 < logits.abs().max()
+        found = model.generate(GRID_THW, GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
+        assert torch.equal(found.flatten(1), codes)
+    convert(tmp_path / "ours", tmp_path / "official", to="official")
+    require_same(tmp_path / "official/model.pt", official_ar.state(arguments))
+    assert json.loads((tmp_path / "official/arguments.json").read_text())["ffn_hidden_size"] == hidden
+    if hidden % 2:
+        with pytest.raises(ConfigError, match=rf"--tp 2 does not divide model.ffn_width={hidden}"):
+            convert(tmp_path / "ours", tmp_path / "shards", to="training", tp=2)
+        return
+    convert(tmp_path / "ours", tmp_path / "shards", to="training", tp=2)
+    for rank, tensors in enumerate(official_ar.shard(official_ar.state(arguments), 2)):
+        require_same(tmp_path / f"shards/iter_000000000_model_mp_{rank}.pt", tensors)
+    assert open_world(tmp_path / "shards").config == done.config
+
+
+def test_a_width_with_zeros_trains_and_is_exported_without_them(
+    ranks: Callable[[int], RankPool], tmp_path: Path
+) -> None:
+    """By a run's checkpoint on two ranks. In a new model the padding is zero too, and has no gradient."""
+    arguments = KINDS["4B"] | {"ffn_hidden_size": 50}
+    source = write(tmp_path, arguments)
+    ranks(2).run(converted_ar.save_distributed, source, tmp_path / "run", ParallelConfig(tp=2), "float32")
+    convert(tmp_path / "run", tmp_path / "back", to="official")
+    require_same(tmp_path / "back/model.pt", official_ar.state(arguments))
+    config, mesh = open_world(source).require_ar(), init.start(ParallelConfig(), seed=0)
+    [model], _ = build_world_ar(config, ParallelConfig(), mesh, dtype=torch.float32, seed=1)
+    result = model(inputs(arguments)[0], GRID_THW[1:])
+    assert isinstance(result, tuple)
+    result[0].sum().backward()
+    up, down = (model.get_parameter(f"blocks.0.mlp.{name}.weight") for name in ("up", "down"))
+    for tensor in (up, down, up.grad, down.grad):
+        assert tensor is not None
+        padded = tensor[:, -14:] if tensor.shape[0] == 40 else tensor.unflatten(0, (-1, 2, 16))[-1, :, -14:]
+        assert padded.abs().max() == 0 < tensor.abs().max()
+
+
 def renamed(state: dict[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
     return {rename(name): tensor for name, tensor in state.items()}
 
@@ -220,11 +270,12 @@ def derived(kind: str, **change: Any) -> Any:
 
 
 def test_arguments_that_are_silent_mean_the_constructors_defaults() -> None:
-    """Neither YaRN nor sinusoid; arguments that say nothing of the function pass, unknown ones are noted."""
+    """Neither YaRN nor sinusoid; arguments that say nothing of the function pass."""
     state, notes = official_ar.state(KINDS["5B video2world"]), list[str]()
-    config = derive_config(state, {"n_layers": 2, "max_seq_len": 64, "n_kv_heads": None, "flash": 1}, "model.pt", notes)
+    silent = {"n_layers": 2, "max_seq_len": 64, "n_kv_heads": None, "flash_attn": True, "action_dim": 8}
+    config = derive_config(state, silent, "model.pt", notes)
     assert (config.absolute_positions, config.yarn_scale, config.rope_theta) == (False, 1.0, 500_000.0)
-    assert notes == ["the argument flash is not known here and left aside"]
+    assert notes == []
 
 
 @pytest.mark.parametrize(
@@ -238,12 +289,22 @@ def test_arguments_that_are_silent_mean_the_constructors_defaults() -> None:
         ({"norm_eps": 1e-6}, "only norm_eps=1e-05 can be converted"),
         ({"insert_cross_attn_every_k_layers": 2}, "only insert_cross_attn_every_k_layers=1"),
         ({"yarn_beta_fast": None}, "apply_yarn=True needs yarn_beta_fast; add them"),
+        ({"use_action_condition": True}, "only use_action_condition=False"),
+        ({"n_views": 3, "flash": 1}, "unknown arguments n_views=3, flash=1; known are _target_, act_ckpt_enabled, "),
     ],
 )
 def test_arguments_of_another_network(change: dict[str, Any], said: str) -> None:
     assert derived("13B video2world").begin_token
     with pytest.raises(ConfigError, match=re.escape(said)):
         derived("13B video2world", **change)
+
+
+@pytest.mark.parametrize("name", ["action_embedding_layers.0.weight", "vision_encoder.conv.weight"])
+def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str) -> None:
+    torch.save(official_ar.state(KINDS["5B video2world"]) | {f"model.{name}": torch.ones(2)}, tmp_path / "model.pt")
+    feature = {"a": "actions as its condition", "v": r"images as tokens \(a vision encoder\)"}[name[0]]
+    with pytest.raises(ConfigError, match=rf"has model.{name}: its network takes {feature}, which no world model"):
+        read_ar_world_model(tmp_path / "model.pt", KINDS["5B video2world"])
 
 
 @pytest.mark.parametrize(

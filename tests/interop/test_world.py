@@ -1,6 +1,9 @@
 """A model that was read computes what diffusers computes, the released objective, and the released samplers."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from cosmos_train.interop.official_dit import official_arguments
 from cosmos_train.interop.source import open_world
 from cosmos_train.interop.world import World, read_world_model, sample_config
 from cosmos_train.objectives.config import EdmConfig
+from cosmos_train.parallel import init
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -60,14 +64,82 @@ def test_one_noise_level_and_tensors_of_frame_rates(tmp_path: Path) -> None:
     model, x, text = world(tmp_path), drawn(1, 2, 4, 2, 4, 4), drawn(3, 2, 7, 32)
     one = model(x, torch.tensor(0.3), text, fps=24)
     torch.testing.assert_close(one, model(x, torch.tensor([0.3, 0.3]), text, fps=torch.tensor([24.0, 24.0])))
+    with pytest.raises(ConfigError, match=r"fps is missing, and 2 latent frames need one"):
+        model(x, torch.tensor(0.3), text)
     for fps, said in (
-        (None, "fps is missing"),
         (0.0, "greater than 0"),
         ([24, -1], "greater than 0"),
         ([1, 2, 3], "2"),
     ):
         with pytest.raises(ConfigError, match=said):
             model(x, torch.tensor(0.3), text, fps=fps)
+
+
+def test_a_video_without_a_frame_rate(tmp_path: Path) -> None:
+    """Positions in time are the frames' numbers: the angles of a head's first pair, as its attention is given them."""
+    model, x, text = world(tmp_path), drawn(1, 1, 4, 5, 2, 2), drawn(3, 1, 7, 32)
+    angles: list[Tensor] = []
+    attention = model.network.get_submodule("blocks.0.self_attention")
+    attention.register_forward_pre_hook(
+        lambda _module, _args, named: angles.append(torch.atan2(named["cond"].rope_sin, named["cond"].rope_cos)),
+        with_kwargs=True,
+    )
+    outputs = [model(x, torch.tensor(0.3), text, fps=fps) for fps in (None, 24, 12)]
+    first = [found[:, 0, 0, 0] for found in angles]  # of time's highest frequency, 1 a position
+    index = torch.arange(5.0)
+    torch.testing.assert_close(first[0].remainder(2 * math.pi), index, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first[2].remainder(2 * math.pi), (2 * index).remainder(2 * math.pi))
+    assert torch.equal(outputs[0], outputs[1]) and (outputs[0] - outputs[2]).abs().max() > 1e-3
+    config = replace(sample_config("released"), num_steps=2)
+    samples = [model.sample(x, text, fps=fps, config=config) for fps in (None, 24)]
+    assert torch.equal(*samples)
+    given = x, drawn(2, 1, 4, 5, 2, 2), torch.tensor([0.7]), text
+    assert torch.equal(model.loss(*given, fps=None)[0], model.loss(*given, fps=24)[0])
+
+
+def test_a_given_augment_noise(tmp_path: Path) -> None:
+    """The network is given c_in(augment_sigma) (frame + augment_sigma * noise) in the conditioning frame."""
+    model = world(tmp_path, condition_mask=True)
+    noise, text, given = drawn(5, 2, 4, 3, 4, 4), drawn(3, 2, 7, 32), drawn(6, 2, 4, 3, 4, 4) / 2
+    config = replace(sample_config("released"), num_steps=2, guidance=0.0, augment_sigma=0.3)
+    seen: list[Tensor] = []
+    model.network.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    for augment_noise in (drawn(7, 2, 4, 3, 4, 4), drawn(8, 1, 4, 3, 4, 4)):
+        seen.clear()
+        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=augment_noise)
+        wanted = (given + 0.3 * augment_noise) / math.sqrt(0.3**2 + 0.5**2)
+        torch.testing.assert_close(seen[0][:, :, 0], wanted[:, :, 0])
+    with pytest.raises(ConfigError, match=r"augment_noise_BCTHW is of shape \[2, 4, 1, 4, 4\]; give \[1 or 2, 4, 3, 4"):
+        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=noise[:, :, :1])
+
+
+def test_a_text_mask(tmp_path: Path) -> None:
+    """States that are masked are as if they were not there: each sample alone with a text that ends before them."""
+    model, x, c_noise = world(tmp_path), drawn(1, 2, 4, 2, 4, 4), torch.tensor(0.3)
+    text, negative, mask = drawn(3, 2, 7, 32), drawn(4, 2, 7, 32), torch.zeros(2, 7)
+    lengths = (3, 7)
+    for row, length in enumerate(lengths):
+        mask[row, :length] = 1
+    found = model(x, c_noise, text, fps=24, text_mask_BS=mask)
+    alone = [model(x[i : i + 1], c_noise, text[i : i + 1, :n], fps=24) for i, n in enumerate(lengths)]
+    torch.testing.assert_close(found, torch.cat(alone))
+    assert (found - model(x, c_noise, text, fps=24))[0].abs().max() > 1e-3
+    shared = model(x, c_noise, text, fps=24, text_mask_BS=mask[:1].bool())
+    torch.testing.assert_close(shared, model(x, c_noise, text[:, :3], fps=24))
+
+    config = replace(sample_config("released"), num_steps=3)
+    masks = {"text_mask_BS": mask[:1], "negative_text_mask_BS": mask[:1].flip(1)}
+    sampled = model.sample(x, text, fps=24, config=config, negative_text_BSE=negative, **masks)
+    wanted = model.sample(x, text[:, :3], fps=24, config=config, negative_text_BSE=negative[:, -3:])
+    torch.testing.assert_close(sampled, wanted, atol=1e-4, rtol=1e-4)
+    given = x, drawn(2, 2, 4, 2, 4, 4), torch.tensor([0.7, 0.2])
+    masked = model.loss(*given, text, fps=24, text_mask_BS=mask[:1])
+    torch.testing.assert_close(masked, model.loss(*given, text[:, :3], fps=24))
+    for wrong, said in ((mask[:, :6], r"shape \[2, 6\] was given for 7 text states"), (mask * 0, "a row of zeros")):
+        with pytest.raises(ConfigError, match=said):
+            model(x, c_noise, text, fps=24, text_mask_BS=wrong)
+    with pytest.raises(ConfigError, match="a row of zeros"):
+        model.sample(x, text, fps=24, config=config, text_mask_BS=mask * 0)
 
 
 def test_a_camera_path(tmp_path: Path) -> None:
@@ -183,7 +255,34 @@ def test_the_released_sampler(tmp_path: Path) -> None:
         x0 = with_text + 7 * (with_text - without)
         x = x + (following - sigma) * (x - x0) / sigma
     assert (found - x).abs().max() < 1e-3 < x.abs().max()
-    assert sample_config("released_2ab").sampler == "2ab" and sample_config("diffusers").sigma_min == 0.002
+    assert [sample_config(f"released_{solver}").sampler for solver in ("2ab", "2mid")] == ["2ab", "2mid"]
+    assert sample_config("diffusers").sigma_min == 0.002
+
+
+UNTOUCHED = """
+import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint, torch
+from megatron.core.dist_checkpointing.strategies import torch as strategies
+assert not torch.distributed.is_initialized()
+assert strategies._get_filesystem_reader.__module__ == strategies.__name__
+assert torch.cuda.current_device.__module__ == "torch.cuda"
+assert torch.get_default_device() == torch.device("cpu") and torch.zeros(1).type() == "torch.FloatTensor"
+"""
+
+
+def test_importing_changes_nothing_in_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", UNTOUCHED], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what it says of processes without a GPU")
+def test_reading_a_model_changes_the_process_as_it_says(tmp_path: Path) -> None:
+    model, x, text = world(tmp_path), drawn(1, 1, 4, 2, 4, 4), drawn(3, 1, 7, 32)
+    before = model(x, torch.tensor(0.3), text, fps=24)
+    assert torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1
+    init.stop()
+    assert not torch.distributed.is_initialized()
+    assert torch.equal(model(x, torch.tensor(0.3), text, fps=24), before), "the model still computes"
+    assert str(torch.cuda.current_device()) == "cpu" and torch.zeros(1, device="cuda").device.type == "cpu"
 
 
 def test_says_what_it_took(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cosmos_tok.convert import TOLERANCE
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.official import official_tensors
 from cosmos_tok.store import load_tokenizer
+from cosmos_tok.whitening import load_statistics
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -99,6 +100,20 @@ def test_an_autoregressive_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(list((tmp_path / "shards").glob("iter_*_model_mp_*.pt"))) == 2
     assert main(["convert", str(source), "--out", str(tmp_path / "llama"), "--to", "transformers"]) == 2
     assert "is not a LlamaForCausalLM" in capsys.readouterr().err
+
+
+def test_statistics_are_rounded_or_not(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, mean, std = checkpoint.parent, torch.linspace(-1, 1, 48), torch.linspace(0.3, 1, 48)
+    torch.save((mean, std), folder / "mean_std.pt")
+    convert = ["convert", str(checkpoint), "--arguments", str(folder / "given.json"), "--out"]
+    assert main([*convert, str(folder / "rounded")]) == 0
+    assert main([*convert, str(folder / "exact"), "--statistics", "fp32"]) == 0
+    for name, wanted in (("rounded", std.bfloat16().float()), ("exact", std)):
+        found = load_statistics(folder / name / "latent_statistics.safetensors")
+        assert torch.equal(found.std_CT.flatten(), wanted)
+    source = write_official(folder / "world/model.pt", small_config())
+    assert main(["convert", str(source), "--out", str(folder / "ours"), "--statistics", "fp32"]) == 2
+    assert "--statistics fp32 belongs to a tokenizer" in capsys.readouterr().err
 
 
 def test_a_tokenizer_has_no_tokenizer(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ TEXT_WIDTH, FPS = 384, 12.0
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step on random latents with the tokenizer that its latent cache names, and one in bf16 without
-    text dropout."""
+    dropout."""
     folder = tmp_path_factory.mktemp("sampling")
     torch.manual_seed(0)
     codec = tiny_tokenizer.CONTINUOUS
@@ -71,7 +71,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     _train(run)
     precision = dataclasses.replace(run.train, precision="bf16")
-    objective = dataclasses.replace(run.objective, text_dropout=0.0)
+    objective = dataclasses.replace(run.objective, text_dropout=0.0, condition_dropout=0.0)
     _train(dataclasses.replace(run, run_dir=str(folder / "no_dropout"), train=precision, objective=objective))
     Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (200, 40, 40)).save(folder / "first.png")
     Image.new("RGB", (2 * WIDTH_PX, 3 * HEIGHT_PX), (200, 40, 40)).save(folder / "large.png")
@@ -128,10 +128,20 @@ def test_a_model_that_always_had_text_is_given_some(run_dir: Path, tmp_path: Pat
     assert probe_video(tmp_path / "seed-0000.mp4").num_frames == FRAMES
 
 
-def test_ways_of_sampling_have_names(run_dir: Path, tmp_path: Path):
-    facts = sample(run_dir, tmp_path, "sample=sample/released_2ab", "sample.num_steps=2")
+def test_guidance_of_the_given_frames_has_an_effect(run_dir: Path, tmp_path: Path):
+    given = ["--input", str(run_dir / "first.png"), "sample.guidance=7"]
+    guided = sample(run_dir, tmp_path / "guided", *given, "sample.guide_frames=true")
+    sample(run_dir, tmp_path / "usual", *given)
+    assert guided["sample"]["guide_frames"]
+    videos = [frames(tmp_path / name / "seed-0003.mp4", FRAMES).float() for name in ("guided", "usual")]
+    assert (videos[0] - videos[1])[:, 1:].abs().mean() > 1
+
+
+@pytest.mark.parametrize("solver", ["2ab", "2mid"])
+def test_ways_of_sampling_have_names(solver: str, run_dir: Path, tmp_path: Path):
+    facts = sample(run_dir, tmp_path, f"sample=sample/released_{solver}", "sample.num_steps=2")
     named = {key: facts["sample"][key] for key in ("sampler", "start_std", "sigma_min", "num_steps")}
-    assert named == {"sampler": "2ab", "start_std": "sigma_max", "sigma_min": 0.002, "num_steps": 2}
+    assert named == {"sampler": solver, "start_std": "sigma_max", "sigma_min": 0.002, "num_steps": 2}
 
 
 def test_futures_of_one_state(run_dir: Path, tmp_path: Path):
@@ -211,6 +221,14 @@ WRONG = {
     "nothing to divide": (
         "run sample.cfg_parallel=true sample.guidance=0",
         "sample.cfg_parallel=true computes the two branches of guidance at once, but sample.guidance=0.0 is none",
+    ),
+    "no frames to lead away from": (
+        "no_dropout --input first.png sample.guide_frames=true sample.negative_prompt=grey",
+        "sample.guide_frames=true leads away from conditioning frames of zeros, and this model was trained with ",
+    ),
+    "frames without guidance": (
+        "run sample.guide_frames=true sample.guidance=0",
+        "sample.guide_frames=true takes the conditioning frames from one branch of guidance, but sample.guidance=0.0",
     ),
     "guidance on one rank": ("run sample.cfg_parallel=true", "needs two halves of the data-parallel ranks, but 1 "),
     "more ranks than there are": ("run parallel.tp=2", "parallel.tp=2 * parallel.pp=1 * parallel.cp=1 = 2 does not "),

@@ -162,6 +162,7 @@ def test_text_exactly_where_the_model_has_it(make: Callable[..., WorldAR]):
     [
         ({"num_kv_heads": 3}, r"num_kv_heads=3 must divide model\.num_heads=4"),
         ({"ffn_width": 40}, "ffn_width=40 is not a multiple of 16"),
+        ({"ffn_padding": 16}, "ffn_padding=16 only fills model.ffn_width up to a multiple of 16; use at most 15"),
         ({"head_dim": 13}, "head_dim=13 cannot be split"),
         ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
         ({"yarn_scale": 0.5}, r"yarn_scale=0\.5 must be at least 1"),

@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor
 
 from cosmos_train.objectives import edm
-from cosmos_train.objectives.samplers import SAMPLERS, euler, exponential_multistep, karras_sigmas
+from cosmos_train.objectives.samplers import SAMPLERS, euler, exponential_midpoint, exponential_multistep, karras_sigmas
 
 MEAN, STD = 0.7, 0.3
 NOISE = torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_reaches_the_distribution(sampler: str):
     assert x.std().item() == pytest.approx(STD, rel=0.02)
 
 
-@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2), ("2ab", 2)])
+@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2), ("2ab", 2), ("2mid", 2)])
 def test_twice_the_steps_divide_the_error_by_two_to_the_order(sampler: str, order: int):
     """The flow of a Gaussian in closed form: the distance from the mean shrinks as the deviation at sigma does.
 
@@ -98,6 +98,44 @@ def test_multistep_is_exact_where_the_estimate_is_linear_in_log_sigma():
     missed = first.item() - solution(1.0)
     assert abs(missed) > 1e-3
     assert reached.item() - solution(0.2) == pytest.approx(missed * 0.2, rel=1e-9)
+
+
+def test_midpoint_is_exact_where_the_estimate_is_linear_in_log_sigma():
+    """As above, from the first step on: D at a step's begin and middle is all there is to know of it."""
+    a, b, c = 0.3, -0.2, 5.0
+
+    def solution(sigma: float) -> float:
+        return a - b - b * math.log(sigma) + c * sigma
+
+    def estimate(_x: Tensor, sigma: float) -> Tensor:
+        return torch.tensor(a - b * math.log(sigma), dtype=torch.float64)
+
+    sigmas = torch.tensor([3.9, 1.0, 0.2], dtype=torch.float64)
+    reached = exponential_midpoint(estimate, torch.tensor([solution(3.9)], dtype=torch.float64), sigmas, lambda _: None)
+    assert reached.item() == pytest.approx(solution(0.2), rel=1e-12)
+
+
+def test_midpoint_step_by_hand():
+    """The state in the middle, where D is asked for, and the weights: phi_1 - 2 phi_2 of D before, 2 phi_2 of D there.
+
+    phi_1 and phi_2 by their series, sum (-h)^n / (n + 1)! and sum (-h)^n / (n + 2)!.
+    """
+    asked: list[tuple[float, float]] = []
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        asked.append((x.item(), sigma))
+        return x.cos()
+
+    x, begin, end = 2.0, 0.9, 0.4
+    h = math.log(begin) - math.log(end)
+    phi_1, phi_2 = (sum((-h) ** n / math.factorial(n + k) for n in range(30)) for k in (1, 2))
+    middle = (begin * end) ** 0.5
+    x_middle = middle / begin * x + (1 - middle / begin) * math.cos(x)
+    wanted = end / begin * x + h * ((phi_1 - 2 * phi_2) * math.cos(x) + 2 * phi_2 * math.cos(x_middle))
+    sigmas = torch.tensor([begin, end], dtype=torch.float64)
+    found = exponential_midpoint(estimate, torch.tensor(x, dtype=torch.float64), sigmas, lambda _: None)
+    assert found.item() == pytest.approx(wanted, rel=1e-12)
+    assert asked == [(x, begin), (pytest.approx(x_middle), pytest.approx(middle))]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

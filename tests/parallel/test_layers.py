@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import make_layers
-from cosmos_train.parallel.layers import RMSNorm, causal_attention, dot_product_attention, fuses_weight_gradients
+from cosmos_train.parallel.layers import (
+    RMSNorm,
+    SplitAttention,
+    causal_attention,
+    dot_product_attention,
+    fuses_weight_gradients,
+    masked_attention,
+)
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 
@@ -81,6 +88,19 @@ def test_attention_sees_every_token_of_its_own_sample_and_head():
     scores = torch.einsum("lbnk,sbnk->bnls", q, k) / 4**0.5
     expected = torch.einsum("bnls,sbnk->lbnk", scores.softmax(-1), v).reshape(5, 2, 12)
     torch.testing.assert_close(dot_product_attention(q, k, v), expected)
+
+
+def test_attention_sees_no_key_that_is_masked():
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(5, 2, 3, 4, generator=generator, dtype=torch.float64)  # [L, B, N, K]
+    k, v = (torch.randn(4, 2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))  # [S, B, N, K]
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0]])
+    scores = torch.einsum("lbnk,sbnk->bnls", q, k) / 4**0.5 - 1e30 * (1 - mask)[:, None, None]
+    expected = torch.einsum("bnls,sbnk->lbnk", scores.softmax(-1), v).reshape(5, 2, 12)
+    torch.testing.assert_close(masked_attention(q, k, v, mask), expected)
+    attention = SplitAttention(dot_product_attention, exchange=False)
+    torch.testing.assert_close(attention(q, k, v, key_mask_BS=mask), expected)
+    torch.testing.assert_close(expected[:, 1].unflatten(-1, (3, 4)), v[2, 1].expand(5, 3, 4))
 
 
 @pytest.mark.parametrize("choice", ["auto", "native"])

@@ -46,7 +46,7 @@ def sampled(parallel: ParallelConfig, settings: dict[str, Any], seeds: list[int]
 
 
 def scene(seeds: list[int]) -> Scene:
-    """One given latent frame, one prompt and one negative prompt for all seeds."""
+    """One given latent frame, one prompt and one negative prompt, of which a part is seen, for all seeds."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
@@ -55,6 +55,7 @@ def scene(seeds: list[int]) -> Scene:
     return Scene(
         text_BSE=draw(1, 5, MODEL.text_width),
         negative_text_BSE=draw(1, 5, MODEL.text_width),
+        negative_text_mask_BS=torch.tensor([[1, 1, 0, 1, 0]]),
         fps_B=[24.0] * len(seeds),
         shape_CTHW=SHAPE_CTHW,
         seed_B=seeds,

@@ -20,7 +20,7 @@ from cosmos_train.parallel.flat_range import Box
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.train import checkpoint, checkpoint_read
 from cosmos_train.train.checkpoint_folder import Progress
-from cosmos_train.train.checkpoint_read import read_in_place
+from cosmos_train.train.checkpoint_read import reading_in_place
 from cosmos_train.train.checkpoint_save import Saver
 
 
@@ -85,9 +85,9 @@ def read_into(folder: Path, tensors: dict[str, Tensor], targets: dict[str, Tenso
     Saver(mesh).save(final, lambda: sharded(tensors), progress(1), "")
     [file] = final.glob("*.distcp")
     os.truncate(file, round(file.stat().st_size * kept))
-    read_in_place()
     try:
-        loaded = dist_checkpointing.load({"tensors": sharded(targets)}, str(final))
+        with reading_in_place():
+            loaded = dist_checkpointing.load({"tensors": sharded(targets)}, str(final))
     except CheckpointException as error:
         return {"raised": str(error)}
     assert isinstance(loaded, dict)
@@ -100,7 +100,6 @@ def read_boxes(folder: Path, tensor: Tensor, written: list[Box], wanted: list[Bo
     mesh, found = init.start(ParallelConfig(), seed=0), []
     state = {str(number): box_of("t", tensor, box) for number, box in enumerate(written)}
     Saver(mesh).save(folder / "saved", lambda: state, progress(1), "")
-    read_in_place()
     original = checkpoint_read._fill
     for box in wanted:
         lengths: list[int] = []
@@ -109,7 +108,7 @@ def read_boxes(folder: Path, tensor: Tensor, written: list[Box], wanted: list[Bo
             lengths.append(left.nbytes)
             original(left, file)
 
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, reading_in_place():
             patch.setattr(checkpoint_read, "_fill", counting)
             loaded = dist_checkpointing.load({"box": box_of("t", torch.zeros_like(tensor), box)}, str(folder / "saved"))
         assert isinstance(loaded, dict)

@@ -235,7 +235,7 @@ def test_torchscript_archives(tmp_path: Path, extra: bool) -> None:
 
 
 def test_statistics_are_rounded_as_the_official_code_rounds_them(tmp_path: Path) -> None:
-    """Section 11, 20: bfloat16; one frame has statistics of its own."""
+    """Section 11, 20: bfloat16; one frame has statistics of its own. On request they stay as they are."""
     source = tmp_path / "source"
     source.mkdir()
     save(source / "model.pt", official_tensors(tokenizer(FAMILY["CV8x8x8-720p"])))
@@ -251,6 +251,12 @@ def test_statistics_are_rounded_as_the_official_code_rounds_them(tmp_path: Path)
     convert(tmp_path / "ours", tmp_path / "official", to="official")
     assert torch.equal(torch.load(tmp_path / "official/mean_std.pt")[0], video.mean_CT)
     assert torch.equal(torch.load(tmp_path / "official/image_mean_std.pt")[1], image.std_CT)
+    convert(source, tmp_path / "whole", statistics="fp32")
+    for name, stored in (("latent_statistics", std.view(16, 3)), ("image_latent_statistics", std[:16].view(16, 1))):
+        found = load_statistics(tmp_path / "whole" / f"{name}.safetensors")
+        assert torch.equal(found.std_CT, stored) and not torch.equal(stored.bfloat16().float(), stored)
+    with pytest.raises(TokenizerError, match=r"statistics=fp16 is no number format of them; use bf16 or fp32"):
+        convert(source, tmp_path / "half", statistics="fp16")
     save(source / "mean_std.pt", (mean[:5], std[:5]))
     with pytest.raises(TokenizerError, match=r"mean_std.pt does not hold a mean and a deviation of 16 channels"):
         read_tokenizer(source)
@@ -392,18 +398,87 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "ours"]
 
 
-def test_a_discrete_tokenizer_without_its_quantiser_is_not_taken_for_a_continuous_one(tmp_path: Path) -> None:
-    """As the official training configuration saves it (persistent_quantizer=False), with wavelets."""
-    whole = official_tensors(tokenizer(FAMILY["DV8x8x8"]))
-    path = save(tmp_path / "model.pt", {name: t for name, t in whole.items() if not name.startswith("quantizer.")})
-    arguments = {"temporal_compression": 8, "spatial_compression": 8}
-    for given in (None, arguments):
-        with pytest.raises(TokenizerError, match=r"6 latent channels and no quantiser.*levels.*latent_channels"):
+def without_quantiser(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As the official training configuration saves a discrete tokenizer (persistent_quantizer=False)."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("quantizer.")}
+
+
+@pytest.mark.parametrize("name", ["DV8x8x8", "DI8x8", "levels"])
+def test_a_discrete_tokenizer_without_its_quantiser_is_not_taken_for_a_continuous_one(
+    tmp_path: Path, name: str
+) -> None:
+    config = FAMILY[name]
+    path = save(tmp_path / "model.pt", without_quantiser(official_tensors(tokenizer(config))))
+    for given in (None, {"spatial_compression": config.spatial_rate}):
+        with pytest.raises(TokenizerError, match=r"[46] latent channels and no quantiser.*levels.*latent_channels"):
             read_tokenizer(path, given)
-    assert read_tokenizer(path, {"embedding_dim": 6})[1].kind == "discrete"
-    assert read_tokenizer(path, {"levels": [8, 8, 8, 5, 5, 5]})[1] == FAMILY["DV8x8x8"]
-    named = save(tmp_path / "DV8x8x8.pt", {name: t for name, t in whole.items() if not name.startswith("quantizer.")})
-    assert read_tokenizer(named)[1] == FAMILY["DV8x8x8"]
+    assert read_tokenizer(path, {"latent_channels": config.latent_channels})[1].kind == "continuous"
+    assert read_tokenizer(path, {"levels": list(config.fsq_levels)})[1] == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"embedding_dim": 6},
+        {"persistent_quantizer": False},
+        {"quantizer": "FSQ"},
+        {"name": "DI"},
+        {"name": "CausalDV"},
+        {"name": "CausalDiscreteFactorizedVideoTokenizer", "formulation": None},
+        {"_target_": "cosmos_predict1.tokenizer.networks.discrete_video.CausalDiscreteVideoTokenizer"},
+        {"formulation": "FSQ"},
+    ],
+)
+def test_arguments_tell_the_kind(tmp_path: Path, given: dict[str, Any]) -> None:
+    tensors = without_quantiser(official_tensors(tokenizer(FAMILY["DV8x8x8"])))
+    assert read_tokenizer(save(tmp_path / "model.pt", tensors), given)[1] == FAMILY["DV8x8x8"]
+    # With another number of channels the levels can not be guessed, and are asked for.
+    path = save(tmp_path / "levels.pt", without_quantiser(official_tensors(tokenizer(FAMILY["levels"]))))
+    four = {key: 4 if key == "embedding_dim" else value for key, value in given.items()}
+    with pytest.raises(TokenizerError, match=r"discrete tokenizer of 4 code channels and does not say their levels"):
+        read_tokenizer(path, four)
+    assert read_tokenizer(path, four | {"levels": [7, 5, 5, 5]})[1] == FAMILY["levels"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"name": "CV"}, {"name": "ContinuousImageTokenizer"}, {"formulation": "AE"}, {"latent_channels": 6}]
+)
+def test_arguments_of_a_continuous_tokenizer(tmp_path: Path, given: dict[str, Any]) -> None:
+    whole = official_tensors(tokenizer(FAMILY["DV8x8x8"]))
+    path = save(tmp_path / "model.pt", without_quantiser(whole))
+    assert read_tokenizer(path, given)[1].kind == "continuous"
+    with pytest.raises(TokenizerError, match=r"embedding_dim=6 belongs to a discrete tokenizer and .* to a continuous"):
+        read_tokenizer(path, given | {"embedding_dim": 6})
+    with pytest.raises(TokenizerError, match=r"has a quantiser, and the arguments are those of a continuous tokenizer"):
+        read_tokenizer(save(tmp_path / "whole.pt", whole), given)
+
+
+def test_quantisers_other_than_fsq_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", without_quantiser(official_tensors(tokenizer(FAMILY["DV8x8x8"]))))
+    with pytest.raises(TokenizerError, match=r"has the quantiser LFQ; only FSQ can be read"):
+        read_tokenizer(path, {"quantizer": "LFQ"})
+
+
+@pytest.mark.parametrize("has_buffers", [False, True])
+def test_quantiser_buffers_are_written_where_the_source_had_them(tmp_path: Path, has_buffers: bool) -> None:
+    """Straight from the official file, and by way of a folder of ours, which remembers it."""
+    whole = official_tensors(tokenizer(FAMILY["DV8x8x8"]))
+    named = tmp_path / "DV8x8x8"  # by which the kind is known
+    named.mkdir()
+    source = save(named / "model.pt", whole if has_buffers else without_quantiser(whole))
+    convert(source, tmp_path / "ours")
+    for way, start in (("straight", source), ("around", tmp_path / "ours")):
+        convert(start, tmp_path / way / "official", to="official")
+        convert(start, tmp_path / way / "training", to="training")
+        official = torch.load(tmp_path / way / "official" / "model.pt")
+        training = torch.load(tmp_path / way / "training" / "checkpoint.pt")["model"]
+        assert official.keys() == (whole if has_buffers else without_quantiser(whole)).keys()
+        assert {name.removeprefix("network.") for name in training if name.startswith("network.")} == official.keys()
+        # By arguments.json beside them they are read again, without a question.
+        for folder in ("official", "training"):
+            assert read_tokenizer(tmp_path / way / folder)[1] == FAMILY["DV8x8x8"]
+            arguments = json.loads((tmp_path / way / folder / "arguments.json").read_text())
+            assert arguments["persistent_quantizer"] is has_buffers
 
 
 @pytest.mark.parametrize(
@@ -486,8 +561,15 @@ def test_arguments_that_contradict_the_tensors_are_refused(tmp_path: Path) -> No
         read_tokenizer(path, {"patch_size": 2})
     with pytest.raises(TokenizerError, match=r"argument spatial_compression=16 contradicts"):
         read_tokenizer(path, {"spatial_compression": 16})
-    done = convert(path, tmp_path / "ours", arguments={"colour": 1})
-    assert "arguments not read: colour" in done.notes
+
+
+def test_unknown_arguments_are_named(tmp_path: Path) -> None:
+    for name in ("CV8x8x8-720p", "DI8x8"):
+        path = save(tmp_path / "model.pt", official_tensors(tokenizer(FAMILY[name])))
+        without_effect = {"dropout": 0.1, "resolution": 256, "name": None, "_target_": None, "num_groups": None}
+        assert read_tokenizer(path, without_effect)[1] == FAMILY[name]
+        with pytest.raises(TokenizerError, match=r"unknown arguments colour=1, n_views=3; known are .*channels_mult"):
+            read_tokenizer(path, {"colour": 1, "patch_size": 4, "n_views": 3})
 
 
 class _Code:

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from megatron.core.dist_checkpointing.strategies import torch as mcore_torch
 from support import saving
 from support.ranks import RankPool
 from torch import Tensor
+
+from cosmos_train.train.checkpoint_read import InPlaceReader, reading_in_place
 
 SHAPES = {"matrix": (30, 7), "single": (), "large": (300, 400)}
 
@@ -51,3 +55,13 @@ def test_a_file_that_ends_too_early_is_told(ranks: Callable[[int], RankPool], tm
     tensors = made()
     [said] = ranks(1).run(saving.read_into, tmp_path, tensors, zeros_like(tensors), 0.5)
     assert said["raised"]
+
+
+def test_megatron_reads_with_its_own_reader_outside():
+    """Also after an error."""
+    upstream = mcore_torch._get_filesystem_reader
+    assert upstream.__module__ == mcore_torch.__name__
+    with pytest.raises(KeyError), reading_in_place():
+        assert isinstance(mcore_torch._get_filesystem_reader("folder"), InPlaceReader)
+        raise KeyError
+    assert mcore_torch._get_filesystem_reader is upstream

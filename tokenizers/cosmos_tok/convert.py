@@ -29,10 +29,13 @@ from torch import Tensor
 from cosmos_tok import fsq, kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_tokenizer, save_tokenizer
+from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_metadata, load_tokenizer, save_tokenizer
 from cosmos_tok.whitening import LatentStatistics, load_statistics
 
 TOLERANCE = 1e-4
+NO_BUFFERS = "official_files_lack_quantizer_buffers"
+"""Key in the metadata of a folder of ours, which remembers it of the official file that it was made of."""
+STATISTICS_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUTS = ("ours", "official", "training", "diffusers")
 
 
@@ -62,6 +65,8 @@ class Source:
     statistics: LatentStatistics | None = None
     image_statistics: LatentStatistics | None = None
     notes: list[str] = field(default_factory=list)
+    quantizer_buffers: bool = True
+    """Whether official files of this discrete tokenizer have its quantiser's buffers."""
 
     @property
     def config(self) -> TokenizerConfig:
@@ -104,9 +109,12 @@ def convert(
     to: str = "ours",
     arguments: Mapping[str, Any] | None = None,
     weights: str = "network",
+    statistics: str = "bf16",
 ) -> Conversion:
     """Write the tokenizer at `source` to the new folder `out` in the layout `to`, and prove it.
 
+    `arguments` and `weights` as for `read_tokenizer`; `statistics` is what an official file's latent statistics are
+    rounded to: bf16, as the official code uses them by default, or fp32, as they are.
     TokenizerError, and no folder, if the source cannot be read, `to` cannot express it, or the result differs.
     """
     out = Path(out)
@@ -114,7 +122,9 @@ def convert(
         raise TokenizerError(f"to={to} is not a layout; use one of {', '.join(LAYOUTS)}")
     if out.exists():
         raise TokenizerError(f"{out} exists already; remove it or convert to another folder")
-    found = open_source(Path(source), arguments, weights=weights)
+    if statistics not in STATISTICS_DTYPES:
+        raise TokenizerError(f"statistics={statistics} is no number format of them; use bf16 or fp32")
+    found = open_source(Path(source), arguments, weights=weights, statistics=statistics)
     aside = out.with_name(f".{out.name}.converting")
     if aside.exists():
         shutil.rmtree(aside)  # what an interrupted conversion left
@@ -128,35 +138,45 @@ def convert(
     return conversion
 
 
-def open_source(path: Path, arguments: Mapping[str, Any] | None = None, *, weights: str = "network") -> Source:
-    """Recognise and read a tokenizer of any layout."""
+def open_source(
+    path: Path, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", statistics: str = "bf16"
+) -> Source:
+    """Recognise and read a tokenizer of any layout; the arguments are those of `convert`."""
     if path.is_dir() and _is_ours(path):
         model = load_tokenizer(path)[0].float()
         found = Source("ours", path, model, _our_runner(model))
+        found.quantizer_buffers = not load_metadata(path).get(NO_BUFFERS, False)
         found.statistics = load_statistics(path / STATISTICS) if (path / STATISTICS).is_file() else None
         if (path / IMAGE_STATISTICS).is_file():
             found.image_statistics = load_statistics(path / IMAGE_STATISTICS)
         return found
     if path.is_dir() and (folder := kl_cosmos.find_folder(path)):
-        tensors, config, statistics = kl_cosmos.read_folder(folder)
+        tensors, config, of_video = kl_cosmos.read_folder(folder)
         model = official.model_of(config, tensors, str(folder))
         table = kl_cosmos.names(config)
         theirs = {table[name]: tensor for name, tensor in tensors.items()}
-        return Source("diffusers", folder, model, _diffusers_runner(folder, model), theirs, statistics)
+        return Source("diffusers", folder, model, _diffusers_runner(folder, model), theirs, of_video)
     if arguments is None and (beside := (path if path.is_dir() else path.parent) / "arguments.json").is_file():
         arguments = read_arguments(beside)
     checkpoint = official.read_official(path, arguments, weights=weights)
     model, folder = checkpoint.model(), path if path.is_dir() else path.parent
     runner = _archive_runner(checkpoint, model) if checkpoint.archives else _our_runner(model)
+    video, image = (
+        official.read_statistics(
+            folder / name, checkpoint.config.latent_channels, rounded_to=STATISTICS_DTYPES[statistics]
+        )
+        for name in ("mean_std.pt", "image_mean_std.pt")
+    )
     return Source(
         "official",
         path,
         model,
         runner,
         checkpoint.tensors,
-        official.read_statistics(folder / "mean_std.pt", checkpoint.config.latent_channels),
-        official.read_statistics(folder / "image_mean_std.pt", checkpoint.config.latent_channels),
+        video,
+        image,
         checkpoint.notes,
+        checkpoint.config.kind != "discrete" or any(name.startswith("quantizer.") for name in checkpoint.tensors),
     )
 
 
@@ -177,7 +197,9 @@ def read_arguments(path: Path) -> dict[str, Any]:
 def _write(folder: Path, source: Source, to: str) -> Source:
     """Write the source into a new folder, and read that again."""
     if to == "ours":
-        metadata = {"converted_from": source.layout, "source": source.path.name}
+        metadata: dict[str, Any] = {"converted_from": source.layout, "source": source.path.name}
+        if not source.quantizer_buffers:
+            metadata[NO_BUFFERS] = True
         save_tokenizer(
             folder,
             source.model,
@@ -191,15 +213,18 @@ def _write(folder: Path, source: Source, to: str) -> Source:
     if to == "diffusers":
         kl_cosmos.write_folder(folder, source.model, source.statistics)
         return open_source(folder)
-    arguments = official.official_arguments(source.config)
+    has_buffers = source.quantizer_buffers
+    arguments = official.official_arguments(source.config, quantizer_buffers=has_buffers)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2) + "\n")
     for name, statistics in (("mean_std.pt", source.statistics), ("image_mean_std.pt", source.image_statistics)):
         if statistics is not None:
             torch.save((statistics.mean_CT, statistics.std_CT), folder / name)
     if to == "training":
-        torch.save({"model": official.training_tensors(source.model)}, folder / "checkpoint.pt")
+        torch.save(
+            {"model": official.training_tensors(source.model, quantizer_buffers=has_buffers)}, folder / "checkpoint.pt"
+        )
         return open_source(folder / "checkpoint.pt")
-    torch.save(official.official_tensors(source.model), folder / "model.pt")
+    torch.save(official.official_tensors(source.model, quantizer_buffers=has_buffers), folder / "model.pt")
     return open_source(folder / "model.pt")
 
 

@@ -43,7 +43,16 @@ BUFFERS = re.compile(
 FIRST_TENSOR = re.compile(r"(.*?)(encoder|decoder)\.conv_in\.(0\.conv3d\.)?weight")
 NAME = re.compile(r"(?<![a-z])([cd])([iv])-?(\d+)x(\d+)(?:x(\d+))?", re.IGNORECASE)
 OFFICIAL_LEVELS = (8, 8, 8, 5, 5, 5)
+DISCRETE_ARGUMENTS = {"levels", "embedding_dim", "quantizer", "persistent_quantizer", "num_quantizers"}
+CLASS_ARGUMENTS = {"name", "_target_", "formulation"}
+"""What names the official class of a tokenizer, or what it is made of."""
+CLASSES = {
+    "discrete": re.compile(r"discrete|(?<![a-z])(causal)?d[iv](?![a-z])|^(res)?fsq$|^l?vq$", re.IGNORECASE),
+    "continuous": re.compile(r"continuous|(?<![a-z])(causal)?c[iv](?![a-z])|^v?ae$", re.IGNORECASE),
+}
 IGNORED_ARGUMENTS = {"attn_resolutions", "resolution", "dropout", "name", "num_quantizers", "dtype", "legacy_mode"}
+IGNORED_ARGUMENTS |= {"_target_", "persistent_quantizer"}
+"""Arguments that do not change the weights, or are read elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,8 @@ def read_official(path: Path, arguments: Mapping[str, Any] | None = None, *, wei
     stored: dict[str, Tensor] = {}
     for file in files:
         stored |= _read_tensors(file)
-    known = _Arguments(dict(arguments or {}), files[0], (lambda: _run_for_rates(archives[0])) if archives else None)
+    given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    known = _Arguments(given, files[0], (lambda: _run_for_rates(archives[0])) if archives else None)
     tensors = _bare_names(stored, weights, files[0], known.notes)
     config = derive_config(tensors, known)
     return Checkpoint(tensors, config, known.notes, archives)
@@ -110,22 +120,31 @@ def model_of(config: TokenizerConfig, tensors: Mapping[str, Tensor], where: str 
     return model.eval()
 
 
-def official_tensors(model: CausalVideoTokenizer) -> dict[str, Tensor]:
-    """Weights and buffers under official names, float32, as in cosmos-predict1; the 0.1 release has no buffers."""
+def official_tensors(model: CausalVideoTokenizer, *, quantizer_buffers: bool = True) -> dict[str, Tensor]:
+    """Weights and buffers under official names, float32, as in cosmos-predict1; the 0.1 release has no buffers.
+
+    Without `quantizer_buffers` as a discrete network of persistent_quantizer=False has them.
+    """
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return tensors if model.config.extra_resampling else tensors | buffers(model.config)
+    if model.config.extra_resampling:
+        return tensors
+    made = buffers(model.config)
+    return tensors | {name: t for name, t in made.items() if quantizer_buffers or not name.startswith("quantizer.")}
 
 
-def training_tensors(model: CausalVideoTokenizer) -> dict[str, Tensor]:
+def training_tensors(model: CausalVideoTokenizer, *, quantizer_buffers: bool = True) -> dict[str, Tensor]:
     """The same with the names of a training checkpoint: the network's, and their average's with dashes."""
-    tensors = official_tensors(model)
+    tensors = official_tensors(model, quantizer_buffers=quantizer_buffers)
     averages = {name: tensors[name] for name in model.state_dict()}
     dashed = {"ema." + f"network.{name}".replace(".", "-"): tensor for name, tensor in averages.items()}
     return {f"network.{name}": tensor for name, tensor in tensors.items()} | dashed
 
 
-def official_arguments(config: TokenizerConfig) -> dict[str, Any]:
-    """The arguments with which the official constructor makes this architecture."""
+def official_arguments(config: TokenizerConfig, *, quantizer_buffers: bool = True) -> dict[str, Any]:
+    """The arguments with which the official constructor makes this architecture.
+
+    Of a discrete one also whether its state dict has the quantiser's buffers.
+    """
     arguments = {
         "name": {"video": "Causal", "image": ""}[config.media] + config.kind[0].upper() + config.media[0].upper(),
         "channels": config.channels,
@@ -156,6 +175,7 @@ def official_arguments(config: TokenizerConfig) -> dict[str, Any]:
             "embedding_dim": config.latent_channels,
             "levels": list(config.fsq_levels),
             "quantizer": "FSQ",
+            "persistent_quantizer": quantizer_buffers,
         }
     return arguments | {"latent_channels": config.latent_channels, "formulation": "AE"}
 
@@ -168,16 +188,17 @@ def is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_statistics(path: Path, channels: int) -> LatentStatistics | None:
+def read_statistics(path: Path, channels: int, *, rounded_to: torch.dtype = torch.bfloat16) -> LatentStatistics | None:
     """Latent statistics from an official mean_std.pt, or None if there is no such file.
 
     Rounded to bfloat16, as the official code uses them: a difference of up to 0.4 %, which its diffusion models know.
+    torch.float32 leaves them as they are in the file, as the official code has them with is_bf16=False.
     """
     if not path.is_file():
         return None
     stored = load_pickle(path)
     try:
-        mean, std = (torch.as_tensor(part).reshape(channels, -1).bfloat16().float() for part in stored)
+        mean, std = (torch.as_tensor(part).reshape(channels, -1).to(rounded_to).float() for part in stored)
         return LatentStatistics(mean, std, {"source": path.name})
     except (TypeError, ValueError, RuntimeError) as error:
         raise TokenizerError(
@@ -310,7 +331,7 @@ def derive_config(tensors: Mapping[str, Tensor], known: _Arguments) -> Tokenizer
             f"formulation (z_factor=2), which samples; convert a tokenizer of the AE formulation"
         )
     patch = _patch(in_channels, media, known)
-    kind, levels = _kind(tensors, latent_channels, media, known)
+    kind, levels = _kind(tensors, (latent_channels, z_channels), media, known)
     temporal, spatial, extra, legacy = _resampling(tensors, num_levels, patch, media, known)
     config = TokenizerConfig(
         media=media,
@@ -345,37 +366,78 @@ def _patch(in_channels: int, media: str, known: _Arguments) -> int:
     return patch
 
 
-def _kind(tensors: Mapping[str, Tensor], latent_channels: int, media: str, known: _Arguments):
-    """(kind, FSQ levels), from the surest of: the quantiser's buffers, the arguments, the path's name, the channels."""
-    if "quantizer._levels" in tensors:
+def _kind(tensors: Mapping[str, Tensor], channels: tuple[int, int], media: str, known: _Arguments):
+    """(kind, FSQ levels), from the surest of: quantiser buffers, arguments, the path's name, the numbers of channels.
+
+    `channels` are those of the latents and of what is in front of them, z.
+    """
+    latent_channels, z_channels = channels
+    stated = _stated_kind(known)
+    if any(name.startswith("quantizer.") for name in tensors):
+        if stated == "continuous":
+            raise TokenizerError(
+                f"{known.path} has a quantiser, and the arguments are those of a continuous tokenizer; "
+                f"correct the arguments, or leave them out"
+            )
+        if "quantizer._levels" not in tensors:
+            return "discrete", _levels(latent_channels, known, "its quantiser")
         return "discrete", tuple(round(level) for level in tensors["quantizer._levels"].tolist())
-    given = known.given
-    if "levels" in given and "latent_channels" not in given:
-        return "discrete", tuple(given["levels"])
-    if "latent_channels" in given or "formulation" in given:
+    if stated == "discrete":
+        return "discrete", _levels(latent_channels, known, "the arguments")
+    if stated == "continuous":
         return "continuous", OFFICIAL_LEVELS
-    hint = known.hint(media)
+    if hint := known.hint(media):
+        if hint[1].lower() == "c":
+            return "continuous", OFFICIAL_LEVELS
+        return "discrete", _levels(latent_channels, known, hint[0])
     # A discrete one that the official code has trained lacks the quantiser's buffers (persistent_quantizer=False), and
-    # then differs from a continuous one in nothing but its channels. Files of the 0.1 release lack wavelets too.
-    is_untold = "embedding_dim" not in given and hint is None
-    if is_untold and any(name.endswith(".wavelets") for name in tensors):
-        if latent_channels == len(OFFICIAL_LEVELS):
-            raise TokenizerError(
-                f"{known.path} has {latent_channels} latent channels and no quantiser, so it is a discrete tokenizer "
-                f"that was saved without one, or a continuous one; pass --arguments with "
-                f'{{"levels": {list(OFFICIAL_LEVELS)}}} or with {{"latent_channels": {latent_channels}}}'
-            )
-        return "continuous", OFFICIAL_LEVELS
-    if "embedding_dim" in given or (hint[1].lower() == "d" if hint else latent_channels == len(OFFICIAL_LEVELS)):
-        if latent_channels != len(OFFICIAL_LEVELS):
-            raise TokenizerError(
-                f"{known.path} is a discrete tokenizer of {latent_channels} code channels and does not say their "
-                f'levels; pass --arguments with {{"levels": [...]}}'
-            )
-        why = hint[0] if hint else f"its {latent_channels} latent channels"
-        known.notes.append(f"discrete with the levels {OFFICIAL_LEVELS}, by {why}; no tensor says so")
-        return "discrete", OFFICIAL_LEVELS
+    # then differs from a continuous one in nothing but its channels: codes have fewer than what they are made of.
+    is_first_release = not any(name.endswith(".wavelets") for name in tensors)
+    if is_first_release and latent_channels == len(OFFICIAL_LEVELS):
+        return "discrete", _levels(latent_channels, known, f"its {latent_channels} latent channels")
+    if latent_channels < z_channels:
+        levels = list(OFFICIAL_LEVELS) if latent_channels == len(OFFICIAL_LEVELS) else "[...]"
+        raise TokenizerError(
+            f"{known.path} has {latent_channels} latent channels and no quantiser, so it is a discrete tokenizer "
+            f"that was saved without one, or a continuous one; pass --arguments with "
+            f'{{"levels": {levels}}} or with {{"latent_channels": {latent_channels}}}'
+        )
     return "continuous", OFFICIAL_LEVELS
+
+
+def _stated_kind(known: _Arguments) -> str | None:
+    """The kind that the arguments belong to, or None where they fit both; TokenizerError where they contradict."""
+    reasons: dict[str, list[str]] = {"discrete": [], "continuous": []}
+    for key, value in known.given.items():
+        if key in DISCRETE_ARGUMENTS:
+            reasons["discrete"].append(f"{key}={value}")
+        elif key == "latent_channels":
+            reasons["continuous"].append(f"{key}={value}")
+        elif key in CLASS_ARGUMENTS:
+            for kind, pattern in CLASSES.items():
+                if pattern.search(str(value)):
+                    reasons[kind].append(f"{key}={value}")
+    if reasons["discrete"] and reasons["continuous"]:
+        raise TokenizerError(
+            f"{known.path}: the argument {reasons['discrete'][0]} belongs to a discrete tokenizer and "
+            f"{reasons['continuous'][0]} to a continuous one; leave out those of the other kind"
+        )
+    return next((kind for kind, found in reasons.items() if found), None)
+
+
+def _levels(latent_channels: int, known: _Arguments, why: str) -> tuple[int, ...]:
+    """The FSQ levels that the arguments tell, or the released ones where the number of channels allows them."""
+    if known.given.get("quantizer", "FSQ") != "FSQ":
+        raise TokenizerError(f"{known.path} has the quantiser {known.given['quantizer']}; only FSQ can be read")
+    if "levels" in known.given:
+        return tuple(known.given["levels"])
+    if latent_channels != len(OFFICIAL_LEVELS):
+        raise TokenizerError(
+            f"{known.path} is a discrete tokenizer of {latent_channels} code channels and does not say their "
+            f'levels; pass --arguments with {{"levels": [...]}}'
+        )
+    known.notes.append(f"discrete with the levels {OFFICIAL_LEVELS}, by {why}; no tensor says so")
+    return OFFICIAL_LEVELS
 
 
 def _resampling(
@@ -439,11 +501,15 @@ def _wavelet(tensors: Mapping[str, Tensor], known: _Arguments) -> float:
 
 def _require_no_contradiction(config: TokenizerConfig, known: _Arguments) -> None:
     expected = official_arguments(config)
-    unread = sorted(known.given.keys() - expected.keys() - IGNORED_ARGUMENTS)
+    no_effect = IGNORED_ARGUMENTS | CLASS_ARGUMENTS
     if config.media == "image":
-        unread = [key for key in unread if key not in ("temporal_compression", "num_groups")]
-    if unread:
-        known.notes.append(f"arguments not read: {', '.join(unread)}")
+        no_effect |= {"temporal_compression", "num_groups"}
+    all_known = expected.keys() | no_effect
+    if unknown := [f"{key}={value}" for key, value in known.given.items() if key not in all_known]:
+        raise TokenizerError(
+            f"{known.path}: unknown arguments {', '.join(unknown)}; known are {', '.join(sorted(all_known))}. Leave "
+            f"out what does not change the network"
+        )
     for key, value in known.given.items():
         stated = list(value) if isinstance(value, (list, tuple)) else value
         if key in expected and key not in IGNORED_ARGUMENTS and stated != expected[key]:

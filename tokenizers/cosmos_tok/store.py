@@ -84,6 +84,13 @@ def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerC
     return model.eval(), config
 
 
+def load_metadata(folder: Path | str) -> dict[str, Any]:
+    """The free JSON that `save_tokenizer` was given. TokenizerError if the config cannot be read."""
+    folder = Path(folder)
+    _read_config(folder)
+    return dict(json.loads((folder / CONFIG).read_text()).get("metadata", {}))
+
+
 def tokenizer_digest(folder: Path) -> str:
     """sha256, in hex, of the architecture and the weights; names, metadata and statistics do not count."""
     folder = Path(folder)

@@ -49,6 +49,8 @@ class Conditioning:
     rope_sin: Tensor
     """[L, 1 or B, 1, K / 2], for the tokens of this rank's queries."""
     text_SBE: Tensor
+    text_mask_BS: Tensor | None
+    """1 at the text states that cross-attention sees; none: at all of them."""
     split: TokenSplit
     """How the ranks divide the tokens; only self-attention asks."""
 
@@ -143,7 +145,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of all tokens to the text states; text positions past the prompt's end are zero states, unmasked."""
+    """Attention of all tokens to the text states; text positions past the prompt's end are zero states, unmasked.
+
+    So it is in the released models. A mask of the states is for networks of other training.
+    """
 
     def __init__(self, config: DiTConfig, layers: Layers) -> None:
         super().__init__()
@@ -160,7 +165,7 @@ class CrossAttention(nn.Module):
         q = self.q(x_LBD).unflatten(-1, (self.num_heads, self.head_dim))
         k, v = self.kv(cond.text_SBE).unflatten(-1, (self.num_heads, 2, self.head_dim)).unbind(-2)
         k, v = (of_text.expand(-1, q.shape[1], -1, -1) for of_text in (self.k_layernorm(k), v))
-        return self.out(self.attention(self.q_layernorm(q), k, v))
+        return self.out(self.attention(self.q_layernorm(q), k, v, key_mask_BS=cond.text_mask_BS))
 
 
 class MLP(nn.Module):
@@ -245,6 +250,7 @@ class DiT(nn.Module):
         condition_mask_B1THW: Tensor | None = None,
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
+        text_mask_BS: Tensor | None = None,
         hidden_LBD: Tensor | None = None,
     ) -> Tensor:
         """The network's output F, [B, C, T, H, W], on the last stage; the residual stream [L, B, D] on others.
@@ -258,12 +264,19 @@ class DiT(nn.Module):
             padding_mask_B1HW: 1 where there is padding, none means nowhere; of pixels too, of which the nearest are
                 taken, as released. [1, 1, H, W] broadcasts.
             extra_BCTHW: the further conditioning channels of a model that has any; frames past T are left out.
+            text_mask_BS: 1 at the text states that are seen, at least one of each sample; none, as released: all of
+                them. [1, S] broadcasts.
             hidden_LBD: the previous stage's output, on all stages but the first.
         """
         self._check_input(x_BCTHW, condition_mask_B1THW, extra_BCTHW)
+        if text_mask_BS is not None and text_mask_BS.shape[1:] != text_BSE.shape[1:2]:
+            raise ConfigError(
+                f"a text mask of shape {list(text_mask_BS.shape)} was given for {text_BSE.shape[1]} text states; "
+                f"give [1 or {len(x_BCTHW)}, {text_BSE.shape[1]}]"
+            )
         _, _, frames, height, width = x_BCTHW.shape
         grid = (frames, height // self.config.patch_spatial, width // self.config.patch_spatial)
-        cond = self._conditioning(grid, c_noise_B, text_BSE, fps_B)
+        cond = self._conditioning(grid, c_noise_B, text_BSE, text_mask_BS, fps_B)
         if self.stage.is_first:
             channels = self._add_channels(x_BCTHW, condition_mask_B1THW, extra_BCTHW, padding_mask_B1HW)
             tokens = cond.split.enter(patchify(channels, self.config.patch_spatial))
@@ -300,7 +313,12 @@ class DiT(nn.Module):
                 fill(name, param, _xavier_uniform(num_matrices))
 
     def _conditioning(
-        self, grid: tuple[int, int, int], c_noise_B: Tensor, text_BSE: Tensor, fps_B: Sequence[float]
+        self,
+        grid: tuple[int, int, int],
+        c_noise_B: Tensor,
+        text_BSE: Tensor,
+        text_mask_BS: Tensor | None,
+        fps_B: Sequence[float],
     ) -> Conditioning:
         config, split = self.config, self.layers.split(math.prod(grid))
         embedding_BD, modulation_B3D = self.timestep(c_noise_B)
@@ -320,6 +338,7 @@ class DiT(nn.Module):
             rope_cos=split.context_rows(angles.cos()).to(dtype),
             rope_sin=split.context_rows(angles.sin()).to(dtype),
             text_SBE=text_BSE.transpose(0, 1).to(dtype),
+            text_mask_BS=text_mask_BS,
             split=split,
         )
 

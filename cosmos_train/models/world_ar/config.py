@@ -28,7 +28,9 @@ class WorldARConfig:
     head_dim: Count = 128
     """Width of a head. A third of it (rounded to even) encodes rows, a third columns, the rest time."""
     ffn_width: Count = 14336
-    """Hidden width of the SwiGLU MLP."""
+    """Hidden width of the SwiGLU MLP, a multiple of 16."""
+    ffn_padding: CountOrZero = 0
+    """So many of the last hidden units are zero and stay so: of an official file whose width is no multiple of 16."""
     vocab_size: Count = 64000
     """Codes of the tokenizer."""
     begin_token: bool = False
@@ -70,6 +72,11 @@ class WorldARConfig:
             )
         if self.ffn_width % GATE_GROUP:
             raise ConfigError(f"model.ffn_width={self.ffn_width} is not a multiple of {GATE_GROUP}")
+        if self.ffn_padding >= GATE_GROUP:
+            raise ConfigError(
+                f"model.ffn_padding={self.ffn_padding} only fills model.ffn_width up to a multiple of {GATE_GROUP}; "
+                f"use at most {GATE_GROUP - 1}"
+            )
 
     @property
     def embedding_rows(self) -> int:

@@ -223,9 +223,11 @@ class WorldAR(nn.Module):
             elif name == "output.weight":
                 fill(name, param, _truncated_normal(self.config.width**-0.5))
             elif name.endswith("up.weight"):
-                fill(name, param, functools.partial(_gate_and_value, less=less))
+                fill(name, param, functools.partial(_gate_and_value, less=less, padding=self.config.ffn_padding))
+            elif name.endswith("down.weight"):
+                fill(name, param, functools.partial(_down, std=0.02 / less, padding=self.config.ffn_padding))
             else:
-                adds = name.endswith(("out.weight", "down.weight"))
+                adds = name.endswith("out.weight")
                 fill(name, param, _truncated_normal(0.02 / less if adds else 0.02))
 
     def _context(
@@ -257,7 +259,15 @@ def _truncated_normal(std: float) -> Init:
     return init
 
 
-def _gate_and_value(weight: Tensor, generator: torch.Generator, *, less: float) -> None:
-    """Rows [F / 16, 2, 16, D]: the gate's as any linear's, the value's smaller."""
+def _gate_and_value(weight: Tensor, generator: torch.Generator, *, less: float, padding: int) -> None:
+    """Rows [F / 16, 2, 16, D]: the gate's as any linear's, the value's smaller, those of the padding zero."""
     _truncated_normal(0.02)(weight, generator)
-    weight.unflatten(0, (-1, 2, GATE_GROUP))[:, 1].div_(less)
+    rows = weight.unflatten(0, (-1, 2, GATE_GROUP))
+    rows[:, 1].div_(less)
+    rows[-1, :, GATE_GROUP - padding :] = 0
+
+
+def _down(weight: Tensor, generator: torch.Generator, *, std: float, padding: int) -> None:
+    """Columns [D, F], those of the padding zero."""
+    _truncated_normal(std)(weight, generator)
+    weight[:, weight.shape[1] - padding :] = 0
