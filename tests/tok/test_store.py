@@ -109,7 +109,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_truncated_weights_file_is_named(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(TokenizerError, match=r"model.safetensors cannot be read.*copy the tokenizer again"):
+    with pytest.raises(
+        TokenizerError, match=r"model.safetensors (is empty|cannot be read: it is cut off).*copy the file again"
+    ):
         load_tokenizer(folder)
 
 
