@@ -30,7 +30,7 @@ from cosmos_launch.report import MAX_SIDE_PX
 from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
 from cosmos_tok.fvd import VideoFeatures, feature_frames, frechet_distance
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
-from cosmos_tok.model import CausalVideoTokenizer, to_uint8
+from cosmos_tok.model import CausalVideoTokenizer, shown
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.config.load import load_protocol
 from cosmos_train.config.protocol import ProtocolConfig
@@ -160,7 +160,7 @@ class Evaluation:
             latents = counts.counted(self.model.encode_stream(chunks))
             for restored in padding.box.crop_pieces(self.model.decode_stream(latents)):
                 original = torch.cat([waiting.popleft() for _ in range(restored.shape[2])], dim=1)
-                yield original[None].to(device), to_uint8(restored)
+                yield original[None].to(device), shown(restored, f"{clip.clip_id}, encoded and decoded")
 
 
 class Comparison:

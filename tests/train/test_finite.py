@@ -58,6 +58,12 @@ def save_broken(cache: Path, run_dir: Path, parallel: ParallelConfig) -> str:
     return name
 
 
+def read_weights(cache: Path, run_dir: Path, parallel: ParallelConfig) -> None:
+    """As for sampling."""
+    task, _, mesh = tiny_world.start(tiny_world.make_run(cache, run_dir, parallel))
+    checkpoint.load_weights(checkpoint.resolve(run_dir), task.pieces, mesh)
+
+
 def test_a_checkpoint_with_nan_is_not_read(ranks: Callable[[int], RankPool], tmp_path: Path):
     """By a run that would go on from it, by one that starts from its weights, and by what reads it tensor by tensor."""
     cache, run_dir = tiny_world.write_cache(tmp_path / "cache"), tmp_path / "run"
@@ -68,6 +74,8 @@ def test_a_checkpoint_with_nan_is_not_read(ranks: Callable[[int], RankPool], tmp
         found = ranks(2).run(training.failure_of, training.run_loop, cache, target, ParallelConfig(), settings)
         assert found[0][0] in ("CheckpointError", "NotFiniteError")
         assert str(run_dir) in found[0][1] and re.search(said, found[0][1]), found[0][1]
+    found = ranks(2).run(training.failure_of, read_weights, cache, run_dir, ParallelConfig(tp=2))
+    assert found[0] == found[1] and found[0][0] == "CheckpointError" and re.search(said, found[0][1]), found[0][1]
     folder = checkpoint.newest_checkpoint(run_dir)
     assert folder is not None
     with pytest.raises(ValueError, match=said):

@@ -82,6 +82,11 @@ class Weights:
         self.meta = {name: meant.get(name, tensor) for name, tensor in stored.items() if name not in left_out}
         """Shape and number format of each tensor as it is read, on the meta device."""
 
+    @property
+    def scaled(self) -> list[str]:
+        """The names of those that are stored in 8 bits with a scale."""
+        return list(self._scales)
+
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU, perhaps mapped. NotFiniteError where it holds NaN or infinity."""
         tensor = self.read_unchecked(name)
