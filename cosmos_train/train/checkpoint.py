@@ -366,7 +366,10 @@ def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[s
 def _require_finite(weights: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None:
     """CheckpointError, on every rank, where a checkpoint's weights are NaN or infinite."""
     if said := name_not_finite(weights, mesh):
-        raise CheckpointError(f"{folder}: {said}, so its run had failed; take a checkpoint of an earlier step")
+        raise CheckpointError(
+            f"{folder}: {said}, so its run had failed; take the checkpoint before it, from which that run goes on too "
+            "when this folder is removed"
+        )
 
 
 def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ def require_finite(name: str, tensor: Tensor, where: str) -> None:
     if bad := num_not_finite(tensor):
         raise NotFiniteError(
             f"{where}: {bad:,} of {tensor.numel():,} numbers of {name} are not finite (NaN or infinity): whatever "
-            "wrote them had failed; take weights of an earlier step, or copy the file again"
+            "made them had failed; take weights of an earlier step, or copy the file again"
         )
 
 

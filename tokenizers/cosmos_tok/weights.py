@@ -58,6 +58,8 @@ DTYPES = {
 class _StoredTensors(Protocol):
     """The tensors of one file, as they are stored."""
 
+    path: Path
+
     @property
     def meta(self) -> Mapping[str, Tensor]: ...
 
@@ -69,7 +71,6 @@ class Weights:
 
     def __init__(self, files: Sequence[_StoredTensors], where: str) -> None:
         """where: the file, or what names them all. TokenizerError where weights are packed in an unknown way."""
-        self._where = where
         self._files = {name: file for file in files for name in file.meta}
         stored = {name: file.meta[name] for name, file in self._files.items()}
         require_unpacked(list(stored), where)
@@ -90,7 +91,7 @@ class Weights:
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU, perhaps mapped. NotFiniteError where it holds NaN or infinity."""
         tensor = self.read_unchecked(name)
-        require_finite(name, tensor, self._where)
+        require_finite(name, tensor, str(self._files[name].path))
         return tensor
 
     def read_unchecked(self, name: str) -> Tensor:
@@ -99,7 +100,7 @@ class Weights:
         if name not in self._scales:
             return stored
         scale = self._scales[name]
-        return dequantised(stored, self._files[scale].read(scale), f"{self._where}: {scale}")
+        return dequantised(stored, self._files[scale].read(scale), f"{self._files[scale].path}: {scale}")
 
 
 def open_weights(path: Path) -> Weights:
@@ -137,7 +138,7 @@ class _Pickled:
     """A file of torch.save, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        self.tensors = load_state_dict(path)
+        self.path, self.tensors = path, load_state_dict(path)
         for name, tensor in self.tensors.items():
             _require_plain(name, tensor, path)
         self.meta = {name: _like(tensor, tensor.dtype) for name, tensor in self.tensors.items()}
