@@ -36,6 +36,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from cosmos_tok.number_formats import require_finite
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.flat_range import boxes, equal_share
@@ -65,6 +66,7 @@ from cosmos_train.train.checkpoint_save import Saved as Saved
 from cosmos_train.train.checkpoint_save import Saver as Saver
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
+from cosmos_train.train.finite import name_not_finite
 
 log = logging.getLogger(__name__)
 WEIGHTS = ("model", PLAIN)
@@ -187,27 +189,32 @@ def tensor_names(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def read_tensors(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Whole tensors of a checkpoint's folder, by their names there."""
+    """Whole tensors of a checkpoint's folder, by their names there. NotFiniteError where one holds NaN or infinity."""
     known = tensor_names(folder)
     empty = {name: torch.empty(known[name][0], dtype=known[name][1]) for name in names}
     wanted = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in empty.items()}
-    return _read({"tensors": wanted}, folder, StrictHandling.RAISE_UNEXPECTED)["tensors"]
+    found = _read({"tensors": wanted}, folder, StrictHandling.RAISE_UNEXPECTED)["tensors"]
+    for name, tensor in found.items():
+        require_finite(name, tensor, str(folder))
+    return found
 
 
 def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     """Read weights, optimizer and moving averages into this layout.
 
     Raises:
-        CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors.
+        CheckpointError: the checkpoint is of another architecture; the message names the first differing tensors. Or
+            its weights are not finite.
     """
     check_architecture(folder, engine.pieces, engine.mesh)
-    weights, wanted = _tensors(engine.pieces), _updated_here(engine, ema)
+    weights, wanted = tensors_of(engine.pieces), _updated_here(engine, ema)
     state: dict[str, Any] = {
         "model": {name: _whole(f"model.{name}", plain(t), t, engine.mesh) for name, t in weights.items()},
         "updated here": dict(wanted),
     }
     own = {key: sharded.data for key, sharded in wanted.items() if sharded.data is not None}  # read into
     loaded = _read(state, folder, StrictHandling.RAISE_ALL)
+    _require_finite(loaded["model"], folder, engine.mesh)
     _copy_into(loaded["model"], weights)
     _copy_into(loaded["updated here"], own)
     optimizer_state.set_adam_step(engine.optimizer, loaded["adam_step"])
@@ -221,9 +228,12 @@ def load_weights(
     Args:
         averaged: read their moving average instead.
         masters: read the fp32 weights that the optimizer updates instead, where the model's own are of fewer bits.
+
+    Raises:
+        CheckpointError: the checkpoint is of another architecture, or its weights are not finite.
     """
     check_architecture(folder, pieces, mesh)
-    wanted = _tensors(pieces)
+    wanted = tensors_of(pieces)
     kind = f"{PLAIN}." if averaged else f"optimizer.{optimizer_state.MASTER}."
     # Buffers, and parameters that were not trained, have neither.
     others = {name for name in tensor_names(folder) if name.startswith(kind)} if averaged or masters else set()
@@ -233,7 +243,9 @@ def load_weights(
         data = torch.empty_like(plain(tensor), dtype=torch.float32 if key in others else tensor.dtype)
         sharded[name] = _whole(key, data, tensor, mesh)
     # The checkpoint's optimizer is left aside, so keys that are not asked for are no error here.
-    _copy_into(_read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"], wanted)
+    loaded = _read({"model": sharded}, folder, StrictHandling.RAISE_UNEXPECTED)["model"]
+    _require_finite(loaded, folder, mesh)
+    _copy_into(loaded, wanted)
 
 
 def has_average(folder: Path) -> bool:
@@ -243,7 +255,7 @@ def has_average(folder: Path) -> bool:
 
 def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) -> None:
     """Compare names and whole shapes of the model's tensors with the checkpoint's, over all pipeline stages."""
-    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in _tensors(pieces).items()}
+    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in tensors_of(pieces).items()}
     stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
     dist.all_gather_object(stages, mine, group=mesh.pp)
     wanted = {name: shape for stage in stages for name, shape in stage.items()}
@@ -269,7 +281,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape))
 
 
-def _tensors(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
+def tensors_of(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; parameters themselves, for what they are marked with."""
     kept = itertools.chain.from_iterable(piece.state_dict(keep_vars=True).items() for piece in pieces)
     return {name: tensor for name, tensor in kept if isinstance(tensor, Tensor)}
@@ -278,7 +290,7 @@ def _tensors(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
 def _to_save(engine: Engine, ema: Ema | None) -> dict[str, Any]:
     """What this rank writes, and plain values."""
     # All ranks of `replicas` have the same weights: each writes an equal part of their bytes.
-    weights, replicas = _tensors(engine.pieces), engine.mesh.replicas
+    weights, replicas = tensors_of(engine.pieces), engine.mesh.replicas
     plain_ones = {f"model.{name}": plain(t).detach().flatten() for name, t in weights.items()}
     sizes = [(flat.numel(), flat.element_size()) for flat in plain_ones.values()]
     shares = equal_share(sizes, replicas.rank(), replicas.size())
@@ -298,7 +310,7 @@ def _updated_here(engine: Engine, ema: Ema | None) -> dict[str, ShardedTensor]:
 
 def _divided(parts: optimizer_state.Parts, engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
     """Slices of each parameter's states, stored as parts of one tensor for each: prefix + kind.name."""
-    tensors = _tensors(engine.pieces)
+    tensors = tensors_of(engine.pieces)
     return {
         f"{prefix}{kind}.{name} {number}": box
         for name, (where, kinds) in parts.items()
@@ -350,6 +362,15 @@ def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[s
         raise CheckpointError(f"{folder} can not be read: {cause}; restore it, or name another one") from error
     assert isinstance(loaded, dict)
     return loaded
+
+
+def _require_finite(weights: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None:
+    """CheckpointError, on every rank, where a checkpoint's weights are NaN or infinite."""
+    if said := name_not_finite(weights, mesh):
+        raise CheckpointError(
+            f"{folder}: {said}, so its run had failed; take the checkpoint before it, from which that run goes on too "
+            "when this folder is removed"
+        )
 
 
 def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

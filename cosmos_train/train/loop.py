@@ -1,6 +1,7 @@
 """The loop: set up, start, then load, step, log, save until the run is done or asked to stop."""
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -22,6 +23,7 @@ from cosmos_train.train.block_stats import BlockStats
 from cosmos_train.train.checkpoint_folder import prune
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.failures import UNKNOWN_HOST
+from cosmos_train.train.finite import name_not_finite
 from cosmos_train.train.lineage import check_continues, describe_start, is_own
 from cosmos_train.train.metrics import Metrics
 from cosmos_train.train.mfu import Utilization
@@ -243,6 +245,8 @@ def run_steps(session: Session, watchdog: Watchdog) -> int:
             _log(session, window, utilization, is_logged=is_logged)
             if is_logged:
                 window = MetricWindow()
+            if session.step == run.train.num_steps and skipped_in_a_row:
+                _require_finite_end(session, skipped_in_a_row)
             stopped = stop_signal.was_given(mesh)
             with session.phases.saving():
                 _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
@@ -302,9 +306,14 @@ def _save_where_due(session: Session, watchdog: Watchdog, *, is_last: bool) -> N
     """Complete what is written by now; begin snapshots and checkpoints; before the loop ends, wait for them."""
     run, step = session.run, session.step
     session.saver.poll()
-    if run.optim.ema_sigma_rels and (step % run.optim.ema_snapshot_every_steps == 0 or step == run.train.num_steps):
+    is_due = is_last or step % run.checkpoint.every_steps == 0
+    is_snapshot = step % run.optim.ema_snapshot_every_steps == 0 or step == run.train.num_steps
+    has_snapshot = bool(run.optim.ema_sigma_rels) and is_snapshot
+    if is_due or has_snapshot:
+        _require_finite_weights(session)
+    if has_snapshot:
         session.save_snapshot()
-    if is_last or step % run.checkpoint.every_steps == 0:
+    if is_due:
         watchdog.beat()
         session.save()
     if is_last:
@@ -331,13 +340,19 @@ def _check_best_metric(session: Session) -> None:
 
 
 def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
-    """Name the samples of a step that was skipped. Raises FloatingPointError where there were too many in a row."""
+    """Name the samples of a step that was skipped.
+
+    Raises:
+        FloatingPointError: there were too many in a row, or the weights themselves are not finite.
+    """
     train, step = session.run.train, session.step
     values = {**result.metrics, "grad_norm": result.grad_norm}
     bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
     first = (step - 1) * train.global_batch_size
     samples = f"samples {first} to {first + train.global_batch_size - 1}"
     session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
+    if in_a_row == 1:
+        _require_finite_weights(session)  # with those no later step could be finite either
     if in_a_row > train.max_skipped_steps:
         session.saver.wait()
         raise FloatingPointError(
@@ -346,3 +361,41 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
             "look at these samples"
         )
     session.alert(NOT_FINITE, f"the step is skipped: {bad} not finite ({samples})")
+
+
+def _require_finite_weights(session: Session) -> None:
+    """Raises FloatingPointError, on every rank, where an update has made weights NaN or infinite."""
+    if said := name_not_finite(checkpoint.tensors_of(session.engine.pieces), session.mesh):
+        session.saver.wait()
+        raise FloatingPointError(
+            f"{said} after step {session.step}; they are not saved, and the newest checkpoint is intact; lower "
+            "optim.lr, or raise optim.eps"
+        )
+
+
+def _require_finite_end(session: Session, num_skipped: int) -> None:
+    """Tell bad samples at the end of a run from bad weights, which compute nothing finite of good samples either.
+
+    Those of the step before the skipped ones are looked at once more. Raises FloatingPointError, on every rank, where
+    there is no such step, or its loss is not finite now.
+    """
+    before = session.step - num_skipped
+    if before and _is_finite_again(session, before):
+        return
+    session.saver.wait()
+    raise FloatingPointError(
+        f"loss or gradient not finite from step {before + 1} to {session.step}, the last, and "
+        f"{f'the samples of step {before} have no finite loss now either' if before else 'no step was before them'}: "
+        "the run has failed, and the newest checkpoint is intact; lower optim.lr, or look at the samples"
+    )
+
+
+def _is_finite_again(session: Session, step: int) -> bool:
+    """Whether the samples of a step have a finite loss with the weights as they are now."""
+    run, task, mesh = session.run, session.task, session.mesh
+    num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
+    samples = list(itertools.islice(_micro_batches(run, mesh, step - 1), num_micro_batches))
+    metrics = session.engine.evaluate(
+        task.forward_loss, task.batches(samples), num_micro_batches=num_micro_batches, num_tokens=task.num_tokens
+    )
+    return all(map(math.isfinite, metrics.values()))
