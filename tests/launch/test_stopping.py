@@ -8,20 +8,29 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from support import tiny_world
+from support import tiny_tokenizer, tiny_world
+from support.asked import run_asked_when
+from support.footage import carphone_clips
+from support.ranks import RankPool
 
 from cosmos_launch.stopping import ASKED, INTERRUPTED, LAUNCHER
+from cosmos_tok.store import load_tokenizer
 from cosmos_train.config.load import to_yaml
+from cosmos_train.objectives.config import ReconstructionConfig
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.signals import STOPPED
+from cosmos_train.recipes.tokenizer import EXPORT
+from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.signals import DONE, STOPPED
 
 LAUNCH = """
 import sys
@@ -252,3 +261,56 @@ def test_ranks_of_a_node_end_with_it(run_yaml: Path, launcher: str, tmp_path: Pa
     node.kill()
     node.wait()
     wait_until(lambda: all(is_gone(rank.pid) for rank in ranks))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    """Two ranks of this file alone: a worker leaves the groups that others would go on with."""
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return carphone_clips(tmp_path_factory.mktemp("footage"))
+
+
+def train_asked_when(pool: RankPool, point: str, manifest: Path, run_dir: Path, **settings: Any) -> list[int]:
+    """Exit codes of both ranks of a run of two steps, of which rank 1 is asked to stop."""
+    loss = ReconstructionConfig()
+    run = tiny_tokenizer.make_run(manifest, run_dir, train={"num_steps": 2}, loss=loss, **settings)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return pool.run(run_asked_when, point, run, port)
+
+
+@pytest.fixture(scope="module")
+def exported(pool: RankPool, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[int], Path]:
+    """Exit codes and folder of a run that was asked to stop at its end."""
+    run_dir = tmp_path_factory.mktemp("exported") / "run"
+    return train_asked_when(pool, "the tokenizer is exported", manifest, run_dir), run_dir
+
+
+def test_asked_during_the_export_the_run_is_done(exported: tuple[list[int], Path]):
+    codes, run_dir = exported
+    assert codes == [DONE, DONE]
+    load_tokenizer(run_dir / EXPORT)
+    assert json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["event"] == "done"
+
+
+def test_asked_while_one_rank_reads_the_manifest_both_stop(pool: RankPool, manifest: Path, tmp_path: Path):
+    codes = train_asked_when(pool, "the manifest is read", manifest, tmp_path / "run")
+    assert codes == [STOPPED, STOPPED]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_asked_during_the_warm_start_both_ranks_stop(
+    pool: RankPool, manifest: Path, tmp_path: Path, exported: tuple[list[int], Path]
+):
+    """Before a step, so the next start begins at the same weights again."""
+    config = CheckpointConfig(init_from=str(exported[1]))
+    codes = train_asked_when(pool, "weights are taken over", manifest, tmp_path / "run", checkpoint=config)
+    assert codes == [STOPPED, STOPPED]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "checkpoints").exists()
