@@ -181,7 +181,8 @@ def test_a_rank_whose_launcher_was_gone_before_does_not_begin(tmp_path: Path):
     gone = subprocess.Popen(["true"])
     gone.wait()
     environment = ENVIRONMENT | {"RANK": "0", LAUNCHER: str(gone.pid)}
-    assert subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=environment).returncode == 1
+    line = [sys.executable, "-c", RANK, str(tmp_path)]
+    assert subprocess.run(line, env=environment, timeout=WAIT_SEC).returncode == 1
     assert not (tmp_path / "up0").exists()
 
 
@@ -189,7 +190,8 @@ def test_a_rank_finds_what_its_job_was_asked_before(tmp_path: Path):
     (tmp_path / "failures").mkdir()
     (tmp_path / "failures" / ASKED).touch()
     environment = ENVIRONMENT | {"RANK": "0", "COSMOS_TRAIN_FAILURES": str(tmp_path / "failures")}
-    assert subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=environment).returncode == STOPPED
+    line = [sys.executable, "-c", RANK, str(tmp_path)]
+    assert subprocess.run(line, env=environment, timeout=WAIT_SEC).returncode == STOPPED
 
 
 @pytest.fixture(scope="module")
