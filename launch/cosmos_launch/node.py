@@ -21,7 +21,7 @@ from cosmos_launch.failure import end_children, failures_folder, leave, report_f
 from cosmos_launch.spawn import record_exit
 from cosmos_launch.stopping import ASKED, LAUNCHER
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.train.signals import STOP_SIGNALS, STOPPED, StopSignals
+from cosmos_train.train.signals import STOP_SIGNALS, STOPPED, StopSignals, end_with_parent
 
 PR_SET_CHILD_SUBREAPER = 36
 """Of Linux's prctl: orphans below this process become its children."""
@@ -54,8 +54,13 @@ def _listen() -> None:
     Slurm signals every process of a job; ranks that are not there yet find a file.
     """
     StopSignals(_pass_on).start()
-    # ft_launcher forks processes and ends them by SIGTERM. Ranks are no forks, and take over what is blocked.
-    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS))
+    os.register_at_fork(after_in_child=_begin_fork)
+
+
+def _begin_fork() -> None:
+    """ft_launcher forks processes that watch ranks, and ends them by SIGTERM. Ranks are no forks, and stay deaf."""
+    end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _pass_on(_received: Sequence[int]) -> None:

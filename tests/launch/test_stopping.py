@@ -250,7 +250,7 @@ WITHOUT = pytest.mark.skipif(not FT_LAUNCHER.is_dir(), reason="nvidia-resiliency
 
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("ft_launcher", marks=WITHOUT)])
 def test_ranks_of_a_node_end_with_it(run_yaml: Path, launcher: str, tmp_path: Path):
-    """Also those that only begin to run."""
+    """Also those that only begin to run, and what ft_launcher has forked to watch them."""
     port = 20000 + os.getpid() % 10000
     environment = ENVIRONMENT | {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COSMOS_TRAIN_FAILURES": str(tmp_path)}
@@ -259,10 +259,10 @@ def test_ranks_of_a_node_end_with_it(run_yaml: Path, launcher: str, tmp_path: Pa
     node = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
     process = psutil.Process(node.pid)
     wait_until(lambda: len(ranks_of(process)) == 2, node)
-    ranks = ranks_of(process)
+    started = process.children()
     node.kill()
     node.wait()
-    wait_until(lambda: all(is_gone(rank.pid) for rank in ranks))
+    wait_until(lambda: all(is_gone(child.pid) for child in started))
 
 
 @pytest.fixture(scope="module")
