@@ -248,15 +248,35 @@ FT_LAUNCHER = Path(sys.prefix) / "ft_launcher"
 WITHOUT = pytest.mark.skipif(not FT_LAUNCHER.is_dir(), reason="nvidia-resiliency-ext has no package for this machine")
 
 
+def start_node(run_yaml: Path, launcher: str, failures: Path) -> subprocess.Popen:
+    """With two ranks, as srun starts it."""
+    port = 20000 + os.getpid() % 10000
+    environment = ENVIRONMENT | {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COSMOS_TRAIN_FAILURES": str(failures)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FT_LAUNCHER), environment["PYTHONPATH"]])
+    line = [sys.executable, "-m", "cosmos_launch.node", str(run_yaml), "2", launcher, "2"]
+    return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_ranks_that_come_after_the_signal_stop_before_their_first_step(run_yaml: Path, tmp_path: Path):
+    node = start_node(run_yaml, "torchrun", tmp_path / "failures")
+    wait_until(lambda: blocks(node.pid, signal.SIGUSR1), node)
+    assert not psutil.Process(node.pid).children()
+    node.send_signal(signal.SIGUSR1)
+    assert node.wait(WAIT_SEC) == STOPPED
+    assert [path.name for path in (tmp_path / "failures").iterdir()] == [ASKED]
+
+
+def blocks(pid: int, number: signal.Signals) -> bool:
+    """Whether the process's first thread does, so that the one that listens is there at once, or already."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigBlk:\t")[1].split()[0], 16) & 1 << number - 1)
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("ft_launcher", marks=WITHOUT)])
 def test_ranks_of_a_node_end_with_it(run_yaml: Path, launcher: str, tmp_path: Path):
     """Also those that only begin to run, and what ft_launcher has forked to watch them."""
-    port = 20000 + os.getpid() % 10000
-    environment = ENVIRONMENT | {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COSMOS_TRAIN_FAILURES": str(tmp_path)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(FT_LAUNCHER), environment["PYTHONPATH"]])
-    line = [sys.executable, "-m", "cosmos_launch.node", str(run_yaml), "2", launcher, "2"]
-    node = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
+    node = start_node(run_yaml, launcher, tmp_path)
     process = psutil.Process(node.pid)
     wait_until(lambda: len(ranks_of(process)) == 2, node)
     started = process.children()
