@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from cosmos_data.order import rank_slice
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import to_dict, to_yaml
@@ -30,7 +33,7 @@ from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
 from cosmos_train.train.phases import PhaseTimer, TimedIterator
 from cosmos_train.train.rank_times import NOTABLE_SHARE
-from cosmos_train.train.signals import DONE, STOPPED, StopSignal
+from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.train.task import Task
 from cosmos_train.train.watchdog import Watchdog
 from cosmos_train.train.window import MetricWindow, measure_utilization, peak_memory
@@ -47,6 +50,7 @@ def train(
     host: str = UNKNOWN_HOST,
     failures: Path | None = None,
     job: Mapping[str, str] | None = None,
+    stop: StopSignals | None = None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
@@ -54,7 +58,9 @@ def train(
         host: this machine, as stragglers on it are named.
         failures: folder in which ranks write down what they fail of (train.failures).
         job: what the scheduler calls this start, such as its job's id and the cluster's name.
+        stop: what this process is asked by signals; None where nobody listens.
     """
+    stop = stop or StopSignals()
     check_run(run, mesh.world.size())
     run_dir = Path(run.run_dir)
     watchdog = Watchdog(
@@ -66,10 +72,14 @@ def train(
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(watchdog)
+        if stops_before_first_step(stop, mesh):
+            return STOPPED
         source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
         watchdog.beat()
+        if stops_before_first_step(stop, mesh):
+            return STOPPED
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
         if mesh.is_main:
@@ -77,7 +87,7 @@ def train(
             session.wandb_id = session.metrics.wandb_id
         watchdog.on_hang = lambda sentence: session.alert(HANGS, sentence)
         try:
-            exit_code = run_steps(session, watchdog)
+            exit_code = run_steps(session, watchdog, stop)
             if exit_code == DONE:
                 task.finish(run_dir)
         except Exception as error:
@@ -87,6 +97,21 @@ def train(
     word = "done" if exit_code == DONE else "stopped, saved"
     log.info("%s after step %d of %d", word, session.step, run.train.num_steps)
     return exit_code
+
+
+def is_any_asked(stop: StopSignals, mesh: Mesh) -> bool:
+    """Whether any rank was asked to stop; all ranks answer alike, so that all leave after the same step."""
+    flag = torch.tensor([int(stop.is_asked)], device=mesh.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=mesh.world)
+    return bool(flag.item())
+
+
+def stops_before_first_step(stop: StopSignals, mesh: Mesh) -> bool:
+    """The same, while a run starts, with a word about it."""
+    if not is_any_asked(stop, mesh):
+        return False
+    log.info("asked to stop before the first step: nothing is lost")
+    return True
 
 
 @dataclass(slots=True)
@@ -222,35 +247,35 @@ def _open_metrics(session: Session, source: checkpoint.Source, job: Mapping[str,
     )
 
 
-def run_steps(session: Session, watchdog: Watchdog) -> int:
+def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     """Load, forward, backward, update, log, save. Returns the exit code."""
     run, task, mesh = session.run, session.task, session.mesh
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
     batches = session.phases.timed_batches(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = measure_utilization(run, task, mesh), MetricWindow()
     blocks = BlockStats(session.engine) if run.train.block_stats_every_steps else None
-    with StopSignal() as stop_signal:
-        stopped, skipped_in_a_row = False, 0
-        while session.step < last_step and not stopped:
-            started, waited_sec = time.perf_counter(), batches.waited_sec
-            session.step += 1
-            result, values = _step(session, batches, blocks)
-            if result.skipped:
-                skipped_in_a_row += 1
-                _note_skipped(session, result, skipped_in_a_row)
-            else:
-                skipped_in_a_row = 0
-                window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
-            is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
-            _log(session, window, utilization, is_logged=is_logged)
-            if is_logged:
-                window = MetricWindow()
-            if session.step == run.train.num_steps and skipped_in_a_row:
-                _require_finite_end(session, skipped_in_a_row)
-            stopped = stop_signal.was_given(mesh)
-            with session.phases.saving():
-                _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
-            watchdog.beat()
+    stopped = session.step < last_step and stops_before_first_step(stop, mesh)
+    skipped_in_a_row = 0
+    while session.step < last_step and not stopped:
+        started, waited_sec = time.perf_counter(), batches.waited_sec
+        session.step += 1
+        result, values = _step(session, batches, blocks)
+        if result.skipped:
+            skipped_in_a_row += 1
+            _note_skipped(session, result, skipped_in_a_row)
+        else:
+            skipped_in_a_row = 0
+            window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
+        is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
+        _log(session, window, utilization, is_logged=is_logged)
+        if is_logged:
+            window = MetricWindow()
+        if session.step == run.train.num_steps and skipped_in_a_row:
+            _require_finite_end(session, skipped_in_a_row)
+        stopped = is_any_asked(stop, mesh)
+        with session.phases.saving():
+            _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
+        watchdog.beat()
     return DONE if session.step >= run.train.num_steps else STOPPED
 
 
