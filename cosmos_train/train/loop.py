@@ -67,6 +67,7 @@ def train(
         source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
+        checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
         watchdog.beat()
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
@@ -189,7 +190,8 @@ def start(
     if mesh.is_main:
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
     if source.folder is not None and not source.weights_only:
-        progress = checkpoint.read_progress(source.folder)
+        folder = source.folder
+        progress = checkpoint.from_main(mesh, lambda: checkpoint.read_progress(folder))
         check_continues(progress, run, task.data_digest, source.folder)
         checkpoint.load(source.folder, engine, ema)
         step, wandb_id = progress.step, progress.wandb_id if is_own(source.folder, Path(run.run_dir)) else None

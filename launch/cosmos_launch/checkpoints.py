@@ -37,7 +37,7 @@ def verify(paths: Sequence[Path]) -> int:
     """Compare every file with its digest: of a checkpoint, or of all of a run and its snapshots of averages."""
     wanted = []
     for path in paths:
-        wanted += [path] if _is_checkpoint(path) else [*_of_run(path), *folders.list_snapshots(path)]
+        wanted += [path] if _is_checkpoint(path) else [*_of_run(path), *folders.list_named(path, folders.SNAPSHOTS)]
     damaged = 0
     for folder in track(wanted, "verifying", transient=True, console=Console(stderr=True)):
         damage = folders.damage_of(folder)

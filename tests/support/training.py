@@ -1,5 +1,6 @@
 """Whole runs of the tiny world model through the loop, on every rank of a pool."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -84,6 +85,13 @@ def own_and_peak_memory() -> tuple[float, dict[str, float]]:
 def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
     """Where a run would start from, on this rank of all."""
     return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
+
+
+def seen_from_own_folder(folders: Sequence[Path], run_dir: str, config: CheckpointConfig) -> checkpoint.Source:
+    """The same, of paths that are relative to another folder on each rank, as if each had another file system."""
+    mesh = init.start(ParallelConfig(), seed=0)
+    with contextlib.chdir(folders[mesh.world.rank()]):
+        return checkpoint.choose_source(Path(run_dir), config, mesh)
 
 
 def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[int, int]:
