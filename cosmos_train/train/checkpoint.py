@@ -23,7 +23,7 @@ import math
 import pickle
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +59,7 @@ from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import find_checkpoint as find_checkpoint
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
+from cosmos_train.train.checkpoint_judge import ADAM_STEP
 from cosmos_train.train.checkpoint_metadata import files_of
 from cosmos_train.train.checkpoint_read import read_in_place
 from cosmos_train.train.checkpoint_save import Saved as Saved
@@ -224,7 +225,9 @@ def save(saver: Saver, run_dir: Path, engine: Engine, ema: Ema | None, progress:
         CheckpointError: as Saver.save does.
     """
     final = run_dir / CHECKPOINTS / f"step-{progress.step:08d}"
-    saver.save(final, lambda: _to_save(engine, ema), progress, run_yaml)
+    updates = optimizer_state.adam_step(engine.optimizer, engine.mesh)
+    progress = replace(progress, skipped_steps=progress.step - updates)
+    saver.save(final, lambda: _to_save(engine, ema) | {ADAM_STEP: updates}, progress, run_yaml)
 
 
 def save_snapshot(saver: Saver, run_dir: Path, engine: Engine, ema: Ema, progress: Progress, run_yaml: str) -> None:
@@ -278,7 +281,7 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     loaded = _read(state, folder, StrictHandling.RAISE_ALL)
     _copy_into(loaded["model"], weights)
     _copy_into(loaded["updated here"], own)
-    optimizer_state.set_adam_step(engine.optimizer, loaded["adam_step"])
+    optimizer_state.set_adam_step(engine.optimizer, loaded[ADAM_STEP])
 
 
 def load_weights(
@@ -344,7 +347,7 @@ def _tensors(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
 
 
 def _to_save(engine: Engine, ema: Ema | None) -> dict[str, Any]:
-    """What this rank writes, and plain values."""
+    """The tensors that this rank writes."""
     # All ranks of `replicas` have the same weights: each writes an equal part of their bytes.
     weights, replicas = _tensors(engine.pieces), engine.mesh.replicas
     plain_ones = {f"model.{name}": plain(t).detach().flatten() for name, t in weights.items()}
@@ -355,7 +358,7 @@ def _to_save(engine: Engine, ema: Ema | None) -> dict[str, Any]:
         for (key, flat), like, where in zip(plain_ones.items(), weights.values(), shares, strict=True)
         for number, box in enumerate(_boxes(key, flat[where], where, like, engine.mesh))
     }
-    return state | _updated_here(engine, ema) | {"adam_step": optimizer_state.adam_step(engine.optimizer)}
+    return state | _updated_here(engine, ema)
 
 
 def _updated_here(engine: Engine, ema: Ema | None) -> dict[str, ShardedTensor]:

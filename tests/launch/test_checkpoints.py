@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_world, training
-from support.checkpoints import write_checkpoint
+from support.checkpoints import flip, write_checkpoint
 from support.ranks import RankPool
 
 from cosmos_launch.cli import main
@@ -32,7 +32,7 @@ def test_ls(run_dir: Path, capsys: pytest.CaptureFixture[str]):
 def test_verify_names_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["checkpoint", "verify", str(run_dir)]) == 0
     assert capsys.readouterr().out.count(": whole\n") == 3
-    (run_dir / "checkpoints" / "step-00000020" / "common.pt").write_bytes(b"c" * 10)
+    flip(run_dir / "checkpoints" / "step-00000020" / "common.pt")
     assert main(["checkpoint", "verify", str(run_dir)]) == 1
     assert "step-00000020: common.pt differs from its digest\n" in capsys.readouterr().out
     assert main(["checkpoint", "verify", str(run_dir / "checkpoints" / "step-00000010")]) == 0

@@ -46,6 +46,13 @@ def run_loop(
     return train(run, WorldDiTTask(run, mesh), mesh, code_version="test")
 
 
+def updates_that_rank_1_counted(cache: Path, run_dir: Path, parallel: ParallelConfig) -> int:
+    """What every rank takes for the number of updates where rank 0 has counted none."""
+    _, engine, mesh = tiny_world.start(tiny_world.make_run(cache, run_dir, parallel))
+    optimizer_state.set_adam_step(engine.optimizer, 5 * mesh.world.rank())
+    return optimizer_state.adam_step(engine.optimizer, mesh)
+
+
 SLOW_SEC = 1.0
 """That a slow rank sleeps in each step."""
 

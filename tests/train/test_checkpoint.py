@@ -1,5 +1,6 @@
 """Stop, resume, reshard: the run goes on as if nothing had happened, or says in one sentence why it can not."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -129,6 +130,31 @@ def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, unin
         training.failure_of, training.chosen_source, tmp_path, CheckpointConfig(resume_from=str(tmp_path))
     ):
         assert name == "CheckpointError" and "neither a complete checkpoint" in message
+
+
+def test_the_count_of_updates_is_the_largest_of_all_ranks(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path
+):
+    """Rank 0 writes it, and may hold no parameter: TransformerEngine's Adam does not count in empty groups."""
+    assert ranks(2).run(training.updates_that_rank_1_counted, cache, tmp_path, PP2) == [5, 5]
+
+
+def test_a_checkpoint_with_the_progress_of_another_is_damaged(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
+):
+    """Its digests agree, as after a repair by hand; the optimizer has made two more steps than it says."""
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before, newest = (tmp_path / "run/checkpoints" / f"step-000000{step}" for step in (10, 12))
+    shutil.rmtree(before)
+    progress = checkpoint.read_progress(newest)
+    newest = newest.rename(before)
+    seal_again(newest, dataclasses.replace(progress, step=10, samples_consumed=40))
+    for key in ("run_dir", "resume_from"):
+        config = CheckpointConfig() if key == "run_dir" else CheckpointConfig(**{key: str(newest)})
+        run_dir = tmp_path / ("run" if key == "run_dir" else "new")
+        for name, message in ranks(2).run(training.failure_of, training.chosen_source, run_dir, config):
+            assert name == "CheckpointError"
+            assert "complete.json says 10 steps, 0 of them skipped, and the optimizer's own count is 12" in message
 
 
 @pytest.mark.parametrize("key", ["run_dir", "resume_from", "init_from"])
