@@ -20,7 +20,6 @@ Where a run starts, in this order:
 import itertools
 import logging
 import math
-import pickle
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +58,7 @@ from cosmos_train.train.checkpoint_folder import FORMAT as FORMAT
 from cosmos_train.train.checkpoint_folder import find_checkpoint as find_checkpoint
 from cosmos_train.train.checkpoint_folder import newest_checkpoint as newest_checkpoint
 from cosmos_train.train.checkpoint_folder import read_progress as read_progress
-from cosmos_train.train.checkpoint_judge import ADAM_STEP
+from cosmos_train.train.checkpoint_judge import ADAM_STEP, COMMON
 from cosmos_train.train.checkpoint_metadata import files_of
 from cosmos_train.train.checkpoint_read import read_in_place
 from cosmos_train.train.checkpoint_save import Saved as Saved
@@ -252,8 +251,17 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progre
 
 
 def tensor_names(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and number format of every tensor in a checkpoint's folder, by its name there."""
-    found = dist_checkpointing.load_tensors_metadata(str(folder))
+    """Shape and number format of every tensor in a checkpoint's folder, by its name there.
+
+    Raises:
+        CheckpointError: what says so is damaged.
+    """
+    try:
+        found = dist_checkpointing.load_tensors_metadata(str(folder))
+    except CheckpointError:
+        raise
+    except Exception as error:  # of values that are not what upstream wrote, whatever it makes of them
+        raise _unreadable(folder, error) from error
     return {name: (tuple(t.global_shape), t.dtype) for name, t in found.items() if isinstance(t, ShardedTensor)}
 
 
@@ -279,6 +287,8 @@ def load(folder: Path, engine: Engine, ema: Ema | None) -> None:
     }
     own = {key: sharded.data for key, sharded in wanted.items() if sharded.data is not None}  # read into
     loaded = _read(state, folder, StrictHandling.RAISE_ALL)
+    if ADAM_STEP not in loaded:
+        raise CheckpointError(f"{folder} holds no optimizer; name it as checkpoint.init_from to start from its weights")
     _copy_into(loaded["model"], weights)
     _copy_into(loaded["updated here"], own)
     optimizer_state.set_adam_step(engine.optimizer, loaded[ADAM_STEP])
@@ -407,19 +417,25 @@ def _copy_of(like: Tensor, mesh: Mesh) -> tuple[int, int]:
 
 def _read(state: dict[str, Any], folder: Path, strict: StrictHandling) -> dict[str, Any]:
     try:
-        dist_checkpointing.load_common_state_dict(str(folder))  # what is wrong with it is torch's error, on every rank
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{folder}/common.pt can not be read: {reason}; restore it, or name another") from error
+        common = dist_checkpointing.load_common_state_dict(str(folder))
+    except Exception as error:  # torch, pickle and JSON have errors of many kinds for bytes that are not theirs
+        raise _unreadable(folder, error) from error
+    if not isinstance(common, dict):
+        raise CheckpointError(f"{folder}/{COMMON} is damaged; restore it, or name another checkpoint")
     try:
         loaded = dist_checkpointing.load(state, str(folder), strict=strict)
     except CheckpointingException as error:
         raise CheckpointError(f"{folder} does not hold what this run needs: {error}") from error
     except CheckpointException as error:  # of any rank
-        [cause, *_] = (str(each[0]).partition("\n")[0] for each in error.failures.values())
-        raise CheckpointError(f"{folder} can not be read: {cause}; restore it, or name another one") from error
+        [cause, *_] = (each[0] for each in error.failures.values())
+        raise _unreadable(folder, cause) from error
     assert isinstance(loaded, dict)
     return loaded
+
+
+def _unreadable(folder: Path, cause: BaseException) -> CheckpointError:
+    reason = str(cause).partition("\n")[0] or type(cause).__name__
+    return CheckpointError(f"{folder} can not be read: {reason}; restore it, or name another one")
 
 
 def _copy_into(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
