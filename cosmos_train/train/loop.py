@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def train(
     host: str = UNKNOWN_HOST,
     failures: Path | None = None,
     job: Mapping[str, str] | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
@@ -52,6 +53,7 @@ def train(
         host: this machine, as stragglers on it are named.
         failures: folder in which ranks write down what they fail of (train.failures).
         job: what the scheduler calls this start, such as its job's id and the cluster's name.
+        on_start: called on rank 0 once nothing refuses this start any more: until then the run's folder stays as it is.
     """
     check_run(run, mesh.world.size())
     run_dir = Path(run.run_dir)
@@ -68,6 +70,8 @@ def train(
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
         checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
+        if mesh.is_main:
+            on_start()
         watchdog.beat()
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)

@@ -42,7 +42,6 @@ def run_rank(run: RunConfig) -> int:
         return _train(run)
     check_run_folder(run)
     with training_alone(Path(run.run_dir)):
-        write_run_folder(run)
         stage_in(Path(run.run_dir))
         return _train(run)
 
@@ -64,6 +63,7 @@ def _train(run: RunConfig) -> int:
         host=host_name(),
         failures=failures_folder(),
         job=describe_job(),
+        on_start=lambda: write_run_folder(run),
     )
     # All leave together: torchrun takes a rank that stopped before the others for one that failed, and ends them.
     dist.barrier(group=mesh.world)
