@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import resource
 import time
@@ -16,6 +17,7 @@ import torch
 from support import tiny_world
 from torch.utils._pytree import tree_leaves
 
+from cosmos_launch.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
@@ -153,6 +155,17 @@ def failure_of(function: Callable, *arguments: Any) -> tuple[str, str]:
     except Exception as error:  # the test looks at which one it is
         return type(error).__name__, str(error)
     return "", ""
+
+
+def told_failure_of(function: Callable, *arguments: Any) -> tuple[int, str]:
+    """(exit code, what a person is told) of a function that raises; (0, "") where it does not."""
+    told = io.StringIO()
+    try:
+        function(*arguments)
+    except Exception as error:  # as the command does
+        with contextlib.redirect_stderr(told):
+            return report_failure(error), told.getvalue()
+    return 0, ""
 
 
 def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, torch.Tensor]:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import tiny_world, training
 from support.checkpoints import seal_again, unseal
+from support.damaging import draw_damage
 from support.ranks import RankPool
 
 from cosmos_train.interop.source import open_world
@@ -265,6 +268,47 @@ def damaged(run_dir: Path, step: int, kind: str = "weights") -> Path:
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
     return victim
+
+
+@pytest.fixture(scope="module")
+def stopped(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process with checkpoints of its steps 1 and 2; the folder `whole` beside it went on to step 3."""
+    run_dir = tmp_path_factory.mktemp("stopped") / "run"
+    settings = {"num_steps": 3, "checkpoint": {"every_steps": 1, "keep_last": 3}}
+    ranks(1).run(training.run_loop, cache, run_dir, DP2, settings | {"stop_at_step": 2})
+    shutil.copytree(run_dir, run_dir.with_name("whole"))
+    ranks(1).run(training.run_loop, cache, run_dir.with_name("whole"), DP2, settings)
+    return run_dir
+
+
+@given(data=st.data())
+@settings(
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_from_any_damage_the_run_goes_on_alike_or_says_why_not(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, stopped: Path, data: st.DataObject
+):
+    """From what is whole, which is the damaged one's own or the one before; both give the same losses."""
+    run_dir = tmp_path / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    shutil.copytree(stopped, run_dir)
+    newest, before = (run_dir / "checkpoints" / f"step-0000000{step}" for step in (2, 1))
+    damage = draw_damage(data, newest, before)
+    is_harmless = damage.is_none()
+    settings = {"num_steps": 3, "checkpoint": {"every_steps": 1, "keep_last": 3}}
+    run = (training.told_failure_of, training.run_loop, cache, run_dir, DP2, settings)
+    [(code, told)] = ranks(1).run(*run)
+    if code:
+        assert damage.way == "swap folders", "nothing else harms the one before"
+        assert code in (1, 2) and "Traceback" not in told and told.count("\n") == 1 and str(run_dir) in told
+        assert not (run_dir / "checkpoints" / "step-00000003").exists()
+    else:
+        assert training.losses(run_dir) == training.losses(stopped.with_name("whole"))
+        start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
+        assert start["step"] == (2 if is_harmless else 1)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(
