@@ -155,7 +155,8 @@ def _stand_in() -> Features:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            # Copied out of the file, which stays mapped: who writes it over would change the weights of a run.
+            return {name: tensor.clone() for name, tensor in load_file(file).items()}
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConfigError(f"loss.features.file={file} can not be read: {error}; give a state dict") from error
