@@ -66,6 +66,7 @@ def reconstruct(
         step=wanted.step,
         samples_consumed=wanted.step * last.samples_consumed // max(1, last.step),
         layout=f"average of sigma_rel {sigma_rel:g}",
+        skipped_steps=None,  # no optimizer comes along
     )
     checkpoint.save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
     return missed
