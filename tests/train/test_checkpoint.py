@@ -382,11 +382,12 @@ def test_a_file_that_ends_too_early_is_our_error_without_digests_too(
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
     newest = checkpoint.resolve(tmp_path / "run")
+    shutil.rmtree(newest.with_name("step-00000010"))  # which is taken where it shows before anything is loaded
     unseal(newest)
     os.truncate(newest / name, (newest / name).stat().st_size // 2)
     settings = {"num_steps": NUM_STEPS + 2, "checkpoint": {"verify": False}}
     for error, message in ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, settings):
-        assert error == "CheckpointError" and str(newest) in message and "\n" not in message
+        assert error == "CheckpointError" and newest.name in message and "\n" not in message
 
 
 def test_another_architecture_is_refused(
