@@ -155,7 +155,8 @@ def _stand_in() -> Features:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         weights = open_weights(file)
-        tensors = {name: weights.read(name) for name in weights.meta}
+        # Copied out of the file, which stays mapped: who writes it over would change the weights of a run.
+        tensors = {name: weights.read(name).clone() for name in weights.meta}
         for name, tensor in tensors.items():
             if name.endswith((".weight", ".bias")):
                 require_float(name, tensor, str(file))

@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def train(
     failures: Path | None = None,
     job: Mapping[str, str] | None = None,
     stop: StopSignals | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
@@ -59,6 +60,7 @@ def train(
         failures: folder in which ranks write down what they fail of (train.failures).
         job: what the scheduler calls this start, such as its job's id and the cluster's name.
         stop: what this process is asked by signals; None where nobody listens.
+        on_start: called on rank 0 once nothing refuses this start any more: until then the run's folder stays as it is.
     """
     stop = stop or StopSignals()
     check_run(run, mesh.world.size())
@@ -77,6 +79,9 @@ def train(
         source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
+        checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
+        if mesh.is_main:
+            on_start()
         watchdog.beat()
         if stops_before_first_step(stop, mesh):
             return STOPPED
@@ -216,7 +221,8 @@ def start(
     if mesh.is_main:
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
     if source.folder is not None and not source.weights_only:
-        progress = checkpoint.read_progress(source.folder)
+        folder = source.folder
+        progress = checkpoint.from_main(mesh, lambda: checkpoint.read_progress(folder))
         check_continues(progress, run, task.data_digest, source.folder)
         checkpoint.load(source.folder, engine, ema)
         step, wandb_id = progress.step, progress.wandb_id if is_own(source.folder, Path(run.run_dir)) else None

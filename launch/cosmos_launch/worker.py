@@ -38,7 +38,7 @@ def main(arguments: list[str], stop: StopSignals | None = None) -> int:
 
 def run_rank(run: "RunConfig", stop: StopSignals | None = None) -> int:
     """Take the run's folder, on rank 0, and train. `stop`: what this process is asked; None where nobody listens."""
-    from cosmos_launch.run_folder import check_run_folder, write_run_folder
+    from cosmos_launch.run_folder import check_run_folder
     from cosmos_launch.run_lock import training_alone
     from cosmos_launch.tell_wandb import stage_in
 
@@ -49,7 +49,6 @@ def run_rank(run: "RunConfig", stop: StopSignals | None = None) -> int:
         return _train(run, stop)
     check_run_folder(run)
     with training_alone(Path(run.run_dir)):
-        write_run_folder(run)
         stage_in(Path(run.run_dir))
         return _train(run, stop)
 
@@ -59,6 +58,7 @@ def _train(run: "RunConfig", stop: StopSignals) -> int:
     import torch.distributed as dist
 
     from cosmos_launch.code_version import describe_code
+    from cosmos_launch.run_folder import write_run_folder
     from cosmos_launch.slurm import describe_job
     from cosmos_train.parallel import init
     from cosmos_train.recipes.table import make_task
@@ -77,6 +77,7 @@ def _train(run: "RunConfig", stop: StopSignals) -> int:
             failures=failures_folder(),
             job=describe_job(),
             stop=stop,
+            on_start=lambda: write_run_folder(run),
         )
     # All leave together: torchrun takes a rank that stopped before the others for one that failed, and ends them.
     dist.barrier(group=mesh.world)

@@ -56,6 +56,20 @@ def test_the_real_weights_know_what_sentences_mean(minilm: FolderTextEncoder) ->
     assert similarity[0, 1] > 0.6 > 0.3 > similarity[0, 2]
 
 
+def test_a_file_that_changes_under_a_running_process_does_not_change_its_weights(tmp_path: Path) -> None:
+    """It is written over in place, as by cp, and no page of it stays mapped: a shorter file would end the process."""
+    write_t5(tmp_path)
+    encoder = FolderTextEncoder(tmp_path, max_tokens=8)
+    before = encoder.encode(["a red ball"]).states_BSE
+    weights = tmp_path / "model.safetensors"
+    content = weights.read_bytes()
+    with weights.open("r+b") as file:
+        file.seek(len(content) // 4)
+        file.write(b"\x3f" * (len(content) - file.tell()))
+    assert torch.equal(encoder.encode(["a red ball"]).states_BSE, before)
+    assert str(weights) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_long_prompt_is_cut_and_counted(minilm: FolderTextEncoder, capfd: pytest.CaptureFixture[str]) -> None:
     encoded = minilm.encode(["rain " * 700, "rain " * 14, "rain " * 15])
     assert encoded.length_B.tolist() == [16, 16, 16]

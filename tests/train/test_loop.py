@@ -13,6 +13,7 @@ from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
+from cosmos_train.train.checkpoint_folder import damage_of
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.signals import DONE, STOPPED
 
@@ -38,6 +39,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace(
     trained = training.losses(tmp_path)
     assert set(trained) | {event["step"] for event in skipped} == set(range(1, 9))
     assert all(loss == loss for loss in trained.values())
+    newest = checkpoint.resolve(tmp_path)
+    assert checkpoint.read_progress(newest).skipped_steps == len(skipped) and damage_of(newest) == []
     [average] = ranks(1).run(training.saved_average, broken, tmp_path, ParallelConfig())
     assert all(torch.isfinite(tensor).all() for tensor in average.values())
 

@@ -9,6 +9,7 @@ B prompts, S token positions, E width of a token's vector.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_tok.config import TokenizerError
 from cosmos_tok.number_formats import require_finite, require_float
@@ -70,7 +71,9 @@ class FolderTextEncoder:
             ) from error
         for name, param in self._model.named_parameters():
             require_finite(name, param.detach(), f"text.encoder={folder}")
-        self._model = self._model.eval().requires_grad_(False).float().to(device)
+        self._model = self._model.eval().requires_grad_(False).float()
+        own_memory(self._model)
+        self._model = self._model.to(device)
         self.name = f"{model_type}:{folder.parent.name}/{folder.name}"
         self.width: int = self._model.config.hidden_size
         self.max_tokens = max_tokens
@@ -180,6 +183,16 @@ def _load(folder: Path, model_type: str) -> tuple[Any, Any]:
     if info["missing_keys"]:
         raise RuntimeError(f"no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     return tokenizer, model
+
+
+def own_memory(model: nn.Module) -> None:
+    """Copy weights and buffers out of the file that they are mapped from, one at a time.
+
+    Safetensors are read when they are used: where the file is written over in place, the weights of a process that goes
+    on would change, and where it is cut off, the process would die.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 @contextlib.contextmanager
