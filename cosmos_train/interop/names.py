@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_tok.number_formats import require_float
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.stores import TensorStore
 
@@ -94,7 +95,12 @@ def official_shapes(entries: list[Entry]) -> dict[str, tuple[int, ...]]:
 
 
 def require_tensors(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """ConfigError that names the first tensors by which a file differs from its architecture."""
+    """ConfigError that names the first tensors by which a file differs from its architecture.
+
+    TokenizerError where one is of a number format that weights do not have: packed, its shape would say nothing.
+    """
+    for name in sorted(expected.keys() & found.keys()):
+        require_float(name, found[name], where)
     differences = []
     for name in sorted(expected.keys() | found.keys()):
         wanted = _shape(expected.get(name))

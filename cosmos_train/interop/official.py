@@ -7,15 +7,14 @@ are given, and its own defaults where those are silent. Without any arguments it
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from cosmos_tok.official import is_torchscript
+from cosmos_tok.number_formats import require_float
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.names import Entry
-from cosmos_train.interop.stores import PickleStore, SafetensorsStore, TensorStore
+from cosmos_train.interop.stores import TensorStore
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 
@@ -56,16 +55,6 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.ndim == 5 else tensor
 
 
-def is_weights(file: Path) -> bool:
-    """Whether a file may hold a state dict, by its suffix."""
-    return file.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".json") and not is_torchscript(file)
-
-
-def open_file(file: Path) -> TensorStore:
-    """A pickle, or safetensors or their index."""
-    return SafetensorsStore(file) if file.suffix in (".safetensors", ".json") else PickleStore(file)
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Shapes of tensors that a kind of world model has."""
@@ -75,9 +64,10 @@ class Sizes:
     kind: str
 
     def of(self, name: str) -> tuple[int, ...]:
-        """Its shape. ConfigError where there is none such."""
+        """Its shape. ConfigError where there is none such, TokenizerError where it is no weight's number format."""
         if name not in self.meta:
             raise ConfigError(f"{self.where} has no {name}: it is no {self.kind} world model of the Cosmos kind")
+        require_float(name, self.meta[name], self.where)
         return tuple(self.meta[name].shape)
 
 

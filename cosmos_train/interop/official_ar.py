@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cosmos_tok.weight_file import is_torchscript
+from cosmos_tok.weights import open_weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.names import official_shapes, require_tensors
 from cosmos_train.interop.names_ar import ar_table
@@ -23,8 +25,6 @@ from cosmos_train.interop.official import (
     OfficialFile,
     Sizes,
     check_arguments,
-    is_weights,
-    open_file,
     prefixes,
     refuse_features,
 )
@@ -74,13 +74,13 @@ NO_EFFECT = {
 def is_official(path: Path) -> bool:
     """Whether a file, or the checkpoint in a folder, is of an autoregressive world model. Reads no weight."""
     files = find_files(path)
-    return bool(files) and any(FIRST.fullmatch(name) for name in open_file(files[0]).meta)
+    return bool(files) and any(FIRST.fullmatch(name) for name in open_weights(files[0]).meta)
 
 
 def find_files(path: Path) -> list[Path]:
     """The checkpoint that `path` is or holds: one file, or all shards by rank; none where there is none."""
     if path.is_file():
-        return shards_beside(path) or ([path] if is_weights(path) else [])
+        return shards_beside(path) or ([] if is_torchscript(path) else [path])
     if (path / "model.pt").is_file():
         return [path / "model.pt"]
     for folder in (path, path / "checkpoints"):
@@ -93,7 +93,7 @@ def find_files(path: Path) -> list[Path]:
 def open_official(path: Path, arguments: Mapping[str, Any] | None) -> OfficialFile:
     """Recognise the network's tensors in a file and derive their architecture. Raises ConfigError, TokenizerError."""
     files = find_files(path)
-    store = open_file(files[0]) if len(files) == 1 else ShardStore([open_file(file) for file in files], path)
+    store = open_weights(files[0]) if len(files) == 1 else ShardStore([open_weights(file) for file in files], path)
     notes = [f"put together from {len(files)} tensor-parallel shards"] if len(files) > 1 else []
     plain = {WRAPPERS.sub("", name): name for name in store.meta}
     found = prefixes(plain, FIRST)

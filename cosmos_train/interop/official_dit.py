@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cosmos_tok.weight_file import is_torchscript
+from cosmos_tok.weights import open_weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.names import official_shapes, require_tensors
 from cosmos_train.interop.names_dit import dit_table
@@ -23,8 +25,6 @@ from cosmos_train.interop.official import (
     Sizes,
     check_arguments,
     flat,
-    is_weights,
-    open_file,
     prefixes,
     refuse_features,
 )
@@ -61,13 +61,13 @@ NO_EFFECT = {
 def is_official(path: Path) -> bool:
     """Whether a file, or the checkpoint in a folder, is of a diffusion world model. Opens it, reads no weight."""
     file = find_file(path, weights="network") or find_file(path, weights="ema")
-    return file is not None and any(FIRST.fullmatch(_plain(name)) for name in open_file(file).meta)
+    return file is not None and any(FIRST.fullmatch(_plain(name)) for name in open_weights(file).meta)
 
 
 def find_file(path: Path, *, weights: str) -> Path | None:
     """The checkpoint that `path` is or holds: model.pt, a training run's newest, safetensors; or None."""
     if path.is_file():
-        return path if is_weights(path) else None
+        return None if is_torchscript(path) else path
     if (path / "model.pt").is_file():
         return path / "model.pt"
     kind = {"network": "reg", "ema": "ema"}[weights]
@@ -80,7 +80,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None, *, weights: s
     file = find_file(path, weights=weights)
     if file is None:
         raise ConfigError(f"{path} holds neither model.pt nor iter_*_model.pt nor model.safetensors; name the file")
-    store = open_file(file)
+    store = open_weights(file)
     notes: list[str] = []
     stored_names = _network_names(list(store.meta), weights, file, notes)
     meta = {name: flat(store.meta[stored]) for name, stored in stored_names.items()}

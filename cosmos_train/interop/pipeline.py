@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
+from cosmos_tok.weights import open_weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.names import Entry, official_meta, official_shapes, official_tensors, require_tensors
 from cosmos_train.interop.names_dit import diffusers_name, dit_table
 from cosmos_train.interop.stores import (
-    SafetensorsStore,
     TensorStore,
     find_safetensors,
     write_safetensors,
@@ -77,7 +77,7 @@ class PipelineFolder:
         weights = find_safetensors(folder, STEM)
         if weights is None:
             raise ConfigError(f"{folder} holds no {STEM}.safetensors and no index of shards; copy the folder again")
-        network = SafetensorsStore(weights)
+        network = open_weights(weights)
         beside = folder.parent / f"{UNCERTAINTY}.safetensors"
         has_uncertainty = folder.name == "transformer" and beside.is_file()
         self.entries = dit_table(self.config, learned_uncertainty=has_uncertainty)
@@ -85,7 +85,7 @@ class PipelineFolder:
         require_tensors(network.meta, {diffusers_name(name): shape for name, shape in shapes.items()}, str(folder))
         self.places: dict[str, tuple[TensorStore, str]] = {name: (network, diffusers_name(name)) for name in shapes}
         if has_uncertainty:
-            logvar = SafetensorsStore(beside)
+            logvar = open_weights(beside)
             self.places |= {name: (logvar, name) for name in logvar.meta}
         self.meta = {name: store.meta[theirs] for name, (store, theirs) in self.places.items()}
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_tok.convert import read_arguments
+from cosmos_tok.number_formats import require_float
+from cosmos_tok.weight_file import refuse_broken_links
+from cosmos_tok.weights import open_weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -23,7 +26,6 @@ from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
 from cosmos_train.interop.stores import (
     CheckpointStore,
-    SafetensorsStore,
     TensorStore,
     find_safetensors,
     write_safetensors,
@@ -85,6 +87,7 @@ class WorldSource:
 
 def is_world_model(path: Path) -> bool:
     """Whether there is a world model at `path`, of any kind and layout. Reads no weight."""
+    refuse_broken_links(path)
     if path.is_dir() and (_is_ours(path) or _is_checkpoint(path) or pipeline.find_folder(path)):
         return True
     return official_ar.is_official(path) or official_dit.is_official(path)
@@ -105,6 +108,7 @@ def open_world(
             should have.
     """
     path = Path(path)
+    refuse_broken_links(path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; name the file or folder of a world model")
     if path.is_dir() and _is_ours(path):
@@ -158,7 +162,7 @@ def _open_ours(folder: Path) -> WorldSource:
     if weights is None:
         raise ConfigError(f"{folder} holds no {STEM}.safetensors and no index of shards; copy the folder again")
     tuples = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}  # JSON has none
-    return _of_our_names("ours", folder, kind(**(stored | tuples)), SafetensorsStore(weights))
+    return _of_our_names("ours", folder, kind(**(stored | tuples)), open_weights(weights))
 
 
 def _open_checkpoint(path: Path, *, averaged: bool, verify: bool) -> WorldSource:
@@ -187,4 +191,5 @@ def _of_our_names(
                 f"{path}: {entry.ours} is {shape}, and its configuration says {'x'.join(map(str, entry.shape))}; "
                 "copy the folder again"
             )
+        require_float(entry.ours, found, str(path))
     return WorldSource(layout, path, config, entries, store, notes or [])

@@ -1,4 +1,4 @@
-"""Tensors on disk, read one at a time: a pickle, safetensors in one file or many, a distributed checkpoint of ours.
+"""Tensors on disk, read one at a time: files of weights (`cosmos_tok.weights`) and distributed checkpoints of ours.
 
 A store knows names, shapes and types before it reads anything (`meta`), so that what is read and written never has to
 fit into memory at once. The writers here need no more than the largest tensor either.
@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 
-from cosmos_tok.pickles import load_state_dict
+from cosmos_tok.number_formats import require_finite
+from cosmos_tok.weights import DTYPES
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.train.checkpoint_metadata import PlainReader
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""Number formats of weights, as safetensors calls them."""
 MAX_SHARD_BYTES = 5 * 2**30
 """A file of safetensors is closed before it grows beyond this, as diffusers and transformers do."""
 
@@ -36,64 +34,15 @@ class TensorStore(Protocol):
         ...
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """One tensor, on the CPU. NotFiniteError where it holds NaN or infinity."""
         ...
-
-
-class PickleStore:
-    """A file of torch.save, mapped into memory. Raises TokenizerError where it can not be read."""
-
-    def __init__(self, path: Path) -> None:
-        self.tensors = load_state_dict(path)
-        self.meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in self.tensors.items()}
-
-    def read(self, name: str) -> Tensor:
-        """The mapped tensor."""
-        return self.tensors[name]
-
-
-class SafetensorsStore:
-    """One file of safetensors, or the shards that an index names. ConfigError where one is missing or damaged."""
-
-    def __init__(self, path: Path) -> None:
-        """path: the file, or the index (`*.index.json`)."""
-        self.meta: dict[str, Tensor] = {}
-        self.files: dict[str, Path] = {}
-        shards = [path]
-        if path.suffix == ".json":
-            index = _read_index(path)
-            shards = [path.parent / shard for shard in sorted(set(index.values()))]
-            missing = [shard.name for shard in shards if not shard.is_file()]
-            if missing:
-                raise ConfigError(
-                    f"{path} names {len(shards)} shards, and {len(missing)} of them are missing, first {missing[0]}; "
-                    "copy the folder again, or fetch the file"
-                )
-        for shard in shards:
-            self._open(shard)
-
-    def read(self, name: str) -> Tensor:
-        """One tensor of the shard that holds it."""
-        with safe_open(self.files[name], "pt") as file:
-            return file.get_tensor(name)
-
-    def _open(self, shard: Path) -> None:
-        try:
-            with safe_open(shard, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 it is no dictionary
-                    described = file.get_slice(name)
-                    dtype = DTYPES.get(described.get_dtype(), torch.int64)
-                    self.meta[name] = torch.empty(described.get_shape(), dtype=dtype, device="meta")
-                    self.files[name] = shard
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{shard} cannot be read: {error}; copy the file again") from error
 
 
 class CheckpointStore:
     """The weights in a checkpoint of a run, whatever layout wrote it, or their moving average; in one process."""
 
     def __init__(self, folder: Path, *, averaged: bool) -> None:
-        self.reader, self.keys = PlainReader(folder), dict[str, str]()
+        self.folder, self.reader, self.keys = folder, PlainReader(folder), dict[str, str]()
         described = self.reader.read_metadata().state_dict_metadata
         for kind in ("model", "ema") if averaged else ("model",):  # buffers have no average
             names = {key: key.removeprefix(f"{kind}.") for key in described if key.startswith(f"{kind}.")}
@@ -112,6 +61,7 @@ class CheckpointStore:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as asked for
             load_distributed({self.keys[name]: tensor}, storage_reader=self.reader, no_dist=True)
+        require_finite(name, tensor, str(self.folder))
         return tensor
 
 
@@ -156,14 +106,6 @@ def find_safetensors(folder: Path, stem: str) -> Path | None:
     """The index or the only file of `stem` in a folder, or None where there is neither."""
     candidates = (folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors")
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-        return {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is not an index of safetensors: {error!r}; copy the folder again") from error
 
 
 def _plan_shards(meta: Mapping[str, Tensor]) -> list[list[str]]:

@@ -12,7 +12,6 @@ before, and has no parameter: the weights are buffers, so nothing trains, averag
 N frames, C channels, H rows, W columns.
 """
 
-import pickle
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cosmos_tok.config import TokenizerError
+from cosmos_tok.number_formats import require_float
+from cosmos_tok.weights import open_weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.objectives.config import FeaturesConfig
 
@@ -154,9 +154,12 @@ def _stand_in() -> Features:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"loss.features.file={file} can not be read: {error}; give a state dict") from error
-    return {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+        weights = open_weights(file)
+        # Copied out of the file, which stays mapped: who writes it over would change the weights of a run.
+        tensors = {name: weights.read(name).clone() for name in weights.meta}
+        for name, tensor in tensors.items():
+            if name.endswith((".weight", ".bias")):
+                require_float(name, tensor, str(file))
+    except TokenizerError as error:
+        raise ConfigError(f"loss.features.file can not be read: {error}") from error
+    return tensors

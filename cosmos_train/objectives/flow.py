@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_tok.config import TokenizerError
+from cosmos_tok.torchscript import load_archive
 from cosmos_train.config.errors import ConfigError
 
 FLOW_MULTIPLE = 8
@@ -49,12 +51,9 @@ class FlowNetwork:
     def __init__(self, file: Path, device: torch.device, *, halve: bool) -> None:
         """halve: compare at half the resolution. Raises ConfigError where the file holds no such network."""
         try:
-            self._network = torch.jit.load(str(file), map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"loss.motion.file={file} is no TorchScript network: {reason}; give one, or leave it out for DIS"
-            ) from error
+            self._network = load_archive(file, device)
+        except TokenizerError as error:
+            raise ConfigError(f"loss.motion.file: {error}; or leave it out for DIS") from error
         for param in self._network.parameters():
             param.requires_grad_(False)
         self._file, self._halve = file, halve

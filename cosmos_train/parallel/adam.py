@@ -4,7 +4,6 @@ Upstream then falls back to torch.optim.AdamW, which counts its steps for each p
 optimizer and our checkpoints keep one count for each group: what is resumed from such a run is wrong or stops.
 """
 
-import importlib.util
 import logging
 from typing import Any
 
@@ -29,14 +28,6 @@ def use_own_adam() -> None:
     mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
     distrib_optimizer.Adam = FusedAdam
     distrib_optimizer.HAVE_APEX_OR_TE = True
-
-
-def has_fused_weight_gradient() -> bool:
-    """Whether apex' kernel is there that adds a linear's weight gradient to the sum of gradients as it computes it.
-
-    PyPI's package called apex is another one, and has no such module.
-    """
-    return importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None
 
 
 def require_group_steps(optimizer: MegatronOptimizer) -> None:

@@ -36,7 +36,7 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
-from cosmos_train.parallel.adam import has_fused_weight_gradient
+from cosmos_train.parallel.apex import has_fused_weight_gradient
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
@@ -105,6 +105,11 @@ def fuses_weight_gradients(device: torch.device) -> bool:
     return device.type == "cuda" and has_fused_weight_gradient()
 
 
+def has_gradient_sum(weight: nn.Parameter) -> bool:
+    """Whether there is what the kernel adds to: DDP gives it to what it trains, and without it the kernel fails."""
+    return getattr(weight, "main_grad", None) is not None
+
+
 def compile_blocks(model: nn.Module, *, parallel: ParallelConfig) -> None:
     """Layers.finish of parallel.compile. A block is compiled when it is first called, anew for each size of batch."""
     if parallel.compile == "none":
@@ -134,10 +139,13 @@ class ColumnLinear(tensor_parallel.ColumnParallelLinear):
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
-        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
+        self.fuses = self.gradient_accumulation_fusion
+        self.is_whole = mesh.tp.size() == 1 and not self.fuses
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
+        if self.fuses:
+            self.gradient_accumulation_fusion = has_gradient_sum(self.weight)
         return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
 
 
@@ -156,10 +164,13 @@ class RowLinear(tensor_parallel.RowParallelLinear):
             tp_group=mesh.tp,
         )
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
-        self.is_whole = mesh.tp.size() == 1 and not config.gradient_accumulation_fusion
+        self.fuses = self.gradient_accumulation_fusion
+        self.is_whole = mesh.tp.size() == 1 and not self.fuses
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""
+        if self.fuses:
+            self.gradient_accumulation_fusion = has_gradient_sum(self.weight)
         return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
 
 

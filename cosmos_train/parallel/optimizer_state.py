@@ -9,9 +9,12 @@ these slices.
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.distributed as dist
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, nn
+
+from cosmos_train.parallel.mesh import Mesh
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parts = dict[str, tuple[slice, dict[str, Tensor]]]
@@ -25,9 +28,15 @@ def state_kinds(params: Iterable[nn.Parameter]) -> tuple[str, ...]:
     return MOMENTS if all(p.dtype == torch.float32 for p in params) else (*MOMENTS, MASTER)
 
 
-def adam_step(optimizer: MegatronOptimizer) -> int:
-    """Updates made so far; Adam's bias correction depends on it."""
-    return max(int(group.get("step", 0)) for group in optimizer.param_groups)
+def adam_step(optimizer: MegatronOptimizer, mesh: Mesh) -> int:
+    """Updates made so far, the same on every rank, all of which call this; Adam's bias correction depends on it.
+
+    The largest count of all: TransformerEngine's Adam does not count in groups of which a rank has no parameter.
+    """
+    mine = max((int(group.get("step", 0)) for group in optimizer.param_groups), default=0)
+    most = torch.tensor(mine, device=mesh.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX, group=mesh.world)
+    return int(most)
 
 
 def set_adam_step(optimizer: MegatronOptimizer, step: int) -> None:

@@ -8,7 +8,6 @@ written yet, one after the other.
 """
 
 import contextlib
-import ctypes
 import errno
 import mmap
 import os
@@ -33,10 +32,8 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from cosmos_train.train.checkpoint_folder import digest_of
-from cosmos_train.train.signals import deaf_children
+from cosmos_train.train.signals import end_with_parent
 
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that this process gets when its parent is gone."""
 ALIGNMENT = 64
 """Tensors in shared memory begin at multiples of so many bytes, a cache line."""
 LEAST_FREE_MIB = 1.0
@@ -159,7 +156,7 @@ class SharedMemory:
 
 
 class WriterProcess:
-    """Writes this rank's files, one after the other. It does not hear stop signals, and does not outlive its rank."""
+    """Writes this rank's files, one after the other. Deaf to stop signals (train.signals), it ends with its rank."""
 
     def __init__(self) -> None:
         self.memory = SharedMemory(os.memfd_create("checkpoint"))
@@ -168,7 +165,7 @@ class WriterProcess:
         self.num_bytes = 0
         """Of the memory that is in use."""
         ours, theirs = socket.socketpair()
-        with theirs, deaf_children():
+        with theirs:
             fds = (theirs.fileno(), self.memory.fd)
             program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{fds}"
             self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=fds)
@@ -219,7 +216,7 @@ class WriterProcess:
 
 def serve(pipe_fd: int, memory_fd: int) -> None:
     """What the process does: write file after file, until nobody is left to ask for one."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it goes to the whole group
     torch.set_num_threads(1)
     pipe, memory = Connection(pipe_fd), SharedMemory(memory_fd)

@@ -4,7 +4,9 @@ RUN/checkpoints/
     step-00000200/complete.json   written last: step, samples consumed, digest of the data, W&B id, version
     step-00000200/digests.json    SHA-256 and size of every other file
     step-00000300.partial/        being written or removed, or left by a crash: never read, removed by the next start
-    step-00000400.damaged/        found to differ from its digests, and set aside
+    step-00000400.damaged/        found to be damaged, and set aside
+
+What has a checkpoint's name and no complete.json was one once, and is damaged: saving and removing never leave it so.
 
 RUN/ema/                          snapshots of power-law averages: folders of the same kind
 """
@@ -35,24 +37,40 @@ log = logging.getLogger(__name__)
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The complete ones, from the first step to the last."""
-    return _complete(run_dir / CHECKPOINTS)
+    """The complete ones, from the first step to the last. Raises CheckpointError as list_named does."""
+    return [folder for folder in list_named(run_dir) if _has_marker(folder)]
 
 
-def list_snapshots(run_dir: Path) -> list[Path]:
-    """The complete ones in RUN/ema, from the first step to the last."""
-    return _complete(run_dir / SNAPSHOTS)
+def list_named(run_dir: Path, parent: str = CHECKPOINTS) -> list[Path]:
+    """Whatever has a checkpoint's name, complete or damaged, from the first step to the last.
+
+    Args:
+        parent: the folder in the run's that is listed.
+
+    Raises:
+        CheckpointError: the folder can not be looked into.
+    """
+    return sorted((path for path in _paths_in(run_dir / parent) if NAME.fullmatch(path.name)), key=step_of)
 
 
 def list_damaged(run_dir: Path) -> list[Path]:
-    """Those that were set aside, and are not there again as whole ones."""
-    found = (run_dir / CHECKPOINTS).glob(f"step-*{DAMAGED}")
-    return sorted(folder for folder in found if not (folder.with_suffix("") / MARKER).is_file())
+    """Those that were set aside, and are not there again. Raises CheckpointError as list_named does."""
+    found = [path for path in _paths_in(run_dir / CHECKPOINTS) if path.suffix == DAMAGED]
+    return sorted(path for path in found if NAME.fullmatch(path.stem) and not os.path.lexists(path.with_suffix("")))
 
 
-def _complete(parent: Path) -> list[Path]:
-    folders = [folder for folder in parent.glob("step-*") if NAME.fullmatch(folder.name)]
-    return sorted((folder for folder in folders if _has_marker(folder)), key=step_of)
+def _paths_in(parent: Path) -> list[Path]:
+    """Empty where there is no such folder; one that is there and can not be read may be full of checkpoints."""
+    try:
+        return list(parent.iterdir())
+    except OSError as error:
+        is_absent = isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(parent)
+        if is_absent:
+            return []
+        raise CheckpointError(
+            f"{parent} can not be looked into ({error.strerror}), and may hold checkpoints; make it readable, remove "
+            "it where it is none of the run's, or use another run_dir"
+        ) from error
 
 
 def _has_marker(folder: Path) -> bool:
@@ -76,16 +94,24 @@ def step_of(folder: Path) -> int:
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """A checkpoint folder, given itself or its run's folder, or None where there is none."""
-    return path if (path / MARKER).is_file() else newest_checkpoint(path)
+    """A checkpoint folder, given itself or its run's folder, or None where there is none.
+
+    Of a run's the newest, also where it is damaged: who asks for it must hear that, and not get an older one.
+    """
+    return path if _has_marker(path) else next(reversed(list_named(path)), None)
 
 
 def resolve(path: Path) -> Path:
-    """The same. Raises CheckpointError where there is none."""
+    """The same. Raises CheckpointError where there is none, or the newest is not complete."""
     found = find_checkpoint(path)
     if found is None:
         raise CheckpointError(
             f"{path} is neither a complete checkpoint (it has no {MARKER}) nor a run folder with one in checkpoints/"
+        )
+    if not _has_marker(found):
+        raise CheckpointError(
+            f"{found}, the newest checkpoint of {path}, is damaged ({MARKER} is missing); restore it, or name the one "
+            "that is to be read"
         )
     return found
 
@@ -110,9 +136,13 @@ def seal(partial: Path, final: Path, progress: Progress, digests: dict[str, str]
     (partial / MARKER).write_text(marker_text(progress, digest_of(partial / DIGESTS)), encoding="utf-8")
     for path in (*others, partial / DIGESTS, partial / MARKER, partial):
         _flush(path)
-    remove(final)  # where the run went on from a step before it
+    replaced = final.with_name(f"{final.name}.replaced{PARTIAL}")
+    remove(replaced)
+    if os.path.lexists(final):  # the run went on from a step before it
+        final.rename(replaced)  # at once: half removed it would look like a damaged one
     partial.rename(final)
     _flush(final.parent)
+    remove(replaced)
 
 
 def _flush(path: Path) -> None:
@@ -125,10 +155,17 @@ def _flush(path: Path) -> None:
 
 
 def set_aside(folder: Path, reason: str = "") -> Path:
-    """Keep a damaged checkpoint for whoever wants to look at it, under a name that is never read, with the reason."""
+    """Keep a damaged checkpoint for whoever wants to look at it, under a name that is never read, with the reason.
+
+    What can not be renamed is told, and stays: it is found damaged again.
+    """
     aside = folder.with_name(f"{folder.name}{DAMAGED}")
     remove(aside)
-    folder.rename(aside)
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        log.warning("%s can not be set aside: %s", folder, error)
+        return folder
     try:
         (aside / REASON).write_text(f"{reason}\n", encoding="utf-8")
     except OSError as error:  # the log has it too

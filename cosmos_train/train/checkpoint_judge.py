@@ -1,7 +1,9 @@
 """Whether a checkpoint's folder is whole, and holds what its name says. No torch in here.
 
     complete.json   says the step; since format 3 also the digest of digests.json, and one of its own other values
+                    and since format 4 how many of its steps were skipped, so that the optimizer's own count is known
     digests.json    says the size and SHA-256 of every other file
+    common.pt       has the optimizer's count, which must be that
 
 So no file can change, nor change places with another checkpoint's, without `damage_of` seeing it. Format 2 had no
 digests of these two files; of it the rest is compared.
@@ -9,7 +11,9 @@ digests of these two files; of it the rest is compared.
 
 import hashlib
 import json
+import pickle
 import re
+import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,13 +23,16 @@ MARKER = "complete.json"
 DIGESTS = "digests.json"
 REASON = "damage.txt"
 """Says in a folder that was set aside what is wrong with it."""
-FORMAT = 3
+COMMON, ADAM_STEP = "common.pt", "adam_step"
+"""The file of plain values, as torch.save writes it, and its name of the optimizer's count of updates."""
+FORMAT = 4
 SEALED_SINCE = 3
 """Format from which complete.json proves digests.json and itself."""
 NAME = re.compile(r"step-(\d{8,})")
 DIGEST = re.compile(r"\d{1,18}:[0-9a-f]{64}")
 OF_JSON: dict[Any, tuple[type, ...]] = {
     int: (int,),
+    int | None: (int, type(None)),
     str: (str,),
     float | None: (int, float, type(None)),
     str | None: (str, type(None)),
@@ -50,6 +57,8 @@ class Progress:
     """Layout that wrote it, for the log; any layout reads it."""
     score: float | None = None
     """checkpoint.best_metric as it was last logged; None before the first logged step."""
+    skipped_steps: int | None = None
+    """Of `step`, so many did not update the weights; None where no optimizer is stored, and before format 4."""
     wandb_id: str | None = None
     code_version: str = ""
     format: int = FORMAT
@@ -96,18 +105,11 @@ def damage_of(
     if progress is None:
         return [fault]
     found = list(_contradictions(folder, progress))
-    if not contents and progress.format < SEALED_SINCE and not (folder / DIGESTS).exists():
-        return found
-    noted, fault = _read_digests(folder)
-    if noted is None:
-        return [*found, fault]
-    try:
-        found += _unlisted(folder, noted)
-    except OSError as error:
-        found.append(f"the folder can not be read: {error}")
-    wanted = [name for name in sorted(noted) if only is None or name in only]
-    damaged = (_damage_of_file(folder / name, noted[name], contents=contents) for name in wanted[part::num_parts])
-    return found + [phrase for phrase in damaged if phrase is not None]
+    if contents or progress.format >= SEALED_SINCE or (folder / DIGESTS).exists():
+        found += _differences(folder, contents, only, slice(part, None, num_parts))
+    if not found and only is None and part == 0:
+        found += _of_optimizer(folder / COMMON, progress)
+    return found
 
 
 def digest_of(path: Path) -> str:
@@ -184,6 +186,53 @@ def _contradictions(folder: Path, progress: Progress) -> Iterator[str]:
         yield f"{progress.samples_consumed} samples in {progress.step} steps are no whole number a step"
     if not progress.step and progress.samples_consumed:
         yield f"{progress.samples_consumed} samples in no step"
+
+
+def _differences(folder: Path, contents: bool, only: Collection[str] | None, part: slice) -> list[str]:
+    """Say what is not as digests.json has it."""
+    noted, fault = _read_digests(folder)
+    if noted is None:
+        return [fault]
+    try:
+        found = list(_unlisted(folder, noted))
+    except OSError as error:
+        found = [f"the folder can not be read: {error}"]
+    wanted = [name for name in sorted(noted) if only is None or name in only]
+    damaged = (_damage_of_file(folder / name, noted[name], contents=contents) for name in wanted[part])
+    return found + [phrase for phrase in damaged if phrase is not None]
+
+
+def _of_optimizer(path: Path, progress: Progress) -> Iterator[str]:
+    """Say where the optimizer has not made as many updates as complete.json claims."""
+    try:
+        updates = _read_adam_step(path)
+    except OSError as error:
+        yield f"{path.name} {_why(error)}"
+        return
+    except Exception as error:  # zipfile and pickle raise almost anything for bytes that are not theirs
+        yield f"{path.name} can not be read: {type(error).__name__}: {error}"
+        return
+    step, skipped = progress.step, progress.skipped_steps
+    if updates is None and skipped is None:  # weights alone, or averages
+        return
+    if type(updates) is not int or not 0 <= updates <= step or skipped not in (None, step - updates):
+        of_them = "" if skipped is None else f", {skipped} of them skipped"
+        yield f"{MARKER} says {step} steps{of_them}, and the optimizer's own count is {updates!r}"
+
+
+def _read_adam_step(path: Path) -> Any:
+    """What torch.save wrote of it, without torch; None where there is none."""
+    with zipfile.ZipFile(path) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        with archive.open(name) as file:
+            return _PlainUnpickler(file).load().get(ADAM_STEP)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Of numbers, text, lists and dictionaries: a class could be one that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _unlisted(folder: Path, noted: Collection[str]) -> Iterator[str]:

@@ -47,22 +47,36 @@ class PlainReader(FileSystemReader):
     _metadata: Metadata | None = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read once, and kept. Raises CheckpointError where the file asks for more than plain values."""
+        """Read once, and kept. Raises CheckpointError where the file can not be read, or asks for more than values."""
         if self._metadata is None:
-            path = Path(self.path) / METADATA
-            with path.open("rb") as file:
-                try:
-                    found: Metadata = _Unpickler(file).load()
-                except (pickle.UnpicklingError, EOFError) as error:
-                    raise CheckpointError(
-                        f"{path} is damaged, or holds more than a checkpoint's metadata, and is not read, since a "
-                        f"pickle can run code: {error}; take the checkpoint from another copy"
-                    ) from error
+            found = _read(Path(self.path) / METADATA)
             if found.storage_meta is None:
                 found.storage_meta = StorageMeta()
             found.storage_meta.load_id = self.load_id
             self._metadata = found
         return self._metadata
+
+
+def _read(path: Path) -> Metadata:
+    try:
+        with path.open("rb") as file:
+            found = _Unpickler(file).load()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} can not be read ({error.strerror}); take the checkpoint from another copy"
+        ) from error
+    except Exception as error:  # pickle raises almost anything for bytes that are not its own
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than a checkpoint's metadata, and is not read, since a "
+            f"pickle can run code: {error}; take the checkpoint from another copy"
+        ) from error
+    parts = {"state_dict_metadata": dict, "storage_data": dict, "storage_meta": StorageMeta | None}
+    wrong = [name for name, kind in parts.items() if not isinstance(getattr(found, name, ""), kind)]
+    if not isinstance(found, Metadata) or wrong:
+        raise CheckpointError(
+            f"{path} is damaged: it is no checkpoint's metadata; take the checkpoint from another copy"
+        )
+    return found
 
 
 def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
@@ -72,7 +86,12 @@ def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
         CheckpointError: the metadata are damaged.
     """
     stored: dict[MetadataIndex, _StorageInfo] = PlainReader(folder).read_metadata().storage_data
-    tensors = {where.relative_path for index, where in stored.items() if index.fqn.partition(".")[0] in kinds}
+    try:
+        tensors = {where.relative_path for index, where in stored.items() if index.fqn.partition(".")[0] in kinds}
+    except (AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / METADATA} is damaged: {error}; take the checkpoint from another copy"
+        ) from error
     return {METADATA, "metadata.json", "common.pt", "run.yaml", *tensors}
 
 

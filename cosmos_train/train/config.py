@@ -67,7 +67,9 @@ class TrainConfig:
     block_stats_every_steps: CountOrZero = 0
     """Steps between two with root mean squares of each block's output and gradients in the metrics; 0: none."""
     max_skipped_steps: CountOrZero = 10
-    """Steps in a row whose loss or gradient is not finite: each is skipped, one more than this stops the run."""
+    """Steps in a row whose loss or gradient is not finite: each is skipped, one more than this stops the run.
+
+    A run that ends with such steps has failed if the samples before them have no finite loss with the last weights."""
     hang_sec: NotNegative = 1800.0
     """Seconds without a finished step or save after which the run hangs: stacks are written and it ends; 0 is never.
     To read the checkpoint that the run goes on from, and the first step, it has so long, too."""

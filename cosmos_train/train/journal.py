@@ -67,7 +67,7 @@ def _problem(line: bytes) -> str:
         return "the line is not UTF-8"
     except (ValueError, RecursionError):
         return "the line is not JSON"
-    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    is_record = isinstance(record, dict) and type(record.get("step")) is int and 0 <= record["step"] < 2**63
     return "" if is_record and isinstance(record.get("event", ""), str) else "the line is neither a step nor an event"
 
 

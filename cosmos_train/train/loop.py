@@ -1,13 +1,17 @@
 """The loop: set up, start, then load, step, log, save until the run is done or asked to stop."""
 
 import contextlib
+import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from cosmos_data.order import rank_slice
 from cosmos_train.config.errors import ConfigError
@@ -22,13 +26,14 @@ from cosmos_train.train.block_stats import BlockStats
 from cosmos_train.train.checkpoint_folder import prune
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.failures import UNKNOWN_HOST
+from cosmos_train.train.finite import name_not_finite
 from cosmos_train.train.lineage import check_continues, describe_start, is_own
 from cosmos_train.train.metrics import Metrics
 from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
 from cosmos_train.train.phases import PhaseTimer, TimedIterator
 from cosmos_train.train.rank_times import NOTABLE_SHARE
-from cosmos_train.train.signals import DONE, STOPPED, StopSignal
+from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.train.task import Task
 from cosmos_train.train.watchdog import Watchdog
 from cosmos_train.train.window import MetricWindow, measure_utilization, peak_memory
@@ -45,6 +50,8 @@ def train(
     host: str = UNKNOWN_HOST,
     failures: Path | None = None,
     job: Mapping[str, str] | None = None,
+    stop: StopSignals | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> int:
     """Train until train.num_steps, train.stop_at_step or a signal. Returns the exit code, the same on every rank.
 
@@ -52,7 +59,10 @@ def train(
         host: this machine, as stragglers on it are named.
         failures: folder in which ranks write down what they fail of (train.failures).
         job: what the scheduler calls this start, such as its job's id and the cluster's name.
+        stop: what this process is asked by signals; None where nobody listens.
+        on_start: called on rank 0 once nothing refuses this start any more: until then the run's folder stays as it is.
     """
+    stop = stop or StopSignals()
     check_run(run, mesh.world.size())
     run_dir = Path(run.run_dir)
     watchdog = Watchdog(
@@ -64,10 +74,17 @@ def train(
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(watchdog)
+        if stops_before_first_step(stop, mesh):
+            return STOPPED
         source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
+        checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
+        if mesh.is_main:
+            on_start()
         watchdog.beat()
+        if stops_before_first_step(stop, mesh):
+            return STOPPED
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
         if mesh.is_main:
@@ -75,7 +92,7 @@ def train(
             session.wandb_id = session.metrics.wandb_id
         watchdog.on_hang = lambda sentence: session.alert(HANGS, sentence)
         try:
-            exit_code = run_steps(session, watchdog)
+            exit_code = run_steps(session, watchdog, stop)
             if exit_code == DONE:
                 task.finish(run_dir)
         except Exception as error:
@@ -85,6 +102,21 @@ def train(
     word = "done" if exit_code == DONE else "stopped, saved"
     log.info("%s after step %d of %d", word, session.step, run.train.num_steps)
     return exit_code
+
+
+def is_any_asked(stop: StopSignals, mesh: Mesh) -> bool:
+    """Whether any rank was asked to stop; all ranks answer alike, so that all leave after the same step."""
+    flag = torch.tensor([int(stop.is_asked)], device=mesh.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=mesh.world)
+    return bool(flag.item())
+
+
+def stops_before_first_step(stop: StopSignals, mesh: Mesh) -> bool:
+    """The same, while a run starts, with a word about it."""
+    if not is_any_asked(stop, mesh):
+        return False
+    log.info("asked to stop before the first step: nothing is lost")
+    return True
 
 
 @dataclass(slots=True)
@@ -189,7 +221,8 @@ def start(
     if mesh.is_main:
         print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
     if source.folder is not None and not source.weights_only:
-        progress = checkpoint.read_progress(source.folder)
+        folder = source.folder
+        progress = checkpoint.from_main(mesh, lambda: checkpoint.read_progress(folder))
         check_continues(progress, run, task.data_digest, source.folder)
         checkpoint.load(source.folder, engine, ema)
         step, wandb_id = progress.step, progress.wandb_id if is_own(source.folder, Path(run.run_dir)) else None
@@ -220,33 +253,35 @@ def _open_metrics(session: Session, source: checkpoint.Source, job: Mapping[str,
     )
 
 
-def run_steps(session: Session, watchdog: Watchdog) -> int:
+def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     """Load, forward, backward, update, log, save. Returns the exit code."""
     run, task, mesh = session.run, session.task, session.mesh
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
     batches = session.phases.timed_batches(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = measure_utilization(run, task, mesh), MetricWindow()
     blocks = BlockStats(session.engine) if run.train.block_stats_every_steps else None
-    with StopSignal() as stop_signal:
-        stopped, skipped_in_a_row = False, 0
-        while session.step < last_step and not stopped:
-            started, waited_sec = time.perf_counter(), batches.waited_sec
-            session.step += 1
-            result, values = _step(session, batches, blocks)
-            if result.skipped:
-                skipped_in_a_row += 1
-                _note_skipped(session, result, skipped_in_a_row)
-            else:
-                skipped_in_a_row = 0
-                window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
-            is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
-            _log(session, window, utilization, is_logged=is_logged)
-            if is_logged:
-                window = MetricWindow()
-            stopped = stop_signal.was_given(mesh)
-            with session.phases.saving():
-                _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
-            watchdog.beat()
+    stopped = session.step < last_step and stops_before_first_step(stop, mesh)
+    skipped_in_a_row = 0
+    while session.step < last_step and not stopped:
+        started, waited_sec = time.perf_counter(), batches.waited_sec
+        session.step += 1
+        result, values = _step(session, batches, blocks)
+        if result.skipped:
+            skipped_in_a_row += 1
+            _note_skipped(session, result, skipped_in_a_row)
+        else:
+            skipped_in_a_row = 0
+            window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
+        is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
+        _log(session, window, utilization, is_logged=is_logged)
+        if is_logged:
+            window = MetricWindow()
+        if session.step == run.train.num_steps and skipped_in_a_row:
+            _require_finite_end(session, skipped_in_a_row)
+        stopped = is_any_asked(stop, mesh)
+        with session.phases.saving():
+            _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
+        watchdog.beat()
     return DONE if session.step >= run.train.num_steps else STOPPED
 
 
@@ -302,9 +337,14 @@ def _save_where_due(session: Session, watchdog: Watchdog, *, is_last: bool) -> N
     """Complete what is written by now; begin snapshots and checkpoints; before the loop ends, wait for them."""
     run, step = session.run, session.step
     session.saver.poll()
-    if run.optim.ema_sigma_rels and (step % run.optim.ema_snapshot_every_steps == 0 or step == run.train.num_steps):
+    is_due = is_last or step % run.checkpoint.every_steps == 0
+    is_snapshot = step % run.optim.ema_snapshot_every_steps == 0 or step == run.train.num_steps
+    has_snapshot = bool(run.optim.ema_sigma_rels) and is_snapshot
+    if is_due or has_snapshot:
+        _require_finite_weights(session)
+    if has_snapshot:
         session.save_snapshot()
-    if is_last or step % run.checkpoint.every_steps == 0:
+    if is_due:
         watchdog.beat()
         session.save()
     if is_last:
@@ -331,13 +371,19 @@ def _check_best_metric(session: Session) -> None:
 
 
 def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
-    """Name the samples of a step that was skipped. Raises FloatingPointError where there were too many in a row."""
+    """Name the samples of a step that was skipped.
+
+    Raises:
+        FloatingPointError: there were too many in a row, or the weights themselves are not finite.
+    """
     train, step = session.run.train, session.step
     values = {**result.metrics, "grad_norm": result.grad_norm}
     bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
     first = (step - 1) * train.global_batch_size
     samples = f"samples {first} to {first + train.global_batch_size - 1}"
     session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
+    if in_a_row == 1:
+        _require_finite_weights(session)  # with those no later step could be finite either
     if in_a_row > train.max_skipped_steps:
         session.saver.wait()
         raise FloatingPointError(
@@ -346,3 +392,41 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
             "look at these samples"
         )
     session.alert(NOT_FINITE, f"the step is skipped: {bad} not finite ({samples})")
+
+
+def _require_finite_weights(session: Session) -> None:
+    """Raises FloatingPointError, on every rank, where an update has made weights NaN or infinite."""
+    if said := name_not_finite(checkpoint.tensors_of(session.engine.pieces), session.mesh):
+        session.saver.wait()
+        raise FloatingPointError(
+            f"{said} after step {session.step}; they are not saved, and the newest checkpoint is intact; lower "
+            "optim.lr, or raise optim.eps"
+        )
+
+
+def _require_finite_end(session: Session, num_skipped: int) -> None:
+    """Tell bad samples at the end of a run from bad weights, which compute nothing finite of good samples either.
+
+    Those of the step before the skipped ones are looked at once more. Raises FloatingPointError, on every rank, where
+    there is no such step, or its loss is not finite now.
+    """
+    before = session.step - num_skipped
+    if before and _is_finite_again(session, before):
+        return
+    session.saver.wait()
+    raise FloatingPointError(
+        f"loss or gradient not finite from step {before + 1} to {session.step}, the last, and "
+        f"{f'the samples of step {before} have no finite loss now either' if before else 'no step was before them'}: "
+        "the run has failed, and the newest checkpoint is intact; lower optim.lr, or look at the samples"
+    )
+
+
+def _is_finite_again(session: Session, step: int) -> bool:
+    """Whether the samples of a step have a finite loss with the weights as they are now."""
+    run, task, mesh = session.run, session.task, session.mesh
+    num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
+    samples = list(itertools.islice(_micro_batches(run, mesh, step - 1), num_micro_batches))
+    metrics = session.engine.evaluate(
+        task.forward_loss, task.batches(samples), num_micro_batches=num_micro_batches, num_tokens=task.num_tokens
+    )
+    return all(map(math.isfinite, metrics.values()))

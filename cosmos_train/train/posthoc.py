@@ -17,6 +17,7 @@ from cosmos_train.config.load import load_run
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train import checkpoint
 from cosmos_train.train.checkpoint import CheckpointError
+from cosmos_train.train.checkpoint_folder import list_named
 from cosmos_train.train.ema import Snapshot, reconstruction, width_of
 
 
@@ -65,6 +66,7 @@ def reconstruct(
         step=wanted.step,
         samples_consumed=wanted.step * last.samples_consumed // max(1, last.step),
         layout=f"average of sigma_rel {sigma_rel:g}",
+        skipped_steps=None,  # no optimizer comes along
     )
     checkpoint.save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
     return missed
@@ -73,13 +75,12 @@ def reconstruct(
 def find_snapshots(run_dir: Path, step: int | None) -> list[tuple[Snapshot, Path, str]]:
     """(what it is, its folder, what its tensors' names begin with) of every snapshot up to a step, or of all.
 
-    Raises CheckpointError where there is none, or none of that step: later ones tell little of what lies between.
+    Raises CheckpointError where there is none, one is damaged, or there is none of that step: later ones tell little of
+    what lies between.
     """
     snapshots = run_dir / checkpoint.SNAPSHOTS
-    folders = {
-        checkpoint.read_progress(path.parent).step: path.parent
-        for path in snapshots.glob(f"step-*/{checkpoint.MARKER}")
-    }
+    named = list_named(run_dir, checkpoint.SNAPSHOTS)
+    folders = {checkpoint.read_progress(folder).step: folder for folder in named}
     if not folders:
         raise CheckpointError(
             f"{snapshots} holds no snapshots of power-law averages; train with optim.ema_sigma_rels=[0.05,0.1], which "

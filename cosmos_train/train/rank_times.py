@@ -10,6 +10,7 @@ A rank that is slow is so in data and forward; the others show it as a longer ba
 """
 
 import json
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from cosmos_train.train.text_file import write_whole
 
+log = logging.getLogger(__name__)
 PHASES = ("data", "forward", "backward", "optimizer", "save")
 OWN_PHASES = ("data", "forward")
 FILE = "ranks.json"
@@ -87,6 +89,14 @@ class RankTimes:
 
 
 def read_rank_times(run_dir: Path) -> RankTimes | None:
-    """RUN/ranks.json; None before the first logged step."""
+    """RUN/ranks.json; None before the first logged step, and where the file is damaged, which is warned of."""
     path = run_dir / FILE
-    return RankTimes(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = RankTimes(**json.loads(path.read_text()))
+        found.straggler()  # so all that is shown can be computed
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        log.warning("%s is damaged, and left out: %r", path, error)
+        return None
+    return found

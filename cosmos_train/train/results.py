@@ -26,7 +26,8 @@ class Results:
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
         self.run_dir, self.journal = run_dir, journal
-        self.told = {name for event in journal.events("results") for name in event.get("files", ())}
+        files = [event.get("files") for event in journal.events("results")]
+        self.told = {str(name) for of_event in files if isinstance(of_event, list) for name in of_event}
 
     def new(self) -> list[ResultTable]:
         """Of which nobody was told yet."""

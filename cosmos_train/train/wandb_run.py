@@ -21,7 +21,7 @@ from typing import Any
 
 from cosmos_train.config.environment import WandbMode, drop_empty_wandb_variables, wandb_mode, wandb_variable
 from cosmos_train.train.config import TrackingConfig
-from cosmos_train.train.signals import STOPPED, deaf_children
+from cosmos_train.train.signals import STOPPED
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id"
@@ -73,8 +73,7 @@ def _mode_of_settings() -> ChosenMode:
     from wandb.sdk.lib import wbauth
 
     drop_empty_wandb_variables()
-    with deaf_children():
-        settings = wandb.setup().settings
+    settings = wandb.setup().settings
     if settings.mode in ("offline", "disabled"):
         return ChosenMode(settings.mode, f"`wandb {settings.mode}` was called here")
     if wandb_variable("API_KEY"):
@@ -131,8 +130,7 @@ class WandbRun:
         mode: WandbMode,
     ) -> None:
         modes = ("online", "offline") if mode == "online" else (mode,)
-        with deaf_children():
-            self.run = _start(modes, run_dir, tracking, run_id, config, is_first=first_row == 0)
+        self.run = _start(modes, run_dir, tracking, run_id, config, is_first=first_row == 0)
         self.row = first_row
         if self.run is not None:
             self.row = max(first_row, self.run.starting_step)

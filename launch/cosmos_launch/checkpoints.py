@@ -1,6 +1,7 @@
 """`cosmos-train checkpoint ls | verify | prune | diff`: a run's checkpoints, looked at from outside."""
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,29 +22,65 @@ PORTION = 2**28
 
 
 def ls(paths: Sequence[Path]) -> int:
-    """A line for each complete checkpoint of the runs: step, age, size, layout, code version."""
+    """A line for each checkpoint of the runs: step, age, size, layout, code version; of a damaged one, why it is."""
     for run_dir in paths:
-        for folder in _of_run(run_dir):
-            progress = folders.read_progress(folder)
-            age_hours = (time.time() - (folder / folders.MARKER).stat().st_mtime) / 3600
-            size_gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
-            about = f"step {progress.step:>8}  {age_hours:6.1f} h old  {size_gib:8.3f} GiB  {progress.layout}"
-            about += "" if progress.score is None else f"  score {progress.score:.5g}"
-            print(f"{folder}  {about}  cosmos-train {progress.code_version}")
+        found = _of_run(run_dir)
+        damaged = list_damage(run_dir)
+        for folder in found:
+            if folder.name not in damaged:
+                print(f"{folder}  {_about(folder)}")
+        for name, reason in damaged.items():
+            print(f"{run_dir / folders.CHECKPOINTS / name}  damaged: {reason}")
     return 0
+
+
+def _about(folder: Path) -> str:
+    try:
+        progress = folders.read_progress(folder)
+        age_hours = (time.time() - (folder / folders.MARKER).stat().st_mtime) / 3600
+        size_gib = sum(file.stat().st_size for file in folder.iterdir()) / 2**30
+    except (OSError, folders.CheckpointError) as error:  # a training that goes on may be removing it
+        return f"can not be read: {error}"
+    about = f"step {progress.step:>8}  {age_hours:6.1f} h old  {size_gib:8.3f} GiB  {progress.layout}"
+    about += "" if progress.score is None else f"  score {progress.score:.5g}"
+    return f"{about}  cosmos-train {progress.code_version}"
+
+
+def list_damage(run_dir: Path) -> dict[str, str]:
+    """Name in RUN/checkpoints -> what is wrong with it, as far as its files' sizes show; also of what was set aside."""
+    found = {folder: _damage_of(folder, contents=False) for folder in folders.list_named(run_dir)}
+    found |= {folder: _why_set_aside(folder) for folder in folders.list_damaged(run_dir)}
+    # A training that goes on may have removed one meanwhile.
+    return {folder.name: damage for folder, damage in found.items() if damage and os.path.lexists(folder)}
+
+
+def _damage_of(folder: Path, *, contents: bool) -> str:
+    """Empty where it is whole. One of a newer version of the code can not be judged, and that is said."""
+    try:
+        return "; ".join(folders.damage_of(folder, contents=contents))
+    except folders.CheckpointError as error:
+        return str(error)
+
+
+def _why_set_aside(folder: Path) -> str:
+    try:
+        reason = (folder / folders.REASON).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        reason = ""
+    return f"set aside ({reason or 'the reason is not noted'})"
 
 
 def verify(paths: Sequence[Path]) -> int:
     """Compare every file with its digest: of a checkpoint, or of all of a run and its snapshots of averages."""
     wanted = []
     for path in paths:
-        wanted += [path] if _is_checkpoint(path) else [*_of_run(path), *folders.list_snapshots(path)]
+        wanted += [path] if _is_checkpoint(path) else [*_of_run(path), *folders.list_named(path, folders.SNAPSHOTS)]
     damaged = 0
     for folder in track(wanted, "verifying", transient=True, console=Console(stderr=True)):
-        damage = folders.damage_of(folder)
+        damage = _damage_of(folder, contents=True)
         if damage:
             damaged += 1
-        print(f"{folder}: {'; '.join(damage) or 'whole'}")
+        print(f"{folder}: {damage or 'whole'}")
     return DAMAGED if damaged else 0
 
 
@@ -72,12 +109,13 @@ def diff(paths: Sequence[Path]) -> int:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return (path / folders.MARKER).is_file()
+    return (path / folders.MARKER).is_file() or (path.is_dir() and folders.NAME.fullmatch(path.name) is not None)
 
 
 def _of_run(run_dir: Path) -> list[Path]:
-    found = folders.list_checkpoints(run_dir)
-    if not found:
+    """What has a checkpoint's name, complete or damaged."""
+    found = folders.list_named(run_dir)
+    if not found and not folders.list_damaged(run_dir):
         raise ConfigError(f"{run_dir} is no run's folder with complete checkpoints in checkpoints/")
     return found
 

@@ -1,6 +1,6 @@
 """The `cosmos-train` command. Nothing heavy is imported before a command needs it, so that --help is instant.
 
-Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 75 stopped and saved, to be started again.
+Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 75 stopped and saved, to be started again, 130 left at once.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else argv
+    arguments.is_whole_process = argv is None
     if "overrides" in arguments and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides += rest  # argparse ends a list of positionals at the first option
     elif rest:
@@ -216,47 +217,62 @@ def _add_help(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.spawn import run_ranks
     from cosmos_train.config.environment import check_not_copied, own_ranks
     from cosmos_train.config.errors import ConfigError
-    from cosmos_train.config.load import load_run, load_run_on_cluster
-    from cosmos_train.config.validate import check_run
 
     if not arguments.dry_run and (arguments.world_size is not None or arguments.json):
         raise ConfigError("--world-size and --json belong to --dry-run; add it, or start ranks here with --nproc")
-    if arguments.cluster is None:
-        run = load_run(arguments.run, arguments.overrides)
-    elif arguments.check or arguments.dry_run:
-        run, _ = load_run_on_cluster(arguments.run, arguments.cluster, arguments.overrides)
-    else:
+    if arguments.check or arguments.dry_run:
+        return _check_or_plan(arguments)
+    if arguments.cluster is not None:
         raise ConfigError("--cluster belongs to --check and --dry-run; `cosmos-train submit` queues a run on a cluster")
-    num_ranks = 1 if arguments.nproc is None else arguments.nproc
-    if arguments.dry_run:
-        world_size = num_ranks if arguments.world_size is None else arguments.world_size
-        if world_size < 1:
-            raise ConfigError(f"--world-size {world_size} must be at least 1")
-        check_run(run, world_size)  # before torch is imported
-        from cosmos_launch.plan import dry_run
+    ranks, stop = own_ranks(arguments.nproc), None
+    if arguments.is_whole_process:  # who calls main() has signals of its own
+        from cosmos_launch.stopping import listen_as_launcher, listen_as_rank
 
-        return dry_run(run, world_size, as_json=arguments.json)
-    if arguments.check:
-        check_run(run, num_ranks)
-        print(f"{arguments.run}: a valid {run.recipe} run for {num_ranks} rank{'s' * (num_ranks > 1)}")
-        return 0
-    ranks = own_ranks(arguments.nproc)
+        stop = listen_as_rank() if ranks.is_given else listen_as_launcher()
+
+    from cosmos_launch.run_folder import check_run_folder
+    from cosmos_launch.spawn import run_ranks
+    from cosmos_train.config.load import load_run
+    from cosmos_train.config.validate import check_run
+
+    run = load_run(arguments.run, arguments.overrides)
+    num_ranks = 1 if arguments.nproc is None else arguments.nproc
     check_run(run, ranks.world_size if ranks.is_given else num_ranks)
     debug = ["--debug"] if arguments.debug else []
     if ranks.is_given:
         from cosmos_launch.worker import main as work
 
-        return work([arguments.run, *arguments.overrides, *debug])
+        return work([arguments.run, *arguments.overrides, *debug], stop)
     if arguments.nproc is None:
         check_not_copied()
-    from cosmos_launch.run_folder import check_run_folder
-
     check_run_folder(run)
     command = [sys.executable, "-m", "cosmos_launch.worker", arguments.run, *arguments.overrides, *debug]
-    return run_ranks(command, num_ranks, threads_per_rank=run.train.threads_per_rank)
+    return run_ranks(command, num_ranks, threads_per_rank=run.train.threads_per_rank, stop=stop)
+
+
+def _check_or_plan(arguments: argparse.Namespace) -> int:
+    from cosmos_train.config.errors import ConfigError
+    from cosmos_train.config.load import load_run, load_run_on_cluster
+    from cosmos_train.config.validate import check_run
+
+    if arguments.cluster is None:
+        run = load_run(arguments.run, arguments.overrides)
+    else:
+        run, _ = load_run_on_cluster(arguments.run, arguments.cluster, arguments.overrides)
+    num_ranks = 1 if arguments.nproc is None else arguments.nproc
+    if arguments.check and not arguments.dry_run:
+        check_run(run, num_ranks)
+        print(f"{arguments.run}: a valid {run.recipe} run for {num_ranks} rank{'s' * (num_ranks > 1)}")
+        return 0
+    world_size = num_ranks if arguments.world_size is None else arguments.world_size
+    if world_size < 1:
+        raise ConfigError(f"--world-size {world_size} must be at least 1")
+    check_run(run, world_size)  # before torch is imported
+    from cosmos_launch.plan import dry_run
+
+    return dry_run(run, world_size, as_json=arguments.json)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -377,8 +393,10 @@ def _sample(arguments: argparse.Namespace) -> int:
     if request.num_ranks > 1 and not ranks.is_given:
         return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], request.num_ranks)
     from cosmos_launch.sample import sample
+    from cosmos_launch.stopping import end_with_launcher
     from cosmos_train.parallel import init
 
+    end_with_launcher()
     exit_code = sample(arguments.run, arguments.overrides, request, out=arguments.out)
     init.stop()
     return exit_code

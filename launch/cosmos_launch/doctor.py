@@ -29,6 +29,7 @@ from typing import Literal
 
 from cosmos_train.config.environment import own_ranks
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.apex import KERNEL, has_fused_weight_gradient
 
 REQUIRED = frozenset({"Python", "torch", "megatron-core", "psutil", "omegaconf", "PyAV"})
 
@@ -197,13 +198,12 @@ def _apex() -> Finding:
     if _version("apex") and "pyramid" in (metadata.metadata("apex")["Summary"] or "").lower():
         why = "this apex is an unrelated toolkit for Pyramid, not NVIDIA's"
         return Finding("apex", "wrong", why, "pip uninstall apex (NVIDIA's is built from its source, and optional)")
-    spec = find_spec("apex")
-    if spec is None:
+    if find_spec("apex") is None:
         cost = "nothing is lost: TransformerEngine and torch have fused optimizers too"
         return Finding("apex", "missing", cost, "optional: build NVIDIA's from its source")
-    # Told by a folder that NVIDIA's has: importing it would load CUDA extensions.
-    if not any(Path(folder, "multi_tensor_apply").is_dir() for folder in spec.submodule_search_locations or []):
-        return Finding("apex", "wrong", "a package of this name that is not NVIDIA's", "pip uninstall apex")
+    if not has_fused_weight_gradient():
+        why = f"a package of this name that is not NVIDIA's, or was built without CUDA: {KERNEL} is missing"
+        return Finding("apex", "wrong", why, "pip uninstall apex (NVIDIA's is built from its source, and optional)")
     return Finding("apex", "ok", f"NVIDIA's, {_version('apex') or 'version unknown'}")
 
 

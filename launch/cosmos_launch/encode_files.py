@@ -22,7 +22,7 @@ from cosmos_launch.media import mp4_comment, write_mp4_pieces
 from cosmos_launch.progress import progress
 from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
-from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
+from cosmos_tok.model import CausalVideoTokenizer, shown, to_unit_range
 from cosmos_tok.padding import Box, Padding, plan_padding
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 
@@ -150,7 +150,7 @@ def _decode(model: CausalVideoTokenizer, stored: LatentFile, title: str) -> Iter
     latents = (piece.to(device) for piece in stored.pieces(model, LATENT_FRAMES_AT_ONCE))
     with progress(title, "frames") as advance:
         for piece in stored.box.crop_pieces(model.decode_stream(latents)):
-            yield to_uint8(piece)[0].cpu()
+            yield shown(piece, stored.source)[0].cpu()
             done += piece.shape[2]
             advance(done, num_frames)
 

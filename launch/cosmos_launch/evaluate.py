@@ -9,6 +9,7 @@ the repeated frame itself, with the video. Of an autoregressive model there is t
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
 from cosmos_launch.trained_ar import CodeWorld
 from cosmos_launch.trained_dit import DiffusionWorld
+from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
 
@@ -50,6 +52,7 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
     chosen = held_out_windows(world, max_windows)
     comparison = _compare(world, chosen)
     facts = comparison.facts(world)
+    _require_finite(facts, comparison.measure)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(facts, indent=1))
     tell_wandb(folder, out, run.tracking)
@@ -132,6 +135,17 @@ def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison
                 comparison.text_BSE += [] if text is None else [text]
             advance(len(comparison.samples), len(chosen))
     return comparison
+
+
+def _require_finite(facts: dict[str, Any], measure: str) -> None:
+    """NotFiniteError where the model was found to compute no numbers."""
+    for name in (measure, "perplexity"):
+        for whose, value in facts.get(name, {}).items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{facts['checkpoint']}: {name} of {whose} is {value}, so its weights or the latents are broken; "
+                    "take a checkpoint of an earlier step"
+                )
 
 
 def read_captions(world: TrainedWorld, windows: Sequence[HeldOutWindow]) -> Tensor | None:

@@ -30,7 +30,8 @@ from cosmos_launch.report import MAX_SIDE_PX
 from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
 from cosmos_tok.fvd import VideoFeatures, feature_frames, frechet_distance
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
-from cosmos_tok.model import CausalVideoTokenizer, to_uint8
+from cosmos_tok.model import CausalVideoTokenizer, shown
+from cosmos_tok.number_formats import require_finite
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.config.load import load_protocol
 from cosmos_train.config.protocol import ProtocolConfig
@@ -160,7 +161,7 @@ class Evaluation:
             latents = counts.counted(self.model.encode_stream(chunks))
             for restored in padding.box.crop_pieces(self.model.decode_stream(latents)):
                 original = torch.cat([waiting.popleft() for _ in range(restored.shape[2])], dim=1)
-                yield original[None].to(device), to_uint8(restored)
+                yield original[None].to(device), shown(restored, f"{clip.clip_id}, encoded and decoded")
 
 
 class Comparison:
@@ -213,6 +214,7 @@ class CodeCounts:
         for z_BCTHW in latents:
             self.num_latents += math.prod(z_BCTHW.shape[2:])
             if self.counts is not None:
+                require_finite("its codes", z_BCTHW, "a clip, encoded")  # NaN would be some code
                 indices = self.model.indices(z_BCTHW).flatten().cpu()
                 self.counts += torch.bincount(indices, minlength=len(self.counts))
             yield z_BCTHW

@@ -1,5 +1,6 @@
 """An exception becomes one sentence and an exit code. 1: failed, 2: the user's input is wrong."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -9,9 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cosmos_train.train.failures import record_failure
+from cosmos_train.train.signals import STOPPED
 
-STOPPED = 75
-"""Exit code of a run that saved and stopped, to be started again."""
 FAILURES = "COSMOS_TRAIN_FAILURES"
 """Variable that whoever starts ranks sets: the folder of failures_folder()."""
 NAMES_OF_FAILURES = {"CheckpointError", "FloatingPointError"}
@@ -42,13 +42,19 @@ def leave(code: int) -> NoReturn:
     """End this process. After a failure at once: groups whose other ranks are gone would keep Python from ending."""
     if code in (0, STOPPED):
         sys.exit(code)
-    import psutil
-
     sys.stdout.flush()
     sys.stderr.flush()
-    for helper in psutil.Process().children(recursive=True):  # those that write checkpoints would stay for ever
-        helper.kill()
+    end_children()  # those that write checkpoints would stay for ever
     os._exit(code)
+
+
+def end_children() -> None:
+    """Kill what this process has started, and what that has."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def sentence_of(error: BaseException) -> str:

@@ -6,19 +6,22 @@ rank that was killed is written down with its host. torchrun is told of this nod
 first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import psutil
 
 from cosmos_launch import resilient
-from cosmos_launch.failure import STOPPED, failures_folder, leave, report_failure, write_down
+from cosmos_launch.failure import end_children, failures_folder, leave, report_failure, write_down
 from cosmos_launch.spawn import record_exit
+from cosmos_launch.stopping import ASKED, LAUNCHER
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.load import load_run
+from cosmos_train.train.signals import STOP_SIGNALS, STOPPED, StopSignals, end_with_parent
 
 PR_SET_CHILD_SUBREAPER = 36
 """Of Linux's prctl: orphans below this process become its children."""
@@ -28,22 +31,46 @@ SHUTDOWN_SEC = 5
 
 def main(arguments: list[str]) -> int:
     """Run this node's ranks. Returns 0, 75 where all stopped to be queued again, or the first failure's code."""
+    from cosmos_train.config.load import load_run
+
     run_yaml, num_ranks, launcher, max_restarts = arguments
-    # Slurm signals every process of a job. Ranks take it as the wish to stop; who waits for them goes on waiting.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
     threads = load_run(run_yaml).train.threads_per_rank
     own_cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", 1))
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, own_cpus // int(num_ranks)))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         if launcher == "torchrun":
             return _run_torchrun(run_yaml, num_ranks)
         return _run_ft_launcher(run_yaml, int(num_ranks), int(max_restarts))
     finally:
         # A rank that was killed leaves the processes that write its checkpoints, and srun would wait for their output.
-        for orphan in psutil.Process().children(recursive=True):
-            orphan.kill()
+        end_children()
+
+
+def _listen() -> None:
+    """To the end of this process: who waits for the ranks goes on waiting. What this process is asked they are told.
+
+    Slurm signals every process of a job; ranks that are not there yet find a file.
+    """
+    StopSignals(_pass_on).start()
+    os.register_at_fork(after_in_child=_begin_fork)
+
+
+def _begin_fork() -> None:
+    """ft_launcher forks processes that watch ranks, and ends them by SIGTERM. Ranks are no forks, and stay deaf."""
+    end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _pass_on(_received: Sequence[int]) -> None:
+    folder = failures_folder()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ASKED).touch()
+    for rank in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGTERM)
 
 
 def _run_ft_launcher(run_yaml: str, num_ranks: int, max_restarts: int) -> int:
@@ -96,4 +123,5 @@ def _settle(codes: dict[int, int]) -> int:
 
 
 if __name__ == "__main__":
+    _listen()
     leave(main(sys.argv[1:]))

@@ -13,6 +13,7 @@ import base64
 import io
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -140,11 +141,23 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl. Lines that a crash has damaged are left out, and named in a warning."""
+    """The records of a metrics.jsonl. Lines that a crash has damaged are left out, and named in a warning.
+
+    A step has numbers alone, and a time is a number: what else a line says, such as null, is as if it were not there.
+    """
     records, damaged = read_records(Path(path))
     for line in damaged:
         warn_of(Path(path), line, "left out")
-    return records
+    return [
+        {name: value for name, value in record.items() if _can_be(name, value, of_event="event" in record)}
+        for record in records
+    ]
+
+
+def _can_be(name: str, value: Any, *, of_event: bool) -> bool:
+    if of_event and name != "time":
+        return value is not None
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 # The page

@@ -17,8 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cosmos_launch import worker
-from cosmos_launch.failure import FAILURES, STOPPED, failures_folder, host_name, leave
+from cosmos_launch.failure import FAILURES, failures_folder, host_name, leave
+from cosmos_launch.stopping import listen_as_rank
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.train.signals import STOPPED, StopSignals
 
 PACKAGE = "nvidia_resiliency_ext"
 STOP_SEC = 5
@@ -81,12 +83,12 @@ def _keep_last(folder: Path) -> None:
             record.rename(folder / record.name)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], stop: StopSignals) -> int:
     """One rank. Returns its exit code for the launcher."""
     folder = failures_folder()
     assert folder is not None, "slurm/train.sbatch names it"
     os.environ[FAILURES] = str(folder / f"restart-{os.environ[RESTART]}")  # not what other starts failed of
-    code = worker.main(list(arguments))
+    code = worker.main(list(arguments), stop)
     if code not in (0, STOPPED):
         return code
     if os.environ["RANK"] == "0":
@@ -95,4 +97,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    leave(main(sys.argv[1:], listen_as_rank()))

@@ -27,7 +27,7 @@ from cosmos_launch.report import (
     Text,
     write_report,
 )
-from cosmos_launch.run_records import Record, read_records
+from cosmos_launch.run_records import Record, read_records, said
 from cosmos_launch.status import read_status
 from cosmos_train.train.rank_times import PHASES, RankTimes, read_rank_times
 
@@ -46,6 +46,8 @@ MEASURED = (
     "step",
 )
 """Values that are not of the model, with the phases; the rest are drawn as they come."""
+YEAR_3000 = 32_503_680_000
+"""In seconds since 1970."""
 MEMORY = {"peak_host_memory_gib": "process", "peak_gpu_memory_gib": "GPU"}
 
 
@@ -76,11 +78,12 @@ def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:
     ]
     if steps:
         last = steps[-1]
-        facts += [
-            Fact("loss", last["loss"], f"at step {last['step']:,}"),
-            Fact("samples/s", last["samples_per_sec"], f"{last['step_sec']:.4g} s a step"),
-            *_memory_facts(steps),
-        ]
+        speed = f"{last['step_sec']:.4g} s a step" if "step_sec" in last else ""
+        if "loss" in last:
+            facts.append(Fact("loss", last["loss"], f"at step {last['step']:,}"))
+        if "samples_per_sec" in last:
+            facts.append(Fact("samples/s", last["samples_per_sec"], speed))
+        facts += _memory_facts(steps)
     if (slowest := status["slowest"]) is not None:
         told = (
             f"rank {slowest['rank']}: {slowest['lost_share']:.1%} of a step more than the median, in {slowest['phase']}"
@@ -101,9 +104,9 @@ def _marks(events: Iterable[Record]) -> list[Mark]:
     marks = []
     for event in events:
         if event["event"] == "start" and event["step"] > 0:
-            marks.append(Mark(event["step"], f"started again from {event['source']}, {event['layout']}"))
+            marks.append(Mark(event["step"], f"started again from {said(event, 'source')}, {said(event, 'layout')}"))
         elif event["event"] == "failed":
-            marks.append(Mark(event["step"], f"failed: {event['error']}"))
+            marks.append(Mark(event["step"], f"failed: {said(event, 'error')}"))
     return marks
 
 
@@ -147,7 +150,7 @@ def _ranks(times: RankTimes | None, events: Iterable[Record]) -> list[Section]:
         return []
     own = times.own_sec()
     slow = sorted(range(len(own)), key=own.__getitem__, reverse=True)[:MAX_RANKS]
-    noted = Counter(event["host"] for event in events if event["event"] == "straggler")
+    noted = Counter(said(event, "host") for event in events if event["event"] == "straggler")
     hosts = [(host, seconds, noted[host]) for host, seconds in times.slowest_hosts()[:MAX_RANKS]]
     rows = [(rank, times.hosts[rank], *(times.phases[phase][rank] for phase in PHASES)) for rank in slow]
     return [
@@ -184,15 +187,21 @@ def _history(status: Record, events: Sequence[Record]) -> Section:
     for event in events:
         if event["event"] != "straggler":
             told = [f"{name} {_short(value)}" for name, value in event.items() if name not in ("event", "time", "step")]
-            when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-            rows.append((when, event["event"], event["step"], ", ".join(told)))
+            rows.append((_when(event.get("time", 0)), event["event"], event["step"], ", ".join(told)))
     crashes = [(crash["host"], crash["rank"], crash["sentence"]) for crash in status["crashes"]]
-    first = next((event["error"] for event in events if event["event"] == "failed"), None)
+    first = next((said(event, "error") for event in events if event["event"] == "failed"), None)
     told = crashes[0][2] if crashes else first
     items: list = [Table(("UTC", "what", "step", "details"), rows)]
+    if status["damaged"]:
+        items.insert(0, Table(("damaged checkpoint", "why"), list(status["damaged"].items())))
     if crashes:
         items.insert(0, Table(("host", "rank", "crash"), crashes, "What its jobs crashed of."))
     return Section("What happened", f"The first error: {told}" if told else "No error.", items)
+
+
+def _when(seconds: float) -> str:
+    """Empty of a time that is none, or that no calendar has."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if 0 < seconds < YEAR_3000 else ""
 
 
 def _short(value: Any) -> str:
@@ -203,5 +212,6 @@ def _configuration(run_dir: Path) -> Section:
     names = ("run.yaml", "environment.txt", "code.diff")
     files = [(name, run_dir / name) for name in names]
     return Section(
-        "Configuration", items=[Text(path.read_text(), caption=name) for name, path in files if path.is_file()]
+        "Configuration",
+        items=[Text(path.read_text(errors="replace"), caption=name) for name, path in files if path.is_file()],
     )

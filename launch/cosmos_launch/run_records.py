@@ -20,7 +20,7 @@ class RunRecords:
     num_rolled_back: int
     """Logged steps that do not count: the run went on from a checkpoint before them."""
     last_sec: float
-    """Time of the last line; 0 where there is none."""
+    """Time of the last line that has one; 0 where there is none."""
 
     @property
     def step(self) -> int:
@@ -38,8 +38,15 @@ def read_records(run_dir: Path) -> RunRecords:
     for record in records:
         if record.get("event") == "start":
             steps = [kept for kept in steps if kept["step"] <= record["step"]]
-        elif "step_sec" in record:
+        elif "event" not in record:
             steps.append(record)
             num_logged += 1
     events = [record for record in records if "event" in record]
-    return RunRecords(steps, events, num_logged - len(steps), records[-1].get("time", 0.0) if records else 0.0)
+    times = [record["time"] for record in records if "time" in record]
+    return RunRecords(steps, events, num_logged - len(steps), times[-1] if times else 0.0)
+
+
+def said(event: Record, name: str) -> str:
+    """Text that an event says; of one that lacks it, that."""
+    value = event.get(name)
+    return value if isinstance(value, str) else f"({name} is not noted)"

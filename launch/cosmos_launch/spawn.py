@@ -14,17 +14,25 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from cosmos_launch.failure import FAILURES, STOPPED, host_name
+from cosmos_launch.failure import FAILURES, host_name
+from cosmos_launch.stopping import INTERRUPTED, LAUNCHER
 from cosmos_train.train.failures import describe, first_failure, record_failure
+from cosmos_train.train.signals import STOP_SIGNALS, STOPPED, StopSignals
 
 GRACE_SEC = 5.0
 """Ranks that wait for a failed one in a collective get a moment to leave by themselves."""
 
 
-def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0) -> int:
-    """Run `command` once per rank. Returns 0, 75 where ranks stopped to be requeued, or the first failure's code."""
+def run_ranks(
+    command: Sequence[str], num_ranks: int, *, threads_per_rank: int = 0, stop: StopSignals | None = None
+) -> int:
+    """Run `command` once per rank. Returns 0, 75 where ranks stopped to be requeued, or the first failure's code.
+
+    Args:
+        stop: what this process is asked, which is passed on to the ranks; they are born with its signals blocked, and
+            listen. None: a signal ends this process, as it does others, and the ranks with it.
+    """
     threads = threads_per_rank or max(1, (os.cpu_count() or 1) // num_ranks)
     environment = {
         # TORCHELASTIC_*: of a torchrun around this command, whose store is not these ranks'.
@@ -33,38 +41,37 @@ def run_ranks(command: Sequence[str], num_ranks: int, *, threads_per_rank: int =
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": str(threads),
+        LAUNCHER: str(os.getpid()),
     }
     with tempfile.TemporaryDirectory(prefix="cosmos-train-") as folder:
-        return _run_ranks(command, num_ranks, environment | {FAILURES: folder}, Path(folder))
+        return _run_ranks(command, num_ranks, environment | {FAILURES: folder}, Path(folder), stop or StopSignals())
 
 
-def _run_ranks(command: Sequence[str], num_ranks: int, environment: dict[str, str], failures: Path) -> int:
+def _run_ranks(
+    command: Sequence[str], num_ranks: int, environment: dict[str, str], failures: Path, stop: StopSignals
+) -> int:
     ranks: list[subprocess.Popen] = []
-    received: list[int] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        for process in ranks:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    previous = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    if stop.is_asked:
+        return STOPPED
     try:
         for rank in range(num_ranks):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A session of its own: it can be ended with the helpers that it starts to write checkpoints.
             ranks.append(subprocess.Popen(command, env=environment | own, start_new_session=True))
-            for number in received:  # while this one was being started
-                ranks[-1].send_signal(number)
-        return _wait(ranks, failures)
+        return _wait(ranks, failures, stop)
     finally:
         _end(ranks)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
-def _wait(ranks: list[subprocess.Popen], failures: Path) -> int:
+def _wait(ranks: list[subprocess.Popen], failures: Path, stop: StopSignals) -> int:
+    num_passed_on = 0
     while True:
+        if stop.received.count(signal.SIGINT) > 1:
+            return INTERRUPTED
+        if len(stop.received) > num_passed_on:
+            num_passed_on = len(stop.received)
+            for process in ranks:
+                process.send_signal(signal.SIGTERM)
         codes = [process.poll() for process in ranks]
         # A rank that stopped is not one that failed: another may still be telling Weights & Biases.
         failed = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0, STOPPED)]
@@ -83,7 +90,10 @@ def _wait(ranks: list[subprocess.Popen], failures: Path) -> int:
 
 
 def record_exit(failures: Path, rank: int, code: int) -> None:
-    """Write down that a rank's process ended with this code, below zero a signal's; its own words stand over it."""
+    """Write down that a rank's process ended with this code, below zero a signal's; its own words stand over it.
+
+    Of a signal that asks to stop no node is suspected.
+    """
     is_signal = code < 0
     sentence = f"it was ended by {signal.Signals(-code).name}" if is_signal else f"it left with exit code {code}"
     record_failure(
@@ -92,7 +102,7 @@ def record_exit(failures: Path, rank: int, code: int) -> None:
         host=host_name(),
         code=128 - code if is_signal else code,
         sentence=sentence,
-        was_silent=is_signal,
+        was_silent=is_signal and -code not in STOP_SIGNALS,
     )
 
 

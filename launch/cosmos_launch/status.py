@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.run_records import RunRecords, read_records
+from cosmos_launch.checkpoints import list_damage
+from cosmos_launch.run_records import RunRecords, read_records, said
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.train.checkpoint_folder import list_checkpoints, step_of
@@ -31,6 +32,7 @@ def status(run_dir: Path, *, as_json: bool) -> int:
         "starts": f"{found['starts']}, skipped steps {found['skipped_steps']}, crashes {len(found['crashes'])}",
         "alerts": f"{len(found['alerts'])}, the last: {found['alerts'][-1]}" if found["alerts"] else "none",
         "checkpoints": ", ".join(map(str, found["checkpoints"])) or "none",
+        "damaged": "; ".join(f"{name}: {reason}" for name, reason in found["damaged"].items()) or "none",
         "slowest": _slowest(found["slowest"]),
     }
     for name, text in lines.items():
@@ -47,17 +49,19 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     run = load_run(str(run_dir / "run.yaml"))
     records, times = read_records(run_dir), read_rank_times(run_dir)
     last = records.steps[-1] if records.steps else {}
+    damaged = list_damage(run_dir)
     return {
         "recipe": run.recipe,
         "state": _state(records),
         "step": records.step,
         "num_steps": run.train.num_steps,
-        "left_sec": (run.train.num_steps - records.step) * last["step_sec"] if last else None,
+        "left_sec": (run.train.num_steps - records.step) * last["step_sec"] if "step_sec" in last else None,
         "last": {name: last[name] for name in NAMES if name in last},
         "starts": sum(event["event"] == "start" for event in records.events),
         "skipped_steps": sum(event["event"] == "skipped" for event in records.events),
-        "alerts": [event["sentence"] for event in records.events if event["event"] == "alert"],
-        "checkpoints": [step_of(folder) for folder in list_checkpoints(run_dir)],
+        "alerts": [said(event, "sentence") for event in records.events if event["event"] == "alert"],
+        "checkpoints": [step_of(folder) for folder in list_checkpoints(run_dir) if folder.name not in damaged],
+        "damaged": damaged,
         "slowest": None if times is None else asdict(times.straggler()),
         "crashes": _crashes(run_dir / "slurm" / "crashes.tsv"),
     }
@@ -68,9 +72,9 @@ def _state(records: RunRecords) -> str:
     if not records.events:
         return "has not started"
     age_min = (time.time() - records.last_sec) / 60
-    last = next(event for event in reversed(records.events) if event["event"] != "results")
+    last = next((event for event in reversed(records.events) if event["event"] != "results"), {"event": ""})
     if last["event"] == "failed":
-        return f"failed: {last['error']}"
+        return f"failed: {said(last, 'error')}"
     word = {"done": "done", "stop": "stopped and saved; the same command goes on"}.get(last["event"])
     return word or f"running, or ended without a word: its last line is {age_min:.1f} min old"
 
@@ -86,7 +90,8 @@ def _crashes(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     names = ("checkpoint", "host", "rank", "sentence")
-    return [dict(zip(names, line.split("\t"), strict=True)) for line in path.read_text().splitlines()]
+    rows = [line.split("\t") for line in path.read_text(errors="replace").splitlines()]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]  # a crash may tear a line
 
 
 def _hours(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
-from cosmos_tok.model import to_uint8, to_unit_range
+from cosmos_tok.model import shown, to_unit_range
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.generate.codes import CodeScene
 from cosmos_train.generate.decoder import Decoder
@@ -40,7 +40,9 @@ class CodeWorld(TrainedWorld):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Codes -> uint8 pixels [B, 3, T, H, W]."""
-        return to_uint8(self.tokenizer.decode(self.tokenizer.codes(latents))).cpu()
+        return shown(
+            self.tokenizer.decode(self.tokenizer.codes(latents)), f"a sample of {self.checkpoint_folder}"
+        ).cpu()
 
     def read_prompts(self, named: dict[str, str]) -> Tensor | None:
         """States of the prompts, [P, S, E], where the model reads any."""

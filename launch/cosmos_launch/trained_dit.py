@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
-from cosmos_tok.model import to_uint8, to_unit_range
+from cosmos_tok.model import shown, to_unit_range
 from cosmos_tok.whitening import LatentStatistics, load_statistics
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.generate.network import Evaluate, in_turn, on_halves, pipelined
@@ -43,7 +43,7 @@ class DiffusionWorld(TrainedWorld):
     def decode(self, latents: Tensor) -> Tensor:
         """Whitened latents times sigma_data -> uint8 pixels [B, 3, T, H, W]."""
         z_BCTHW = self.statistics.unwhiten(latents / self.run.objective.sigma_data)
-        return to_uint8(self.tokenizer.decode(z_BCTHW)).cpu()
+        return shown(self.tokenizer.decode(z_BCTHW), f"a sample of {self.checkpoint_folder}").cpu()
 
     def read_prompts(self, named: dict[str, str]) -> Tensor:
         """States of the prompts, and last of the negative prompt, [P + 1, S, E]."""

@@ -16,6 +16,8 @@ from support.official_dit import official_state, small_config, write_official
 from support.ranks import RankPool
 from torch import Tensor
 
+from cosmos_tok.config import TokenizerError
+from cosmos_tok.weights import Weights
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop import compare, stores
 from cosmos_train.interop import convert as conversion
@@ -102,7 +104,7 @@ def test_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (folder / shards[1].name).unlink()
     with pytest.raises(
-        ConfigError, match=rf"names {len(shards)} shards, and 1 of them are missing, first {shards[1].name}"
+        TokenizerError, match=rf"names {len(shards)} shards, and 1 of them are missing, first {shards[1].name}"
     ):
         open_world(tmp_path / "diffusers")
 
@@ -112,9 +114,9 @@ def test_no_more_than_the_largest_tensor(tmp_path: Path, monkeypatch: pytest.Mon
     source = write_official(tmp_path / "model.pt", small_config(num_blocks=4))
     alive: set[int] = set()
     most = 0
-    read = stores.PickleStore.read
+    read = Weights.read
 
-    def counted(self: stores.PickleStore, name: str) -> Tensor:
+    def counted(self: Weights, name: str) -> Tensor:
         nonlocal most
         tensor = read(self, name).clone()
         alive.add(id(tensor))
@@ -124,7 +126,7 @@ def test_no_more_than_the_largest_tensor(tmp_path: Path, monkeypatch: pytest.Mon
         most = max(most, len(alive))
         return tensor
 
-    monkeypatch.setattr(stores.PickleStore, "read", counted)
+    monkeypatch.setattr(Weights, "read", counted)
     found = open_world(source)
     for to in ("ours", "official", "diffusers"):
         (tmp_path / to).mkdir()

@@ -1,20 +1,24 @@
 """Runs that start from another project's weights: what must be there, what may be new."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import tiny_world, training
 from support.converted import first_loss
 from support.official_dit import official_state, small_config, write_official
 from support.ranks import RankPool
 
+from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.convert import convert
 from cosmos_train.interop.load import load_world
 from cosmos_train.interop.source import open_world
+from cosmos_train.interop.world import read_world_model
 from cosmos_train.models.dit.world import WorldModel, build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
@@ -48,6 +52,28 @@ def test_a_run_starts_from_it(ranks: Callable[[int], RankPool], tmp_path: Path, 
     expected = ranks(2).run(first_loss, cache, tmp_path / "one", source)
     assert warm == pytest.approx(expected[0], rel=1e-4)
     assert cold != pytest.approx(warm, rel=1e-2)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_no_run_starts_from_weights_that_are_not_finite(
+    ranks: Callable[[int], RankPool], tmp_path: Path, suffix: str
+) -> None:
+    """Their tensor and file are named on both ranks, and the run is not begun; nor does Python get such a model."""
+    cache, state = tiny_world.write_cache(tmp_path / "cache"), official_state(tiny_world.MODEL)
+    name = "net.blocks.block1.blocks.2.block.layer2.weight"
+    state[name][3, 4] = torch.nan
+    source = tmp_path / f"model{suffix}"
+    save_file(state, source) if suffix == ".safetensors" else torch.save(state, source)
+    settings = {"num_steps": 1, "checkpoint": {"init_from": str(source)}}
+    found = ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", ParallelConfig(), settings)
+    said = rf"model{suffix}: 1 of [\d,]+ numbers of {name} are not finite"
+    assert [error for error, _ in found] == ["NotFiniteError"] * 2 and re.search(said, found[0][1])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    with pytest.raises(NotFiniteError, match=said):
+        read_world_model(source)
+    source.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    found = ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", ParallelConfig(), settings)
+    assert f"{source} is a Git LFS pointer" in found[0][1]
 
 
 def test_video_to_world_from_text_to_world(tmp_path: Path) -> None:

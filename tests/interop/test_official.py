@@ -1,7 +1,6 @@
 """What official files of both kinds of world model share: what may be given, and what is refused."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from cosmos_train.interop.official import (
     Sizes,
     check_arguments,
     flat,
-    is_weights,
     prefixes,
     refuse_features,
 )
@@ -48,10 +46,3 @@ def test_a_kernel_of_patches_is_a_matrix_and_networks_are_told_by_their_prefixes
     assert flat(torch.zeros(8, 4, 1, 2, 2)).shape == (8, 16) and flat(torch.zeros(8, 4)).shape == (8, 4)
     first = re.compile(r"(.*)x_embedder\.weight")
     assert prefixes(["net.x_embedder.weight", "net_ema.x_embedder.weight", "net.b"], first) == {"net.", "net_ema."}
-
-
-def test_weights_by_their_suffix(tmp_path: Path):
-    torch.save({}, tmp_path / "model.pt")
-    torch.jit.save(torch.jit.script(torch.nn.Identity()), tmp_path / "encoder.pt")
-    assert is_weights(tmp_path / "model.pt") and is_weights(tmp_path / "a.safetensors")
-    assert not is_weights(tmp_path / "encoder.pt") and not is_weights(tmp_path / "notes.md")

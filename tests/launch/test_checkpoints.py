@@ -1,5 +1,6 @@
 """`cosmos-train checkpoint`: what is listed, what is found damaged, what is removed, how two differ."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from support import tiny_world, training
-from support.checkpoints import write_checkpoint
+from support.checkpoints import flip, write_checkpoint
 from support.ranks import RankPool
 
 from cosmos_launch.cli import main
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train.checkpoint_folder import set_aside
+from cosmos_train.train.checkpoint_judge import _check_of
 
 
 @pytest.fixture
@@ -32,10 +35,41 @@ def test_ls(run_dir: Path, capsys: pytest.CaptureFixture[str]):
 def test_verify_names_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["checkpoint", "verify", str(run_dir)]) == 0
     assert capsys.readouterr().out.count(": whole\n") == 3
-    (run_dir / "checkpoints" / "step-00000020" / "common.pt").write_bytes(b"c" * 10)
+    flip(run_dir / "checkpoints" / "step-00000020" / "common.pt")
     assert main(["checkpoint", "verify", str(run_dir)]) == 1
     assert "step-00000020: common.pt differs from its digest\n" in capsys.readouterr().out
     assert main(["checkpoint", "verify", str(run_dir / "checkpoints" / "step-00000010")]) == 0
+
+
+def test_ls_and_verify_go_on_past_what_is_damaged(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    """Of every kind: each is named with its reason, and what is whole is shown."""
+    folder = run_dir / "checkpoints"
+    (folder / "step-00000010" / "complete.json").write_text("{}")
+    (folder / "step-00000020" / "complete.json").unlink()
+    (folder / "step-00000040").symlink_to(run_dir / "unmounted")
+    newer = write_checkpoint(run_dir, 50) / "complete.json"
+    values = json.loads(newer.read_text()) | {"format": 99}
+    del values["check"]
+    newer.write_text(json.dumps(values | {"check": _check_of(values)}))
+    set_aside(write_checkpoint(run_dir, 60), "its disk died")
+    assert main(["checkpoint", "ls", str(run_dir)]) == 0
+    whole, *damaged = capsys.readouterr().out.splitlines()
+    assert whole.startswith(f"{folder}/step-00000030  step       30")
+    said = [
+        ("step-00000010", "complete.json lacks"),
+        ("step-00000020", "complete.json is missing"),
+        ("step-00000040", "complete.json is missing"),
+        ("step-00000050", f"{folder}/step-00000050 has checkpoint format 99"),
+        ("step-00000060.damaged", "set aside (its disk died)"),
+    ]
+    assert len(damaged) == len(said)
+    for line, (name, why) in zip(damaged, said, strict=True):
+        assert line.startswith(f"{folder}/{name}  damaged: {why}")
+    assert main(["checkpoint", "verify", str(run_dir)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith(": whole") for line in lines] == [False, False, True, False, False]
+    assert main(["checkpoint", "verify", str(folder / "step-00000020")]) == 1
+    assert capsys.readouterr().out == f"{folder}/step-00000020: complete.json is missing\n"
 
 
 def test_verify_looks_at_snapshots_of_averages_too(run_dir: Path, capsys: pytest.CaptureFixture[str]):

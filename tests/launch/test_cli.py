@@ -135,7 +135,7 @@ def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr(worker, "main", lambda arguments: seen.extend(arguments) or 75)
+    monkeypatch.setattr(worker, "main", lambda arguments, stop: seen.extend(arguments) or 75)
     for name, value in SECOND_OF_TWO.items():
         monkeypatch.setenv(name, value)
     assert main(["train", WORLD, "seed=3", "--debug"]) == 75
@@ -179,7 +179,7 @@ def test_a_run_is_checked_for_the_ranks_that_torchrun_started(
 ):
     for name, value in SECOND_OF_TWO.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(worker, "main", lambda arguments: 75)
+    monkeypatch.setattr(worker, "main", lambda arguments, stop: 75)
     assert main(["train", WORLD, "parallel.tp=2"]) == 75
     assert main(["train", WORLD, "parallel.tp=4"]) == 2
     assert "does not divide the 2 processes" in capsys.readouterr().err

@@ -1,21 +1,25 @@
 """`cosmos-train convert`: what it prints, its exit codes, and the Python that README shows."""
 
+import gzip
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import official_ar
-from support.official_dit import small_config, write_official
+from support.official_dit import official_state, small_config, write_official
 
 from cosmos_launch.cli import main
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.convert import TOLERANCE
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.number_formats import dequantised
 from cosmos_tok.official import official_tensors
 from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
+from cosmos_train.interop.source import open_world
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -150,3 +154,92 @@ def test_the_readmes_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPat
     for block in blocks:
         exec(block, dict(given))
     assert load_tokenizer(checkpoint.parent / "runs/cv8x16x16")[1].spatial_rate == 16
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69\nsize 13500000000\n"
+NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
+    "pointer": (POINTER, "is a Git LFS pointer that stands in for a file of 13,500,000,000 bytes; run `git lfs pull`"),
+    "page": (b"<!DOCTYPE html><html>Sign in</html>", "is a web page"),
+    "gzip": (gzip.compress(b"weights"), "is a gzip archive, not a file of weights"),
+    "empty": (b"", "is empty"),
+    "JSON": (b'{"error": "not found"}', "is JSON that begins with"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "pytorch_model.bin", "weights", "decoder.jit"])
+def test_what_is_no_file_of_weights_is_named(
+    tmp_path: Path, kind: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By itself and in a folder; half a TorchScript tokenizer beside its other half."""
+    content, said = NO_WEIGHTS[kind]
+    path = tmp_path / "released" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    if name == "decoder.jit":
+        path.with_name("encoder.jit").write_bytes(content)
+    for source in [path, path.parent] if name != "weights" and not name.endswith(".bin") else [path]:
+        assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 2
+        err = capsys.readouterr().err
+        assert said in err and "released/" in err and err.count("\n") == 1
+    assert not (tmp_path / "ours").exists()
+
+
+def saved(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return path
+
+
+QUANTISED = "net.blocks.block0.blocks.2.block.layer1.weight"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("scale_name", ["weight_scale", "scale_weight", "weight_scale_inv"])
+def test_8_bits_with_their_scales_are_converted(tmp_path: Path, suffix: str, scale_name: str) -> None:
+    """To the weights that they mean: one scale, or one for each row, or each block of 32 x 32."""
+    state = official_state(small_config())
+    meant, stored = dict(state), dict(state)
+    for name, weight in state.items():
+        if "block.layer" in name or (".to_" in name and weight.ndim == 2):
+            rows, columns = weight.shape
+            blocks = (-(-rows // 32), -(-columns // 32))
+            shape = {"weight_scale": (), "scale_weight": (rows, 1), "weight_scale_inv": blocks}
+            scale = torch.rand(shape[scale_name]) + 0.5
+            stored[name] = weight.to(torch.float8_e4m3fn)
+            stored[name.removesuffix("weight") + scale_name] = scale
+            meant[name] = dequantised(stored[name], scale, "")
+    assert len(stored) > len(state) + 10
+    source = saved(tmp_path / f"model{suffix}", stored)
+    assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 0
+    found = open_world(tmp_path / "ours").ours
+    expected = open_world(saved(tmp_path / "meant.pt", meant)).ours
+    assert found.meta.keys() == expected.meta.keys()
+    for name in expected.meta:
+        assert torch.equal(found.read(name), expected.read(name)), name
+
+
+FORMATS: dict[str, tuple[dict[str, torch.Tensor], str, int]] = {
+    "8 bits without scale": ({QUANTISED: torch.ones(384, 96).to(torch.float8_e4m3fn)}, "is float8_e4m3fn, without", 2),
+    "8 bits of another kind": ({QUANTISED: torch.ones(384, 96).to(torch.float8_e5m2)}, "is float8_e5m2, without", 2),
+    "int8": ({QUANTISED: torch.ones(384, 96, dtype=torch.int8)}, "is int8, and weights are read as", 2),
+    "packed": ({QUANTISED: torch.ones(18432, 1, dtype=torch.uint8)}, "is uint8, and weights are read as", 2),
+    "NaN": ({QUANTISED: torch.full((384, 96), torch.nan)}, "36,864 of 36,864 numbers of", 1),
+    "infinity": ({QUANTISED: torch.full((384, 96), -torch.inf)}, "are not finite (NaN or infinity)", 1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_that_are_no_weights_are_named(
+    tmp_path: Path, suffix: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the tensor and the file; counters and positions may be whole numbers."""
+    changed, said, code = FORMATS[name]
+    whole = {"net.pos_embedder.seq": torch.arange(24), "step": torch.tensor(3)}
+    source = saved(tmp_path / f"model{suffix}", official_state(small_config()) | whole | changed)
+    assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == code
+    err = capsys.readouterr().err
+    assert said in err and QUANTISED in err and str(source) in err and err.count("\n") == 1
+    assert not (tmp_path / "ours").exists()
+    saved(source, official_state(small_config()) | whole)
+    assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 0

@@ -1,5 +1,6 @@
 """The doctor never crashes: not here, not with packages hidden, with impostors, with probes and children that fail."""
 
+import importlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from cosmos_launch import doctor
 from cosmos_launch.doctor import Finding
+from cosmos_train.parallel.apex import has_fused_weight_gradient
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUSES = {"ok", "missing", "wrong"}
@@ -185,7 +187,10 @@ def test_the_apex_of_pyramid_is_told_from_nvidias(tmp_path: Path, monkeypatch: p
     (tmp_path / "apex" / "__init__.py").write_text("")
     assert doctor._apex().status == "wrong"
     (tmp_path / "apex" / "multi_tensor_apply").mkdir()
-    assert doctor._apex().status == "ok"
+    assert doctor._apex().status == "wrong", "built without CUDA, it has no kernel that training uses"
+    (tmp_path / "fused_weight_gradient_mlp_cuda.py").write_text("")
+    importlib.invalidate_caches()
+    assert doctor._apex().status == "ok" and has_fused_weight_gradient()
     add_distribution(tmp_path, "apex", "Pyramid toolkit to add sessions and flash messages")
     finding = doctor._apex()
     assert finding.status == "wrong"

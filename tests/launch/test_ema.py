@@ -12,6 +12,7 @@ from cosmos_launch.cli import main
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
+from cosmos_train.train.checkpoint_folder import damage_of
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def test_writes_weights_alone(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["ema", str(run_dir), "--sigma-rel", "0.15", "--out", str(tmp_path / "made")]) == 0
     assert "power-law average of sigma_rel 0.15" in capsys.readouterr().out
     assert checkpoint.resolve(tmp_path / "made") == tmp_path / "made"
+    assert damage_of(tmp_path / "made") == []
     names = set(checkpoint.tensor_names(tmp_path / "made"))
     newest = checkpoint.newest_checkpoint(run_dir)
     assert newest is not None

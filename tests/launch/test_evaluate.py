@@ -1,6 +1,7 @@
 """`cosmos-train evaluate world` predicts what `sample` samples: the same video of the same seed, text and frames."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
 from cosmos_launch.cli import main
-from cosmos_launch.evaluate import predict, read_captions
+from cosmos_launch.evaluate import _require_finite, predict, read_captions
 from cosmos_launch.held_out import held_out_windows
 from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.sample import Clock, _condition, _generate
 from cosmos_launch.sample_request import SampleRequest
 from cosmos_launch.trained import open_run
+from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
@@ -105,3 +107,12 @@ def test_wrong_input(line: str, said: str, folder: Path, tmp_path: Path, capfd: 
 def test_a_negative_prompt_is_enough(folder: Path, tmp_path: Path):
     line = ["evaluate", "world", str(folder / "no_dropout"), "sample.num_steps=1", "sample.negative_prompt=blurry"]
     assert main([*line, "--max-windows", "1", "--out", str(tmp_path / "out.json")]) == 0
+
+
+def test_figures_that_are_not_finite_are_no_result():
+    facts = {"checkpoint": "step-2", "latent_mse": {"model": 0.3, "repeat_last_frame": 0.0}, "ratio": None}
+    _require_finite(facts, "latent_mse")
+    _require_finite(facts | {"perplexity": {"model": 4.0}}, "latent_mse")
+    for bad in ({"latent_mse": {"model": math.nan}}, {"perplexity": {"model": math.inf}}):
+        with pytest.raises(NotFiniteError, match=r"step-2: (latent_mse|perplexity) of model is (nan|inf)"):
+            _require_finite(facts | bad, "latent_mse")

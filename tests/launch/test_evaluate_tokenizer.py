@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,30 @@ def test_wrong_input(line: str, said: str, work: Path, capsys: pytest.CaptureFix
     err = capsys.readouterr().err
     assert err.startswith("cosmos-train: ") and said in err and err.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (math.nan, r"broken/model.safetensors: \d+ of \d+ numbers of \S+ are not finite"),
+        (1e30, r"a, encoded and decoded: [\d,]+ of [\d,]+ decoded values are not finite"),
+    ],
+    ids=["NaN in the weights", "weights that are too large"],
+)
+def test_numbers_that_are_not_finite_are_no_result(
+    factor: float, said: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN would become black pixels, and those have a PSNR."""
+    model, config = load_tokenizer(work / "continuous")
+    _scale(model, factor)
+    save_tokenizer(tmp_path / "broken", model, config, {})
+    line = ["evaluate", "tokenizer", str(tmp_path / "broken"), "clips/a", "--out", str(tmp_path / "out")]
+    assert main(line) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def _scale(model: CausalVideoTokenizer, factor: float) -> None:
+    for param in model.decoder.parameters():
+        param.mul_(factor)

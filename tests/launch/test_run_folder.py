@@ -2,12 +2,14 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import tiny_world
-from support.checkpoints import write_checkpoint
+from support import tiny_world, training
+from support.checkpoints import flip, write_checkpoint
+from support.ranks import RankPool
 
 from cosmos_launch import worker
 from cosmos_launch.cli import main
@@ -71,6 +73,35 @@ def test_what_another_run_s_folder_says_of_it_stays(
     assert start(["run/demo_tokenizer", f"run_dir={run.run_dir}"]) == 2
     assert "is the folder of a world_dit run, and this is a tokenizer run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("refused_of", ["the data", "the architecture", "damage alone"])
+def test_a_start_that_is_refused_changes_nothing(ranks: Callable[[int], RankPool], tmp_path: Path, refused_of: str):
+    """Also what it finds damaged or half-written on its way stays where it is."""
+    cache, run_dir = tiny_world.write_cache(tmp_path / "cache"), tmp_path / "run"
+    other = tiny_world.write_cache(tmp_path / "other", num_windows=9)
+    run = tiny_world.make_run(cache, run_dir, ParallelConfig())
+    ranks(1).run(training.run_loop, cache, run_dir, ParallelConfig(), {})
+    write_run_folder(run)
+    (run_dir / "checkpoints" / "step-00000004" / "complete.json").unlink()
+    (run_dir / "checkpoints" / "step-00000006.partial").mkdir()
+    changed = replace(run, optim=replace(run.optim, lr=0.5))
+    if refused_of == "the data":
+        changed, said = replace(changed, latents=replace(run.latents, folder=str(other))), "was trained on data with"
+    elif refused_of == "the architecture":
+        (run_dir / "run.yaml").unlink()  # which the first look would refuse by
+        changed, said = replace(changed, model=replace(run.model, adaln_rank=4)), "is of another architecture"
+    else:
+        flip(run_dir / "checkpoints" / "step-00000002" / "common.pt")
+        said = "all 2 checkpoints of"
+    before = content_of(run_dir)
+    [(_, message)] = ranks(1).run(training.failure_of, worker.run_rank, changed)
+    assert said in message and content_of(run_dir) == before
+
+
+def content_of(folder: Path) -> dict[str, bytes | None]:
+    """Every path in it, with what a file holds."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_a_write_that_fails_leaves_the_yaml_that_was_there(run: RunConfig, tmp_path: Path):

@@ -1,5 +1,6 @@
 """`cosmos-train report`: the page says what the run's folder says, over all its restarts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: py
     hosts = page.text[page.text.index("times it held up") : page.text.index("The slowest hosts first.")]
     assert hosts.split()[-2:] == ["n20.751", "n10.250"], "host, own seconds, how often"
     assert not [value for tag in ("img", "link", "script") for value in page.values(tag, "src") if "data:" not in value]
+
+
+EVENTS = ("start", "failed", "alert", "straggler", "save", "results", "done", "skipped", "another")
+NO_VALUES = (None, True, "text", [1], {"a": {}}, 10**400, -1, float("nan"), float("inf"), 1e300)
+
+
+@pytest.mark.parametrize("value", [*NO_VALUES, "absent"], ids=lambda value: repr(value)[:9])
+def test_lines_that_lack_values_or_have_others(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: Any):
+    """Each field of a step in turn, and all fields of every event."""
+    names = ("time", *FULL, "tokens_per_sec", "mfu", "data_sec", "forward_sec")
+    steps = [FULL | {"step": number, name: value} for number, name in enumerate(names, start=1)]
+    of_events = ("time", "source", "layout", "error", "sentence", "host", "files", "folder")
+    records = [{"step": 1} | {"event": event} | dict.fromkeys(of_events, value) for event in EVENTS[1:]]
+    records = [{"event": "start", "step": 0}, *records, *steps, {"event": "start", "step": len(steps)} | records[0]]
+    if value == "absent":
+        records = [{name: kept for name, kept in record.items() if kept != value} for record in records]
+    run_dir = tmp_path / "run"
+    write_run(run_dir, {"event": "start", "step": 0})
+    # As they are: without the time that write_run gives them.
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert "Run run" in page_of(run_dir).text
+    for arguments in ([], ["--json"]):
+        assert main(["status", str(run_dir), *arguments]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_that_has_just_started(tmp_path: Path):

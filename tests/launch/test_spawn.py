@@ -10,29 +10,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.slurm import has_pending
 
 from cosmos_launch import spawn
-from cosmos_launch.spawn import run_ranks
+from cosmos_launch.spawn import record_exit, run_ranks
+from cosmos_train.train.signals import STOP_SIGNALS, StopSignals
 
 PRELUDE = """
 import os, pathlib, signal, subprocess, sys, time
 rank, folder = int(os.environ["RANK"]), pathlib.Path(sys.argv[1])
 
-def say(name, text=""):
+def say(name, *texts):
     aside = folder / f".{name}{rank}"
-    aside.write_text(str(text))
+    aside.write_text(" ".join(map(str, texts)))
     aside.rename(folder / f"{name}{rank}")
 
 """
 
 STOPS = """
-def stop(*_):
-    say('got'); sys.exit(75)
-
-signal.signal({number}, stop)
+from cosmos_launch.stopping import listen_as_rank
+stop = listen_as_rank()
 say('ready')
-while True:
-    time.sleep(0.05)  # one long sleep could begin just after the signal
+while not stop.is_asked:
+    time.sleep(0.02)
+say('got', *stop.received); sys.exit(75)
 """
 
 
@@ -165,41 +166,66 @@ def test_a_failure_beside_a_stop_is_a_failure(run: Callable[..., int]):
     assert run("rank == 1 and time.sleep(0.5); sys.exit(75 if rank == 0 else 1)") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
-def test_signals_are_passed_on(run: Callable[..., int], tmp_path: Path, number: signal.Signals):
-    before = signal.getsignal(number)
+@pytest.fixture
+def listening_run(tmp_path: Path) -> Callable[..., int]:
+    """listening_run(code, stop): the same in a process that listens, and with it two ranks."""
+
+    def run(code: str, stop: StopSignals) -> int:
+        return run_ranks([sys.executable, "-c", PRELUDE + code, str(tmp_path)], 2, stop=stop)
+
+    return run
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda n: n.name)
+def test_signals_are_passed_on(listening_run: Callable[..., int], tmp_path: Path, number: signal.Signals):
+    """As SIGTERM: Ctrl-C a second time is for this process alone."""
 
     def send() -> None:
         wait_for(tmp_path / "ready0", tmp_path / "ready1")
         os.kill(os.getpid(), number)
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    assert run(STOPS.format(number=int(number))) == 75
-    sender.join()
-    assert (tmp_path / "got0").exists() and (tmp_path / "got1").exists()
-    assert signal.getsignal(number) is before, "the process has its own handlers back"
+    with StopSignals() as stop:
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert listening_run(STOPS, stop) == 75
+        sender.join()
+    assert [(tmp_path / f"got{rank}").read_text() for rank in range(2)] == ["15", "15"]
 
 
-def test_a_signal_during_the_start_reaches_the_ranks_after_it(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    popen = spawn.subprocess.Popen
+def test_a_signal_to_ranks_that_only_begin_to_run_is_not_lost(listening_run: Callable[..., int], tmp_path: Path):
+    begins = "say('born', os.getpid())\nwhile not (folder / 'sent').exists(): time.sleep(0.02)\n"
+    born = [tmp_path / f"born{rank}" for rank in range(2)]
 
-    def slow_popen(*arguments, env, **settings):
-        process = popen(*arguments, env=env, **settings)
-        wait_for(tmp_path / f"ready{env['RANK']}")
-        if env["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return process
+    def send() -> None:
+        wait_for(*born)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not all(has_pending(int(path.read_text()), signal.SIGTERM) for path in born):
+            time.sleep(0.02)
+        (tmp_path / "sent").touch()
 
-    monkeypatch.setattr(spawn.subprocess, "Popen", slow_popen)
-    assert run(STOPS.format(number=15)) == 75
-    assert (tmp_path / "got0").exists() and (tmp_path / "got1").exists()
+    with StopSignals() as stop:
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert listening_run(begins + STOPS, stop) == 75
+        sender.join()
 
 
-def test_a_command_that_can_not_be_started_leaves_the_handlers_as_they_were():
-    before = signal.getsignal(signal.SIGTERM)
+def test_who_was_asked_before_starts_no_ranks(listening_run: Callable[..., int], tmp_path: Path):
+    with StopSignals() as stop:
+        stop.ask(signal.SIGUSR1)
+        assert listening_run("say('born')", stop) == 75
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_node_is_suspected_of_a_rank_s_end_by_no_signal_that_asks(tmp_path: Path, number: signal.Signals):
+    for rank, code in enumerate((-number, 128 + number)):
+        record_exit(tmp_path, rank, code)
+    lines = [path.read_text() for path in sorted(tmp_path.glob("rank-*"))]
+    assert [line.split("\t")[0] for line in lines] == ["0" if number == signal.SIGKILL else "1", "1"]
+    assert {line.split("\t")[2] for line in lines} == {str(128 + number)}
+
+
+def test_a_command_that_can_not_be_started_is_an_error():
     with pytest.raises(FileNotFoundError):
         run_ranks(["no-such-command"], 1)
-    assert signal.getsignal(signal.SIGTERM) is before

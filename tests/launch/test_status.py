@@ -70,6 +70,21 @@ def test_the_slowest_rank_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert told in capsys.readouterr().out
 
 
+def test_damaged_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_dir = tmp_path / "run"
+    write_run(run_dir, STEP | {"step": 30})
+    for step in (10, 20, 30):
+        write_checkpoint(run_dir, step)
+    (run_dir / "checkpoints" / "step-00000030" / "complete.json").unlink()
+    (run_dir / "checkpoints" / "step-00000020" / "common.pt").write_bytes(b"")
+    (run_dir / "ranks.json").write_text("[1]")
+    found = shown(run_dir, capsys)
+    assert found["checkpoints"] == [10] and found["slowest"] is None
+    assert list(found["damaged"]) == ["step-00000020", "step-00000030"]
+    assert main(["status", str(run_dir)]) == 0
+    assert "step-00000030: complete.json is missing\n" in capsys.readouterr().out
+
+
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["status", str(tmp_path)]) == 2
     assert "has no run.yaml, so it is no run's folder" in capsys.readouterr().err

@@ -154,6 +154,17 @@ def test_every_block_is_compiled(monkeypatch: pytest.MonkeyPatch, choice: Any, m
     assert seen == modes
 
 
+@pytest.mark.parametrize("name", ["column_linear", "row_linear"])
+@pytest.mark.parametrize("is_trained", [True, False], ids=["under DDP", "alone"])
+def test_apex_kernel_is_used_where_there_is_a_sum_of_gradients(
+    ranks: Callable[[int], RankPool], name: str, is_trained: bool
+):
+    """DDP gives the weights main_grad; a backward pass without it leaves the gradient where torch does."""
+    [(calls, gradient, expected)] = ranks(1).run(layouts.fused_gradient, name, is_trained)
+    assert calls == int(is_trained)
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_apex_kernel_is_used_on_cuda_alone_and_pypis_package_of_that_name_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -174,3 +174,34 @@ def test_a_hostile_name_is_a_name(cluster: Path, cache: Path, tmp_path: Path):
     assert job.log.endswith("the first error was of rank - on n1: the health check of the node failed\n")
     assert not list(tmp_path.rglob("pwned"))
     assert (run_dir / "slurm" / "crashes.tsv").read_text().split("\t")[1] == "n1"
+
+
+def test_asked_before_the_first_step_it_is_queued_again_and_no_node_is_suspected(
+    submit_world: Callable[..., Job], tmp_path: Path
+):
+    """While the health check goes on, which all of the job's processes are told, and while a rank imports."""
+
+    def ask() -> None:
+        told = job.log.count("stopped, in the queue again")
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job.number], check=True)
+        job.wait_until(lambda: job.log.count("stopped, in the queue again") > told, "the queue")
+
+    check = f"test -e {tmp_path}/checked || (touch {tmp_path}/checked; sleep 600)"
+    job = submit_world("1", f"cluster.health_check={check}", "cluster.health_check_sec=600")
+    job.wait_until((tmp_path / "checked").exists, "the health check")
+    ask()
+    job.start_again_at_once()
+    job.wait_until(lambda: has_rank(job), "a rank")
+    ask()
+    subprocess.run(["scancel", job.number], check=True)
+    assert not job.losses and "before the first step: nothing is lost" in job.log
+    for name in ("suspects.txt", "crashes.tsv"):
+        assert (job.run_dir / "slurm" / name).read_text() == ""
+
+
+def has_rank(job: Job) -> bool:
+    try:
+        job.rank_pid(0)
+    except AssertionError:
+        return False
+    return True

@@ -137,7 +137,7 @@ def as_if_nothing_was_installed() -> dict[str, Any]:
     return {
         "refusal": refusal,
         "optimizer": type(inner).__name__,
-        "adam_step": optimizer_state.adam_step(engine.optimizer),
+        "adam_step": optimizer_state.adam_step(engine.optimizer, mesh),
     }
 
 

@@ -1,13 +1,16 @@
 """What tests/parallel asks of every rank of a layout: its groups, its shards, and linears cut over ranks."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
+from megatron.core.tensor_parallel import layers as mcore_layers
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel import init
+from cosmos_train.parallel import init, layers
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.layers import native_layers
 from cosmos_train.parallel.mcore import transformer_config
@@ -126,3 +129,34 @@ def _whole(part: Tensor, dim: int | None, mesh: Mesh) -> Tensor:
     parts = [torch.empty_like(part) for _ in range(mesh.tp.size())]
     dist.all_gather(parts, part.contiguous(), group=mesh.tp)
     return torch.cat(parts, dim=dim)
+
+
+def fused_gradient(name: str, is_trained: bool) -> tuple[int, Tensor | None, Tensor]:
+    """A linear as on CUDA with apex, whose kernel is written out here; is_trained: its weight has main_grad, as by DDP.
+
+    Returns:
+        How often the kernel was called; the weight's gradient, from where it is left; what it should be.
+    """
+    calls = []
+
+    def add_product(x: Tensor, gradient: Tensor, total: Tensor) -> None:
+        calls.append(x)
+        total += gradient.t() @ x
+
+    mesh = init.start(parallel := ParallelConfig(), seed=3)
+    config = transformer_config(parallel, dtype=torch.float32, num_layers=1, width=4, num_heads=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "fuses_weight_gradients", lambda device: True)
+        patch.setattr(mcore_layers, "_grad_accum_fusion_available", True)
+        kernel = SimpleNamespace(wgrad_gemm_accum_fp32=add_product)
+        patch.setattr(mcore_layers, "fused_weight_gradient_mlp_cuda", kernel, raising=False)
+        linear = getattr(native_layers(parallel, config, mesh), name)(D_IN, D_OUT)
+        nn.init.normal_(linear.weight)
+        if is_trained:
+            linear.weight.main_grad = torch.zeros_like(linear.weight)
+        x = torch.randn(NUM_TOKENS, BATCH, D_IN, requires_grad=True)
+        linear(x).square().sum().backward()
+    weight = linear.weight.detach().clone().requires_grad_()
+    (x.detach() @ weight.t()).square().sum().backward()
+    assert weight.grad is not None
+    return len(calls), linear.weight.main_grad if is_trained else linear.weight.grad, weight.grad

@@ -1,7 +1,9 @@
 """Whole runs of the tiny world model through the loop, on every rank of a pool."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import resource
 import time
@@ -15,6 +17,7 @@ import torch
 from support import tiny_world
 from torch.utils._pytree import tree_leaves
 
+from cosmos_launch.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
@@ -43,6 +46,13 @@ def run_loop(
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
     return train(run, WorldDiTTask(run, mesh), mesh, code_version="test")
+
+
+def updates_that_rank_1_counted(cache: Path, run_dir: Path, parallel: ParallelConfig) -> int:
+    """What every rank takes for the number of updates where rank 0 has counted none."""
+    _, engine, mesh = tiny_world.start(tiny_world.make_run(cache, run_dir, parallel))
+    optimizer_state.set_adam_step(engine.optimizer, 5 * mesh.world.rank())
+    return optimizer_state.adam_step(engine.optimizer, mesh)
 
 
 SLOW_SEC = 1.0
@@ -84,6 +94,13 @@ def own_and_peak_memory() -> tuple[float, dict[str, float]]:
 def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
     """Where a run would start from, on this rank of all."""
     return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
+
+
+def seen_from_own_folder(folders: Sequence[Path], run_dir: str, config: CheckpointConfig) -> checkpoint.Source:
+    """The same, of paths that are relative to another folder on each rank, as if each had another file system."""
+    mesh = init.start(ParallelConfig(), seed=0)
+    with contextlib.chdir(folders[mesh.world.rank()]):
+        return checkpoint.choose_source(Path(run_dir), config, mesh)
 
 
 def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[int, int]:
@@ -138,6 +155,17 @@ def failure_of(function: Callable, *arguments: Any) -> tuple[str, str]:
     except Exception as error:  # the test looks at which one it is
         return type(error).__name__, str(error)
     return "", ""
+
+
+def told_failure_of(function: Callable, *arguments: Any) -> tuple[int, str]:
+    """(exit code, what a person is told) of a function that raises; (0, "") where it does not."""
+    told = io.StringIO()
+    try:
+        function(*arguments)
+    except Exception as error:  # as the command does
+        with contextlib.redirect_stderr(told):
+            return report_failure(error), told.getvalue()
+    return 0, ""
 
 
 def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, torch.Tensor]:

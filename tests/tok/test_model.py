@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cosmos_tok.config import TokenizerConfig, TokenizerError
-from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
+from cosmos_tok.config import NotFiniteError, TokenizerConfig, TokenizerError
+from cosmos_tok.model import CausalVideoTokenizer, shown, to_uint8, to_unit_range
 
 IMAGE: dict = {"media": "image", "temporal_rate": 1, "channels": 32, "channel_multipliers": (1, 1, 2)}
 FAMILY = {
@@ -306,3 +306,10 @@ def test_uint8_round_trip_and_clamping() -> None:
     with pytest.raises(TokenizerError, match=r"torch.uint8 is not one in -1 .. 1"):
         to_uint8(levels)
     assert to_uint8(torch.tensor([-1.5, -1.0, 0.001, 1.5])).tolist() == [0, 0, 128, 255]
+
+
+def test_what_is_shown_is_finite():
+    video = torch.tensor([-1.0, 0.0, 2.0])
+    assert shown(video, "a clip").tolist() == [0, 128, 255]
+    with pytest.raises(NotFiniteError, match=r"a clip: 2 of 3 decoded values are not finite"):
+        shown(video / torch.tensor([0.0, 1.0, 0.0]), "a clip")

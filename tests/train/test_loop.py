@@ -2,6 +2,7 @@
 W&B of where it comes from, over restarts and forks.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train import checkpoint
+from cosmos_train.train.checkpoint_folder import damage_of
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.signals import DONE, STOPPED
 
@@ -37,6 +39,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace(
     trained = training.losses(tmp_path)
     assert set(trained) | {event["step"] for event in skipped} == set(range(1, 9))
     assert all(loss == loss for loss in trained.values())
+    newest = checkpoint.resolve(tmp_path)
+    assert checkpoint.read_progress(newest).skipped_steps == len(skipped) and damage_of(newest) == []
     [average] = ranks(1).run(training.saved_average, broken, tmp_path, ParallelConfig())
     assert all(torch.isfinite(tensor).all() for tensor in average.values())
 
@@ -53,6 +57,53 @@ def test_too_many_in_a_row_stop_the_run_and_spare_the_checkpoint(
     assert f"not finite at step {step} (samples {4 * step - 4} to {4 * step - 1}), 1 steps in a row" in message
     newest = checkpoint.newest_checkpoint(tmp_path)
     assert (0 if newest is None else checkpoint.read_progress(newest).step) == step - 1
+
+
+NO_FINITE_END: dict[str, tuple[dict, str]] = {
+    "an infinite update": (
+        {"num_steps": 1, "optim": {"lr": 1e300, "warmup_steps": 0}},
+        r"numbers of net\..* and of \d+ other tensors are not finite \(NaN or infinity\) after step 1; they are not",
+    ),
+    "weights noticed by the next step": (
+        {"num_steps": 9, "optim": {"lr": 1e300, "warmup_steps": 0}, "checkpoint": {"every_steps": 9}},
+        r"are not finite \(NaN or infinity\) after step 2; they are not saved",
+    ),
+    "losses of weights that are too large": (
+        {"num_steps": 4, "optim": {"lr": 1e30, "warmup_steps": 0}},
+        r"from step 2 to 4, the last, and the samples of step 1 have no finite loss now either: the run has failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tp=2), ParallelConfig(pp=2)])
+@pytest.mark.parametrize("name", NO_FINITE_END)
+def test_a_run_that_ends_without_finite_numbers_has_failed(
+    ranks: Callable[[int], RankPool], tmp_path: Path, name: str, parallel: ParallelConfig
+):
+    """On all ranks, in one sentence; what is saved is finite, and a second start does not call it done either."""
+    cache, (settings, said) = tiny_world.write_cache(tmp_path / "cache"), NO_FINITE_END[name]
+    for _ in range(2):
+        found = ranks(2).run(training.failure_of, training.run_loop, cache, tmp_path / "run", parallel, settings)
+        assert found[0] == found[1] and found[0][0] == "FloatingPointError"
+        assert re.search(said, found[0][1]), found[0][1]
+        assert [event["event"] for event in training.events(tmp_path / "run")][-1] == "failed"
+        said = "not finite"
+    if checkpoint.newest_checkpoint(tmp_path / "run") is not None:
+        [average] = ranks(1).run(training.saved_average, cache, tmp_path / "run", ParallelConfig())
+        assert all(tensor.isfinite().all() for tensor in average.values())
+
+
+def test_a_run_of_nothing_but_bad_samples_is_not_done(ranks: Callable[[int], RankPool], tmp_path: Path):
+    cache = tiny_world.write_cache(tmp_path / "cache", num_windows=6, broken=True)
+    settings = {"num_steps": 1, "global_batch_size": 4, "checkpoint": {"every_steps": 1}}
+    [(name, message), _] = ranks(2).run(
+        training.failure_of, training.run_loop, cache, tmp_path / "run", ParallelConfig(), settings
+    )
+    assert (
+        name == "FloatingPointError"
+        and "not finite from step 1 to 1, the last, and no step was before them: the run has failed" in message
+    )
+    assert checkpoint.newest_checkpoint(tmp_path / "run") is None
 
 
 def test_a_run_is_one_at_weights_and_biases_and_a_fork_is_another(ranks: Callable[[int], RankPool], tmp_path: Path):

@@ -20,6 +20,12 @@ class TokenizerError(ValueError):
     input_is_wrong = True
 
 
+class NotFiniteError(TokenizerError):
+    """Weights or results with NaN or infinity in them: whatever made them has failed, and so has what reads them."""
+
+    input_is_wrong = False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
     media: Literal["video", "image"] = "video"

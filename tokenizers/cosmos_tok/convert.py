@@ -30,6 +30,8 @@ from cosmos_tok import fsq, kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_metadata, load_tokenizer, save_tokenizer
+from cosmos_tok.torchscript import load_archive
+from cosmos_tok.weight_file import refuse_broken_links
 from cosmos_tok.whitening import LatentStatistics, load_statistics
 
 TOLERANCE = 1e-4
@@ -142,6 +144,7 @@ def open_source(
     path: Path, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", statistics: str = "bf16"
 ) -> Source:
     """Recognise and read a tokenizer of any layout; the arguments are those of `convert`."""
+    refuse_broken_links(path)
     if path.is_dir() and _is_ours(path):
         model = load_tokenizer(path)[0].float()
         found = Source("ours", path, model, _our_runner(model))
@@ -256,7 +259,7 @@ def _diffusers_runner(folder: Path, model: CausalVideoTokenizer) -> Runner:
 
 def _archive_runner(checkpoint: official.Checkpoint, model: CausalVideoTokenizer) -> Runner:
     """The archives' own layers; our reading of them where they cannot run, being in bfloat16 or traced on a GPU."""
-    archives = [official.load_archive(path) for path in checkpoint.archives]
+    archives = [load_archive(path) for path in checkpoint.archives]
     encoder, decoder = archives[0], archives[-1]
     is_image = model.config.media == "image"
 

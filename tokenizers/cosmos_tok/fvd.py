@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_tok.config import TokenizerError
+from cosmos_tok.torchscript import load_archive
 
 SIDE_PX = 224
 I3D_ARGUMENTS = {"rescale": False, "resize": False, "return_features": True}
@@ -28,13 +29,9 @@ class VideoFeatures:
     """A feature network from a TorchScript file: float [1, 3, T, 224, 224] in [-1, 1] -> [1, F]."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        if not path.is_file():
+        if not path.is_file() and not path.is_symlink():
             raise TokenizerError(f"{path} is no file; name a TorchScript network such as i3d_torchscript.pt")
-        try:
-            self._network = torch.jit.load(str(path), map_location=device).eval()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TokenizerError(f"{path} is no TorchScript network: {reason}; copy the file again") from error
+        self._network = load_archive(path, device)
         names = {argument.name for argument in self._network.forward.schema.arguments}
         self._arguments = {name: value for name, value in I3D_ARGUMENTS.items() if name in names}
         self._path, self._device = path, device

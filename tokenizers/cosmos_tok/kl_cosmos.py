@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.official import model_of, official_arguments
+from cosmos_tok.weights import load_weights
 from cosmos_tok.whitening import LatentStatistics
 
 CLASS_NAME = "AutoencoderKLCosmos"
@@ -74,10 +74,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], TokenizerConfig, Laten
     """The tensors under this package's names, the architecture, and the latent statistics if there are any."""
     stored = DEFAULTS | _read_json(folder / CONFIG)
     config = _to_config(stored, folder / CONFIG)
-    try:
-        theirs = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise TokenizerError(f"{folder / WEIGHTS} cannot be read: {error}; copy the folder again") from error
+    theirs = load_weights(folder / WEIGHTS)
     ours_of = {theirs_name: name for name, theirs_name in names(config).items()}
     return {ours_of.get(name, name): t for name, t in theirs.items()}, config, _statistics(stored, config)
 

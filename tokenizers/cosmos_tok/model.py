@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_tok import fsq
-from cosmos_tok.config import TokenizerConfig, TokenizerError
+from cosmos_tok.config import NotFiniteError, TokenizerConfig, TokenizerError
 from cosmos_tok.first_weights import start_as_wavelet_code
 from cosmos_tok.network import Decoder, Encoder, primitives
+from cosmos_tok.number_formats import num_not_finite
 from cosmos_tok.stream import Stream, pieces
 
 LAST_OF_BRANCHES = ("conv2.1.conv3d.weight", "proj_out.conv3d.weight", "conv2.weight", "proj_out.weight")
@@ -46,6 +47,19 @@ def to_uint8(video: Tensor) -> Tensor:
             f"a video of {video.dtype} is not one in -1 .. 1; use what decode returns, or leave it as it is"
         )
     return video.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def shown(video: Tensor, what: str) -> Tensor:
+    """`to_uint8` of what is looked at or measured: NotFiniteError where a number is none, which would become black.
+
+    what: the video in words, for the error.
+    """
+    if bad := num_not_finite(video):
+        raise NotFiniteError(
+            f"{what}: {bad:,} of {video.numel():,} decoded values are not finite (NaN or infinity), so its weights or "
+            "latents are broken; take another tokenizer, or a checkpoint of an earlier step"
+        )
+    return to_uint8(video)
 
 
 class CausalVideoTokenizer(nn.Module):

@@ -18,22 +18,23 @@ Pickles are read with weights_only, so that a file cannot run code.
 
 import math
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cosmos_tok import fsq
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.pickles import first_line, load_pickle, load_state_dict
+from cosmos_tok.number_formats import require_float
+from cosmos_tok.pickles import load_pickle
 from cosmos_tok.store import require_same_tensors
+from cosmos_tok.torchscript import load_archive
+from cosmos_tok.weight_file import is_torchscript
+from cosmos_tok.weights import load_weights
 from cosmos_tok.whitening import LatentStatistics
 
 BUFFERS = re.compile(
@@ -180,14 +181,6 @@ def official_arguments(config: TokenizerConfig, *, quantizer_buffers: bool = Tru
     return arguments | {"latent_channels": config.latent_channels, "formulation": "AE"}
 
 
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, whatever it is called."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def read_statistics(path: Path, channels: int, *, rounded_to: torch.dtype = torch.bfloat16) -> LatentStatistics | None:
     """Latent statistics from an official mean_std.pt, or None if there is no such file.
 
@@ -237,22 +230,9 @@ def _files(path: Path) -> tuple[Path, ...]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise TokenizerError(f"{path} cannot be read: {error}; copy the file again") from error
     if is_torchscript(path):
         return {name.removeprefix("inv_quant."): tensor for name, tensor in load_archive(path).state_dict().items()}
-    return load_state_dict(path)
-
-
-def load_archive(path: Path) -> torch.jit.ScriptModule:
-    """A TorchScript file, on the CPU; TorchScript can compute and nothing else."""
-    try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read: {first_line(error)}; copy the file again") from error
+    return load_weights(path)
 
 
 def _bare_names(stored: Mapping[str, Tensor], weights: str, path: Path, notes: list[str]) -> dict[str, Tensor]:
@@ -308,6 +288,7 @@ def derive_config(tensors: Mapping[str, Tensor], known: _Arguments) -> Tokenizer
             raise TokenizerError(
                 f"{known.path} lacks {name}, which every {media} tokenizer has; name a whole checkpoint"
             )
+        require_float(name, tensors[name], str(known.path))
         return tuple(tensors[name].shape)
 
     def count(pattern: str) -> int:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.number_formats import require_finite, require_float
+from cosmos_tok.weights import load_weights
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 
 FORMAT = "cosmos-tok 1"
@@ -65,14 +66,12 @@ def save_tokenizer(
 def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerConfig]:
     """The model, on the CPU in the stored dtype and in eval mode, and its config.
 
-    TokenizerError if a file is missing or damaged, or the weights are not those of the config's architecture.
+    TokenizerError if a file is missing or damaged, or the weights are not those of the config's architecture; that it
+    is a NotFiniteError says that they are, and hold NaN or infinity.
     """
     folder = Path(folder)
     config, _ = _read_config(folder)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise TokenizerError(f"{folder / WEIGHTS} cannot be read: {error}; copy the tokenizer again") from error
+    weights = load_weights(folder / WEIGHTS)
     with torch.device("meta"):
         model = CausalVideoTokenizer(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -123,7 +122,12 @@ def _read_config(folder: Path) -> tuple[TokenizerConfig, dict[str, Any]]:
 def require_same_tensors(
     where: str, what: str, expected: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor], remedy: str
 ) -> None:
-    """TokenizerError that names the first tensors in which the weights at `where` differ from `what`."""
+    """TokenizerError that names the first tensors in which the weights at `where` differ from `what`.
+
+    They are what a network is filled with, so their numbers must be weights' too, and finite.
+    """
+    for name in sorted(expected.keys() & found.keys()):
+        require_float(name, found[name], where)
     differences = []
     for name in sorted(expected.keys() | found.keys()):
         wanted = list(expected[name]) if name in expected else "absent"
@@ -134,3 +138,5 @@ def require_same_tensors(
         more = f"; and {len(differences) - NUM_SHOWN} more" if len(differences) > NUM_SHOWN else ""
         shown = "; ".join(differences[:NUM_SHOWN])
         raise TokenizerError(f"{where} does not fit {what}: {shown}{more}; {remedy}")
+    for name, tensor in found.items():
+        require_finite(name, tensor, where)

@@ -9,6 +9,7 @@ B prompts, S token positions, E width of a token's vector.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_tok.config import TokenizerError
+from cosmos_tok.number_formats import require_finite, require_float
+from cosmos_tok.weight_file import refuse_broken_links, refuse_stand_in
+from cosmos_tok.weights import open_weights
 
 PACKAGE_PREFIX = "package:"
 
@@ -56,6 +60,7 @@ class FolderTextEncoder:
 
     def __init__(self, folder: Path, max_tokens: int, device: torch.device | str = "cpu") -> None:
         folder = Path(folder)
+        _require_files(folder)
         model_type = _read_model_type(folder)
         try:
             self._tokenizer, self._model = _load(folder, model_type)
@@ -64,7 +69,11 @@ class FolderTextEncoder:
                 f"text.encoder={folder} cannot be loaded: {error}; use a folder with config.json, the "
                 f"tokenizer's files and complete weights"
             ) from error
-        self._model = self._model.eval().requires_grad_(False).float().to(device)
+        for name, param in self._model.named_parameters():
+            require_finite(name, param.detach(), f"text.encoder={folder}")
+        self._model = self._model.eval().requires_grad_(False).float()
+        own_memory(self._model)
+        self._model = self._model.to(device)
         self.name = f"{model_type}:{folder.parent.name}/{folder.name}"
         self.width: int = self._model.config.hidden_size
         self.max_tokens = max_tokens
@@ -117,6 +126,36 @@ def text_encoder_folder(spec: str) -> Path:
     )
 
 
+def _require_files(folder: Path) -> None:
+    """TokenizerError where a file of the model's is a pointer or a web page, or its weights are none.
+
+    transformers says little of what it can not read, and takes 8-bit weights without their scales.
+    """
+    refuse_broken_links(folder)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".model", ".txt") and path.stat().st_size:
+            refuse_stand_in(path)
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    for path in [folder / "model.safetensors", *shards]:
+        if path.is_file():
+            _require_weights(path)
+    if not shards and not (folder / "model.safetensors").is_file():
+        for path in sorted(folder.glob("pytorch_model*.bin")):
+            _require_weights(path)
+
+
+def _require_weights(path: Path) -> None:
+    weights = open_weights(path)
+    for name, tensor in weights.meta.items():
+        if name.endswith(".weight"):
+            require_float(name, tensor, str(path))
+    if weights.scaled:
+        raise TokenizerError(
+            f"{path}: {weights.scaled[0]} is of 8 bits with a scale, which text encoders are not read with; take the "
+            "weights as they were before quantisation"
+        )
+
+
 def _read_model_type(folder: Path) -> str:
     path = folder / "config.json"
     try:
@@ -144,6 +183,16 @@ def _load(folder: Path, model_type: str) -> tuple[Any, Any]:
     if info["missing_keys"]:
         raise RuntimeError(f"no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     return tokenizer, model
+
+
+def own_memory(model: nn.Module) -> None:
+    """Copy weights and buffers out of the file that they are mapped from, one at a time.
+
+    Safetensors are read when they are used: where the file is written over in place, the weights of a process that goes
+    on would change, and where it is cut off, the process would die.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 @contextlib.contextmanager

@@ -92,8 +92,11 @@ class CachedTextEncoder:
             return None
         try:
             stored = load_file(path)
-            return stored["states_SE"], int(stored["dropped"])
-        except (OSError, SafetensorError, KeyError) as error:
+            states_SE, dropped = stored["states_SE"], int(stored["dropped"])
+            if states_SE.ndim != 2 or len(states_SE) > self.max_tokens:
+                raise ValueError(f"states of shape {list(states_SE.shape)}")
+            return states_SE, dropped
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise TokenizerError(
                 f"{path} cannot be read: {error!r}; remove it, and its text is encoded again"
             ) from error

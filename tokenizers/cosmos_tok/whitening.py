@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_tok.config import TokenizerError
+from cosmos_tok.weight_file import refuse_stand_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,8 @@ def save_statistics(path: Path, statistics: LatentStatistics) -> None:
 
 def load_statistics(path: Path) -> LatentStatistics:
     """Read what `save_statistics` wrote; ValueError if the file is missing, damaged or something else."""
+    if path.exists():
+        refuse_stand_in(path)
     try:
         with safe_open(path, framework="pt") as file:
             return LatentStatistics(file.get_tensor("mean"), file.get_tensor("std"), file.metadata() or {})
