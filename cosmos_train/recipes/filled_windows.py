@@ -84,7 +84,7 @@ class FilledWindows:
         tokenizer, self.codec = load_tokenizer(tokenizer_folder)
         self.shape_CTHW = latent_shape(run.data, self.codec)
         self.dtype = torch.float32 if self.codec.kind == "continuous" else torch.int32
-        self.plan = SamplePlan(read_parts(run.data, "train"), run.seed, run.data)
+        self.plan = SamplePlan(read_parts(run.data, "train", verify=mesh.is_main), run.seed, run.data)
         self.tokenizer_digest = tokenizer_digest(tokenizer_folder)
         text = f"{run.text.encoder} max_tokens={run.text.max_tokens}" if reads_text else ""
         self.digest = hashlib.sha256(json.dumps([self.plan.digest, self.tokenizer_digest, text]).encode()).hexdigest()

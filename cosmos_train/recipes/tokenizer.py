@@ -80,7 +80,7 @@ class TokenizerTask:
 
     def __init__(self, run: TokenizerRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.parts = read_parts(run.data, "train")
+        self.parts = read_parts(run.data, "train", verify=mesh.is_main)
         self.plan = SamplePlan(
             self.parts, run.seed, run.data, image_share=run.image_share, group_size=run.train.global_batch_size
         )
