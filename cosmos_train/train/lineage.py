@@ -56,8 +56,8 @@ def check_continues(progress: Progress, run: RunConfig, data_digest: str, folder
     if progress.sample_order != SAMPLE_ORDER:
         raise ConfigError(
             f"{folder} was trained in sample order {progress.sample_order}, and this cosmos-train draws samples in"
-            f" order {SAMPLE_ORDER}: some would come twice and others never; finish the run with the cosmos-train that began"
-            f" it, or start another one with checkpoint.init_from={folder}"
+            f" order {SAMPLE_ORDER}: some would come twice and others never; finish the run with the cosmos-train that"
+            f" began it, or start another one with checkpoint.init_from={folder}"
         )
     if progress.seed != run.seed:
         raise ConfigError(
