@@ -173,7 +173,7 @@ class PackedPlan(SamplePlan):
 def open_way(way: str, folder: Path, config: DataConfig) -> Read:
     videos = Manifest.read(folder / "videos.parquet")
     if way in SHARDS:
-        return ours(PackedPlan(videos, Manifest.read(folder / SHARDS[way] / "manifest.parquet"), config), config)
+        return ours(PackedPlan(videos, Manifest.read(folder / SHARDS[way] / "manifest.arrow"), config), config)
     plan = SamplePlan([Part(videos)], 0, config)
     return webdataset_way(folder, plan, config) if way == "webdataset" else rival(READERS[way], plan, config)
 

@@ -35,13 +35,13 @@ def write_tokenizer(folder: Path, config: TokenizerConfig = CONTINUOUS, seed: in
 
 
 def write_inputs(folder: Path) -> Path:
-    """footage.parquet of three training clips and a held-out one, with a caption; tokenizer, other_tokenizer, t5."""
+    """footage.arrow of three training clips and a held-out one, with a caption; tokenizer, other_tokenizer, t5."""
     (folder / "t5").mkdir()
     tiny_t5.write_t5(folder / "t5")
     (folder / "videos").mkdir()
     (folder / "videos" / "carphone.mp4").symlink_to(CARPHONE)
     (folder / "videos" / "carphone.txt").write_text("a red ball")
-    build_manifest(folder / "videos", clip_frames=30, heldout_every=4).manifest.write(folder / "footage.parquet")
+    build_manifest(folder / "videos", clip_frames=30, heldout_every=4).manifest.write(folder / "footage.arrow")
     write_tokenizer(folder / "tokenizer")
     write_tokenizer(folder / "other_tokenizer", seed=1)
     return folder
@@ -51,7 +51,7 @@ def settings(
     inputs: Path, cache: Path, tokenizer: str = "tokenizer", *, fill: bool = True, **latents: Any
 ) -> dict[str, Any]:
     """Three steps of four windows, and sections that replace those of the tiny world model."""
-    data = DataConfig(manifest=str(inputs / "footage.parquet"), num_frames=9, height_px=32, width_px=48, num_workers=2)
+    data = DataConfig(manifest=str(inputs / "footage.arrow"), num_frames=9, height_px=32, width_px=48, num_workers=2)
     section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), fill=fill, **latents)
     run = {"data": data, "latents": section, "text": TextConfig(encoder=str(inputs / "t5"), max_tokens=8)}
     return {"num_steps": 3, "run": run}
