@@ -246,12 +246,10 @@ WRONG = {
     ),
     "batch": (f"train {WORLD} --nproc 3", 2, "train.global_batch_size=8 is not a multiple of train.micro_batch_size"),
     "no process": (f"train {WORLD} --nproc 0", 2, "--nproc 0 must be at least 1"),
-    "no folder": ("data build nowhere --out new", 2, "is not a folder; give the folder that holds the videos"),
-    "no videos": ("data build empty --out new", 2, "holds no video; expected files that end in .avi, .mkv, "),
-    "nothing but bad videos": (
-        "data build cut --out m.parquet --max-bad-share 1",
+    "no folder": (
+        "data build nowhere --out new",
         2,
-        "cut gives no clip, so m.parquet is not written; 1 videos were found and left out",
+        "nowhere can not be read (No such file or directory); give a folder,",
     ),
     "a folder as manifest": ("data build videos --out empty", 2, "--out empty is a folder; name the manifest to write"),
     "clips of nothing": ("data build videos --out new --clip-frames -1", 2, "clip_frames=-1 is not a positive count"),
@@ -308,6 +306,23 @@ def test_debug_shows_where_it_happened(line: str, work: Path, capfd: pytest.Capt
     assert main([*line.split(), "--debug"]) == 2
     err = capfd.readouterr().err
     assert err.startswith("Traceback (most recent call last):") and "\ncosmos-train: " in err
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "listed"),
+    [
+        ("data build empty --out new", "empty holds no video; left out:", "1: a text that belongs to no video ("),
+        ("data build cut --out new --max-bad-share 1", "cut gives no clip of 1 videos, so new is not written:", "torn"),
+    ],
+)
+def test_a_source_without_clips_is_told_by_what_is_in_it(
+    work: Path, capfd: pytest.CaptureFixture[str], line: str, said: str, listed: str
+):
+    assert main(line.split()) == 2
+    first, *others = capfd.readouterr().err.splitlines()
+    assert first.startswith("cosmos-train: ") and first.endswith(said)
+    assert len(others) == 1 and listed in others[0]
+    assert not (work / "new").exists()
 
 
 def test_videos_that_are_all_bad_are_listed(work: Path, capfd: pytest.CaptureFixture[str]):

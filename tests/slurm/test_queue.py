@@ -80,8 +80,8 @@ def test_each_stage_of_a_chain_starts_from_the_newest_checkpoint_of_the_one_befo
         stage.wait_for_end()
     assert "in the queue again after a crash, retry 1 of 3" in stages[0].log
     newest = tmp_path / "first" / "checkpoints" / f"step-{NUM_STEPS:08d}"
-    assert f"started from {tmp_path}/first: checkpoint.init_from" in stages[1].log
-    assert newest.is_dir() and stages[1].losses[1] < 0.9 * stages[0].losses[1]
+    assert f"started from {newest}: checkpoint.init_from" in stages[1].log
+    assert stages[1].losses[1] < 0.9 * stages[0].losses[1]
 
 
 def test_a_chain_whose_first_stage_fails_ends(cluster: Path, cache: Path, tmp_path: Path):

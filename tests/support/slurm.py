@@ -55,7 +55,8 @@ class Job:
         started = time.monotonic()
         while not reached():
             assert time.monotonic() - started < LIMIT_SEC, f"{what}: not in {LIMIT_SEC} s\n{self.log}"
-            assert self.state() not in ENDS or reached(), f"{what}: not before the end\n{self.log}"
+            state = self.state()
+            assert state not in ENDS or reached(), f"{what}: not before the end, {state}\n{self.log}"
             time.sleep(0.3)
         return time.monotonic() - started
 
@@ -71,6 +72,8 @@ class Job:
     def start_again_at_once(self) -> None:
         """Slurm lets a job that it preempted wait for two minutes."""
         self.wait_until(lambda: self.state() == "PENDING", "the queue")
+        # slurmd takes no credential that was made in the second in which it killed the job, and the job would fail.
+        time.sleep(2.0)
         while self.state() == "PENDING":  # from the moment that its processes are gone
             subprocess.run(["scontrol", "update", f"JobId={self.number}", "StartTime=now"], capture_output=True)
             time.sleep(1.0)
