@@ -5,6 +5,7 @@ keeps open from one call to the next.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Protocol
@@ -50,6 +51,8 @@ class PyAVDecoder:
     def __init__(self, num_threads: int, stall_sec: float = 120.0) -> None:
         self._stall_sec = stall_sec
         self._videos = OpenVideos(KEPT_OPEN_BYTES)
+        # Those that no thread is using: their tables are kept from window to window.
+        self._idle_converters: deque[RgbConverter] = deque()
         self._workers = Workers(self._decode_into, num_threads, stall_sec)
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
@@ -72,7 +75,10 @@ class PyAVDecoder:
     def _decode_into(self, of: tuple[Sample, Tensor]) -> None:
         """Frame by frame, so that no more than one picture of the video's full size is held."""
         sample, window_3THW = of[0], of[1].numpy()
-        to_rgb = RgbConverter()
+        try:
+            to_rgb = self._idle_converters.pop()
+        except IndexError:
+            to_rgb = RgbConverter()
         frames = read_frames(
             sample.clip,
             start_frame=sample.start_frame,
@@ -82,6 +88,7 @@ class PyAVDecoder:
         )
         for place, frame in enumerate(frames):
             fit_picture(to_rgb.colours(frame), sample, window_3THW[:, place])
+        self._idle_converters.append(to_rgb)
 
 
 def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torch.device = "cpu") -> Decoder:
