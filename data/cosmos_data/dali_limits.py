@@ -1,11 +1,12 @@
 """Which clips NVIDIA DALI can not decode to the frames that PyAV gives, and why: judged clip by clip, and counted for
 whole manifests from their columns.
 
-What was tried so that fewer clips are left to PyAV (DALI 2.4; figures in benchmarks/RESULTS.md): `fn.decoders.video`
-has no option for the colours it gives. It reads every stream as BT.601 of limited range (`yuvj420p`: of full range),
-whatever its tags say, and gives RGB only. `fn.experimental.readers.video` can give YCbCr, but takes no bytes and no
-frame numbers, and walks through a list of files as it likes. RGB that was made with BT.601 leads back to BT.709 only
-where no colour was cut off at 0 or 255.
+BT.709 is left to PyAV. This was tried with DALI 2.4 on a CPU (figures in benchmarks/RESULTS.md): `fn.decoders.video`
+gives RGB only and has no option for its colours; it obeys the tag for the range of levels and ignores that for the
+matrix.
+`fn.experimental.readers.video` offers YCbCr, which fails there ("could not convert frame data"), and takes neither
+bytes nor frame numbers. RGB that was made by BT.601 can be turned into that of BT.709 within one level where no colour
+was cut off at 0 or 255, and by up to 13 levels of 255 wrong, in natural pictures, where one was.
 """
 
 from collections import Counter
@@ -114,8 +115,9 @@ def _obstacle(traits: Traits, device_type: str) -> str | None:
     if any(treatments.values()):
         wanted = ", ".join(name for name, applies in treatments.items() if applies)
         return f"DALI gives pictures as they are stored, not {wanted}"
-    if traits.color_range == "full" and not traits.pixel_format.startswith("yuvj"):
-        return f"DALI reads full-range {traits.pixel_format} as limited"
+    # On a CPU its frames are those of PyAV for both ranges.
+    if device_type == "cuda" and traits.color_range == "full" and not traits.pixel_format.startswith("yuvj"):
+        return f"DALI on {device_type} is not trusted with full-range {traits.pixel_format}"
     # It ignores the tag and reads every stream as BT.601; PyAV obeys it.
     if traits.color_matrix != "bt601":
         return f"DALI reads {traits.color_matrix} colours as bt601"

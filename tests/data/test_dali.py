@@ -3,16 +3,22 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorRange, Colorspace
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
+from cosmos_data.build import build_manifest
 from cosmos_data.clip import Clip, clip_digest
 from cosmos_data.config import DataConfig
 from cosmos_data.dali import DaliDecoder
+from cosmos_data.dali_limits import dali_obstacle
 from cosmos_data.decode import DecoderPerClip, PyAVDecoder, choose_decoder
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.location import file_sha256
@@ -27,6 +33,10 @@ def config_of(**changes) -> DataConfig:
     return DataConfig(**({"manifest": "m.parquet", "num_frames": 5, "height_px": 48, "width_px": 64} | changes))
 
 
+def windows_of(clips: Sequence[Clip]) -> list[Sample]:
+    return [central_sample(clip, config_of(), index=index) for index, clip in enumerate(clips)]
+
+
 @pytest.mark.parametrize("codec", ["mjpeg", "vp9"])
 @pytest.mark.parametrize("stride", [1, 3])
 def test_pixels_equal_those_of_pyav(codec, stride, request):
@@ -34,6 +44,34 @@ def test_pixels_equal_those_of_pyav(codec, stride, request):
     plan = SamplePlan([Part(clips)], 0, config_of(frame_stride=stride))
     samples = [plan.sample(i) for i in range(6)]
     assert torch.equal(DaliDecoder(CPU, 2).decode(samples), PyAVDecoder(2).decode(samples))
+
+
+def colourful(path: Path, matrix: Colorspace, color_range: ColorRange) -> Manifest:
+    """VP9 that says its matrix and range, of noise whose levels are all those there are."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25, options={"lossless": "1", "cpu-used": "8"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, color_range
+        for number in range(6):
+            levels = random.integers(0, 256, (96, 96), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(levels, format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            frame.colorspace, frame.color_range = matrix, color_range
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return build_manifest(path.parent, None, None, split_shots=False).manifest
+
+
+@pytest.mark.parametrize("matrix", [Colorspace.ITU601, Colorspace.ITU709])
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+def test_dali_obeys_the_range_and_not_the_matrix(tmp_path, matrix, color_range):
+    """Which is why it is given one of them: should it learn the other, this test says so."""
+    [clip] = colourful(tmp_path / "noise.webm", matrix, color_range)
+    assert clip.color_range == ("full" if color_range == ColorRange.JPEG else "limited")
+    samples = windows_of([clip])
+    is_equal = torch.equal(DaliDecoder(CPU, 1).decode(samples), PyAVDecoder(1).decode(samples))
+    assert is_equal == (dali_obstacle(clip, "cpu") is None) == (matrix == Colorspace.ITU601)
 
 
 def test_batches_of_any_size_one_after_the_other(mjpeg, caplog):
@@ -72,10 +110,6 @@ class Noting:
     def decode(self, samples):
         self.asked += samples
         return self._decoder.decode(samples)
-
-
-def windows_of(clips: Sequence[Clip]) -> list[Sample]:
-    return [central_sample(clip, config_of(), index=index) for index, clip in enumerate(clips)]
 
 
 def test_each_clip_has_its_decoder_and_batches_keep_their_order(mixed):

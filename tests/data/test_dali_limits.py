@@ -17,7 +17,6 @@ CHANGES = [
     ({"codec": "prores"}, "prores"),
     ({"pixel_format": "yuv422p"}, "yuv422p"),
     ({"color_matrix": "bt709"}, "bt709"),
-    ({"pixel_format": "yuv420p", "color_range": "full"}, "full-range"),
     ({"rotation_deg": 180}, "upright"),
     ({"is_mirrored": True}, "mirrored"),
     ({"stream_index": 0}, "one video of several"),
@@ -41,6 +40,12 @@ def test_every_trait_counts(mjpeg, device_type):
     assert dali_obstacle(plain, device_type) is None
     for clip, (_, reason) in zip(others, CHANGES, strict=True):
         assert reason in str(dali_obstacle(clip, device_type))
+
+
+def test_full_range_counts_on_a_gpu(mjpeg):
+    full = replace(mjpeg[0], codec="vp9", pixel_format="yuv420p", color_range="full")
+    assert dali_obstacle(full, "cpu") is None
+    assert "full-range" in str(dali_obstacle(full, "cuda"))
 
 
 @pytest.mark.parametrize("name", [None, "manifest.arrow", "manifest.parquet"])
