@@ -96,7 +96,7 @@ class FilledWindows:
         run, device, folder = self.run, self.mesh.device, Path(self.run.latents.folder)
         limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
         cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
-        self.encoder = EncodingDecoder(choose_decoder(run.data, self.plan.clips, device), tokenizer, cache, device)
+        self.encoder = EncodingDecoder(choose_decoder(run.data, self.plan.parts, device), tokenizer, cache, device)
         self._text = None
         if self._text_width:
             states = Path(run.text.cache or folder / "text")

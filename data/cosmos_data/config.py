@@ -62,7 +62,7 @@ class DataConfig:
     whole picture, scaled to fit and padded by reflection."""
 
     decoder: DecoderName = "auto"
-    """auto: DALI where it can decode every clip, else PyAV. dali, pyav: that one, or an error."""
+    """auto: for each clip DALI where it can decode it, else PyAV. dali, pyav: that one for all, or an error."""
 
     max_bad_share: float = 0.05
     """Stop when more than this share of the clips (0 to 1) cannot be decoded; below it they are replaced."""

@@ -61,7 +61,7 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     if isinstance(run, WorldARRun):
         check_codec(run, codec)
     windows = choose_windows(manifest, run)
-    decoder = choose_decoder(run.data, manifest, device)
+    decoder = choose_decoder(run.data, [manifest], device)
     started = time.perf_counter()
     writer = LatentWriter(folder, metadata)
     encoder = load_text_encoder(run, device)

@@ -83,7 +83,7 @@ def test_no_video_in_it(tmp_path):
 
 def test_pictures_that_no_other_is_made_of_are_skipped_on_the_way(bikes):
     """From the key frame at 137 to frame 165 only some of the 28 are decoded, of the window all."""
-    frames = _frames_from_key(bikes, 165, OpenVideos(0))
+    frames = _frames_from_key(bikes, range(165, 175), OpenVideos(0))
     decoded = [number for number, _ in takewhile(lambda pair: pair[0] < 175, frames)]
     assert decoded[0] == 137
     assert decoded[-10:] == list(range(165, 175))
