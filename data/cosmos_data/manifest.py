@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cosmos_data.clip import Clip, Pictures, Split, check_clip
 from cosmos_data.errors import DataError
-from cosmos_data.rows import OLDEST_VERSION, SCHEMA_2, SINCE_VERSION_3, from_row, read_rows, to_row, write_rows
+from cosmos_data.rows import OLDEST_VERSION, SCHEMA, SCHEMA_2, SINCE_VERSION_3, from_row, read_rows, to_row, write_rows
 from cosmos_data.table import ClipTable, write_table
 
 ARROW_MAGIC = b"ARROW1"
@@ -72,10 +74,16 @@ class Manifest:
         return self._source if isinstance(self._source, tuple) and len(self) == len(self._source) else tuple(self)
 
     def column(self, name: str) -> np.ndarray:
-        """[rows] of a column that holds one number or text a row."""
+        """[rows] of a column that holds one number a row."""
+        return self.arrow_column(name).to_numpy()
+
+    def arrow_column(self, name: str) -> pa.ChunkedArray:
+        """[rows] of a column that holds one number or text a row; a text is no Python object here."""
         if isinstance(self._source, ClipTable):
-            return self._source.column(name).to_numpy()[self._numbers]
-        return np.array([getattr(self._source[number], name) for number in self._numbers])
+            column = self._source.column(name)
+            return column if len(self) == len(self._source) else column.take(pa.array(self._numbers))
+        values = [getattr(self._source[number], name) for number in self._numbers]
+        return pa.chunked_array([pa.array(values, SCHEMA.field(name).type)])
 
     @property
     def digest(self) -> str:
@@ -94,7 +102,8 @@ class Manifest:
         known = None
         if isinstance(self._source, ClipTable) and len(self) == len(self._source):
             known = self._source.digests[split]
-        return self._part(self._numbers[self.column("split") == split], known)
+        is_of_split = pc.equal(self.arrow_column("split"), split).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        return self._part(self._numbers[is_of_split], known)
 
     def rows(self, rows: np.ndarray) -> "Manifest":
         """Those of these numbers, in that order, each once at most."""

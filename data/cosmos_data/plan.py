@@ -23,6 +23,8 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cosmos_data.clip import Clip, Split
 from cosmos_data.config import DataConfig
@@ -209,7 +211,9 @@ def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str
         strides_N = strides_for(fps_N, config.target_fps)
     kept_N = np.ones(len(clips), dtype=bool)
     if quarantined:
-        kept_N = ~np.isin(clips.column("digest"), list(quarantined))
+        named = pa.array(sorted(quarantined))
+        is_named = pc.is_in(clips.arrow_column("digest"), value_set=named)  # pyright: ignore[reportAttributeAccessIssue]
+        kept_N = ~is_named.to_numpy()
     off_rate_N = kept_N & (strides_N == 0)
     if off_rate_N.any():
         rates = ", ".join(f"{fps:g}" for fps in np.unique(fps_N[off_rate_N])[:MOST_RATES])

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
-from cosmos_data.rows import SCHEMA, SCHEMA_VERSION, VERSION_KEY, check_schema, from_row
+from cosmos_data.rows import RECORDS, SCHEMA, SCHEMA_VERSION, VERSION_KEY, check_schema, from_row
 
 BATCH_ROWS = 65_536
 """A column of text in one batch may hold 2 GiB: 32 KiB a row."""
@@ -28,6 +28,9 @@ ENDS_BYTES = 1 << 20
 """Of the file's beginning and end: the schema with FILE_KEY stands in both."""
 
 CHUNK_BYTES = 1 << 24
+
+NESTED = ("captions", "views", *RECORDS)
+"""Columns that hold records."""
 
 
 class ClipTable:
@@ -65,7 +68,10 @@ class ClipTable:
         if columns is None:
             columns = self._columns[number] = self._batches[number].columns
         values = {name: column[place].as_py() for name, column in zip(self._names, columns, strict=True)}
-        return from_row(values, row, self._folder)
+        if any(values[name] for name in NESTED):
+            return from_row(values, row, self._folder)
+        # Most rows are flat, and were checked when they were written; looking at each value takes as long as reading it.
+        return Clip(**values | {"path": str(self._folder / values["path"]), "captions": (), "views": ()})
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Of all rows, as it lies in the file."""
