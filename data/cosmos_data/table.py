@@ -70,7 +70,7 @@ class ClipTable:
         values = {name: column[place].as_py() for name, column in zip(self._names, columns, strict=True)}
         if any(values[name] for name in NESTED):
             return from_row(values, row, self._folder)
-        # Most rows are flat, and were checked when they were written; looking at each value takes as long as reading it.
+        # Most rows are flat, and were checked when written; looking at each value takes as long as reading it.
         return Clip(**values | {"path": str(self._folder / values["path"]), "captions": (), "views": ()})
 
     def column(self, name: str) -> pa.ChunkedArray:
