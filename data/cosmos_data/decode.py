@@ -14,12 +14,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cosmos_data.buffers import Buffers
 from cosmos_data.config import DataConfig
 from cosmos_data.dali_limits import count_obstacles, dali_obstacle
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
+from cosmos_data.shown import Orientation, orientation_of
 from cosmos_data.stall import Stalled, Workers, stall_error
 from cosmos_data.transform import fit_picture
 from cosmos_data.video import RgbConverter, read_frames
@@ -27,7 +29,7 @@ from cosmos_data.video import RgbConverter, read_frames
 logger = logging.getLogger(__name__)
 
 KEPT_OPEN_BYTES = 256 * 2**20
-"""Of decoders whose files stay open for the next window: 50 files of 320x256 px, 4 of 1280x704."""
+"""50 files of 320x256 px, 4 of 1280x704."""
 
 
 class Decoder(Protocol):
@@ -43,11 +45,15 @@ class Decoder(Protocol):
 
 class PyAVDecoder:
     """FFmpeg's decoders on the CPU, for every codec; a thread for each window, `num_threads` at most, which the batches
-    that are decoded at a time share."""
+    that are decoded at a time share.
 
-    def __init__(self, num_threads: int, stall_sec: float = 120.0) -> None:
+    kept_open_bytes: of decoders whose files stay open for the next window.
+    """
+
+    def __init__(self, num_threads: int, stall_sec: float = 120.0, *, kept_open_bytes: int = KEPT_OPEN_BYTES) -> None:
         self._stall_sec = stall_sec
-        self._videos = OpenVideos(KEPT_OPEN_BYTES)
+        self._videos = OpenVideos(kept_open_bytes)
+        self._buffers = Buffers()
         # Those that no thread is using: their tables are kept from window to window.
         self._idle_converters: deque[RgbConverter] = deque()
         self._workers = Workers(self._decode_into, num_threads, stall_sec)
@@ -60,7 +66,7 @@ class PyAVDecoder:
         first = samples[0]
         shape = len(samples), 3, first.num_frames, first.height_px, first.width_px
         with torch.inference_mode(mode=False):  # or its threads, which are in no such mode, could not write there
-            pixels_B3THW = torch.empty(shape, dtype=torch.uint8)
+            pixels_B3THW = self._buffers.empty(shape)
             windows = list(zip(samples, pixels_B3THW, strict=True))
         return partial(self._finish, pixels_B3THW, self._workers.begin(windows))
 
@@ -90,8 +96,10 @@ class PyAVDecoder:
             frame_stride=sample.frame_stride,
             videos=self._videos,
         )
+        orientation: Orientation | None = None
         for place, frame in enumerate(frames):
-            fit_picture(to_rgb.colours(frame), sample, window_3THW[:, place])
+            orientation = orientation or orientation_of(frame)
+            fit_picture(to_rgb.colours(frame, orientation), sample, window_3THW[:, place])
         self._idle_converters.append(to_rgb)
 
 

@@ -30,6 +30,7 @@ from cosmos_data.shots import ShotDetector
 from cosmos_data.shown import (
     ACCURATE,
     Meaning,
+    Orientation,
     Rules,
     Show,
     Treatment,
@@ -419,10 +420,14 @@ class RgbConverter:
         """[height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
         return np.stack(self.colours(frame)).transpose(1, 2, 0)
 
-    def colours(self, frame: av.VideoFrame) -> list[np.ndarray]:
+    def colours(self, frame: av.VideoFrame, orientation: Orientation | None = None) -> list[np.ndarray]:
         """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
-        time that it needs for pixels."""
+        time that it needs for pixels.
+
+        orientation: of the whole file, where the caller knows it; None: it is asked of the frame. A frame whose side
+        data was looked at is freed by Python's garbage collector alone, and later ones then lie in cold memory.
+        """
         planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
         green, blue, red = (plane_pixels(plane) for plane in planar.planes)
-        orientation = orientation_of(frame)
+        orientation = orientation or orientation_of(frame)
         return [upright(colour, orientation) for colour in (red, green, blue)]
