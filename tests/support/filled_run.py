@@ -11,6 +11,7 @@ from support.tiny_tokenizer import CONTINUOUS
 
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
+from cosmos_launch import encode
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
@@ -72,6 +73,11 @@ def train_here(run: WorldDiTRun) -> int:
     assert train(run, task, mesh, code_version="test") == DONE
     init.stop()
     return task.windows.encoder.num_encoded  # pyright: ignore[reportAttributeAccessIssue] latents.fill=true
+
+
+def encode_share(run: WorldDiTRun) -> int:
+    """Make this rank's shards of a finished cache."""
+    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed))
 
 
 def trained(run_dir: Path) -> dict[int, dict[str, float]]:
