@@ -12,10 +12,11 @@ was cut off at 0 or 255, and by up to 13 levels of 255 wrong, in natural picture
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cosmos_data.clip import Pictures
 from cosmos_data.manifest import Manifest
@@ -62,17 +63,18 @@ class Traits(NamedTuple):
         )
 
     @classmethod
-    def columns_of(cls, clips: Manifest) -> dict[str, np.ndarray]:
-        """[rows] of each trait, of the rows' own pictures (their first view)."""
+    def columns_of(cls, clips: Manifest) -> dict[str, Any]:
+        """[rows] of each trait, of the rows' own pictures (their first view). No text becomes a Python object."""
         plain = ("codec", "pixel_format", "color_matrix", "color_range")
         flags = ("is_mirrored", "is_squared", "is_tone_mapped", "is_deinterlaced")
-        columns = {name: clips.column(name) for name in (*plain, *flags)}
+        columns: dict[str, Any] = {name: clips.arrow_column(name) for name in (*plain, *flags)}
         columns["is_turned"] = clips.column("rotation_deg") != 0
         columns["is_one_of_several"] = ~np.isnan(clips.column("stream_index").astype(float))
-        columns["has_background"] = clips.column("background") != ""
+        columns["has_background"] = pc.not_equal(clips.arrow_column("background"), "")  # pyright: ignore[reportAttributeAccessIssue]
         # A missing stamp becomes NaN, which is no number from zero on.
         first_pts_N = clips.column("first_pts").astype(float)
-        columns["is_numbered"] = (clips.column("seek") == "rate") & (first_pts_N >= 0)
+        has_rate_N = pc.equal(clips.arrow_column("seek"), "rate").to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        columns["is_numbered"] = has_rate_N & (first_pts_N >= 0)
         return {name: columns[name] for name in cls._fields}
 
 

@@ -19,7 +19,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +152,6 @@ class SamplePlan:
     def num_clips(self) -> int:
         """In all parts."""
         return sum(len(part) for part in self.parts)
-
-    @property
-    def clips(self) -> Iterator[Clip]:
-        """Of all parts, each made when its turn comes."""
-        return chain.from_iterable(self.parts)
 
     def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
         """view: number of the view, 0 for the row's own; all views of a sample show the same frames."""

@@ -4,9 +4,11 @@ its files is told."""
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pyarrow as pa
 import pytest
@@ -107,28 +109,47 @@ def write_many(folder: Path, *, per_shard: int) -> LatentStore:
     return LatentStore(folder)
 
 
-def num_calls(function: Callable[[], object]) -> int:
-    """Of Python's and C's functions, while this one runs."""
-    calls = []
-    sys.setprofile(lambda frame, event, argument: calls.append(event) if event.endswith("call") else None)
+def cost_of(function: Callable[[], object]) -> tuple[int, int]:
+    """(lines of Python that run, KiB that objects take meanwhile): the second is for what C does in one line."""
+    lines = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable:
+        lines.append(event)
+        return trace
+
+    sys.settrace(trace)
     try:
         function()
     finally:
-        sys.setprofile(None)
-    return len(calls)
+        sys.settrace(None)
+    tracemalloc.start()
+    function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return len(lines), peak // 2**10
 
 
 def test_costs_do_not_grow_with_clips_and_captions(tmp_path: Path):
-    """Operations of opening, of the first window and of further ones; files are opened once."""
-    stores = [write_many(tmp_path / str(per_shard), per_shard=per_shard) for per_shard in (20, 2000)]
-    counts = []
-    for store in stores:
-        LatentStore(store.folder)  # what Python does once
-        opened = num_calls(lambda store=store: LatentStore(store.folder))
-        first, again = num_calls(lambda store=store: store.window(3)), num_calls(lambda store=store: store.window(7))
-        counts.append((opened, first, again))
-    assert counts[0] == counts[1]
-    assert counts[0][2] < 400
+    """Of opening, of the first window and of further ones."""
+    costs = []
+    for per_shard in (20, 2000):
+        folder = write_many(tmp_path / str(per_shard), per_shard=per_shard).folder
+        store = LatentStore(folder)
+        store.window(0)  # what Python does once
+        store.describe(0)
+        costs.append(
+            {
+                "open": cost_of(lambda folder=folder: LatentStore(folder)),
+                "first": cost_of(lambda folder=folder: LatentStore(folder).window(3)),
+                "again": cost_of(lambda store=store: store.window(7)),
+                "describe": cost_of(lambda store=store: store.describe(7)),
+            }
+        )
+    small, large = costs
+    for name, (lines, kib) in small.items():
+        assert large[name][0] == lines, name
+        assert large[name][1] <= kib + 8, name
+    assert small["again"][0] < 200
 
 
 def test_shards_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
