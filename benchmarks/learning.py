@@ -85,14 +85,14 @@ class Place:
     @property
     def world(self) -> list[str]:
         """The world model's run."""
-        data = [f"data.manifest={self.out}/world/manifest.parquet", f"latents.folder={self.out}/latents"]
+        data = [f"data.manifest={self.out}/world/manifest.arrow", f"latents.folder={self.out}/latents"]
         folders = [f"latents.tokenizer={self.out}/tokenizer/tokenizer", f"run_dir={self.out}/model"]
         return [self.kind.world, *data, *folders, "tracking.wandb=disabled", *self.overrides]
 
     @property
     def tokenizer(self) -> list[str]:
         """The tokenizer's run."""
-        folders = [f"data.manifest={self.out}/world/manifest.parquet", f"run_dir={self.out}/tokenizer"]
+        folders = [f"data.manifest={self.out}/world/manifest.arrow", f"run_dir={self.out}/tokenizer"]
         return [self.kind.tokenizer, *folders, "tracking.wandb=disabled"]
 
 

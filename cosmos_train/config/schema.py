@@ -37,6 +37,8 @@ class LatentsConfig:
     it is a function of. Any number of runs may share the folder."""
     max_gib: Positive | None = None
     """Of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no limit."""
+    shard_mib: Positive = 256.0
+    """Latents in a shard of a finished cache, in MiB: what a kill of `tokenize` loses at most, of each process."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "latents")

@@ -84,7 +84,7 @@ class FilledWindows:
         tokenizer, self.codec = load_tokenizer(tokenizer_folder)
         self.shape_CTHW = latent_shape(run.data, self.codec)
         self.dtype = torch.float32 if self.codec.kind == "continuous" else torch.int32
-        self.plan = SamplePlan(read_parts(run.data, "train"), run.seed, run.data)
+        self.plan = SamplePlan(read_parts(run.data, "train", verify=mesh.is_main), run.seed, run.data)
         self.tokenizer_digest = tokenizer_digest(tokenizer_folder)
         text = f"{run.text.encoder} max_tokens={run.text.max_tokens}" if reads_text else ""
         self.digest = hashlib.sha256(json.dumps([self.plan.digest, self.tokenizer_digest, text]).encode()).hexdigest()
@@ -96,7 +96,7 @@ class FilledWindows:
         run, device, folder = self.run, self.mesh.device, Path(self.run.latents.folder)
         limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
         cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
-        self.encoder = EncodingDecoder(choose_decoder(run.data, self.plan.clips, device), tokenizer, cache, device)
+        self.encoder = EncodingDecoder(choose_decoder(run.data, self.plan.parts, device), tokenizer, cache, device)
         self._text = None
         if self._text_width:
             states = Path(run.text.cache or folder / "text")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cosmos_data.latents import INDEX_NAME, LatentStore
+from cosmos_data.latents import LatentStore, is_finished
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import CONFIG, load_tokenizer
 from cosmos_train.config.errors import ConfigError
@@ -160,7 +160,7 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> Sample:
         ConfigError: the cache is another model's, or data and tokenizer do not fit.
         ValueError: latents can not be cut into the model's patches.
     """
-    if (Path(run.latents.folder) / INDEX_NAME).is_file():
+    if is_finished(run.latents.folder):
         store = LatentStore(run.latents.folder)
         if isinstance(run, WorldARRun):
             world_ar.check_fits(run.model, store)

@@ -80,11 +80,11 @@ class TokenizerTask:
 
     def __init__(self, run: TokenizerRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.parts = read_parts(run.data, "train")
+        self.parts = read_parts(run.data, "train", verify=mesh.is_main)
         self.plan = SamplePlan(
             self.parts, run.seed, run.data, image_share=run.image_share, group_size=run.train.global_batch_size
         )
-        self.decoder = choose_decoder(run.data, self.plan.clips, mesh.device)
+        self.decoder = choose_decoder(run.data, self.plan.parts, mesh.device)
         self.data_digest = self.plan.digest
         self.bad_clips: dict[str, BadClip] = {}
         dtype = torch_dtype(run.train.precision)

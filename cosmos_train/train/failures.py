@@ -36,7 +36,7 @@ class Failure:
 def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: str, was_silent: bool = False) -> None:
     """Write a rank's failure down, once: what a rank fails of later is a consequence."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = (int(not was_silent), f"{time.time():.3f}", code, host, rank, " ".join(sentence.split()))
+    fields = (int(not was_silent), f"{time.time():.6f}", code, host, rank, " ".join(sentence.split()))
     path = folder / f"rank-{rank:05d}"
     if not path.exists():
         write_whole(path, "\t".join(map(str, fields)) + "\n")

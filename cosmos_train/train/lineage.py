@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cosmos_data.order import SAMPLE_ORDER
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.train.checkpoint_folder import CHECKPOINTS, CheckpointError, Progress, read_progress, resolve
@@ -51,6 +52,12 @@ def check_continues(progress: Progress, run: RunConfig, data_digest: str, folder
         raise ConfigError(
             f"{folder} was trained on data with digest {progress.data_digest[:12]}, but the configured data has "
             f"{data_digest[:12]}; restore the data, or start another run with checkpoint.init_from={folder}"
+        )
+    if progress.sample_order != SAMPLE_ORDER:
+        raise ConfigError(
+            f"{folder} was trained in sample order {progress.sample_order}, and this cosmos-train draws samples in"
+            f" order {SAMPLE_ORDER}: some would come twice and others never; finish the run with the cosmos-train that"
+            f" began it, or start another one with checkpoint.init_from={folder}"
         )
     if progress.seed != run.seed:
         raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cosmos_data.order import rank_slice
+from cosmos_data.order import SAMPLE_ORDER, rank_slice
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig
@@ -76,6 +76,7 @@ def train(
         stack.enter_context(watchdog)
         if stops_before_first_step(stop, mesh):
             return STOPPED
+        require_same_data(task.data_digest, mesh)
         source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
         watchdog.beat()
         session = start(run, task, mesh, source, code_version=code_version, host=host)
@@ -109,6 +110,18 @@ def is_any_asked(stop: StopSignals, mesh: Mesh) -> bool:
     flag = torch.tensor([int(stop.is_asked)], device=mesh.device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=mesh.world)
     return bool(flag.item())
+
+
+def require_same_data(data_digest: str, mesh: Mesh) -> None:
+    """ConfigError, on every rank, where one of them reads other data: rank 0 alone has compared files with digests."""
+    digests: list[str] = [""] * mesh.world.size()
+    dist.all_gather_object(digests, data_digest, group=mesh.world)
+    for rank, digest in enumerate(digests):
+        if digest != digests[0]:
+            raise ConfigError(
+                f"rank {rank} reads data with digest {digest[:12]}, rank 0 with {digests[0][:12]}; give all nodes the"
+                " same manifest or latents"
+            )
 
 
 def stops_before_first_step(stop: StopSignals, mesh: Mesh) -> bool:
@@ -192,6 +205,7 @@ class Session:
             samples_consumed=self.step * self.run.train.global_batch_size,
             seed=self.run.seed,
             data_digest=self.task.data_digest,
+            sample_order=SAMPLE_ORDER,
             score=self.logged.get(self.run.checkpoint.best_metric),
             layout=self.mesh.layout,
             wandb_id=self.wandb_id,

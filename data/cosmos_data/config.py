@@ -25,7 +25,7 @@ has them (DFM, video_size.py). All sides divide by 64."""
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     manifest: str
-    """Path of the manifest that lists the clips: Parquet, or JSON lines."""
+    """Path of the manifest that lists the clips: an Arrow file; Parquet and JSON lines are read row by row."""
 
     blend: dict[str, float] = field(default_factory=dict)
     """Further manifests, and how many samples are drawn from each for one sample from `manifest`."""
@@ -62,7 +62,7 @@ class DataConfig:
     whole picture, scaled to fit and padded by reflection."""
 
     decoder: DecoderName = "auto"
-    """auto: DALI where it can decode every clip, else PyAV. dali, pyav: that one, or an error."""
+    """auto: for each clip DALI where it can decode it, else PyAV. dali, pyav: that one for all, or an error."""
 
     max_bad_share: float = 0.05
     """Stop when more than this share of the clips (0 to 1) cannot be decoded; below it they are replaced."""
@@ -93,7 +93,7 @@ class DataConfig:
             if value < 1:
                 raise DataError(f"data.{key}={value} is not a positive count; use 1 or more")
         if not self.manifest:
-            raise DataError("data.manifest='' names no file; give the path of a manifest (.parquet)")
+            raise DataError("data.manifest='' names no file; give the path of a manifest (.arrow)")
         if not 0 <= self.max_bad_share <= 1:
             raise DataError(f"data.max_bad_share={self.max_bad_share} is not a share; use a number from 0 to 1")
         for key, value in (("target_fps", self.target_fps), ("stall_sec", self.stall_sec)):

@@ -1,22 +1,27 @@
 """Executors of the sample plan. A decoder draws nothing at random: the same samples give the same pixels, whatever it
 keeps open from one call to the next.
 
-    pixels_B3THW = choose_decoder(config, clips, device).decode(samples)      uint8, RGB
+    pixels_B3THW = choose_decoder(config, manifests, device).decode(samples)      uint8, RGB
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cosmos_data.clip import Clip
+from cosmos_data.buffers import Buffers
 from cosmos_data.config import DataConfig
+from cosmos_data.dali_limits import count_obstacles, dali_obstacle
 from cosmos_data.errors import ClipError, DataError
+from cosmos_data.manifest import Manifest
 from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
+from cosmos_data.shown import Orientation, orientation_of
 from cosmos_data.stall import Stalled, Workers, stall_error
 from cosmos_data.transform import fit_picture
 from cosmos_data.video import RgbConverter, read_frames
@@ -24,12 +29,7 @@ from cosmos_data.video import RgbConverter, read_frames
 logger = logging.getLogger(__name__)
 
 KEPT_OPEN_BYTES = 256 * 2**20
-"""Of decoders whose files stay open for the next window: 50 files of 320x256 px, 4 of 1280x704."""
-
-# What `fn.decoders.video` of DALI 2.4 decodes.
-DALI_CPU_CODECS = frozenset({"mjpeg", "vp8", "vp9"})
-DALI_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
-DALI_GPU_CODECS = DALI_CPU_CODECS | {"av1", "h264", "hevc", "mpeg4"}
+"""50 files of 320x256 px, 4 of 1280x704."""
 
 
 class Decoder(Protocol):
@@ -45,21 +45,34 @@ class Decoder(Protocol):
 
 class PyAVDecoder:
     """FFmpeg's decoders on the CPU, for every codec; a thread for each window, `num_threads` at most, which the batches
-    that are decoded at a time share."""
+    that are decoded at a time share.
 
-    def __init__(self, num_threads: int, stall_sec: float = 120.0) -> None:
+    kept_open_bytes: of decoders whose files stay open for the next window.
+    """
+
+    def __init__(self, num_threads: int, stall_sec: float = 120.0, *, kept_open_bytes: int = KEPT_OPEN_BYTES) -> None:
         self._stall_sec = stall_sec
-        self._videos = OpenVideos(KEPT_OPEN_BYTES)
+        self._videos = OpenVideos(kept_open_bytes)
+        self._buffers = Buffers()
+        # Those that no thread is using: their tables are kept from window to window.
+        self._idle_converters: deque[RgbConverter] = deque()
         self._workers = Workers(self._decode_into, num_threads, stall_sec)
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        return self.begin(samples)()
+
+    def begin(self, samples: Sequence[Sample]) -> Callable[[], Tensor]:
+        """`decode`, whose pixels are waited for when they are called for."""
         first = samples[0]
         shape = len(samples), 3, first.num_frames, first.height_px, first.width_px
         with torch.inference_mode(mode=False):  # or its threads, which are in no such mode, could not write there
-            pixels_B3THW = torch.empty(shape, dtype=torch.uint8)
+            pixels_B3THW = self._buffers.empty(shape)
             windows = list(zip(samples, pixels_B3THW, strict=True))
+        return partial(self._finish, pixels_B3THW, self._workers.begin(windows))
+
+    def _finish(self, pixels_B3THW: Tensor, collect: Callable[[], list[Exception | None]]) -> Tensor:
         try:
-            results = self._workers.map(windows)
+            results = collect()
         except Stalled as stalled:
             raise stall_error([sample for sample, _ in stalled.items], self._stall_sec) from stalled
         for position, result in enumerate(results):
@@ -72,7 +85,10 @@ class PyAVDecoder:
     def _decode_into(self, of: tuple[Sample, Tensor]) -> None:
         """Frame by frame, so that no more than one picture of the video's full size is held."""
         sample, window_3THW = of[0], of[1].numpy()
-        to_rgb = RgbConverter()
+        try:
+            to_rgb = self._idle_converters.pop()
+        except IndexError:
+            to_rgb = RgbConverter()
         frames = read_frames(
             sample.clip,
             start_frame=sample.start_frame,
@@ -80,50 +96,109 @@ class PyAVDecoder:
             frame_stride=sample.frame_stride,
             videos=self._videos,
         )
+        orientation: Orientation | None = None
         for place, frame in enumerate(frames):
-            fit_picture(to_rgb.colours(frame), sample, window_3THW[:, place])
+            orientation = orientation or orientation_of(frame)
+            fit_picture(to_rgb.colours(frame, orientation), sample, window_3THW[:, place])
+        self._idle_converters.append(to_rgb)
 
 
-def choose_decoder(config: DataConfig, clips: Iterable[Clip], device: str | torch.device = "cpu") -> Decoder:
-    """DALI where it can decode every clip, PyAV elsewhere; the log says which and why.
+class DecoderPerClip:
+    """DALI for the clips that it can decode and PyAV for the others, both at the same time; on a CPU the pixels are
+    those of either, bit for bit.
 
-    device: where pixels are wanted. On "cuda" DALI decodes there (NVDEC); PyAV's pixels stay on the CPU.
+    pyav: None: a clip that DALI can not decode is an error.
+    """
+
+    def __init__(self, dali: Decoder, pyav: PyAVDecoder | None, device: torch.device) -> None:
+        self._dali, self._pyav, self._device = dali, pyav, device
+        # See DaliDecoder: it does not wait for the training step.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def decode(self, samples: Sequence[Sample]) -> Tensor:
+        by_dali, by_pyav = list[int](), list[int]()
+        for position, sample in enumerate(samples):
+            obstacle = dali_obstacle(sample.clip, self._device.type)
+            if obstacle is not None and self._pyav is None:
+                raise _no_dali(f"clip {sample.clip.clip_id}: {obstacle}")
+            (by_dali if obstacle is None else by_pyav).append(position)
+        if self._pyav is None or not by_pyav:
+            return self._dali.decode(samples)
+        pyav_pixels = self._pyav.begin([samples[position] for position in by_pyav])
+        parts, failed = list[tuple[list[int], Tensor]](), list[ClipError]()
+        if by_dali:
+            dali_samples = [samples[position] for position in by_dali]
+            _add_part(parts, failed, by_dali, lambda: self._dali.decode(dali_samples))
+        _add_part(parts, failed, by_pyav, pyav_pixels)
+        if failed:
+            raise min(failed, key=lambda error: error.position)
+        if self._stream is None:
+            return _merged(parts, self._device)
+        with torch.cuda.stream(self._stream):
+            pixels_B3THW = _merged(parts, self._device)
+        self._stream.synchronize()
+        pixels_B3THW.record_stream(torch.cuda.default_stream(self._device))
+        return pixels_B3THW
+
+
+def _add_part(
+    parts: list[tuple[list[int], Tensor]],
+    failed: list[ClipError],
+    positions: list[int],
+    decode: Callable[[], Tensor],
+) -> None:
+    """What one decoder gives for the samples at these positions, or its error with the position among all samples."""
+    try:
+        parts.append((positions, decode()))
+    except ClipError as error:
+        placed = ClipError(str(error), position=positions[error.position])
+        placed.__cause__ = error
+        failed.append(placed)
+
+
+def _merged(parts: Sequence[tuple[list[int], Tensor]], device: torch.device) -> Tensor:
+    if len(parts) == 1:
+        return parts[0][1].to(device)
+    shape = sum(len(positions) for positions, _ in parts), *parts[0][1].shape[1:]
+    pixels_B3THW = torch.empty(shape, dtype=torch.uint8, device=device)
+    for positions, part_B3THW in parts:
+        for position, window_3THW in zip(positions, part_B3THW, strict=True):
+            pixels_B3THW[position].copy_(window_3THW)
+    return pixels_B3THW
+
+
+def choose_decoder(config: DataConfig, manifests: Sequence[Manifest], device: str | torch.device = "cpu") -> Decoder:
+    """The decoder of samples of these manifests. With data.decoder=auto each clip goes to DALI where that can decode it
+    and to PyAV elsewhere; the log says how many go where, and why.
+
+    device: where pixels are wanted. On "cuda" DALI decodes there (NVDEC); pixels of a decoder that is PyAV alone stay
+    on the CPU.
     """
     device = torch.device(device)
-    obstacle = dali_obstacle(clips, device)
-    if config.decoder == "dali" and obstacle is not None:
-        raise DataError(f"data.decoder=dali cannot be had: {obstacle}; use auto or pyav")
-    if config.decoder == "pyav" or obstacle is not None:
-        reason = "data.decoder=pyav" if config.decoder == "pyav" else obstacle
-        logger.info("decoder: PyAV with %d threads, because %s", config.num_workers, reason)
-        return PyAVDecoder(config.num_workers, config.stall_sec)
+    num_clips = sum(len(manifest) for manifest in manifests)
+    if config.decoder == "pyav":
+        obstacles = Counter[str | None]({"data.decoder=pyav": num_clips})
+    elif find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
+        obstacles = Counter[str | None]({"NVIDIA DALI is not installed (the extra `dali` installs it)": num_clips})
+    else:
+        obstacles = count_obstacles(manifests, device.type)
+    num_by_dali = obstacles.pop(None, 0)
+    if config.decoder == "dali" and obstacles:
+        raise _no_dali(", ".join(f"{reason} ({count} clips)" for reason, count in obstacles.most_common()))
+    for reason, count in obstacles.most_common():
+        threads = f"PyAV with {config.num_workers} threads"
+        logger.info("decoder: %s for %d of %d clips, because %s", threads, count, num_clips, reason)
+    pyav = PyAVDecoder(config.num_workers, config.stall_sec)
+    if not num_by_dali:
+        return pyav
     # DALI is an option of the installation: its module is imported where it was found.
     from cosmos_data.dali import DaliDecoder
 
-    logger.info("decoder: DALI on %s with %d threads", device, config.num_workers)
-    return DaliDecoder(device, config.num_workers, config.stall_sec)
+    threads = f"DALI on {device} with {config.num_workers} threads"
+    logger.info("decoder: %s for %d of %d clips", threads, num_by_dali, num_clips)
+    dali = DaliDecoder(device, config.num_workers, config.stall_sec)
+    return DecoderPerClip(dali, None if config.decoder == "dali" else pyav, device)
 
 
-def dali_obstacle(clips: Iterable[Clip], device: torch.device) -> str | None:
-    """Why DALI cannot decode these clips on this device; None if it can."""
-    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
-        return "NVIDIA DALI is not installed (the extra `dali` installs it)"
-    codecs = DALI_GPU_CODECS if device.type == "cuda" else DALI_CPU_CODECS
-    for clip in clips:
-        if clip.codec not in codecs:
-            return f"DALI on {device.type} has no decoder for {clip.codec} (clip {clip.clip_id})"
-        if clip.pixel_format not in DALI_PIXEL_FORMATS:
-            return f"DALI is trusted with 8-bit 4:2:0 video only, not with {clip.pixel_format} (clip {clip.clip_id})"
-        if clip.rotation_deg:
-            return f"DALI does not turn pictures upright (clip {clip.clip_id})"
-        if clip.treatment:
-            return f"DALI gives pictures as they are stored, not {clip.treatment} (clip {clip.clip_id})"
-        if clip.color_range == "full" and not clip.pixel_format.startswith("yuvj"):
-            return f"DALI reads full-range {clip.pixel_format} as limited (clip {clip.clip_id})"
-        # It ignores the tag and reads every stream as BT.601; PyAV obeys it.
-        if clip.color_matrix != "bt601":
-            return f"DALI reads {clip.color_matrix} colours as bt601 (clip {clip.clip_id})"
-        # It drops frames that are stamped before zero, which would shift all others.
-        if clip.seek != "rate" or clip.first_pts is None or clip.first_pts < 0:
-            return f"the time stamps of clip {clip.clip_id} do not number its frames"
-    return None
+def _no_dali(reason: str) -> DataError:
+    return DataError(f"data.decoder=dali cannot be had: {reason}; use auto or pyav")

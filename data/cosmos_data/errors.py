@@ -2,6 +2,7 @@
 
 `DataError`: the user's data or request is wrong and the run stops; the message names the thing, rule and remedy.
 `ClipError`: one clip cannot be decoded; the loader replaces that sample by the plan's next candidate and goes on.
+`StorageError`: what was made can not be written; the run stops, and goes on where it was once there is room.
 `StallError`: a decoder does not come back; the run stops, because what hangs now may work when it is started again.
 
 By `input_is_wrong` a command that does not know these classes tells whose fault it is.
@@ -24,5 +25,11 @@ class ClipError(DataError):
 
 class StallError(DataError):
     """Decoding took longer than data.stall_sec."""
+
+    input_is_wrong = False
+
+
+class StorageError(DataError):
+    """Something can not be kept: the disk is full, or gone."""
 
     input_is_wrong = False

@@ -1,36 +1,42 @@
-"""The latent cache: windows encoded once by a tokenizer, and the text states of their captions.
+"""The latent cache: windows encoded once by a tokenizer, and the text states of their captions, in shards.
 
     folder/
-      index.json             what is inside, for which tokenizer, text encoder and manifest; written last
-      text.safetensors       one tensor [S, E] per distinct caption
-      clips/000000.safetensors   z [num_windows, C, T, H, W]: raw latents, not whitened; start_frame [num_windows]
+      index.json              what is inside, for which tokenizer, text encoder and manifest; written last
+      windows/<key>.arrow     raw latents, not whitened, of windows of many clips (cosmos_data.latent_shards)
+      text/<key>.arrow        states of their captions (cosmos_data.text_shards)
 
-A folder without an index is incomplete and refused. The index holds the size and sha256 of every file, and its own
-digest: that digest names the cache as the manifest's digest names a manifest.
+Shards are complete or absent and are made by any number of processes. The index names them in their order, windows of
+the training split first, with their digests and its own: that digest names the cache as the manifest's digest names a
+manifest. A folder without an index is incomplete and refused. To open a cache costs the reading of its index, which has
+a line for each shard; to read a window costs the reading of that window, out of a mapped shard that stays open.
 
 Letters: C latent channels; T, H, W latent frames, rows, columns; S text tokens; E width of a text state.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cosmos_data.clip import Split
 from cosmos_data.errors import DataError
-from cosmos_data.location import file_sha256
+from cosmos_data.latent_shards import LatentShard, latent_path, open_latent_shard
+from cosmos_data.shard_file import AGAIN, written
+from cosmos_data.text_shards import TextShard, open_text_shard, text_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
-TEXT_NAME = "text.safetensors"
+
+OPEN_SHARDS = 128
+"""Of windows, and of texts, that a process keeps open. Each is a mapping and a file, whose numbers are limited."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,172 +57,147 @@ class LatentMetadata:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShardEntry:
+    """A line of the index: a shard of windows, and the one of texts that goes with it."""
+
+    key: str
+    split: Split
+    num_windows: int
+    num_bytes: int
+    digest: str
+    text: str
+    """Key of the text shard."""
+    text_num_bytes: int
+    text_digest: str
+    shape: tuple[int, ...]
+    """[C, T, H, W]"""
+    dtype: str
+    text_kind: str
+    """Width and type of its text states."""
+    max_text_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatentWindow:
-    """One row of one clip's `z`."""
+    """What is known of a window without reading its latents."""
 
     clip_id: str
-    file: str
-    row: int
     start_frame: int
     split: Split
     caption: str
+    """Of the window's own frames."""
     fps: float
     """Frames per second of the window, its stride counted in."""
     inner_px: tuple[int, int, int, int] | None = None
     """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
 
 
-@dataclass(slots=True)
-class _Contents:
-    """What index.json holds besides the metadata and the digest."""
+def entry_of(folder: Path, shard: LatentShard, text: TextShard) -> ShardEntry:
+    """The line for these two."""
+    return ShardEntry(
+        key=shard.file.path.stem,
+        split=shard.split,
+        num_windows=len(shard),
+        num_bytes=shard.file.path.stat().st_size,
+        digest=shard.file.digest,
+        text=shard.text,
+        text_num_bytes=text_path(folder, shard.text).stat().st_size,
+        text_digest=text.file.digest,
+        shape=shard.shape,
+        dtype=shard.file.facts["dtype"],
+        text_kind=f"{text.width} {text.file.facts['dtype']}",
+        max_text_tokens=text.max_tokens,
+    )
 
-    windows: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    latent_shape: list[int] = field(default_factory=list)
-    latent_dtype: str = ""
-    text_keys: dict[str, str] = field(default_factory=dict)
-    max_text_tokens: int = 0
 
+def write_index(folder: Path, metadata: LatentMetadata, entries: Iterable[ShardEntry]) -> str:
+    """Make the shards of a folder a cache. entries: in the order of their windows. Returns the cache's digest.
 
-class LatentWriter:
-    """Fills a new cache: `add_text` for every caption, `add_clip` for every clip, in any order, then `finish`."""
-
-    def __init__(self, folder: str | Path, metadata: LatentMetadata) -> None:
-        self.folder = Path(folder).absolute()
-        if (self.folder / INDEX_NAME).exists():
-            raise DataError(f"{self.folder} holds a complete latent cache; choose another folder, or remove it")
-        (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-        self._metadata = metadata
-        self._contents = _Contents()
-        self._text: dict[str, Tensor] = {}
-        self._clip_ids: set[str] = set()
-
-    def add_text(self, caption: str, states_SE: Tensor) -> None:
-        """The caption's own tokens only, no padding."""
-        if states_SE.ndim != 2 or not len(states_SE):
-            raise DataError(f"text states of {caption!r} have shape {tuple(states_SE.shape)}; expected [S, E], S >= 1")
-        self._text[text_key(caption)] = states_SE.contiguous().cpu()
-
-    def add_clip(
-        self,
-        clip_id: str,
-        z_NCTHW: Tensor,
-        start_frames: Sequence[int],
-        *,
-        split: Split,
-        caption: str,
-        fps: float,
-        inner_px: tuple[int, int, int, int] | None = None,
-    ) -> None:
-        """All windows of one clip. Written at once; nothing of it is kept in memory."""
-        contents = self._contents
-        if clip_id in self._clip_ids:
-            raise DataError(f"clip {clip_id} was added already; give all its windows in one call")
-        if z_NCTHW.ndim != 5 or len(z_NCTHW) != len(start_frames) or not len(start_frames):
-            raise DataError(
-                f"clip {clip_id}: latents {tuple(z_NCTHW.shape)} with {len(start_frames)} start frames;"
-                " expected [num_windows, C, T, H, W] and one start frame for each window"
-            )
-        shape, dtype = list(z_NCTHW.shape[1:]), str(z_NCTHW.dtype).removeprefix("torch.")
-        if contents.windows and (shape, dtype) != (contents.latent_shape, contents.latent_dtype):
-            raise DataError(
-                f"clip {clip_id}: latents {shape} {dtype}, and those before were {contents.latent_shape}"
-                f" {contents.latent_dtype}; a cache holds one shape and type"
-            )
-        contents.latent_shape, contents.latent_dtype = shape, dtype
-        name = f"clips/{len(self._clip_ids):06d}.safetensors"
-        starts = torch.tensor(list(start_frames), dtype=torch.int64)
-        self._save(name, {"z": z_NCTHW.contiguous().cpu(), "start_frame": starts})
-        self._clip_ids.add(clip_id)
-        for row, start_frame in enumerate(start_frames):
-            window = LatentWindow(
-                clip_id=clip_id,
-                file=name,
-                row=row,
-                start_frame=int(start_frame),
-                split=split,
-                caption=caption,
-                fps=fps,
-                inner_px=inner_px,
-            )
-            contents.windows.append(asdict(window))
-
-    def finish(self) -> str:
-        """Writes the text states and, last, the index. Returns the cache's digest."""
-        contents = self._contents
-        if not contents.windows:
-            raise DataError(f"{self.folder}: no window was added; a latent cache needs at least one")
-        captions = sorted({window["caption"] for window in contents.windows})
-        missing = [caption for caption in captions if text_key(caption) not in self._text]
-        if missing:
-            raise DataError(f"{len(missing)} captions have no text states, {missing[0]!r} first; add_text them")
-        contents.text_keys = {caption: text_key(caption) for caption in captions}
-        text = {key: self._text[key] for key in contents.text_keys.values()}
-        if len({(states.shape[1], states.dtype) for states in text.values()}) > 1:
-            raise DataError("text states differ in width or type; encode all captions with one text encoder")
-        contents.max_text_tokens = max(len(states) for states in text.values())
-        self._save(TEXT_NAME, text)
-        index = {"version": FORMAT_VERSION, "metadata": asdict(self._metadata), **asdict(contents)}
-        index["digest"] = index_digest(index)
-        aside = self.folder / f".{INDEX_NAME}.{os.getpid()}.partial"
+    Raises:
+        DataError: there is none, or they do not belong together.
+        StorageError: the disk is full, or gone.
+    """
+    entries = sorted(entries, key=lambda entry: get_args(Split).index(entry.split))
+    if not entries:
+        raise DataError(f"{folder}: no window was added; a latent cache needs at least one")
+    shapes = sorted({(entry.shape, entry.dtype) for entry in entries})
+    if len(shapes) > 1:
+        raise DataError(f"{folder}: latents {shapes[0]} and {shapes[1]}; a latent cache holds one shape and type")
+    if len({entry.text_kind for entry in entries}) > 1:
+        raise DataError("text states differ in width or type; encode all captions with one text encoder")
+    index = {
+        "version": FORMAT_VERSION,
+        "metadata": asdict(metadata),
+        "shards": [asdict(entry) | {"shape": list(entry.shape)} for entry in entries],
+    }
+    index["digest"] = index_digest(index)
+    with written(folder / INDEX_NAME) as aside:
         aside.write_text(json.dumps(index, indent=1), encoding="utf-8")
-        aside.replace(self.folder / INDEX_NAME)
-        return index["digest"]
-
-    def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
-        path = self.folder / name
-        save_file(tensors, path)
-        self._contents.files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    return index["digest"]
 
 
 class LatentStore:
-    """A complete cache, read lazily: a window costs the reading of that window."""
+    """A complete cache, read lazily, by any number of threads, and by processes that are forked from this one."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
         index = _read_index(self.folder)
         self.digest: str = index["digest"]
         self.metadata = LatentMetadata(**index["metadata"])
-        self.windows = tuple(LatentWindow(**window) for window in index["windows"])
-        self.latent_shape: tuple[int, ...] = tuple(index["latent_shape"])
+        self._entries = [ShardEntry(**entry | {"shape": tuple(entry["shape"])}) for entry in index["shards"]]
+        self._ends = list(accumulate(entry.num_windows for entry in self._entries))
+        self.latent_shape: tuple[int, ...] = self._entries[0].shape
         """[C, T, H, W]"""
-        self.max_text_tokens: int = index["max_text_tokens"]
-        self._text_keys: Mapping[str, str] = index["text_keys"]
-        self._files: Mapping[str, Mapping[str, Any]] = index["files"]
-        for name, file in self._files.items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != file["bytes"]:
-                raise DataError(f"{path} is missing or was cut off; make the latent cache again")
+        self.max_text_tokens: int = max(entry.max_text_tokens for entry in self._entries)
+        for entry in self._entries:
+            _check_size(latent_path(self.folder, entry.key), entry.num_bytes)
+            _check_size(text_path(self.folder, entry.text), entry.text_num_bytes)
+        self._shard = lru_cache(OPEN_SHARDS)(self._open_shard)
+        self._text = lru_cache(OPEN_SHARDS)(self._open_text)
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return self._ends[-1]
 
-    def indices(self, split: Split) -> list[int]:
+    def indices(self, split: Split) -> range:
         """The windows of one split."""
-        return [k for k, window in enumerate(self.windows) if window.split == split]
+        splits = get_args(Split)
+        before = splits[: splits.index(split)]
+        first = sum(entry.num_windows for entry in self._entries if entry.split in before)
+        return range(first, first + sum(entry.num_windows for entry in self._entries if entry.split == split))
+
+    def describe(self, k: int) -> LatentWindow:
+        """All but the tensors."""
+        shard, text, number = self._find(k)
+        row = shard.row(number)
+        return LatentWindow(
+            clip_id=row.clip_id,
+            start_frame=row.start_frame,
+            split=shard.split,
+            caption=text.caption(row.text_row),
+            fps=row.fps,
+            inner_px=row.inner_px,
+        )
 
     def window(self, k: int) -> dict[str, Any]:
         """z_CTHW, padding_1HW (1 at cells that are padding), text_SE (zeros from `text_length` on, S the same for all
         windows), text_length, fps, and the window's clip_id, start_frame, split and caption."""
-        window = self.windows[k]
-        with safe_open(self.folder / window.file, framework="pt") as file:
-            z_CTHW = file.get_slice("z")[window.row]
-        with safe_open(self.folder / TEXT_NAME, framework="pt") as file:
-            states_SE = file.get_tensor(self._text_keys[window.caption])
-        text_SE = states_SE.new_zeros(self.max_text_tokens, states_SE.shape[1])
+        shard, text, number = self._find(k)
+        row = shard.row(number)
+        states_SE = text.states(row.text_row)
+        text_SE = states_SE.new_zeros(self.max_text_tokens, text.width)
         text_SE[: len(states_SE)] = states_SE
         return {
-            "z_CTHW": z_CTHW,
+            "z_CTHW": shard.latents(number),
             "padding_1HW": padding_cells(
-                window.inner_px, self.latent_shape[2:], (self.metadata.height_px, self.metadata.width_px)
+                row.inner_px, self.latent_shape[2:], (self.metadata.height_px, self.metadata.width_px)
             ),
             "text_SE": text_SE,
             "text_length": len(states_SE),
-            "fps": window.fps,
-            "clip_id": window.clip_id,
-            "start_frame": window.start_frame,
-            "split": window.split,
-            "caption": window.caption,
+            "fps": row.fps,
+            "clip_id": row.clip_id,
+            "start_frame": row.start_frame,
+            "split": shard.split,
+            "caption": text.caption(row.text_row),
         }
 
     def require(self, **asked: str | int) -> None:
@@ -231,10 +212,36 @@ class LatentStore:
                 )
 
     def verify(self) -> None:
-        """Reads every file once and compares it with the index. Raises `DataError` that names the first other one."""
-        for name, file in self._files.items():
-            if file_sha256(self.folder / name) != file["sha256"]:
-                raise DataError(f"{self.folder / name} has changed since it was written; make the latent cache again")
+        """Reads every shard once and compares it with its digest. Raises `DataError` that names the first other one."""
+        for number in range(len(self._entries)):
+            self._open_shard(number).file.verify()
+        for text in dict.fromkeys((entry.text, entry.text_digest) for entry in self._entries):
+            self._open_text(*text).file.verify()
+
+    def _find(self, k: int) -> tuple[LatentShard, TextShard, int]:
+        """(shard of window k, its text shard, row in the first)"""
+        if not 0 <= k < len(self):
+            raise IndexError(f"window {k} of {len(self)}")
+        number = bisect_right(self._ends, k)
+        entry = self._entries[number]
+        text = self._text(entry.text, entry.text_digest)
+        return self._shard(number), text, k - self._ends[number] + entry.num_windows
+
+    def _open_shard(self, number: int) -> LatentShard:
+        entry = self._entries[number]
+        shard = open_latent_shard(self.folder, entry.key, self.metadata.tokenizer_digest)
+        _check_digest(shard.file.path, shard.file.digest, entry.digest)
+        return shard
+
+    def _open_text(self, key: str, digest: str) -> TextShard:
+        text = open_text_shard(self.folder, key)
+        _check_digest(text.file.path, text.file.digest, digest)
+        return text
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a folder holds a whole cache, of whatever version."""
+    return (Path(folder) / INDEX_NAME).is_file()
 
 
 def padding_cells(
@@ -255,29 +262,44 @@ def padding_cells(
     return (~(is_row[:, None] & is_column)).float()[None]
 
 
-def text_key(caption: str) -> str:
-    """The name of a caption's tensor."""
-    return hashlib.sha256(caption.encode()).hexdigest()
-
-
 def index_digest(index: Mapping[str, Any]) -> str:
+    """Of all that an index says."""
     content = {key: value for key, value in index.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _check_size(path: Path, num_bytes: int) -> None:
+    if not path.is_file() or path.stat().st_size != num_bytes:
+        raise DataError(f"{path} is missing or was cut off; {AGAIN}")
+
+
+def _check_digest(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise DataError(f"{path} is another shard of the same name than the index was written for; {AGAIN}")
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX_NAME
-    if not path.is_file():
-        raise DataError(f"{folder} holds no complete latent cache ({INDEX_NAME} is missing); make it (again)")
+    if not is_finished(folder):
+        raise DataError(
+            f"{folder} holds no complete latent cache ({INDEX_NAME} is missing); make it with `cosmos-train tokenize`, "
+            "which goes on where it was stopped"
+        )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}); make the latent cache again") from error
-    if index.get("version", 0) > FORMAT_VERSION:
+    version = index.get("version", 0) if isinstance(index, dict) else 0
+    if version > FORMAT_VERSION:
         raise DataError(
-            f"{path} has version {index['version']}, and this cosmos-train reads up to {FORMAT_VERSION};"
+            f"{path} has version {version}, and this cosmos-train reads version {FORMAT_VERSION};"
             " install a newer cosmos-train, or make the latent cache again"
         )
+    if version < FORMAT_VERSION:
+        raise DataError(
+            f"{folder} is a latent cache of version {version}, with a file for each clip, and this cosmos-train reads "
+            f"version {FORMAT_VERSION}; remove it and make it again with `cosmos-train tokenize`"
+        )
     if index.get("digest") != index_digest(index):
-        raise DataError(f"{path} was edited: its content does not match its digest; make the latent cache again")
+        raise DataError(f"{path} was edited: its content does not match its digest; {AGAIN}")
     return index

@@ -80,7 +80,7 @@ class VideoBatches:
         self._plan, self._decoder = plan, decoder
         self.config: DataConfig = plan.config
         self._index_lists, self._views, self._quarantine = index_lists, tuple(views), quarantine
-        self._num_digests = len({clip.digest for clip in plan.clips})
+        self._num_clips = plan.num_clips
         self.bad_clips: dict[str, BadClip] = {}
         """By digest, for the batches handed out so far."""
         self.total_wait_sec = 0.0
@@ -152,10 +152,10 @@ class VideoBatches:
                 file.write(json.dumps(asdict(clip)) + "\n")
 
     def _check_bad_share(self) -> None:
-        if len(self.bad_clips) > self.config.max_bad_share * self._num_digests:
+        if len(self.bad_clips) > self.config.max_bad_share * self._num_clips:
             listing = "\n".join(f"  {clip.clip_id}: {clip.reason}" for clip in self.bad_clips.values())
             raise DataError(
-                f"{len(self.bad_clips)} of {self._num_digests} clips cannot be decoded, more than"
+                f"{len(self.bad_clips)} of {self._num_clips} clips cannot be decoded, more than"
                 f" data.max_bad_share={self.config.max_bad_share}; repair them, or name them in"
                 f" data.quarantine:\n{listing}"
             )

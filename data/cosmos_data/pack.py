@@ -7,7 +7,7 @@ codecs that DALI has on the CPU too. Colours become BT.601, which every decoder 
 conditions and splits stay as they are.
 
     folder/
-      manifest.parquet         of shards it is the index too: it says where in which shard each video lies
+      manifest.arrow         of shards it is the index too: it says where in which shard each video lies
       000000.avi ...           or shard-000000.tar ..., WebDataset's layout: KEY.mp4, KEY.txt, KEY.json
 """
 
@@ -87,12 +87,12 @@ def pack_manifest(
                 progress(row + 1, len(manifest))
         if writer is not None:
             writer.close()
-        Manifest(tuple(packed)).write(aside / "manifest.parquet")
+        Manifest(tuple(packed)).write(aside / "manifest.arrow")
         aside.chmod(0o755)  # mkdtemp made it private
         aside.rename(out_folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already where all went well
-    return Manifest.read(out_folder / "manifest.parquet")
+    return Manifest.read(out_folder / "manifest.arrow")
 
 
 def _check_request(manifest: Manifest, out_folder: Path, request: PackRequest) -> None:

@@ -16,11 +16,14 @@ its own, in an order of that epoch, none twice and none left out.
 import hashlib
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cosmos_data.clip import Clip, Split
 from cosmos_data.config import DataConfig
@@ -32,13 +35,18 @@ from cosmos_data.window import (
     box_size,
     central_box,
     check_window_fits,
+    fits_window,
     inner_box,
-    nearest_bucket,
+    nearest_buckets,
     span_frames,
     stride_of,
+    strides_for,
 )
 
 logger = logging.getLogger(__name__)
+
+MOST_RATES = 10
+"""Frame rates that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,17 +96,17 @@ class Part:
     """Samples drawn from it, in proportion to the other parts'."""
 
 
-def read_parts(config: DataConfig, split: Split) -> list[Part]:
-    """The blend that a configuration names."""
+def read_parts(config: DataConfig, split: Split, *, verify: bool = True) -> list[Part]:
+    """The blend that a configuration names. verify: see Manifest.read."""
     manifests = {config.manifest: 1.0} | config.blend
-    return [Part(Manifest.read(path).select(split), weight) for path, weight in manifests.items()]
+    return [Part(Manifest.read(path, verify=verify).select(split), weight) for path, weight in manifests.items()]
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
     """The clips of one source in one bucket, and the order in which samples of one kind visit them."""
 
-    clips: tuple[Clip, ...]
+    clips: Manifest
     order: IndexPlan
 
 
@@ -117,28 +125,33 @@ class SamplePlan:
         quarantined = read_quarantine(config.quarantine)
         self.digest = _blend_digest(parts, quarantined)
         self._key = philox_key(self.digest, seed)
-        of_part = [usable_clips(part.clips, config, quarantined) for part in parts]
-        self.clips: tuple[Clip, ...] = tuple(clip for clips in of_part for clip in clips)
-        """All that samples can be of."""
+        self.parts = tuple(usable_clips(part.clips, config, quarantined) for part in parts)
+        """The clips that samples can be of, of each manifest of the blend."""
         images = Fraction(image_share).limit_denominator(10**6)
         self._kinds = Alternation([images, 1 - images])
         self._configs = (replace(config, num_frames=1), config)
-        cells = [[_by_bucket(clips, config)[b] for clips in of_part] for b in range(len(config.sizes_px))]
+        by_bucket = [_by_bucket(clips, config) for clips in self.parts]
+        cells = [[buckets[b] for buckets in by_bucket] for b in range(len(config.sizes_px))]
         weights = [Fraction(part.weight).limit_denominator(10**6) for part in parts]
-        per_clip = [weight / len(clips) for weight, clips in zip(weights, of_part, strict=True)]
+        per_clip = [weight / len(clips) for weight, clips in zip(weights, self.parts, strict=True)]
         shares = [[one * len(clips) for one, clips in zip(per_clip, row, strict=True)] for row in cells]
         self._buckets = Alternation([sum(row, Fraction(0)) for row in shares])
         self._parts = [Alternation(row) for row in shares]
         self._cells = [
             [
                 [
-                    _Cell(clips, IndexPlan(len(clips), f"{self.digest}/{kind}/{b}/{p}", seed)) if clips else None
+                    _Cell(clips, IndexPlan(len(clips), f"{self.digest}/{kind}/{b}/{p}", seed)) if len(clips) else None
                     for p, clips in enumerate(row)
                 ]
                 for b, row in enumerate(cells)
             ]
             for kind in ("image", "video")
         ]
+
+    @property
+    def num_clips(self) -> int:
+        """In all parts."""
+        return sum(len(part) for part in self.parts)
 
     def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
         """view: number of the view, 0 for the row's own; all views of a sample show the same frames."""
@@ -183,22 +196,32 @@ class SamplePlan:
         return kind, bucket, cell, place
 
 
-def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str]) -> tuple[Clip, ...]:
+def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str]) -> Manifest:
     """Without those that were named as bad and those of another frame rate. DataError if there are many of the latter,
     nothing is left, or a clip is too short or too small."""
-    kept = [clip for clip in clips if clip.digest not in quarantined]
-    off_rate = [clip for clip in kept if stride_of(clip, config) == 0]
-    if off_rate:
-        rates = ", ".join(sorted({f"{clip.fps:g}" for clip in off_rate}))
-        text = f"{len(off_rate)} of {len(clips)} clips have {rates} fps, far from data.target_fps={config.target_fps}"
-        if len(off_rate) > config.max_bad_share * len(clips):
+    fps_N = clips.column("fps")
+    strides_N = np.full(len(clips), config.frame_stride)
+    if config.target_fps is not None:
+        strides_N = strides_for(fps_N, config.target_fps)
+    kept_N = np.ones(len(clips), dtype=bool)
+    if quarantined:
+        named = pa.array(sorted(quarantined))
+        is_named = pc.is_in(clips.arrow_column("digest"), value_set=named)  # pyright: ignore[reportAttributeAccessIssue]
+        kept_N = ~is_named.to_numpy()
+    off_rate_N = kept_N & (strides_N == 0)
+    if off_rate_N.any():
+        rates = ", ".join(f"{fps:g}" for fps in np.unique(fps_N[off_rate_N])[:MOST_RATES])
+        num_off = int(off_rate_N.sum())
+        text = f"{num_off} of {len(clips)} clips have {rates} fps, far from data.target_fps={config.target_fps}"
+        if num_off > config.max_bad_share * len(clips):
             raise DataError(f"{text}, more than data.max_bad_share={config.max_bad_share}; use another target_fps")
-        logger.warning("%s: left out, the first is %s", text, off_rate[0].clip_id)
-    usable = tuple(clip for clip in kept if stride_of(clip, config))
-    if not usable:
+        first = clips[int(np.flatnonzero(off_rate_N)[0])]
+        logger.warning("%s: left out, the first is %s", text, first.clip_id)
+    usable = clips.rows(np.flatnonzero(kept_N & (strides_N > 0)))
+    if not len(usable):
         raise DataError("there is nothing to train on: no clips; check the manifest and its split")
-    for clip in usable:
-        check_window_fits(clip, config)
+    for row in np.flatnonzero(~fits_window(usable, strides_N[kept_N & (strides_N > 0)], config)):
+        check_window_fits(usable[int(row)], config)
     return usable
 
 
@@ -221,11 +244,9 @@ def _blend_digest(parts: Sequence[Part], quarantined: frozenset[str]) -> str:
     return hashlib.sha256(json.dumps(blend).encode()).hexdigest()
 
 
-def _by_bucket(clips: Sequence[Clip], config: DataConfig) -> dict[int, tuple[Clip, ...]]:
-    found: dict[int, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        found[nearest_bucket(clip.height_px, clip.width_px, config.sizes_px)].append(clip)
-    return {bucket: tuple(found[bucket]) for bucket in range(len(config.sizes_px))}
+def _by_bucket(clips: Manifest, config: DataConfig) -> list[Manifest]:
+    buckets_N = nearest_buckets(clips.column("height_px"), clips.column("width_px"), config.sizes_px)
+    return [clips.rows(np.flatnonzero(buckets_N == bucket)) for bucket in range(len(config.sizes_px))]
 
 
 def cover_windows(clips: Manifest, config: DataConfig, *, hop_frames: int) -> Iterator[Sample]:

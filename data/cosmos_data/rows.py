@@ -184,7 +184,7 @@ def _plain(value: Any) -> Any:
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         table = pq.read_table(path)
-        _check_schema(table.schema, path)
+        check_schema(table.schema, path)
         yield from table.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a Parquet file ({error}); build the manifest again") from error
@@ -306,10 +306,11 @@ def _given(typed: Any, values: Any) -> Any:
     return typed
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> None:
+def check_schema(schema: pa.Schema, path: Path) -> None:
+    """Raises DataError where a file's columns are not those of a manifest that is read here."""
     stored = (schema.metadata or {}).get(VERSION_KEY, b"")
     if not stored.isdigit():
-        raise DataError(f"{path} is a Parquet file, but not a manifest of cosmos-train; build the manifest again")
+        raise DataError(f"{path} is a table, but not a manifest of cosmos-train; build the manifest again")
     if int(stored) < OLDEST_VERSION:
         raise DataError(
             f"{path} has manifest version {int(stored)}, which an earlier cosmos-train wrote, and this is version"

@@ -74,6 +74,9 @@ class Orientation(NamedTuple):
     is_mirrored: bool
 
 
+AS_STORED = Orientation(rotation_deg=0, is_mirrored=False)
+
+
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The frame's display matrix as one of eight orientations.
 
@@ -208,6 +211,8 @@ class Show:
 
 def upright(picture: np.ndarray, orientation: Orientation) -> np.ndarray:
     """[H, W, ...] as stored -> as shown."""
+    if orientation == AS_STORED:
+        return picture
     mirrored = picture[:, ::-1] if orientation.is_mirrored else picture
     return np.rot90(mirrored, orientation.rotation_deg // 90)
 

@@ -5,7 +5,7 @@ from a few numbers drawn once, so a model can learn it in minutes. `write_world`
 manifest as real footage has one, whose held-out clips are of seeds that no training clip has.
 
     folder/
-      manifest.parquet
+      manifest.arrow
       train/000000.avi, .txt ...      one video and its caption for each seed
       heldout/...
 
@@ -179,9 +179,9 @@ def write_world(
             progress(number, len(every))
     clips = build_manifest(aside, config.num_frames, None, max_bad_share=0.0).manifest
     in_split = tuple(replace(clip, split="heldout") if clip.clip_id.startswith("heldout/") else clip for clip in clips)
-    Manifest(in_split).write(aside / "manifest.parquet")
+    Manifest(in_split).write(aside / "manifest.arrow")
     aside.rename(folder)
-    return Manifest.read(folder / "manifest.parquet")
+    return Manifest.read(folder / "manifest.arrow")
 
 
 def _between(low: float, high: float, share: float) -> float:

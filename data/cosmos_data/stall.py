@@ -6,6 +6,7 @@ The threads are daemons, so one that never ends does not keep the process from e
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
@@ -43,6 +44,10 @@ class Workers(Generic[Item, Result]):
     def map(self, items: Sequence[Item]) -> list[Result | Exception]:
         """What `work` gives or raises for each item. Raises `Stalled` where a thread does not come back from one, of
         whichever caller: nobody's items may be reached then."""
+        return self.begin(items)()
+
+    def begin(self, items: Sequence[Item]) -> Callable[[], list[Result | Exception]]:
+        """`map`, whose answer is waited for when it is called for."""
         finished: Finished[Result] = SimpleQueue()
         with self._lock:
             self._waiting.extend((position, item, finished) for position, item in enumerate(items))
@@ -50,15 +55,18 @@ class Workers(Generic[Item, Result]):
                 if len(self._threads) < len(self._begun_sec) + len(self._waiting):
                     self._threads.add(name)
                     Thread(target=self._serve, args=(name,), name=f"decode-{name}", daemon=True).start()
+        return partial(self._collect, finished, len(items))
+
+    def _collect(self, finished: Finished[Result], num_items: int) -> list[Result | Exception]:
         results: dict[int, Result | Exception] = {}
-        while len(results) < len(items):
+        while len(results) < num_items:
             try:
                 position, result = finished.get(timeout=self._patience_sec())
             except Empty:
                 self._check_stalled()
             else:
                 results[position] = result
-        return [results[position] for position in range(len(items))]
+        return [results[position] for position in range(num_items)]
 
     def _serve(self, name: int) -> None:
         while True:

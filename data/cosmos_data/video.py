@@ -3,13 +3,13 @@
 Frame k of a file is, by definition, the k-th frame that its decoder gives out when the whole file is decoded. The
 probe decodes every frame once, because headers and packet counts lie about damaged files, and learns how frames are
 found again (`Pictures.seek`); `read_frames` then seeks to the key frame before the first wanted frame and decodes
-forward, without the pictures on the way that no other one is made of.
+forward, without the pictures on the way that no other one is made of, to the last packet that a wanted one needs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from cosmos_data.shots import ShotDetector
 from cosmos_data.shown import (
     ACCURATE,
     Meaning,
+    Orientation,
     Rules,
     Show,
     Treatment,
@@ -46,6 +47,8 @@ COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "
 # Of these swscale makes colours as if they were BT.601.
 UNREAD_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 12: "derived", 13: "derived", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo"}
 UNREAD_MATRICES |= {17: "YCgCo"}
+# These keep pictures back until they know that none is to be shown before, and have a packet for each.
+REORDERING_DECODERS = frozenset({"h264", "hevc"})
 UNSPECIFIED = 2
 """Of FFmpeg's matrices, transfers and primaries; one that is set later than the first frame changes nothing."""
 
@@ -205,7 +208,7 @@ def _how_to_seek(
         raise BadVideoError("it does not say its frame rate")
     fps, first = float(rate), stamps[0]
     if first is not None:
-        numbers = [None if pts is None else frame_number(pts, first, fps, time_base) for pts in stamps]
+        numbers = [None if pts is None else frame_number(pts, first, fps, float(time_base)) for pts in stamps]
         if numbers == list(range(len(stamps))):
             return "rate", fps
     # The packets' stamps tell frames without decoding, where they are those of the frames.
@@ -219,9 +222,9 @@ def _duration_sec(stamps: Sequence[int | None], time_base: Fraction) -> float:
     return span * len(known) / max(1, len(known) - 1) if span else len(known) * float(time_base)
 
 
-def frame_number(pts: int, first_pts: int, fps: float, time_base: Fraction) -> int:
+def frame_number(pts: int, first_pts: int, fps: float, time_base: float) -> int:
     """Number of the frame with time stamp `pts`, counted from the file's first frame."""
-    return round((pts - first_pts) * float(time_base) * fps)
+    return round((pts - first_pts) * time_base * fps)
 
 
 class _Packet(NamedTuple):
@@ -289,7 +292,7 @@ def _exact_frames(
     """The frames of these numbers as they are stored."""
     found = 0
     try:
-        for number, frame in _numbered_frames(clip, wanted.start, videos):
+        for number, frame in _numbered_frames(clip, wanted, videos):
             if frame.is_corrupt:
                 raise ClipError(f"{clip.path}: frame {number} is damaged")
             if number > wanted[found]:
@@ -307,17 +310,17 @@ def _exact_frames(
         raise ClipError(f"{clip.path} ends before frame {wanted[found]}")
 
 
-def _numbered_frames(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) from `start_frame` or one before it on."""
+def _numbered_frames(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) from the first wanted one or one before it on, up to the last wanted one or further."""
     if clip.seek != "count":
-        frames = _frames_from_key(clip, start_frame, videos)
+        frames = _frames_from_key(clip, wanted, videos)
         try:
-            first = next((found for found in frames if found[0] >= start_frame), None)
+            first = next((found for found in frames if found[0] >= wanted.start), None)
         except av.error.FFmpegError:
             # After the key frame of an open group come pictures that lean on the group before. Damage shows below.
             first = None
         # A container whose index overshoots lands too late: count from the start then.
-        if first is not None and first[0] == start_frame:
+        if first is not None and first[0] == wanted.start:
             yield first
             yield from frames
             return
@@ -326,46 +329,85 @@ def _numbered_frames(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterat
         yield from enumerate(video.frames())
 
 
-def _frames_from_key(clip: Clip, start_frame: int, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
+def _frames_from_key(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
     table = _stamp_table(clip.file, clip.stream_index) if clip.seek == "stamps" else None
-    if clip.seek == "stamps" and (table is None or start_frame >= len(table)):
-        raise ClipError(f"{clip.path} ends before frame {start_frame}, or was changed since the manifest was built")
-    number_of = {pts: number for number, pts in enumerate(table or ())}
+    if clip.seek == "stamps" and (table is None or wanted.start >= len(table)):
+        raise ClipError(f"{clip.path} ends before frame {wanted.start}, or was changed since the manifest was built")
     with videos.borrow(clip.file, clip.stream_index) as video:
-        time_base = video.stream.time_base or Fraction(1, 1)
         if table is not None:
-            target = first_pts = table[start_frame]
+            number_at = {pts: number for number, pts in enumerate(table)}.get
+            target = table[wanted.start]
         else:
             assert clip.first_pts is not None, "check_clip demands it of seek=rate"
+            time_base = video.stream.time_base or Fraction(1, 1)
+            number_at = partial(frame_number, first_pts=clip.first_pts, fps=clip.fps, time_base=float(time_base))
             # Half a frame late, so that rounding never misses a key frame that is itself the wanted one.
-            target = clip.first_pts + int((start_frame + 0.5) / (clip.fps * float(time_base)))
-            first_pts = clip.first_pts + int((start_frame - 0.5) / (clip.fps * float(time_base)))
+            target = clip.first_pts + int((wanted.start + 0.5) / (clip.fps * float(time_base)))
         video.seek(target)
-        for frame in _from_key_on(video, first_pts):
-            if frame.pts is None:
-                raise ClipError(f"{clip.path}: a frame near {start_frame} has no time stamp")
-            if table is not None:
-                if frame.pts not in number_of:
-                    raise ClipError(f"{clip.path}: a frame near {start_frame} has a stamp that no packet has")
-                yield number_of[frame.pts], frame
-            else:
-                yield frame_number(frame.pts, clip.first_pts or 0, clip.fps, time_base), frame
+        # Two fields of a picture may come in packets of their own.
+        sent = _Sent(wanted[-1]) if clip.field_order == "progressive" else None
+        for pts, frame in _from_key_on(video, wanted, number_at, sent):
+            if pts is None:
+                raise ClipError(f"{clip.path}: a frame near {wanted.start} has no time stamp")
+            if (number := number_at(pts)) is None:
+                raise ClipError(f"{clip.path}: a frame near {wanted.start} has a stamp that no packet has")
+            yield number, frame
 
 
-def _from_key_on(video: OpenVideo, first_pts: int) -> Iterator[av.VideoFrame]:
-    """Frames from the key frame on that was sought, without those that are shown before it: they may be wrong. Of those
-    before `first_pts` only what others are made of."""
+def _from_key_on(
+    video: OpenVideo, wanted: range, number_at: Callable[[int], int | None], sent: "_Sent | None"
+) -> Iterator[tuple[int | None, av.VideoFrame]]:
+    """(time stamp, frame) from the key frame on that was sought, without those that are shown before it: they may be
+    wrong. Of those that are not wanted only what others are made of, and no picture is decoded after the last one
+    that can make a wanted frame."""
     key_pts, context = None, video.decoder
     # In H.264 a picture that is no reference is none for any other; elsewhere it may be for pictures of higher layers.
     may_skip = context.name == "h264"
+    is_skipping = False
+    context.skip_frame = "DEFAULT"
+    if context.name not in REORDERING_DECODERS:
+        sent = None
     for packet in video.container.demux(video.stream):
+        pts = packet.pts
+        number = None if pts is None else number_at(pts)
         if key_pts is None:
-            key_pts = packet.pts
-        is_unused = may_skip and packet.pts is not None and packet.pts < first_pts
-        context.skip_frame = "NONREF" if is_unused else "DEFAULT"
+            key_pts = pts
+        is_unused = may_skip and number is not None and number not in wanted
+        if is_unused != is_skipping:
+            is_skipping = is_unused
+            context.skip_frame = "NONREF" if is_skipping else "DEFAULT"
         for frame in context.decode(packet):
-            if key_pts is None or frame.pts is None or frame.pts >= key_pts:
-                yield frame
+            shown_pts = frame.pts
+            if key_pts is None or shown_pts is None or shown_pts >= key_pts:
+                yield shown_pts, frame
+        # Whoever asks goes no further than the last wanted frame: here the decoder has kept that back so far.
+        if sent is not None and sent.holds_all_with(packet, number):
+            for frame in context.decode(None):
+                frame.time_base = packet.time_base  # else it has none, for want of a packet
+                if key_pts is None or frame.pts is None or frame.pts >= key_pts:
+                    yield frame.pts, frame
+            return
+
+
+class _Sent:
+    """Which pictures a decoder has been given since the key frame: with all up to the last wanted one it needs no more,
+    though it keeps pictures back for others that may come out before them."""
+
+    def __init__(self, last: int) -> None:
+        self._last, self._first = last, -1
+        self._numbers: set[int] = set()
+        self._is_plain = True
+
+    def holds_all_with(self, packet: av.Packet, number: int | None) -> bool:
+        """Never where a packet is no whole picture of its own."""
+        if number is None or number in self._numbers or packet.is_discard:
+            self._is_plain = False
+            return False
+        if self._first < 0:
+            self._first = number
+        if self._first <= number <= self._last:
+            self._numbers.add(number)
+        return self._is_plain and len(self._numbers) == self._last - self._first + 1
 
 
 class RgbConverter:
@@ -378,10 +420,14 @@ class RgbConverter:
         """[height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
         return np.stack(self.colours(frame)).transpose(1, 2, 0)
 
-    def colours(self, frame: av.VideoFrame) -> list[np.ndarray]:
+    def colours(self, frame: av.VideoFrame, orientation: Orientation | None = None) -> list[np.ndarray]:
         """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
-        time that it needs for pixels."""
+        time that it needs for pixels.
+
+        orientation: of the whole file, where the caller knows it; None: it is asked of the frame. A frame whose side
+        data was looked at is freed by Python's garbage collector alone, and later ones then lie in cold memory.
+        """
         planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
         green, blue, red = (plane_pixels(plane) for plane in planar.planes)
-        orientation = orientation_of(frame)
+        orientation = orientation or orientation_of(frame)
         return [upright(colour, orientation) for colour in (red, green, blue)]

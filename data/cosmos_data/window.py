@@ -1,11 +1,13 @@
 """What part of a clip a window shows: its stride in time, its place in the picture."""
 
-import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from cosmos_data.clip import Clip
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
+from cosmos_data.manifest import Manifest
 
 FPS_TOLERANCE = 0.25
 """How far a window's frame rate may be from data.target_fps, as a share of it: 60 and 30 fps serve a plan of 24."""
@@ -21,10 +23,16 @@ class Box:
     width_px: int
 
 
+def strides_for(fps_N: np.ndarray, target_fps: float) -> np.ndarray:
+    """int64 [N]: the strides that bring rates nearest to the target; 0 where that is not near."""
+    strides_N = np.maximum(1, np.rint(fps_N / target_fps)).astype(np.int64)
+    is_near_N = np.abs(fps_N / strides_N / target_fps - 1) <= FPS_TOLERANCE + 1e-6
+    return np.where(is_near_N, strides_N, 0)
+
+
 def stride_for(fps: float, target_fps: float) -> int | None:
     """The stride that brings `fps` nearest to the target; None where that is not near."""
-    stride = max(1, round(fps / target_fps))
-    return stride if abs(fps / stride / target_fps - 1) <= FPS_TOLERANCE + 1e-6 else None
+    return int(strides_for(np.array([fps]), target_fps)[0]) or None
 
 
 def stride_of(clip: Clip, config: DataConfig) -> int:
@@ -37,10 +45,31 @@ def span_frames(clip: Clip, config: DataConfig) -> int:
     return (config.num_frames - 1) * stride_of(clip, config) + 1
 
 
+def nearest_buckets(height_px_N: np.ndarray, width_px_N: np.ndarray, sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """int64 [N]: numbers of the sizes whose ratio of the sides is nearest; of equally near ones the first."""
+    ratios_N, ratios_S = np.log(height_px_N / width_px_N), np.log([height / width for height, width in sizes])
+    nearest_N = np.zeros(len(ratios_N), dtype=np.int64)
+    distance_N = np.full(len(ratios_N), np.inf)
+    for number, ratio in enumerate(ratios_S):
+        further_N = np.abs(ratios_N - ratio)
+        nearest_N[further_N < distance_N] = number
+        distance_N = np.minimum(distance_N, further_N)
+    return nearest_N
+
+
 def nearest_bucket(height_px: int, width_px: int, sizes: tuple[tuple[int, int], ...]) -> int:
     """Number of the size whose ratio of the sides is nearest; of equally near ones the first."""
-    ratio = math.log(height_px / width_px)
-    return min(range(len(sizes)), key=lambda k: abs(math.log(sizes[k][0] / sizes[k][1]) - ratio))
+    return int(nearest_buckets(np.array([height_px]), np.array([width_px]), sizes)[0])
+
+
+def fits_window(clips: Manifest, strides_N: np.ndarray, config: DataConfig) -> np.ndarray:
+    """bool [N]: which clips are as long and as large as their windows; strides_N are theirs."""
+    height_px_N, width_px_N = clips.column("height_px"), clips.column("width_px")
+    fits_N = clips.column("num_frames") >= (config.num_frames - 1) * strides_N + 1
+    if config.resize != "pad":
+        sizes_S2 = np.array(config.sizes_px)[nearest_buckets(height_px_N, width_px_N, config.sizes_px)]
+        fits_N &= (height_px_N >= sizes_S2[:, 0]) & (width_px_N >= sizes_S2[:, 1])
+    return fits_N
 
 
 def check_window_fits(clip: Clip, config: DataConfig) -> None:

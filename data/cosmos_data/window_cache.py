@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -44,6 +45,15 @@ ABANDONED_SEC = 3600
 """A file that has been in the making for so long is of a process that was killed."""
 
 
+def shown_by(sample: Sample) -> list[Any]:
+    """What a window's pixels are a function of: [which frames, what is made of them]."""
+    clip = sample.clip
+    start_frame = sample.start_frame - clip.start_frame
+    window = [clip.digest, start_frame, sample.num_frames, sample.frame_stride]
+    inner = None if sample.inner is None else asdict(sample.inner)
+    return [window, [asdict(sample.box), sample.height_px, sample.width_px, inner, sample.flip]]
+
+
 class WindowCache:
     """Of one tokenizer and number type. For any number of threads."""
 
@@ -63,12 +73,7 @@ class WindowCache:
 
     def key(self, sample: Sample) -> str:
         """What the latents of a window are a function of; its number in a run is not."""
-        clip = sample.clip
-        start_frame = sample.start_frame - clip.start_frame
-        window = [clip.digest, start_frame, sample.num_frames, sample.frame_stride]
-        inner = None if sample.inner is None else asdict(sample.inner)
-        transform = [asdict(sample.box), sample.height_px, sample.width_px, inner, sample.flip]
-        return hashlib.sha256(json.dumps([self._identity, window, transform], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self._identity, *shown_by(sample)], sort_keys=True).encode()).hexdigest()
 
     def read(self, sample: Sample) -> Tensor | None:
         """z [C, T, H, W]; None where it is not there, or damaged."""

@@ -128,6 +128,11 @@ def _add_tokenize(commands: Commands) -> None:
     tokenize.add_argument("source", help="a world model's YAML; with --tokenizer a folder of videos, or a manifest")
     tokenize.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     tokenize.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
+    tokenize.add_argument(
+        "--nproc",
+        type=int,
+        help="processes on this machine that share a finished cache's shards; 1, or what torchrun says",
+    )
     tokenize.add_argument("--text", action="store_true", help="only the captions, into the run's text.cache")
     tokenize.add_argument(
         "--samples", type=int, help="latents.fill=true: of the run's first samples; an epoch by default, each clip once"
@@ -323,8 +328,10 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     from cosmos_train.config.errors import ConfigError
 
     if arguments.tokenizer is not None:
-        if arguments.text or arguments.samples is not None:
-            raise ConfigError("--text and --samples go with a world model's YAML, --tokenizer with videos; use either")
+        if arguments.text or arguments.samples is not None or arguments.nproc is not None:
+            raise ConfigError(
+                "--text, --samples and --nproc go with a world model's YAML, --tokenizer with videos; use either"
+            )
         return _tokenize_files(arguments)
     if arguments.out is not None or arguments.decode:
         raise ConfigError("--out and --decode need --tokenizer; without it a world model's YAML says what goes where")
@@ -336,6 +343,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"{arguments.source} is a {run.recipe} run; tokenize takes a world model's, which names a cache"
         )
+    if arguments.nproc is not None and (arguments.text or run.latents.fill):
+        raise ConfigError("--nproc shares the shards of a finished cache; --text and latents.fill=true have none")
     if arguments.text:
         from cosmos_launch.encode_text import encode_text
 
@@ -348,9 +357,28 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         return encode_ahead(run, arguments.samples)
     if arguments.samples is not None:
         raise ConfigError("--samples is for a run with latents.fill=true; others take all windows of a finished cache")
-    from cosmos_launch.encode import encode_clips
+    return _tokenize_clips(arguments, threads_per_rank=run.train.threads_per_rank)
 
-    return encode_clips(run)
+
+def _tokenize_clips(arguments: argparse.Namespace, *, threads_per_rank: int) -> int:
+    from cosmos_launch.spawn import run_ranks
+    from cosmos_train.config.environment import check_not_copied, own_ranks
+    from cosmos_train.config.errors import ConfigError
+
+    num_ranks = 1 if arguments.nproc is None else arguments.nproc
+    if num_ranks < 1:
+        raise ConfigError(f"--nproc {num_ranks} must be at least 1")
+    ranks = own_ranks(arguments.nproc)
+    if arguments.nproc is None and not ranks.is_given:
+        check_not_copied()
+    words = [arguments.source, *arguments.overrides, *(["--debug"] if arguments.debug else [])]
+    if num_ranks > 1 and not ranks.is_given:
+        return run_ranks(
+            [sys.executable, "-m", "cosmos_launch.encode_rank", *words], num_ranks, threads_per_rank=threads_per_rank
+        )
+    from cosmos_launch.encode_rank import main as encode
+
+    return encode(words)
 
 
 def _tokenize_files(arguments: argparse.Namespace) -> int:

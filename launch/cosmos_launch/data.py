@@ -26,7 +26,7 @@ Make = Callable[..., Built]
 def build(source: Path, out: Path, make: Make, *, max_clips: int | None) -> int:
     """Write the manifest; name what gave no clip, and what was left out. Returns the exit code."""
     if out.is_dir():
-        raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.parquet'}")
+        raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.arrow'}")
     if is_metadataset(source):
         return _build_blend(source, out, make, max_clips)
     _build_one(source, out, make, max_clips)
@@ -106,7 +106,7 @@ def pack(source: Path, out: Path, request: PackRequest) -> int:
     with progress("pack", "clips") as advance:
         packed = pack_manifest(manifest, out, request, progress=advance)
     first = packed[0]
-    print(f"{len(packed)} clips, {first.width_px}x{first.height_px} {first.codec} -> {out / 'manifest.parquet'}")
+    print(f"{len(packed)} clips, {first.width_px}x{first.height_px} {first.codec} -> {out / 'manifest.arrow'}")
     return 0
 
 

@@ -22,7 +22,9 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 
     build = add("build", _build, "make a manifest of videos: decode them once, cut them into clips")
     build.add_argument("source", type=Path, help=WHAT)
-    build.add_argument("--out", type=Path, required=True, help="the manifest to write (.parquet)")
+    build.add_argument(
+        "--out", type=Path, required=True, help="the manifest to write (.arrow; .parquet is for other programs)"
+    )
     build.add_argument("--clip-frames", type=int, default=48, help="frames of a clip; 0: whole shots")
     build.add_argument("--min-frames", type=int, help="keep a shot's shorter last clip if it has so many frames")
     build.add_argument("--keep-shots", action="store_true", help="do not cut where one shot ends and another begins")

@@ -128,19 +128,19 @@ def run_demo(out: Path, video: Path | None) -> None:
     gather_footage(out / "footage", video)
     stages = Stages(out)
     here, half = shlex.quote(str(out)), WORLD_STEPS // 2
-    manifest = f"data.manifest={here}/clips/manifest.parquet"
+    manifest = f"data.manifest={here}/clips/manifest.arrow"
     world = (
         f"run/demo_world {manifest} latents.folder={here}/latents latents.tokenizer={here}/tokenizer/tokenizer "
         f"run_dir={here}/world"
     )
     stages.run(
         "manifest: cut the footage into clips, hold every fifth out",
-        f"data build {here}/footage --out {here}/footage.parquet --clip-frames {CLIP_FRAMES} --max-clips {MAX_CLIPS}",
-        result=out / "footage.parquet",
+        f"data build {here}/footage --out {here}/footage.arrow --clip-frames {CLIP_FRAMES} --max-clips {MAX_CLIPS}",
+        result=out / "footage.arrow",
     )
     stages.run(
         "pack: re-encode the clips as MJPEG, which DALI decodes on a CPU",
-        f"data pack {here}/footage.parquet --out {here}/clips --height-px {HEIGHT_PX} --width-px {WIDTH_PX}",
+        f"data pack {here}/footage.arrow --out {here}/clips --height-px {HEIGHT_PX} --width-px {WIDTH_PX}",
         result=out / "clips",
     )
     stages.run(

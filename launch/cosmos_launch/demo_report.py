@@ -37,7 +37,7 @@ MAX_RECONSTRUCTED_CLIPS = 4
 
 def held_out_clip(out: Path) -> Clip:
     """The clip whose first frame the demo continues: the held-out one in the middle of the list."""
-    held_out = Manifest.read(out / "clips/manifest.parquet").select("heldout")
+    held_out = Manifest.read(out / "clips/manifest.arrow").select("heldout")
     return held_out[len(held_out) // 2]
 
 
@@ -77,7 +77,7 @@ def write_demo_report(out: Path, stages: list[dict[str, Any]]) -> None:
 @torch.inference_mode()
 def reconstruct(out: Path, data: DataConfig) -> tuple[Tensor, Tensor, list[Clip]]:
     """The first window of held-out clips and what the tokenizer makes of it: uint8 [N, 3, T, H, W] each."""
-    held_out = Manifest.read(out / "clips/manifest.parquet").select("heldout")
+    held_out = Manifest.read(out / "clips/manifest.arrow").select("heldout")
     first_windows = {s.clip.clip_id: s for s in reversed(list(cover_windows(held_out, data, hop_frames=1)))}
     samples = list(reversed(first_windows.values()))[:MAX_RECONSTRUCTED_CLIPS]
     originals = PyAVDecoder(2).decode(samples)

@@ -1,33 +1,51 @@
 """`cosmos-train tokenize RUN.yaml`: fill the latent cache that a world model's run names.
 
-Windows of every clip go through the trained tokenizer, captions through the text encoder; whitening statistics come
-from the training split alone. An autoregressive model's cache holds codes, which need none. The cache is complete or
-absent; a complete one of the same content is left as it is.
+Which windows each shard of the cache holds is a function of the manifest and the settings (cosmos_data.shard_plan), and
+so is a shard's name. Every process makes whole shards, its share of them, and takes those that are there as they are:
+so a command that was killed goes on where it was, and several may fill one folder. Whitening statistics, of the
+training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
+holds codes, which need none. The index comes last: the cache is complete or absent.
 """
 
-import itertools
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from cosmos_data import latent_shards, text_shards
 from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.latents import INDEX_NAME, LatentMetadata, LatentStore, LatentWriter
+from cosmos_data.errors import DataError
+from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
+from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Part, Sample, SamplePlan, cover_windows
+from cosmos_data.plan import Sample
+from cosmos_data.shard_file import remove_abandoned
+from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
+from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_launch.progress import progress
-from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
+from cosmos_launch.window_encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.parallel import init
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.recipes.filled_windows import latent_shape
 from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.recipes.world_dit import text_identity
 
-WINDOWS_AT_ONCE = 4
+LONGEST_WAIT_MIN = 7 * 24 * 60.0
+"""Of the first process that has made its shards, for the last one."""
+
+MIB = 2**20
 
 
 def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> TextEncoder:
@@ -39,10 +57,30 @@ def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> Te
 
 
 def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
-    """Returns the exit code. Raises DataError, TokenizerError or ValueError where the input is wrong."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = Path(run.latents.folder)
-    manifest = Manifest.read(run.data.manifest)
+    """This process's share, and on the first rank the index. Returns the exit code.
+
+    Raises:
+        DataError, TokenizerError, ValueError: the input is wrong.
+        StorageError: the disk is full, or gone.
+    """
+    mesh = init.start(
+        ParallelConfig(), seed=run.seed, timeout_min=LONGEST_WAIT_MIN, rendezvous_sec=run.train.rendezvous_sec
+    )
+    is_alone = mesh.world.size() == 1
+    try:
+        exit_code = encode_share(run, mesh)
+    except Exception:
+        if is_alone:  # of several, others would fail of that before this one has told its reason
+            init.stop()
+        raise
+    init.stop()
+    return exit_code
+
+
+def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
+    """The same, of processes that have met."""
+    folder, started = Path(run.latents.folder), time.perf_counter()
+    manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
         tokenizer_digest=tokenizer_digest(Path(run.latents.tokenizer)),
         text_encoder=text_identity(run.text),
@@ -53,36 +91,163 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
         width_px=run.data.width_px,
         windows=_windows_asked(run),
     )
-    if (folder / INDEX_NAME).exists():
+    if _first_rank_says(lambda: is_finished(folder), mesh):
         LatentStore(folder).require(**asdict(metadata))
-        print(f"{folder} is complete already")
+        if mesh.is_main:
+            print(f"{folder} is complete already")
         return 0
-    model, codec = load_tokenizer(Path(run.latents.tokenizer))
-    if isinstance(run, WorldARRun):
+    tokenizer, codec = load_tokenizer(Path(run.latents.tokenizer))
+    is_codes = isinstance(run, WorldARRun)
+    if is_codes:
         check_codec(run, codec)
-    windows = choose_windows(manifest, run)
-    decoder = choose_decoder(run.data, manifest, device)
-    started = time.perf_counter()
-    writer = LatentWriter(folder, metadata)
-    encoder = load_text_encoder(run, device)
-    for caption in sorted({clip.caption for clip in manifest}):
-        states = encoder.encode([caption])
-        if states.dropped_B[0]:
-            print(
-                f"caption cut by {int(states.dropped_B[0])} tokens to text.max_tokens={run.text.max_tokens}: {caption}"
-            )
-        writer.add_text(caption, states.states_BSE[0, : int(states.length_B[0])])
-    as_codes = isinstance(run, WorldARRun)
-    statistics = _encode_windows(model.eval().to(device), decoder, windows, writer, device, as_codes=as_codes)
-    if statistics is not None:
-        save_statistics(folder / STATISTICS, statistics.statistics({"manifest_digest": manifest.digest}))
-    writer.finish()
-    seconds = time.perf_counter() - started
-    num_frames = len(windows) * run.data.num_frames
-    print(
-        f"{len(windows)} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
+    latents = run.latents
+    windows = choose_windows(
+        manifest, run.data, hop_frames=latents.hop_frames, planned_per_clip=latents.planned_per_clip, seed=run.seed
     )
+    if not len(windows["train"]) and not is_codes:
+        raise DataError(f"data.manifest={run.data.manifest} has no training clips to take statistics of; build another")
+    with WindowEncoder(tokenizer, mesh.device, as_codes=is_codes) as encoder:
+        per_shard = windows_per_shard(latent_shape(run.data, codec), encoder.dtype, latents.shard_mib * MIB)
+        shards = plan_shards(windows, per_shard)
+        maker = _ShardMaker(run, folder, metadata, encoder, choose_decoder(run.data, [manifest], mesh.device), mesh)
+        made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
+    if mesh.is_main:
+        _finish(folder, metadata, made)
+        _tell(folder, sum(len(one) for one in windows.values()), run.data.num_frames, time.perf_counter() - started)
+    dist.barrier(group=mesh.world)
     return 0
+
+
+class _ShardMaker:
+    """One process's."""
+
+    def __init__(
+        self,
+        run: WorldDiTRun | WorldARRun,
+        folder: Path,
+        metadata: LatentMetadata,
+        encoder: WindowEncoder,
+        decoder: Decoder,
+        mesh: Mesh,
+    ) -> None:
+        self._run, self._folder, self._metadata, self._mesh = run, folder, metadata, mesh
+        self._encoder, self._decoder = encoder, decoder
+        self._done = 0
+        for name in (latent_shards.FOLDER, text_shards.FOLDER):
+            remove_abandoned(folder / name)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        """Loaded where a text shard is wanted that is not there."""
+        return load_text_encoder(self._run, self._mesh.device)
+
+    def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]]:
+        """(line of the index, statistics) of each."""
+        total = sum(len(shard.numbers) for shard in shards)
+        if not self._mesh.is_main:
+            return [self._make(shard, lambda done: None) for shard in shards]
+        ranks = self._mesh.dp.size()
+        with progress("tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes", "windows") as advance:
+            return [self._make(shard, lambda done: advance(done, total)) for shard in shards]
+
+    def _make(self, shard: PlannedShard, tell: Callable[[int], None]) -> tuple[ShardEntry, Any]:
+        samples = shard.samples()
+        text = self._text([sample.caption for sample in samples])
+        key = shard_key(
+            samples,
+            split=shard.split,
+            tokenizer_digest=self._metadata.tokenizer_digest,
+            dtype=self._encoder.dtype,
+            text=text.file.path.stem,
+        )
+        if latent_path(self._folder, key).exists():
+            latents = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
+        else:
+            latents = self._latents(key, shard, samples, text, tell)
+        self._done += len(samples)
+        tell(self._done)
+        return entry_of(self._folder, latents, text), latents.statistics
+
+    def _text(self, captions: list[str]) -> TextShard:
+        captions = list(dict.fromkeys(captions))
+        key = text_key(self._metadata.text_encoder, captions)
+        if text_path(self._folder, key).exists():
+            return open_text_shard(self._folder, key)
+        states = {}
+        for caption in captions:
+            encoded = self._text_encoder.encode([caption])
+            dropped = int(encoded.dropped_B[0])
+            if dropped:
+                print(f"caption cut by {dropped} tokens to text.max_tokens={self._run.text.max_tokens}: {caption}")
+            states[caption] = encoded.states_BSE[0, : int(encoded.length_B[0])]
+        return write_text_shard(self._folder, self._metadata.text_encoder, states)
+
+    def _latents(
+        self, key: str, shard: PlannedShard, samples: list[Sample], text: TextShard, tell: Callable[[int], None]
+    ) -> LatentShard:
+        parts, statistics = [], None
+        for start in range(0, len(samples), WINDOWS_AT_ONCE):
+            z_BCTHW = self._encoder.encode(self._decoder.decode(samples[start : start + WINDOWS_AT_ONCE]))
+            parts.append(z_BCTHW)
+            if shard.split == "train" and z_BCTHW.is_floating_point():
+                statistics = statistics or LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
+                statistics.update(z_BCTHW)
+            tell(self._done + start + len(z_BCTHW))
+        row_of = {text.caption(row): row for row in range(len(text.file))}
+        return latent_shards.write_latent_shard(
+            self._folder,
+            key,
+            [_row(sample, row_of[sample.caption]) for sample in samples],
+            torch.cat(parts),
+            split=shard.split,
+            tokenizer_digest=self._metadata.tokenizer_digest,
+            text=text.file.path.stem,
+            statistics=None if statistics is None else statistics.to_lists(),
+        )
+
+
+def _row(sample: Sample, text_row: int) -> WindowRow:
+    inner = sample.inner
+    return WindowRow(
+        clip_id=sample.clip.clip_id,
+        start_frame=sample.start_frame,
+        text_row=text_row,
+        fps=sample.fps,
+        inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
+    )
+
+
+def _finish(folder: Path, metadata: LatentMetadata, made: list[tuple[ShardEntry, Any]]) -> None:
+    """Statistics, and last the index."""
+    gathered = [LatentStatisticsAccumulator.from_lists(found) for _, found in made if found is not None]
+    if gathered:
+        first, *others = gathered
+        for other in others:
+            first.merge(other)
+        save_statistics(folder / STATISTICS, first.statistics({"manifest_digest": metadata.manifest_digest}))
+    write_index(folder, metadata, [entry for entry, _ in made])
+
+
+def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) -> None:
+    num_frames = num_windows * window_frames
+    print(
+        f"{num_windows} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
+    )
+
+
+def _first_rank_says(find: Callable[[], bool], mesh: Mesh) -> bool:
+    """What it finds may change while others look."""
+    said = [find() if mesh.is_main else False]
+    dist.broadcast_object_list(said, src=0, group=mesh.world)
+    return said[0]
+
+
+def _of_all_ranks(mine: list[Any], mesh: Mesh) -> list[Any]:
+    """What ranks made of every so-many-eth, in the order of all."""
+    size = mesh.dp.size()
+    shares: list[list[Any]] = [[]] * size
+    dist.all_gather_object(shares, mine, group=mesh.dp)
+    return [shares[number % size][number // size] for number in range(sum(len(share) for share in shares))]
 
 
 def _windows_asked(run: WorldDiTRun | WorldARRun) -> str:
@@ -92,57 +257,3 @@ def _windows_asked(run: WorldDiTRun | WorldARRun) -> str:
     if latents.planned_per_clip:
         settings |= {"planned_per_clip": latents.planned_per_clip, "seed": run.seed, "flip": data.flip}
     return " ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def choose_windows(manifest: Manifest, run: WorldDiTRun | WorldARRun) -> list[Sample]:
-    """The windows to cache, clip after clip: regular ones, or for training clips planned ones where asked for."""
-    regular = list(cover_windows(manifest, run.data, hop_frames=run.latents.hop_frames))
-    if not run.latents.planned_per_clip:
-        return regular
-    train = manifest.select("train")
-    plan = SamplePlan([Part(train)], run.seed, replace(run.data, buckets="one"))
-    planned = [plan.sample(index) for index in range(len(train) * run.latents.planned_per_clip)]
-    planned.sort(key=lambda sample: (sample.clip.clip_id, sample.index))
-    return planned + [sample for sample in regular if sample.clip.split != "train"]
-
-
-@torch.inference_mode()
-def _encode_windows(
-    model: CausalVideoTokenizer,
-    decoder: Decoder,
-    windows: list[Sample],
-    writer: LatentWriter,
-    device: torch.device,
-    *,
-    as_codes: bool,
-) -> LatentStatisticsAccumulator | None:
-    """as_codes: int32 [N, 1, T, H, W], of which there are no statistics, in the place of latents."""
-    statistics = None
-    done = 0
-    with progress("tokenize", "windows") as advance:
-        for clip, of_clip in itertools.groupby(windows, key=lambda sample: sample.clip):
-            samples = list(of_clip)
-            latents = []
-            for start in range(0, len(samples), WINDOWS_AT_ONCE):
-                some = samples[start : start + WINDOWS_AT_ONCE]
-                pixels = decoder.decode(some).to(device)
-                z_BCTHW = model.encode(to_unit_range(pixels)).float()
-                latents.append((model.indices(z_BCTHW)[:, None].int() if as_codes else z_BCTHW).cpu())
-                done += len(some)
-                advance(done, len(windows))
-            z_NCTHW = torch.cat(latents)
-            if statistics is None and not as_codes:
-                statistics = LatentStatisticsAccumulator(*z_NCTHW.shape[1:3])
-            if statistics is not None and clip.split == "train":
-                statistics.update(z_NCTHW)
-            inner = samples[0].inner  # all windows of a clip have its shape
-            writer.add_clip(
-                clip.clip_id,
-                z_NCTHW,
-                [sample.start_frame for sample in samples],
-                split=clip.split,
-                caption=clip.caption,
-                fps=samples[0].fps,
-                inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
-            )
-    return statistics

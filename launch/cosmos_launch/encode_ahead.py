@@ -38,7 +38,7 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
     else:
         world_batches.check_codec(run, source.codec)
     if num_samples is None:
-        num_samples = len(source.plan.clips)
+        num_samples = source.plan.num_clips
     _check_folder(run, num_samples * math.prod(source.shape_CTHW) * source.dtype.itemsize)
     with progress("tokenize", "windows") as advance:
         for done, batch in enumerate(source.videos([index] for index in range(num_samples)), start=1):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
+from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample
 from cosmos_launch.held_out import HeldOutWindow, held_out_windows
 from cosmos_launch.load_to_sample import load_to_sample
@@ -115,7 +116,8 @@ class Comparison:
 def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison:
     comparison = Comparison("code_error" if isinstance(world, CodeWorld) else "latent_mse")
     num_given = world.run.sample.num_condition_frames
-    decoder = choose_decoder(world.run.data, [window.sample.clip for window in chosen])
+    clips = {window.sample.clip.clip_id: window.sample.clip for window in chosen}
+    decoder = choose_decoder(world.run.data, [Manifest(clips.values())])
     with progress("evaluate", "windows") as advance:
         for start in range(0, len(chosen), WINDOWS_AT_ONCE):
             some = chosen[start : start + WINDOWS_AT_ONCE]

@@ -38,5 +38,5 @@ def _held_out(world: TrainedWorld) -> Iterator[HeldOutWindow]:
     world.store.require(manifest_digest=manifest.digest)
     by_place = {(sample.clip.clip_id, sample.start_frame): sample for sample in of_clips}
     for number in world.store.indices("heldout"):
-        window = world.store.windows[number]
+        window = world.store.describe(number)
         yield HeldOutWindow(number, by_place[window.clip_id, window.start_frame], window.caption)

@@ -177,7 +177,7 @@ def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str,
         return found | {"store": None, "latent_shape": shape, "fps": kept_fps(run, digest)}
     store = LatentStore(run.latents.folder)
     store.require(tokenizer_digest=digest)
-    return found | {"store": store, "latent_shape": store.latent_shape, "fps": store.windows[0].fps}
+    return found | {"store": store, "latent_shape": store.latent_shape, "fps": store.describe(0).fps}
 
 
 def load_weights(

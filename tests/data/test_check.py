@@ -20,7 +20,7 @@ from cosmos_data.pack import PackRequest, pack_manifest
 def copy(mjpeg, tmp_path) -> Manifest:
     """12 clips in files of their own, all captioned."""
     shutil.copytree(Path(mjpeg[0].path).parent, tmp_path / "copy")
-    clips = Manifest.read(tmp_path / "copy" / "manifest.parquet")
+    clips = Manifest.read(tmp_path / "copy" / "manifest.arrow")
     return Manifest(tuple(replace(clip, caption="a street") for clip in clips))
 
 

@@ -1,28 +1,40 @@
 """DALI against PyAV. On the CPU both compute the same pixels, bit for bit: that is the bound."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorRange, Colorspace
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
-from cosmos_data.clip import clip_digest
+from cosmos_data.build import build_manifest
+from cosmos_data.clip import Clip, clip_digest
 from cosmos_data.config import DataConfig
 from cosmos_data.dali import DaliDecoder
-from cosmos_data.decode import PyAVDecoder, choose_decoder
-from cosmos_data.errors import ClipError
+from cosmos_data.dali_limits import dali_obstacle
+from cosmos_data.decode import DecoderPerClip, PyAVDecoder, choose_decoder
+from cosmos_data.errors import ClipError, DataError
 from cosmos_data.location import file_sha256
+from cosmos_data.manifest import Manifest
 from cosmos_data.pack import PackRequest, pack_manifest
-from cosmos_data.plan import Part, SamplePlan
+from cosmos_data.plan import Part, Sample, SamplePlan, central_sample
 
 CPU = torch.device("cpu")
 
 
 def config_of(**changes) -> DataConfig:
     return DataConfig(**({"manifest": "m.parquet", "num_frames": 5, "height_px": 48, "width_px": 64} | changes))
+
+
+def windows_of(clips: Sequence[Clip]) -> list[Sample]:
+    return [central_sample(clip, config_of(), index=index) for index, clip in enumerate(clips)]
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "vp9"])
@@ -32,6 +44,34 @@ def test_pixels_equal_those_of_pyav(codec, stride, request):
     plan = SamplePlan([Part(clips)], 0, config_of(frame_stride=stride))
     samples = [plan.sample(i) for i in range(6)]
     assert torch.equal(DaliDecoder(CPU, 2).decode(samples), PyAVDecoder(2).decode(samples))
+
+
+def colourful(path: Path, matrix: Colorspace, color_range: ColorRange) -> Manifest:
+    """VP9 that says its matrix and range, of noise whose levels are all those there are."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25, options={"lossless": "1", "cpu-used": "8"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, color_range
+        for number in range(6):
+            levels = random.integers(0, 256, (96, 96), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(levels, format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            frame.colorspace, frame.color_range = matrix, color_range
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return build_manifest(path.parent, None, None, split_shots=False).manifest
+
+
+@pytest.mark.parametrize("matrix", [Colorspace.ITU601, Colorspace.ITU709])
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+def test_dali_obeys_the_range_and_not_the_matrix(tmp_path, matrix, color_range):
+    """Which is why it is given one of them: should it learn the other, this test says so."""
+    [clip] = colourful(tmp_path / "noise.webm", matrix, color_range)
+    assert clip.color_range == ("full" if color_range == ColorRange.JPEG else "limited")
+    samples = windows_of([clip])
+    is_equal = torch.equal(DaliDecoder(CPU, 1).decode(samples), PyAVDecoder(1).decode(samples))
+    assert is_equal == (dali_obstacle(clip, "cpu") is None) == (matrix == Colorspace.ITU601)
 
 
 def test_batches_of_any_size_one_after_the_other(mjpeg, caplog):
@@ -46,10 +86,78 @@ def test_batches_of_any_size_one_after_the_other(mjpeg, caplog):
 
 def test_auto_takes_dali_and_says_so(mjpeg, caplog):
     caplog.set_level(logging.INFO, logger="cosmos_data")
-    assert isinstance(choose_decoder(config_of(), mjpeg), DaliDecoder)
-    assert "decoder: DALI on cpu" in caplog.text
-    assert isinstance(choose_decoder(config_of(decoder="pyav"), mjpeg), PyAVDecoder)
-    assert "because data.decoder=pyav" in caplog.text
+    assert isinstance(choose_decoder(config_of(), [mjpeg]), DecoderPerClip)
+    assert caplog.messages == ["decoder: DALI on cpu with 4 threads for 12 of 12 clips"]
+    assert isinstance(choose_decoder(config_of(decoder="pyav"), [mjpeg]), PyAVDecoder)
+    assert "for 12 of 12 clips, because data.decoder=pyav" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def mixed(mjpeg, vp9, manifest) -> list[Manifest]:
+    """Two manifests: clips of three codecs, one of them said to lie on its side; none of it decoded yet."""
+    lying = replace(mjpeg[5], clip_id="lying", rotation_deg=90)
+    renamed = [replace(clip, clip_id=f"vp9 {clip.clip_id}") for clip in vp9]
+    originals = [replace(clip, clip_id=f"h264 {clip.clip_id}") for clip in manifest]
+    return [Manifest([*mjpeg.clips[:5], lying, *originals[:3]]), Manifest([*renamed, *originals[3:5]])]
+
+
+class Noting:
+    """A real decoder, and the samples that it was asked for."""
+
+    def __init__(self, decoder: DaliDecoder) -> None:
+        self._decoder, self.asked = decoder, list[Sample]()
+
+    def decode(self, samples):
+        self.asked += samples
+        return self._decoder.decode(samples)
+
+
+def test_each_clip_has_its_decoder_and_batches_keep_their_order(mixed):
+    clips = [mixed[k % 2][k // 2] for k in range(2 * len(mixed[1]))]  # both manifests in turns
+    samples = windows_of([clip for clip in clips if clip.clip_id != "lying"])
+    noting = Noting(DaliDecoder(CPU, 2))
+    decoder = DecoderPerClip(noting, PyAVDecoder(2), CPU)
+    assert torch.equal(decoder.decode(samples), PyAVDecoder(2).decode(samples))
+    assert noting.asked == [sample for sample in samples if sample.clip.codec != "h264"]
+    assert 0 < len(noting.asked) < len(samples)
+    noting.asked.clear()
+    h264 = [sample for sample in samples if sample.clip.codec == "h264"]
+    assert torch.equal(decoder.decode(h264), PyAVDecoder(2).decode(h264))
+    assert noting.asked == []
+
+
+def test_the_log_counts_the_clips_of_each_decoder(mixed, caplog):
+    caplog.set_level(logging.INFO, logger="cosmos_data")
+    choose_decoder(config_of(num_workers=3), mixed)
+    assert caplog.messages == [
+        "decoder: PyAV with 3 threads for 5 of 15 clips, because DALI on cpu has no decoder for h264",
+        "decoder: PyAV with 3 threads for 1 of 15 clips, because DALI does not turn pictures upright",
+        "decoder: DALI on cpu with 3 threads for 9 of 15 clips",
+    ]
+    with pytest.raises(DataError, match=r"has no decoder for h264 \(5 clips\), DALI does not turn"):
+        choose_decoder(config_of(decoder="dali"), mixed)
+
+
+def test_all_by_dali_is_all_or_an_error(mjpeg, manifest):
+    """The clip of a view is in no column of the manifest: it is met when it is decoded."""
+    decoder = choose_decoder(config_of(decoder="dali"), [mjpeg])
+    samples = windows_of([mjpeg[0], mjpeg[1]])
+    assert torch.equal(decoder.decode(samples), PyAVDecoder(1).decode(samples))
+    with pytest.raises(DataError, match=r"clip .*: DALI on cpu has no decoder for h264; use auto or pyav"):
+        decoder.decode(windows_of([mjpeg[0], manifest[0]]))
+
+
+@pytest.mark.parametrize("order", [("absent", "good", "gone"), ("gone", "good", "absent")])
+def test_the_first_bad_clip_is_named_whichever_decoder_has_it(mjpeg, manifest, tmp_path, order):
+    clips = {
+        "absent": replace(manifest[0], path=str(tmp_path / "absent.mp4")),
+        "gone": replace(mjpeg[0], path=str(tmp_path / "gone.avi")),
+        "good": mjpeg[1],
+    }
+    decoder = choose_decoder(config_of(), [Manifest([mjpeg[1], manifest[0]])])
+    with pytest.raises(ClipError, match=order[0]) as caught:
+        decoder.decode(windows_of([clips["good"], *(clips[name] for name in order)]))
+    assert caught.value.position == 1
 
 
 @pytest.fixture
@@ -102,8 +210,8 @@ def test_nvdec_shows_the_frames_of_pyav(manifest, tmp_path):
     config = config_of(num_frames=9, height_px=128, width_px=160)
     plan = SamplePlan([Part(packed)], 0, config)
     samples = [plan.sample(i) for i in range(4)]
-    decoder = choose_decoder(config, packed, "cuda:0")
-    assert isinstance(decoder, DaliDecoder)
+    decoder = choose_decoder(config, [packed], "cuda:0")
+    assert isinstance(decoder, DecoderPerClip)
     pixels_B3THW = decoder.decode(samples)
     assert pixels_B3THW.device.type == "cuda"
     found, expected = pixels_B3THW.cpu().float(), PyAVDecoder(2).decode(samples).float()

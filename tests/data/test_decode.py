@@ -6,7 +6,7 @@ import torch
 
 from cosmos_data import decode
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import PyAVDecoder, choose_decoder, dali_obstacle
+from cosmos_data.decode import PyAVDecoder, choose_decoder
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.plan import Part, SamplePlan
 from cosmos_data.transform import cut_and_scale
@@ -56,28 +56,15 @@ def test_another_size_than_the_manifest_says(manifest):
 
 def test_h264_on_the_cpu_goes_to_pyav_and_the_log_says_why(manifest, caplog):
     caplog.set_level(logging.INFO, logger="cosmos_data")
-    assert isinstance(choose_decoder(config_of(), manifest), PyAVDecoder)
-    assert "PyAV" in caplog.text
+    assert isinstance(choose_decoder(config_of(), [manifest]), PyAVDecoder)
+    assert "PyAV with 4 threads for 12 of 12 clips" in caplog.text
     assert "no decoder for h264" in caplog.text or "not installed" in caplog.text
     with pytest.raises(DataError, match=r"data\.decoder=dali cannot be had"):
-        choose_decoder(config_of(decoder="dali"), manifest)
+        choose_decoder(config_of(decoder="dali"), [manifest])
 
 
 def test_without_dali(mjpeg, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="cosmos_data")
     monkeypatch.setattr(decode, "find_spec", lambda name: None)
-    assert isinstance(choose_decoder(config_of(), mjpeg), PyAVDecoder)
+    assert isinstance(choose_decoder(config_of(), [mjpeg]), PyAVDecoder)
     assert "DALI is not installed" in caplog.text
-
-
-def test_what_dali_cannot_do(manifest, mjpeg):
-    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert dali_obstacle(mjpeg, cpu) is None
-    assert "h264" in str(dali_obstacle(manifest, cpu))
-    assert dali_obstacle(manifest, gpu) is None
-    assert "h264" in str(dali_obstacle([*mjpeg, manifest[0]], cpu))
-    assert "bt709" in str(dali_obstacle([replace(mjpeg[0], color_matrix="bt709")], cpu))
-    assert "time stamps" in str(dali_obstacle([replace(mjpeg[0], first_pts=None)], cpu))
-    assert "time stamps" in str(dali_obstacle([replace(mjpeg[0], first_pts=-1)], cpu))
-    assert "prores" in str(dali_obstacle([replace(mjpeg[0], codec="prores")], gpu))

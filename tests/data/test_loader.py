@@ -59,7 +59,7 @@ def test_ranks_make_up_the_batch_of_one(mjpeg, num_ranks):
 def two_damaged(mjpeg, tmp_path) -> Manifest:
     """The packed manifest of 12 clips, of which rows 3 and 7 were cut off after the manifest was written."""
     shutil.copytree(Path(mjpeg[0].path).parent, tmp_path / "packed")
-    copy = Manifest.read(tmp_path / "packed" / "manifest.parquet")
+    copy = Manifest.read(tmp_path / "packed" / "manifest.arrow")
     for row in (3, 7):
         path = Path(copy[row].path)
         path.write_bytes(path.read_bytes()[:6000])

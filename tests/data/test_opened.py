@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
 
@@ -83,8 +84,42 @@ def test_no_video_in_it(tmp_path):
 
 def test_pictures_that_no_other_is_made_of_are_skipped_on_the_way(bikes):
     """From the key frame at 137 to frame 165 only some of the 28 are decoded, of the window all."""
-    frames = _frames_from_key(bikes, 165, OpenVideos(0))
+    frames = _frames_from_key(bikes, range(165, 175), OpenVideos(0))
     decoded = [number for number, _ in takewhile(lambda pair: pair[0] < 175, frames)]
     assert decoded[0] == 137
     assert decoded[-10:] == list(range(165, 175))
     assert len(decoded) < 10 + 20
+
+
+class _Counted:
+    """A container, and the packets that were taken out of it."""
+
+    def __init__(self, container) -> None:
+        self._container, self.stamps = container, list[int]()
+
+    def demux(self, stream):
+        for packet in self._container.demux(stream):
+            self.stamps.append(packet.pts)
+            yield packet
+
+    def __getattr__(self, name: str):
+        return getattr(self._container, name)
+
+
+@pytest.mark.parametrize("start_frame", [140, 165, 170])
+def test_no_packet_is_decoded_after_the_last_that_is_needed(bikes, start_frame):
+    """Pictures that the decoder keeps back, for others that might come first, are asked of it."""
+    counted = list[_Counted]()
+
+    class Counting(OpenVideos):
+        @contextmanager
+        def borrow(self, file, stream_index=None):
+            with super().borrow(file, stream_index) as video:
+                counted.append(_Counted(video.container))
+                yield video._replace(container=counted[-1])
+
+    frames = list(read_frames(bikes, start_frame=start_frame, num_frames=4, videos=Counting(0)))
+    last = frames[-1].pts
+    assert all(frame.time_base == frames[0].time_base for frame in frames)
+    [taken] = counted
+    assert taken.stamps[-1] <= last

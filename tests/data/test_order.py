@@ -1,9 +1,13 @@
+import hashlib
+from collections import Counter
 from fractions import Fraction
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmos_data.order import Alternation
+from cosmos_data.order import ROUNDS, Alternation, IndexPlan
 
 WEIGHTS = st.lists(st.fractions(min_value=0, max_value=5, max_denominator=20), min_size=1, max_size=6)
 
@@ -41,3 +45,50 @@ def test_images_come_where_their_shares_sum_to_another_whole():
     for share, images in ((0, []), (Fraction(1, 4), [3, 7, 11]), (Fraction(3, 4), [1, 2, 3, 5, 6, 7, 9, 10, 11])):
         alternation = Alternation([Fraction(share), 1 - Fraction(share)])
         assert [n for n in range(12) if alternation.turn(n)[0] == 0] == images
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_items=st.integers(1, 200), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**40))
+def test_an_epoch_visits_every_item_once(num_items, seed, epoch):
+    plan = IndexPlan(num_items, "digest", seed)
+    order = [plan.item(epoch * num_items + place) for place in range(num_items)]
+    assert sorted(order) == list(range(num_items))
+    following = [plan.item((epoch + 1) * num_items + place) for place in range(num_items)]
+    assert num_items < 30 or following != order
+
+
+def test_orders_are_drawn_about_equally_often():
+    """All 24 of four items over 4800 epochs; and each item of 37 at each place."""
+    plan = IndexPlan(4, "digest", 0)
+    counts = Counter(tuple(plan.item(4 * epoch + place) for place in range(4)) for epoch in range(4800))
+    assert len(counts) == 24 and max(abs(count - 200) for count in counts.values()) < 5 * 200**0.5
+    plan = IndexPlan(37, "digest", 1)
+    order = np.array([[plan.item(37 * epoch + place) for place in range(37)] for epoch in range(600)])
+    for place in range(37):
+        assert np.abs(np.bincount(order[:, place], minlength=37) - 600 / 37).max() < 6 * (600 / 37) ** 0.5
+
+
+def test_neighbours_do_not_stay_neighbours():
+    plan = IndexPlan(10_000, "digest", 2)
+    order = np.array([plan.item(place) for place in range(10_000)])
+    steps = np.abs(np.diff(order))
+    assert (steps <= 10).mean() < 0.004, "of a random order 0.002 are"
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("num_items", [7, 10**3, 10**6, 10**9, 10**12])
+def test_an_item_costs_the_same_however_many_there_are(num_items, monkeypatch):
+    """Counted: hashes for 200 items far out, in epochs that were never begun."""
+    calls = 0
+    blake2b = hashlib.blake2b
+
+    def counted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return blake2b(*args, **kwargs)
+
+    monkeypatch.setattr(hashlib, "blake2b", counted)
+    plan = IndexPlan(num_items, "digest", 3)
+    for number in range(200):
+        assert 0 <= plan.item(number * 982_451_653 + 10**15) < num_items
+    assert calls <= 200 * ROUNDS * (1.5 if num_items < 100 else 1.05)

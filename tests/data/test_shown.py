@@ -10,11 +10,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import torch
 
 from cosmos_data.build import build_manifest
 from cosmos_data.clip import Clip
-from cosmos_data.decode import dali_obstacle
+from cosmos_data.dali_limits import dali_obstacle
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifest import Manifest
@@ -118,7 +117,7 @@ def test_all_eight_orientations(orientation: Orientation, tmp_path: Path):
     assert (clip.height_px, clip.width_px) == expected.shape[:2]
     assert np.abs(quarters(picture_of(clip)) - quarters(expected)).max() <= 4
     if orientation != (0, False):
-        assert dali_obstacle([replace(clip, codec="mjpeg", pixel_format="yuvj420p")], torch.device("cpu")) is not None
+        assert dali_obstacle(replace(clip, codec="mjpeg", pixel_format="yuvj420p"), "cpu") is not None
 
 
 def test_an_upright_picture_is_mirrored_before_it_is_turned():

@@ -77,7 +77,7 @@ def test_pictures_are_of_the_colours_in_the_caption():
 
 
 def test_a_folder_is_as_of_real_footage(folder: Path):
-    manifest = Manifest.read(folder / "manifest.parquet")
+    manifest = Manifest.read(folder / "manifest.arrow")
     assert [clip.split for clip in manifest].count("train") == 4 and len(manifest.select("heldout")) == 2
     assert {clip.clip_id for clip in manifest.select("heldout")} == {
         f"heldout/{FIRST_HELDOUT_SEED + n}.avi@0" for n in range(2)
@@ -93,7 +93,7 @@ def test_a_folder_is_as_of_real_footage(folder: Path):
 
 def test_the_same_seeds_give_the_same_manifest(folder: Path, tmp_path: Path):
     again = write_world(tmp_path / "again", WORLD, num_train=4, num_heldout=2)
-    assert again.digest == Manifest.read(folder / "manifest.parquet").digest
+    assert again.digest == Manifest.read(folder / "manifest.arrow").digest
     more = write_world(tmp_path / "more", WORLD, num_train=5, num_heldout=2)
     assert more.digest != again.digest
 

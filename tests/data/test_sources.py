@@ -79,7 +79,9 @@ def test_a_folder_of_many_kinds(coded, tmp_path):
         "robots/arm/episode_000002@0",
     ]
     assert names[5:7] == ["s/0@0", "web/shard_000/00_0000@0"]
-    assert {clip.split for clip in manifest[9:]} == {"heldout"} and manifest[9].clip_id.startswith("web/shard_001")
+    assert {clip.split for clip in manifest.clips[9:]} == {"heldout"} and manifest[9].clip_id.startswith(
+        "web/shard_001"
+    )
     assert manifest[0].caption == "capital letters" and numbers_of(manifest[1])[:2] == [20, 21]
     lines = "\n".join(said_of_left_out(left_out))
     for words in ("a text that belongs to no video", "it is a picture", "observation.state"):

@@ -88,7 +88,11 @@ def test_odd_time_stamps(footage, tmp_path, pts_of, by_stamps):
 def test_a_seek_that_lands_late_is_noticed(footage, monkeypatch):
     clip = whole_file("bikes.mp4", footage)
     honest = video._frames_from_key
-    monkeypatch.setattr(video, "_frames_from_key", lambda clip, start, videos: honest(clip, start + 60, videos))
+
+    def late(clip, wanted, videos):
+        return honest(clip, range(wanted.start + 60, wanted.stop + 60), videos)
+
+    monkeypatch.setattr(video, "_frames_from_key", late)
     frames = list(read_frames(clip, start_frame=40, num_frames=2))
     assert np.array_equal(luma(frames[0]), sequential(clip.path)[40])
 

@@ -62,7 +62,7 @@ def test_decoding_on_the_gpu_gives_the_frames_that_pyav_gives(tmp_path: Path):
     packed = pack_manifest(clips, tmp_path / "packed", PackRequest(height_px=64, width_px=96, codec="h264"))
     config = DataConfig(manifest="m.parquet", num_frames=5, height_px=48, width_px=64, decoder="auto")
     samples = [SamplePlan([Part(packed)], 0, config).sample(index) for index in range(4)]
-    found = choose_decoder(config, packed, torch.device("cuda")).decode(samples).cpu().float()
+    found = choose_decoder(config, [packed], torch.device("cuda")).decode(samples).cpu().float()
     expected = PyAVDecoder(2).decode(samples).float()
     error = (found - expected).abs()
     assert error.mean() < 3 and found.shape == expected.shape, "another frame errs by far more than another chroma"

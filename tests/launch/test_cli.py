@@ -228,7 +228,7 @@ def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
 def test_packing_upscales_on_request(work: Path, capsys: pytest.CaptureFixture[str]):
     size = "--height-px 160 --width-px 192"
     assert main(f"data pack m.parquet --out packed {size} --allow-upscale".split()) == 0
-    assert "6 clips, 192x160 mjpeg -> packed/manifest.parquet" in capsys.readouterr().out
+    assert "6 clips, 192x160 mjpeg -> packed/manifest.arrow" in capsys.readouterr().out
 
 
 # What can be wrong.

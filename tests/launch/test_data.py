@@ -42,7 +42,7 @@ def test_what_words_mean(footage: Path, capsys: pytest.CaptureFixture[str]):
     assert (whole.num_frames, whole.split) == (120, "train"), "0: whole shots, and none held out"
     assert run("pack whole.parquet --out packed --height-px 48 --width-px 64 --codec vp9") == 0
     assert "1 clips, 64x48 vp9 -> " in capsys.readouterr().out
-    [packed] = Manifest.read("packed/manifest.parquet")
+    [packed] = Manifest.read("packed/manifest.arrow")
     assert (packed.num_frames, packed.height_px, packed.width_px, packed.codec) == (120, 48, 64, "vp9")
 
 

@@ -48,5 +48,5 @@ def test_footage_is_the_users_or_ours(tmp_path: Path):
 
 def test_the_clip_that_is_continued_is_held_out(tmp_path: Path):
     (tmp_path / "clips").mkdir()
-    carphone_clips(tmp_path / "clips").rename(tmp_path / "clips" / "manifest.parquet")
+    carphone_clips(tmp_path / "clips").rename(tmp_path / "clips" / "manifest.arrow")
     assert held_out_clip(tmp_path).split == "heldout"

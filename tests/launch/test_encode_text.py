@@ -16,13 +16,13 @@ def command(tmp_path: Path) -> list[str]:
     """Of three clips with two captions, one of them of six tokens, for an encoder that takes four."""
     captions = ("rain", "a red ball a red", "rain")
     clips = tuple(replace(CLIP, clip_id=str(row), caption=caption) for row, caption in enumerate(captions))
-    Manifest(clips).write(tmp_path / "clips.parquet")
+    Manifest(clips).write(tmp_path / "clips.arrow")
     (tmp_path / "t5").mkdir()
     return [
         "tokenize",
         "run/demo_world",
         "--text",
-        f"data.manifest={tmp_path}/clips.parquet",
+        f"data.manifest={tmp_path}/clips.arrow",
         f"text.encoder={write_t5(tmp_path / 't5')}",
         "text.max_tokens=4",
         f"text.cache={tmp_path}/text",

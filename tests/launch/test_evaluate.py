@@ -12,6 +12,7 @@ from support import filled_run, tiny_world
 from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
+from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
 from cosmos_launch.evaluate import _require_finite, predict, read_captions
 from cosmos_launch.held_out import held_out_windows
@@ -56,7 +57,7 @@ def videos_of_both(folder: Path, tmp_path: Path, *overrides: str) -> tuple[Tenso
     checkpoint, run = open_run(folder / "run", settings)
     world = load_to_sample(checkpoint, run, num_videos=1, num_frames=9, has_input=True)
     window = held_out_windows(world, 10)[1]
-    pixels = choose_decoder(run.data, [window.sample.clip]).decode([window.sample])
+    pixels = choose_decoder(run.data, [Manifest([window.sample.clip])]).decode([window.sample])
     evaluated = world.decode(predict(world, [window], pixels, read_captions(world, [window])))
     first = pixels[0, :, 0].permute(1, 2, 0).numpy()
     Image.fromarray(first).save(tmp_path / "first.png")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from support import tiny_tokenizer, tiny_world
+from support.latent_cache import LatentWriter
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentMetadata, LatentWriter
+from cosmos_data.latents import LatentMetadata
 from cosmos_data.video import probe_video
 from cosmos_launch.cli import main
 from cosmos_launch.media import read_first_frames

@@ -40,7 +40,7 @@ def write_yaml(folder: Path, kind: str, tokenizer: str = "discrete") -> Path:
     sections = {
         "recipe": "world_ar",
         "run_dir": str(folder / kind),
-        "data": {"manifest": str(folder / "world/manifest.parquet"), "num_frames": FRAMES}
+        "data": {"manifest": str(folder / "world/manifest.arrow"), "num_frames": FRAMES}
         | {"height_px": SIDE_PX, "width_px": SIDE_PX},
         "latents": {"folder": str(folder / f"codes_{tokenizer}"), "tokenizer": str(folder / tokenizer)},
         "text": {"max_tokens": 8},

@@ -73,9 +73,9 @@ def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path:
     for name in ("bikes.mp4", "carphone_pristine.mp4"):
         (tmp_path / "videos" / name).symlink_to(FOOTAGE / name)
     clips, *_ = build_manifest(tmp_path / "videos", clip_frames=30, heldout_every=None)
-    clips.write(tmp_path / "footage.parquet")
+    clips.write(tmp_path / "footage.arrow")
     data = DataConfig(
-        manifest=str(tmp_path / "footage.parquet"),
+        manifest=str(tmp_path / "footage.arrow"),
         num_frames=5,
         height_px=256,
         width_px=320,
@@ -83,11 +83,11 @@ def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path:
         resize="pad",
     )
     settings = JOINT | PLAIN | {"data": data, "train": {"global_batch_size": 2}, "statistics_windows": 0}
-    [alone] = ranks(1).run(tiny_tokenizer.sizes_of_batches, tmp_path / "footage.parquet", settings, 6)
+    [alone] = ranks(1).run(tiny_tokenizer.sizes_of_batches, tmp_path / "footage.arrow", settings, 6)
     assert set(alone) == {(frames, height, 320) for frames in (1, 5) for height in (192, 256)}
     for num_ranks in (1, 2):
         done = ranks(num_ranks).run(
-            tiny_tokenizer.run_loop, tmp_path / "footage.parquet", tmp_path / str(num_ranks), settings
+            tiny_tokenizer.run_loop, tmp_path / "footage.arrow", tmp_path / str(num_ranks), settings
         )
         assert done == [DONE] * num_ranks
     for step, values in training.steps(tmp_path / "2").items():

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from support import tiny_world, training
+from support.latent_cache import LatentWriter
 from support.ranks import RankPool
 
-from cosmos_data.latents import LatentMetadata, LatentWriter
+from cosmos_data.latents import LatentMetadata
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun

@@ -26,12 +26,12 @@ def run_asked_when(point: str, run: TokenizerRun, port: int) -> int:
     original = getattr(owner, name)
     with StopSignals() as stop, pytest.MonkeyPatch.context() as patch:
 
-        def asked(*arguments):
+        def asked(*arguments, **more):
             if os.environ["RANK"] == "1":
                 os.kill(os.getpid(), signal.SIGTERM)
                 while not stop.is_asked:
                     time.sleep(0.01)
-            return original(*arguments)
+            return original(*arguments, **more)
 
         patch.setattr(owner, name, asked)
         return run_rank(run, stop)

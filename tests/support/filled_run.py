@@ -11,6 +11,7 @@ from support.tiny_tokenizer import CONTINUOUS
 
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
+from cosmos_launch import encode
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
@@ -35,13 +36,13 @@ def write_tokenizer(folder: Path, config: TokenizerConfig = CONTINUOUS, seed: in
 
 
 def write_inputs(folder: Path) -> Path:
-    """footage.parquet of three training clips and a held-out one, with a caption; tokenizer, other_tokenizer, t5."""
+    """footage.arrow of three training clips and a held-out one, with a caption; tokenizer, other_tokenizer, t5."""
     (folder / "t5").mkdir()
     tiny_t5.write_t5(folder / "t5")
     (folder / "videos").mkdir()
     (folder / "videos" / "carphone.mp4").symlink_to(CARPHONE)
     (folder / "videos" / "carphone.txt").write_text("a red ball")
-    build_manifest(folder / "videos", clip_frames=30, heldout_every=4).manifest.write(folder / "footage.parquet")
+    build_manifest(folder / "videos", clip_frames=30, heldout_every=4).manifest.write(folder / "footage.arrow")
     write_tokenizer(folder / "tokenizer")
     write_tokenizer(folder / "other_tokenizer", seed=1)
     return folder
@@ -51,7 +52,7 @@ def settings(
     inputs: Path, cache: Path, tokenizer: str = "tokenizer", *, fill: bool = True, **latents: Any
 ) -> dict[str, Any]:
     """Three steps of four windows, and sections that replace those of the tiny world model."""
-    data = DataConfig(manifest=str(inputs / "footage.parquet"), num_frames=9, height_px=32, width_px=48, num_workers=2)
+    data = DataConfig(manifest=str(inputs / "footage.arrow"), num_frames=9, height_px=32, width_px=48, num_workers=2)
     section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), fill=fill, **latents)
     run = {"data": data, "latents": section, "text": TextConfig(encoder=str(inputs / "t5"), max_tokens=8)}
     return {"num_steps": 3, "run": run}
@@ -72,6 +73,11 @@ def train_here(run: WorldDiTRun) -> int:
     assert train(run, task, mesh, code_version="test") == DONE
     init.stop()
     return task.windows.encoder.num_encoded  # pyright: ignore[reportAttributeAccessIssue] latents.fill=true
+
+
+def encode_share(run: WorldDiTRun) -> int:
+    """Make this rank's shards of a finished cache."""
+    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed))
 
 
 def trained(run_dir: Path) -> dict[int, dict[str, float]]:

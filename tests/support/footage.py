@@ -17,5 +17,5 @@ def carphone_clips(folder: Path) -> Path:
     """Manifest of four clips of 30 frames, one of them held out."""
     (folder / "carphone.mp4").symlink_to(CARPHONE)
     clips, *_ = build_manifest(folder, clip_frames=30, heldout_every=4, rules=Rules(pixels="stored"))
-    clips.write(folder / "footage.parquet")
-    return folder / "footage.parquet"
+    clips.write(folder / "footage.arrow")
+    return folder / "footage.arrow"

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from support.latent_cache import LatentWriter
 from torch import Tensor, nn
 
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentMetadata, LatentWriter
+from cosmos_data.latents import LatentMetadata
 from cosmos_data.order import rank_slice
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, RunConfig, WorldDiTRun

@@ -83,6 +83,16 @@ def run_with_a_slow_rank(phase: str, cache: Path, run_dir: Path, parallel: Paral
     return train(run, task, mesh, code_version="test", host=host)
 
 
+def run_with_other_data_on_rank_1(cache: Path, run_dir: Path) -> int:
+    """Train where rank 1 sees data of another digest."""
+    run = tiny_world.make_run(cache, run_dir, ParallelConfig(), num_steps=2)
+    mesh = init.start(run.parallel, seed=run.seed)
+    task = WorldDiTTask(run, mesh)
+    if mesh.world.rank() == 1:
+        task.data_digest = "f" * 64
+    return train(run, task, mesh, code_version="test")
+
+
 def own_and_peak_memory() -> tuple[float, dict[str, float]]:
     """GiB that this rank has held at once, and what all are told; rank 1 has held 256 MiB more."""
     mesh = init.start(ParallelConfig(), seed=0)

@@ -1,5 +1,6 @@
 """Latent statistics: against numpy, the round trip, files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,14 @@ def test_parts_are_merged_into_the_whole() -> None:
         total.merge(part)
     torch.testing.assert_close(total.statistics().mean_CT, accumulated().mean_CT)
     torch.testing.assert_close(total.statistics().std_CT, accumulated().std_CT)
+
+
+def test_what_was_taken_in_goes_through_json_exactly() -> None:
+    accumulator = LatentStatisticsAccumulator(num_channels=4, num_latent_frames=3)
+    accumulator.update(torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(1)) / 3)
+    back = LatentStatisticsAccumulator.from_lists(json.loads(json.dumps(accumulator.to_lists())))
+    for name in ("count_T", "mean_CT", "squares_CT"):
+        assert torch.equal(getattr(back, name), getattr(accumulator, name))
 
 
 def test_accumulation_does_not_cancel_far_from_zero() -> None:

@@ -9,6 +9,7 @@ import torch
 from support import tiny_world, training
 from support.ranks import RankPool
 
+from cosmos_data.order import SAMPLE_ORDER
 from cosmos_train.config.load import to_yaml
 from cosmos_train.interop.source import open_world
 from cosmos_train.interop.stores import CheckpointStore
@@ -47,6 +48,7 @@ def save_broken(cache: Path, run_dir: Path, parallel: ParallelConfig) -> str:
         samples_consumed=8,
         seed=run.seed,
         data_digest=task.data_digest,
+        sample_order=SAMPLE_ORDER,
         score=None,
         layout=mesh.layout,
         wandb_id=None,

@@ -1,10 +1,17 @@
 """What a start tells of where it comes from."""
 
+import dataclasses
 from pathlib import Path
 
+import pytest
+from support import tiny_world
 from support.checkpoints import write_checkpoint
 
-from cosmos_train.train.lineage import describe_start, is_own
+from cosmos_data.order import SAMPLE_ORDER
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train.checkpoint_folder import Progress
+from cosmos_train.train.lineage import check_continues, describe_start, is_own
 
 
 def told_of(folder: Path | None) -> dict:
@@ -41,3 +48,14 @@ def test_a_checkpoint_is_the_runs_own_in_its_folder_alone(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path / "parent")
     assert is_own(folder, tmp_path / "parent") and is_own(folder, tmp_path / "link")
     assert not is_own(folder, tmp_path / "child")
+
+
+def test_a_run_goes_on_only_in_the_order_of_samples_that_it_began_in(tmp_path: Path):
+    run = tiny_world.make_run(tmp_path / "cache", tmp_path / "run", ParallelConfig())
+    batch = run.train.global_batch_size
+    progress = Progress(
+        step=2, samples_consumed=2 * batch, seed=run.seed, data_digest="d", layout="", sample_order=SAMPLE_ORDER
+    )
+    check_continues(progress, run, "d", tmp_path)
+    with pytest.raises(ConfigError, match=r"in sample order 1, and .* in order 2: some would come twice.*init_from="):
+        check_continues(dataclasses.replace(progress, sample_order=1), run, "d", tmp_path)

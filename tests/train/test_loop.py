@@ -59,6 +59,13 @@ def test_too_many_in_a_row_stop_the_run_and_spare_the_checkpoint(
     assert (0 if newest is None else checkpoint.read_progress(newest).step) == step - 1
 
 
+def test_ranks_that_read_other_data_are_told_before_the_first_step(ranks: Callable[[int], RankPool], tmp_path: Path):
+    cache = tiny_world.write_cache(tmp_path / "cache")
+    told = ranks(2).run(training.failure_of, training.run_with_other_data_on_rank_1, cache, tmp_path / "run")
+    assert told[0] == told[1] and told[0][0] == "ConfigError"
+    assert "rank 1 reads data with digest ffffffffffff" in told[0][1]
+
+
 NO_FINITE_END: dict[str, tuple[dict, str]] = {
     "an infinite update": (
         {"num_steps": 1, "optim": {"lr": 1e300, "warmup_steps": 0}},

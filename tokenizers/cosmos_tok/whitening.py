@@ -13,6 +13,7 @@ B batch, C latent channels, T latent frames, H W latent rows and columns.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -97,6 +98,19 @@ class LatentStatisticsAccumulator:
         """Take in what another one of this shape took in, e.g. on another rank; it may be nothing."""
         self._merge(other.count_T, other.mean_CT, other.squares_CT)
 
+    def to_lists(self) -> dict[str, list]:
+        """As values that JSON knows and gives back exactly."""
+        return {"count": self.count_T.tolist(), "mean": self.mean_CT.tolist(), "squares": self.squares_CT.tolist()}
+
+    @classmethod
+    def from_lists(cls, values: Mapping[str, list]) -> "LatentStatisticsAccumulator":
+        """Of what to_lists gave."""
+        found = cls(len(values["mean"]), len(values["count"]))
+        found.count_T, found.mean_CT, found.squares_CT = (
+            torch.tensor(values[name], dtype=torch.float64) for name in ("count", "mean", "squares")
+        )
+        return found
+
     def statistics(self, metadata: Mapping[str, str] | None = None) -> LatentStatistics:
         """What was taken in so far; the deviation is that of the population, divided by n."""
         if not self.count_T.all():
@@ -120,7 +134,7 @@ class LatentStatisticsAccumulator:
 
 def save_statistics(path: Path, statistics: LatentStatistics) -> None:
     """Write a safetensors file with the tensors `mean` and `std` [C, T]; complete under its name, or absent."""
-    aside = path.with_name(f".{path.name}.writing")
+    aside = path.with_name(f".{path.name}.{uuid4().hex}.writing")  # several jobs may make the same file
     tensors = {"mean": statistics.mean_CT.contiguous().cpu(), "std": statistics.std_CT.contiguous().cpu()}
     save_file(tensors, aside, metadata=dict(statistics.metadata))
     aside.replace(path)

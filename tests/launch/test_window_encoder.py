@@ -1,0 +1,54 @@
+"""The same bits for any number of threads; latents or codes, each window as it is encoded alone."""
+
+import threading
+
+import pytest
+import torch
+from support.tiny_tokenizer import CONTINUOUS, DISCRETE
+
+from cosmos_launch.window_encoder import WindowEncoder
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
+
+CPU = torch.device("cpu")
+
+
+def tokenizer_of(config: TokenizerConfig) -> CausalVideoTokenizer:
+    torch.manual_seed(0)
+    tokenizer = CausalVideoTokenizer(config).eval()
+    tokenizer.init_weights()
+    return tokenizer
+
+
+@pytest.fixture
+def pixels_B3THW() -> torch.Tensor:
+    return torch.randint(256, (4, 3, 9, 32, 48), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("config", [CONTINUOUS, DISCRETE], ids=["latents", "codes"])
+def test_windows_are_encoded_alone_by_one_thread(config: TokenizerConfig, pixels_B3THW: torch.Tensor):
+    tokenizer, as_codes, before = tokenizer_of(config), config.kind == "discrete", torch.get_num_threads()
+    encode, seen = tokenizer.encode, []
+
+    def watched(x_B3THW: torch.Tensor) -> torch.Tensor:
+        seen.append((len(x_B3THW), torch.get_num_threads(), threading.current_thread() is threading.main_thread()))
+        return encode(x_B3THW)
+
+    tokenizer.encode = watched
+    found = []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            with WindowEncoder(tokenizer, CPU, as_codes=as_codes) as encoder:
+                found.append(encoder.encode(pixels_B3THW))
+            assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert seen == [(1, 1, False)] * 8
+    with torch.inference_mode():
+        expected = tokenizer.encode(to_unit_range(pixels_B3THW[2:3])).float()
+        if as_codes:
+            expected = tokenizer.indices(expected)[:, None].int()
+    assert found[0].dtype == encoder.dtype
+    torch.testing.assert_close(found[0][2:3], expected)
