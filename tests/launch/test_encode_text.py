@@ -47,4 +47,4 @@ def test_what_is_missing_is_one_sentence(command: list[str], capsys: pytest.Capt
     assert main([*command, "text.encoder=/nowhere/t5-11b"]) == 2
     assert "text.encoder=/nowhere/t5-11b is not a folder; provide the folder of a T5" in capsys.readouterr().err
     assert main([*command, "--tokenizer", "somewhere", "--out", "elsewhere"]) == 2
-    assert "--text and --samples go with a world model's YAML" in capsys.readouterr().err
+    assert "--text, --samples and --nproc go with a world model's YAML" in capsys.readouterr().err
