@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from cosmos_tok.config import NotFiniteError
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 
 WINDOWS_AT_ONCE = 4
@@ -37,7 +38,11 @@ class WindowEncoder:
         torch.set_num_threads(self._num_threads)
 
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
-        """uint8 pixels -> latents [B, C, T, H, W] on the CPU, of at most WINDOWS_AT_ONCE windows."""
+        """uint8 pixels -> latents [B, C, T, H, W] on the CPU, of at most WINDOWS_AT_ONCE windows.
+
+        Raises:
+            NotFiniteError: the tokenizer gave NaN or infinity, as one does whose numbers overflow.
+        """
         if self._device.type == "cpu":
             return torch.cat(list(self._threads.map(self._encode, pixels_B3THW[:, None])))
         return self._encode(pixels_B3THW)
@@ -45,4 +50,6 @@ class WindowEncoder:
     @torch.inference_mode()
     def _encode(self, pixels_B3THW: Tensor) -> Tensor:
         z_BCTHW = self._tokenizer.encode(to_unit_range(pixels_B3THW.to(self._device))).float()
+        if not torch.isfinite(z_BCTHW).all():
+            raise NotFiniteError("the tokenizer encodes a window to NaN or infinity; take an earlier or another one")
         return (self._tokenizer.indices(z_BCTHW)[:, None].int() if self._as_codes else z_BCTHW).cpu()

@@ -7,7 +7,7 @@ import torch
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 
 from cosmos_launch.window_encoder import WindowEncoder
-from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.config import NotFiniteError, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 
 CPU = torch.device("cpu")
@@ -52,3 +52,16 @@ def test_windows_are_encoded_alone_by_one_thread(config: TokenizerConfig, pixels
             expected = tokenizer.indices(expected)[:, None].int()
     assert found[0].dtype == encoder.dtype
     torch.testing.assert_close(found[0][2:3], expected)
+
+
+@pytest.mark.parametrize("config", [CONTINUOUS, DISCRETE], ids=["latents", "codes"])
+def test_weights_that_overflow_make_no_latents(config: TokenizerConfig, pixels_B3THW: torch.Tensor):
+    tokenizer = tokenizer_of(config)
+    with torch.no_grad():
+        for param in tokenizer.encoder.parameters():
+            param.mul_(1e30)  # finite each, and not what comes of them
+    with (
+        WindowEncoder(tokenizer, CPU, as_codes=config.kind == "discrete") as encoder,
+        pytest.raises(NotFiniteError, match="encodes a window to NaN or infinity"),
+    ):
+        encoder.encode(pixels_B3THW)
