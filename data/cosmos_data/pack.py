@@ -87,7 +87,9 @@ def pack_manifest(
                 progress(row + 1, len(manifest))
         if writer is not None:
             writer.close()
-        Manifest(tuple(packed)).write(aside / "manifest.arrow")
+        written = Manifest(tuple(packed))
+        written.write(aside / "manifest.arrow")
+        written.write(aside / "manifest.parquet")  # for other programs
         aside.chmod(0o755)  # mkdtemp made it private
         aside.rename(out_folder)
     finally:

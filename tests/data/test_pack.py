@@ -102,7 +102,7 @@ def test_shards_hold_the_same_clips(mjpeg, manifest, tmp_path):
     packed = pack_manifest(manifest, tmp_path / "out", replace(SMALL, shard_mib=1))
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     assert shards[0] == "shard-000000.tar"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.arrow", *shards]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.arrow", "manifest.parquet", *shards]
     assert packed.digest == mjpeg.digest  # where bytes lie is not in it
     config = DataConfig(manifest="m.parquet", num_frames=9, height_px=64, width_px=96)
     pair = [list(cover_windows(clips, config, hop_frames=15))[:6] for clips in (packed, mjpeg)]
