@@ -5,6 +5,7 @@ begins, then into consecutive clips. The same source gives the same manifest, wh
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,7 +32,7 @@ SAME_LENGTH = 0.02
 
 
 class Built(NamedTuple):
-    """What a build made of a source."""
+    """A build makes this of a source."""
 
     manifest: Manifest
     bad: list[BadVideo]
@@ -123,17 +124,18 @@ def build_manifest(
 
 
 def said_of_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
-    """A line for each reason: how many things, and the first of them."""
+    """Yield a line for each reason that says how many things it left out, and the first of them."""
     first: dict[str, LeftOut] = {}
     for one in left_out:
         first.setdefault(one.reason, one)
+    counts = Counter(one.reason for one in left_out)
     for reason, example in first.items():
-        count = sum(one.reason == reason for one in left_out)
+        count = counts[reason]
         yield f"{count}: {reason} ({example.path}{', ...' if count > 1 else ''})"
 
 
 def listed(bad: Sequence[BadVideo]) -> str:
-    """A line for each."""
+    """Join a line for each bad video."""
     return "\n".join(f"  {video.path}: {video.reason}" for video in bad)
 
 
@@ -160,13 +162,13 @@ def _with_own_names(videos: Sequence[Source | BadVideo]) -> Iterator[Source | Ba
 
 
 def _place(source: Source) -> str:
-    """Where it is, for people: many may be in one file."""
+    """Name a source's file for people, and the source in it, since many may be in one file."""
     path = source.views[0].file.path
     return printable(path if path.endswith(source.name) else f"{path}, {source.name}")
 
 
 def _name_faults(source: Source) -> Iterator[str]:
-    """Of what a source says, without its files."""
+    """Yield what is wrong with what a source says; its files are not looked at."""
     for text in (source.name, *(view.file.path for view in source.views), *(view.caption for view in source.views)):
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             yield f"its name is not UTF-8 ({printable(text)}); rename it"

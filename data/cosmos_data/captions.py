@@ -20,7 +20,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""What a text may begin with to say how it is written."""
+"""A text may begin with one of these to say how it is written."""
 
 FEWEST_NUMBERS = 4
 """A caption may be a number, or two."""

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says.
+"""This module tells what a file is by its first bytes, whatever its name says.
 
 Signatures are those of the formats' own specifications; a text that stands in for a file (a Git LFS pointer, a web page
 that was saved under the name of a video) is told by how it begins.
@@ -33,10 +33,10 @@ VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".ivf", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
     ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
-"""Of names that promise a video."""
+"""Names that end so promise a video."""
 
 UNFINISHED_SUFFIXES = (".aria2", ".crdownload", ".download", ".part", ".partial", ".tmp", ".ytdl")
-"""Of names that programs give to a file while they write it."""
+"""Programs give such names to a file while they write it."""
 
 # (place, bytes that stand there, what such a file is)
 SIGNATURES = (
@@ -87,7 +87,7 @@ SOUND_BRANDS = (b"M4A ", b"M4B ")
 
 
 def look_at(file: str | Path | VideoFile) -> Content:
-    """Of a file, or of a member of a tar. OSError where it can not be read."""
+    """Look at a file, or at a member of a tar. Raises OSError where it can not be read."""
     file = file if isinstance(file, VideoFile) else VideoFile(str(file))
     return content_of(file.read_head(HEAD_BYTES))
 

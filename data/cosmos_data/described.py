@@ -1,4 +1,4 @@
-"""What JSON may say of a video, and the source that this makes of its files."""
+"""JSON may say this of a video; here it is read, and becomes a source with the video's files."""
 
 import difflib
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
 def source_of(
     name: str, files: Mapping[str, VideoFile], values: Mapping[str, Any], folder: Path | None, row: int
 ) -> Source:
-    """Of a row of LISTING and the files by view; further views may be named in the row itself.
+    """Make a source of a row of LISTING and the files by view; the row itself may name further views.
 
     folder: where paths in the row begin; None: it can not name files.
     """

@@ -157,7 +157,7 @@ def _video(members: Mapping[str, Member], fields: FieldMap) -> Member | None:
 
 
 def _caption(members: Mapping[str, Member], fields: FieldMap) -> str:
-    """Of the first place that is there. DataError where its JSON has no such thing."""
+    """Read the caption at the first place that is there. Raises DataError where its JSON has no such thing."""
     places = [place for field in CAPTION_FIELDS for place in fields.get(field, ())]
     for part, *keys in places or [["txt"]]:
         member = members.get(f".{part}".lower())
@@ -169,7 +169,7 @@ def _caption(members: Mapping[str, Member], fields: FieldMap) -> str:
 
 
 def _text_at(content: bytes, part: str, keys: list[str]) -> str:
-    """What stands in JSON under these keys, one in the other. DataError where nothing does, or no text."""
+    """Read what stands in JSON under nested keys. Raises DataError where nothing does, or no text."""
     try:
         value: Any = json.loads(content.decode("utf-8-sig"))
         for key in keys:

@@ -1,4 +1,4 @@
-"""What lies in a folder and below it: files in the order of their names, links followed, nothing twice.
+"""This module lists what lies in and below a folder: files by name, links followed, nothing twice.
 
 Folders are walked before links to folders, so that a video that can be reached in two ways has the name of its own
 place; what a link leads to a second time is left out, which also ends loops.
@@ -30,7 +30,7 @@ class Folder:
 
 
 def walk(root: Path) -> Folder:
-    """Of all folders below `root`. DataError where it is no folder."""
+    """List all folders below `root`. Raises DataError where it is no folder."""
     if not root.is_dir():
         raise DataError(f"{printable(str(root))} is not a folder; give the folder that holds the videos")
     found = Folder()
@@ -77,7 +77,7 @@ def is_video(path: Path) -> bool:
 
 
 def sort_of(path: Path) -> Content | LeftOut | BadVideo:
-    """What is to be done with a file: its content where that is a video or a tar, else what is said instead."""
+    """Decide about a file: give its content where that is a video or a tar, else what is said instead."""
     try:
         content = _content(path)
     except OSError as error:
@@ -107,7 +107,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _enter(name: str, path: Path, found: Folder, seen: set[tuple[int, int]], folders: deque[tuple[str, Path]]) -> None:
-    """What `path` is goes where it belongs, the first time that it is met.
+    """Put a path where it belongs, the first time that it is met.
 
     Texts may be met again: a cache that keeps equal files once links the captions of several videos to one file.
     """
@@ -131,7 +131,7 @@ def _enter(name: str, path: Path, found: Folder, seen: set[tuple[int, int]], fol
 
 
 def _follow(name: str, path: Path, found: Folder, seen: set[tuple[int, int]], folders: deque[tuple[str, Path]]) -> None:
-    """Of a link. Nothing may be there, or it may lead to itself."""
+    """Enter what a link leads to; nothing may be there, or it may lead to itself."""
     if path.exists():
         _enter(name, path, found, seen, folders)
         return
