@@ -33,7 +33,7 @@ DRAWS = 3000
 
 
 def rows(num_rows: int) -> Iterator[dict[str, Any]]:
-    """Of clips with names, digests, paths and captions of a usual length."""
+    """Yield rows of clips with names, digests, paths and captions of a usual length."""
     from support.clips import CLIP
 
     from cosmos_data.config import SIZES_PX
@@ -54,7 +54,7 @@ def rows(num_rows: int) -> Iterator[dict[str, Any]]:
 
 
 def measure(path: Path) -> dict[str, float]:
-    """In this process, which has done nothing else."""
+    """Measure in this process, which has done nothing else."""
     import numpy as np
 
     from cosmos_data.config import DataConfig
@@ -86,7 +86,7 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def resident_mib() -> float:
-    """Of this process, pages of mapped files among them."""
+    """Read how much memory this process holds, pages of mapped files among it."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024

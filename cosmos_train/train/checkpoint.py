@@ -120,7 +120,7 @@ def choose_source(run_dir: Path, config: CheckpointConfig, mesh: Mesh) -> Source
 
 
 def _no_whole_one(run_dir: Path, damaged: Sequence[tuple[Path, str]], set_aside_before: Sequence[Path]) -> str:
-    """What was found in the place of a checkpoint, and what to do."""
+    """Say what was found in the place of a checkpoint, and what to do."""
     found = [f"{folder.name}: {damage}" for folder, damage in damaged]
     found += [f"{folder.name}: set aside by an earlier start" for folder in set_aside_before]
     return (
@@ -190,7 +190,7 @@ def _first(phrases: Iterable[str]) -> str:
 
 
 def _seal_of(folder: Path) -> bytes | None:
-    """What this rank sees of complete.json; None where it sees none."""
+    """Read what this rank sees of complete.json; None where it sees none."""
     try:
         return (folder / MARKER).read_bytes()
     except OSError:

@@ -223,7 +223,7 @@ def _of_optimizer(path: Path, progress: Progress) -> Iterator[str]:
 
 
 def _read_adam_step(path: Path) -> Any:
-    """What torch.save wrote of it, without torch; None where there is none."""
+    """Read what torch.save wrote of it, without torch; None where there is none."""
     with zipfile.ZipFile(path) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         with archive.open(name) as file:
