@@ -29,12 +29,15 @@ class LatentsConfig:
     hop_frames: Count = 8
     """Frames from the start of one cached window to the start of the next in the same clip, cut from the middle."""
     image_folder: str | None = None
-    """Folder of a cache of single frames (`tokenize` with data.num_frames=1), which has its own statistics."""
+    """Folder of a finished cache of single frames (`tokenize` with data.num_frames=1), which has its own statistics."""
     planned_per_clip: CountOrZero = 0
     """Cache so many planned windows (random start, crop and mirroring) of each training clip instead; 0 is none."""
     fill: bool = False
     """Train on planned windows without end: each is encoded when a run first wants it, and kept in the folder by what
     it is a function of. Any number of runs may share the folder."""
+    statistics_windows: Count = 128
+    """fill: the whitening statistics are those of the run's first so many windows, and as many images where there are
+    any."""
     max_gib: Positive | None = None
     """Of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no limit."""
     shard_mib: Positive = 256.0
@@ -128,7 +131,8 @@ class WorldRun(RunConfig):
     latents: LatentsConfig
     """The latent cache."""
     image_share: ShareBelowOne = 0.0
-    """Share of the steps that are trained on the images of latents.image_folder instead of videos, spread evenly."""
+    """Share of the steps that are trained on images instead of videos, spread evenly: those of latents.image_folder, or
+    with latents.fill single frames of the clips."""
     images_per_video: Count = 1
     """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -136,20 +140,16 @@ class WorldRun(RunConfig):
 
     def _check_windows(self) -> None:
         check_ranges(self, "")
-        if (self.image_share > 0) != (self.latents.image_folder is not None):
+        image_folder = self.latents.image_folder
+        if self.latents.fill and image_folder is not None:
             raise ConfigError(
-                f"image_share={self.image_share} and latents.image_folder={self.latents.image_folder} belong together; "
-                "set both for joint training on images and videos, or neither"
+                f"latents.image_folder={image_folder} is a finished cache, and with latents.fill=true images are "
+                "encoded into latents.folder; leave it out"
             )
-        if self.latents.fill and self.parallel.pp > 1:
+        if not self.latents.fill and (self.image_share > 0) != (image_folder is not None):
             raise ConfigError(
-                f"parallel.pp={self.parallel.pp}, but with latents.fill=true one rank encodes for its tp and cp ranks, "
-                "and pipeline stages can not wait for it; use pp=1, or train on a finished cache (latents.fill=false)"
-            )
-        if self.latents.fill and (self.image_share > 0 or self.data.buckets != "one"):
-            raise ConfigError(
-                f"latents.fill=true encodes videos of one size, but image_share={self.image_share} and "
-                f"data.buckets={self.data.buckets}; set 0 and one, or train on finished caches (latents.fill=false)"
+                f"image_share={self.image_share} and latents.image_folder={image_folder} belong together; set both for "
+                "joint training on images and videos, or neither"
             )
 
 

@@ -22,6 +22,10 @@ RENDEZVOUS_SEC = 300.0
 """Ranks wait so long for each other at the start, unless train.rendezvous_sec says otherwise."""
 
 
+_own_groups: list[dist.ProcessGroup] = []
+"""Those that megatron-core knows nothing of."""
+
+
 class RendezvousError(RuntimeError):
     """The ranks of a run did not meet."""
 
@@ -97,9 +101,23 @@ def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -
         "replicas": parallel_state.get_data_parallel_group(with_context_parallel=True),
         "tp_cp": parallel_state.get_tensor_and_context_parallel_group(),
     }
+    groups["replica"] = groups["tp"] if parallel.ranks_per_replica == 1 else _replica_group(parallel)
     mesh = Mesh(device=device, **cast(dict[str, dist.ProcessGroup], groups))
     log.info("%s of %d on %s: %s", mesh.position, dist.get_world_size(), device, mesh.layout)
     return mesh
+
+
+def _replica_group(parallel: ParallelConfig) -> dist.ProcessGroup:
+    """The ranks of this one's replica, in megatron-core's order: tp runs fastest, then cp, dp and pp."""
+    per_stage, stage_size = parallel.tp * parallel.cp, dist.get_world_size() // parallel.pp
+    backend = "fake" if dist.get_backend() == "fake" else "gloo"
+    for first in range(0, stage_size, per_stage):
+        ranks = [stage * stage_size + first + place for stage in range(parallel.pp) for place in range(per_stage)]
+        group = dist.new_group(ranks, backend=backend)  # on all ranks in one order, also of those that are not in it
+        if dist.get_rank() in ranks:
+            own = cast(dist.ProcessGroup, group)
+    _own_groups.append(own)
+    return own
 
 
 def stop() -> None:
@@ -111,7 +129,8 @@ def stop() -> None:
 
 def _leave_groups() -> None:
     """megatron-core only forgets its groups. With gloo each keeps its threads, some fifty a layout."""
-    groups = parallel_state._global_process_group_list or []
+    groups = [*(parallel_state._global_process_group_list or []), *_own_groups]
+    _own_groups.clear()
     parallel_state.destroy_model_parallel()
     for group in groups:
         if group is not None:  # the default group

@@ -1,7 +1,4 @@
-"""What the ranks that share a model's layers (tp, cp) must have alike, and one of them makes: encoded windows.
-
-Pipeline stages are not among them: one waits for another's activations where the other would wait for it here.
-"""
+"""What the ranks that see the same samples (tp, cp, pp) must have alike, and one of them has made."""
 
 from collections.abc import Sequence
 
@@ -11,14 +8,13 @@ from torch import Tensor
 from cosmos_train.parallel.mesh import Mesh
 
 
-def makes_batches(mesh: Mesh) -> bool:
-    """Whether this rank is the one that does the work."""
-    return mesh.tp.rank() == mesh.cp.rank() == 0
+def hand_over(tensors_on_cpu: Sequence[Tensor], mesh: Mesh, maker_rank: int) -> None:
+    """Fill the tensors, in place, with those of the rank that has made them (its rank in mesh.replica).
 
-
-def broadcast(tensors: Sequence[Tensor], mesh: Mesh) -> None:
-    """In place, from the rank that makes batches: along tp, and from there along cp."""
-    for group, has_it in ((mesh.tp, mesh.cp.rank() == 0), (mesh.cp, True)):
-        if has_it and group.size() > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, group_src=0, group=group)
+    All ranks of the replica call it in one order, each in a thread of its own if it likes: nothing else is sent over
+    this group, so no step waits for it, and a pipeline stage is not held up by what another one waits for.
+    """
+    if mesh.replica.size() > 1:
+        for tensor in tensors_on_cpu:
+            if tensor.numel():
+                dist.broadcast(tensor, group_src=maker_rank, group=mesh.replica)

@@ -9,11 +9,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from torch import nn
 
-from cosmos_data.latents import LatentStore, is_finished
+from cosmos_data.latents import is_finished
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import CONFIG, load_tokenizer
 from cosmos_train.config.errors import ConfigError
@@ -35,6 +36,8 @@ from cosmos_train.recipes.tokenizer import TrainedTokenizer
 from cosmos_train.recipes.world_batches import check_fits
 from cosmos_train.recipes.world_dit import step_cost
 from cosmos_train.train.ema import profiles
+from cosmos_train.windows.cached import CachedWindows
+from cosmos_train.windows.window import Kind, Shape
 
 FP32_BYTES = 4
 RELEASED_TOKENIZERS = {
@@ -161,12 +164,12 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> Sample:
         ValueError: latents can not be cut into the model's patches.
     """
     if is_finished(run.latents.folder):
-        store = LatentStore(run.latents.folder)
+        facts = CachedWindows(run.latents.folder, run.seed, step_size=run.train.global_batch_size).facts
         if isinstance(run, WorldARRun):
-            world_ar.check_fits(run.model, store)
+            world_ar.check_fits(run.model, facts)
         else:
-            check_fits(run.model, store)
-        latent_CTHW, source = store.latent_shape, f"the latent cache {run.latents.folder}"
+            check_fits(run.model, facts)
+        latent_CTHW, source = max(facts.shapes, key=math.prod), facts.where
     else:
         tokenizer = RELEASED_TOKENIZERS[type(run)]
         rates = f"{tokenizer.temporal_rate}x{tokenizer.spatial_rate}x{tokenizer.spatial_rate}"
@@ -219,12 +222,14 @@ def _flops(run: RunConfig, sample: Sample | None) -> tuple[Flops | None, Flops |
     if not isinstance(run, WorldDiTRun | WorldARRun) or sample is None:
         return None, None
     channels, _, *latent_HW = sample.latent_CTHW
-    shapes = sample.latent_CTHW, (channels, 1, *latent_HW) if run.image_share else None
+    shapes: dict[Kind, dict[Shape, Fraction]] = {"video": {sample.latent_CTHW: Fraction(1)}}
+    if run.image_share:
+        shapes["image"] = {(channels, 1, *latent_HW): Fraction(1)}
     if isinstance(run, WorldARRun):
-        step = world_ar.step_cost(run, *shapes)
-        again = world_ar.step_cost(run, *shapes, part=recomputed_cost) * run.model.num_blocks
+        step = world_ar.step_cost(run, shapes)
+        again = world_ar.step_cost(run, shapes, part=recomputed_cost) * run.model.num_blocks
     else:
-        step, again = step_cost(run, *shapes), step_cost(run, *shapes, part=all_blocks_cost)
+        step, again = step_cost(run, shapes), step_cost(run, shapes, part=all_blocks_cost)
     return step.training, again.forward if run.parallel.recompute == "full" else Flops()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_data.decode import choose_decoder
-from cosmos_data.loader import BadClip, VideoBatches
+from cosmos_data.loader import QUARANTINE, BadClip, VideoBatches
 from cosmos_data.plan import SamplePlan, read_parts
 from cosmos_tok.metrics import WINDOW_PX, code_use, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
@@ -29,14 +29,12 @@ from cosmos_train.objectives.reconstruction import ReconstructionTerms, weighted
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.latent_statistics import measure_latents
 from cosmos_train.train import checkpoint
+from cosmos_train.windows.latent_statistics import measure_latents
 
 log = logging.getLogger(__name__)
 EXPORT = "tokenizer"
 """Folder of the finished tokenizer inside the run's folder."""
-QUARANTINE = "quarantine.jsonl"
-"""File inside the run's folder that names the clips that could not be decoded."""
 
 
 class TrainedTokenizer(nn.Module):
@@ -96,6 +94,9 @@ class TokenizerTask:
         self.model.to(mesh.device, dtype)
         self.pieces = [self.model]
         self.terms = ReconstructionTerms(run.loss, mesh.device, dtype)
+
+    def begin(self, run_dir: Path) -> None:
+        """Nothing: all of it is in run.yaml."""
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[PixelBatch]:
         """Decoded ahead. Clips that can not be decoded are replaced and remembered."""

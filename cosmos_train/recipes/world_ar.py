@@ -1,13 +1,13 @@
 """Training an autoregressive world model on the codes of a discrete tokenizer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from cosmos_data.latents import LatentStore
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.metrics import code_use
 from cosmos_train.config.errors import ConfigError
@@ -22,9 +22,11 @@ from cosmos_train.objectives.next_token import by_frame, counts, next_token_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
-from cosmos_train.recipes.filled_windows import FilledWindows, open_windows
-from cosmos_train.recipes.joint_windows import mean_cost, stack_latents, stack_text
+from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.train.metrics import as_perplexity
+from cosmos_train.windows.ahead import make_ahead
+from cosmos_train.windows.source import open_source
+from cosmos_train.windows.window import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +59,31 @@ class WorldARTask:
 
     def __init__(self, run: WorldARRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.windows = open_windows(run, mesh)
-        if isinstance(self.windows, FilledWindows):
-            check_codec(run, self.windows.codec)
-        else:
-            for store in self.windows.stores.values():
-                check_fits(run.model, store)
-        self.data_digest = self.windows.digest
-        video_CTHW, image_CTHW = self.windows.latent_shapes
-        self.num_tokens = num_tokens(run.model, video_CTHW[1:])
-        self.step_flops = step_cost(run, video_CTHW, image_CTHW).training
+        self.source = open_source(run, mesh)
+        for facts in self.source.facts.values():
+            check_fits(run.model, facts)
+        self.data_digest = self.source.digest
+        shapes = self.source.shapes
+        self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
+        self.step_flops = step_cost(run, shapes).training
         self.pieces, self.engine_config = build_world_ar(
             run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
         )
 
+    def begin(self, run_dir: Path) -> None:
+        """Keep where the windows come from."""
+        self.source.keep(run_dir)
+
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[TokenBatch]:
         """Codes of the planned windows and images."""
+        return make_ahead(map(self._tokens, self.source.batches(micro_batches)))
+
+    def _tokens(self, batch: WindowBatch) -> TokenBatch:
         run, device = self.run, self.mesh.device
-        for picked in self.windows.picks(micro_batches):
-            codes_BTHW = stack_latents(picked.windows, device)[:, 0]
-            has_text = run.model.cross_attention
-            text_BSE = stack_text(picked.windows, run.text.max_tokens, device) if has_text else None
-            yield TokenBatch.of(codes_BTHW, text_BSE, run)
+        codes_BTHW = stack_latents(batch.windows).to(device)[:, 0]
+        has_text = run.model.cross_attention
+        text_BSE = stack_text(batch.windows, run.text.max_tokens).to(device) if has_text else None
+        return TokenBatch.of(codes_BTHW, text_BSE, run)
 
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None
@@ -113,13 +118,13 @@ class WorldARTask:
     def _by_frame(self, nll_LB: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
         """Perplexity at each latent frame of a video, given ones too; an image is its own."""
         found: dict[str, Tensor] = {}
-        (_, num_frames, *_), image_CTHW = self.windows.latent_shapes
+        num_frames, has_images = self.source.facts["video"].num_frames, "image" in self.source.facts
         frames = by_frame(nll_LB.detach(), math.prod(batch.grid_HW))
-        is_image = image_CTHW is not None and len(frames) == 1
+        is_image = has_images and len(frames) == 1
         for frame in range(num_frames):
             of_video = nll_LB.new_zeros(0, 1) if is_image else frames[frame]
             found |= as_perplexity(f"perplexity_by_frame/{frame}", of_video.sum(), _number(of_video))
-        if image_CTHW is not None:
+        if has_images:
             of_image = frames[0] if is_image else nll_LB.new_zeros(0, 1)
             found |= as_perplexity("perplexity_of/image", of_image.sum(), _number(of_image))
         return found
@@ -131,20 +136,21 @@ def _number(values: Tensor) -> Tensor:
 
 def step_cost(
     run: WorldARRun,
-    video_CTHW: Sequence[int],
-    image_CTHW: Sequence[int] | None,
+    shapes: Mapping[Kind, Mapping[Shape, Fraction]],
     *,
     part: Callable[..., Cost] = world_ar_cost,
 ) -> Cost:
-    """The work of the model, or of a part of it, in an optimizer step; of images and videos, the mean over many."""
+    """The work of the model, or of a part of it, in an optimizer step: the mean over kinds and shapes of windows.
 
-    def cost(shape_CTHW: Sequence[int], batch: int) -> Cost:
+    shapes: of each kind that there is [C, T, H, W] and its share.
+    """
+    batch_of = {"video": run.train.global_batch_size, "image": run.train.global_batch_size * run.images_per_video}
+
+    def cost(kind: Kind, shape_CTHW: Shape) -> Cost:
         tokens = num_tokens(run.model, shape_CTHW[1:])
-        return part(run.model, batch=batch, num_tokens=tokens, text_tokens=run.text.max_tokens)
+        return part(run.model, batch=batch_of[kind], num_tokens=tokens, text_tokens=run.text.max_tokens)
 
-    videos = cost(video_CTHW, run.train.global_batch_size)
-    images = None if image_CTHW is None else cost(image_CTHW, run.train.global_batch_size * run.images_per_video)
-    return mean_cost(run, videos, images)
+    return mean_cost(run, shapes, cost)
 
 
 def num_tokens(model: WorldARConfig, latent_THW: Sequence[int]) -> int:
@@ -167,24 +173,20 @@ def check_codec(run: WorldARRun, codec: TokenizerConfig) -> None:
         )
 
 
-def check_fits(model: WorldARConfig, store: LatentStore) -> None:
-    """The cache must hold codes of the model's vocabulary. Raises ConfigError."""
-    channels, *_ = store.latent_shape
-    first = store.window(0)
-    if first["z_CTHW"].is_floating_point() or channels != 1:
+def check_fits(model: WorldARConfig, facts: WindowFacts) -> None:
+    """The windows must be codes of the model's vocabulary. Raises ConfigError."""
+    if facts.num_codes is None:
+        [channels, *_], *_ = facts.shapes
         raise ConfigError(
-            f"latents.folder={store.folder} holds latents of {channels} channels in {first['z_CTHW'].dtype}, but an "
-            "autoregressive model reads the codes of a discrete tokenizer; tokenize with a DV tokenizer"
+            f"{facts.where} gives latents of {channels} channels, and an autoregressive model reads the codes of a "
+            "discrete tokenizer; use one, such as those of configs/tokenizer/dv8x16x16_720p"
         )
-    largest = int(first["z_CTHW"].max())
-    if largest >= model.vocab_size:
+    if facts.num_codes > model.vocab_size:
         raise ConfigError(
-            f"model.vocab_size={model.vocab_size}, but the latent cache {store.folder} has code {largest}; set the "
-            "product of the tokenizer's fsq_levels"
+            f"model.vocab_size={model.vocab_size}, but {facts.where} has code {facts.num_codes - 1}; set the product "
+            "of the tokenizer's fsq_levels"
         )
-    text_width = first["text_SE"].shape[1]
-    if model.cross_attention and model.text_width != text_width:
+    if model.cross_attention and facts.text_width not in (None, model.text_width):
         raise ConfigError(
-            f"model.text_width={model.text_width}, but the latent cache {store.folder} has {text_width}; set "
-            f"{text_width}"
+            f"model.text_width={model.text_width}, but {facts.where} has {facts.text_width}; set {facts.text_width}"
         )

@@ -1,6 +1,7 @@
 """Training a diffusion world model, Text2World or Video2World, on cached latents."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -16,10 +17,11 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.filled_windows import open_windows
-from cosmos_train.recipes.joint_windows import KINDS, mean_cost
+from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.metrics import as_ratio
+from cosmos_train.windows.source import open_source
+from cosmos_train.windows.window import KINDS, Kind, Shape
 
 
 class WorldDiTTask:
@@ -27,12 +29,12 @@ class WorldDiTTask:
 
     def __init__(self, run: WorldDiTRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.windows = open_windows(run, mesh)
-        self.source = WorldBatches(run, self.windows, mesh.device)
+        self.source = open_source(run, mesh)
         self.data_digest = self.source.digest
-        video_CTHW, image_CTHW = self.windows.latent_shapes
-        self.num_tokens = num_tokens(run.model, video_CTHW[1:])
-        self.step_flops = step_cost(run, video_CTHW, image_CTHW).training
+        self._batches = WorldBatches(run, self.source, mesh.device)
+        shapes = self.source.shapes
+        self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
+        self.step_flops = step_cost(run, shapes).training
         self.pieces, self.engine_config = build_world_model(
             run.model,
             run.parallel,
@@ -42,9 +44,13 @@ class WorldDiTTask:
             learned_uncertainty=run.objective.learned_uncertainty,
         )
 
+    def begin(self, run_dir: Path) -> None:
+        """Keep where the windows come from."""
+        self.source.keep(run_dir)
+
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
         """Latents of the planned windows and images with their noise."""
-        return self.source.batches(micro_batches)
+        return self._batches.batches(micro_batches)
 
     def forward_loss(
         self, model: nn.Module, batch: WorldBatch, hidden: Tensor | None
@@ -99,16 +105,17 @@ def text_identity(text: TextConfig) -> str:
 
 def step_cost(
     run: WorldDiTRun,
-    video_CTHW: Sequence[int],
-    image_CTHW: Sequence[int] | None,
+    shapes: Mapping[Kind, Mapping[Shape, Fraction]],
     *,
     part: Callable[..., Cost] = dit_cost,
 ) -> Cost:
-    """The work of the model, or of a part of it, in an optimizer step; of images and videos, the mean over many."""
+    """The work of the model, or of a part of it, in an optimizer step: the mean over kinds and shapes of windows.
 
-    def cost(shape_CTHW: Sequence[int], batch: int) -> Cost:
-        return part(run.model, batch=batch, latent_THW=shape_CTHW[1:], text_tokens=run.text.max_tokens)
+    shapes: of each kind that there is [C, T, H, W] and its share.
+    """
+    batch_of = {"video": run.train.global_batch_size, "image": run.train.global_batch_size * run.images_per_video}
 
-    videos = cost(video_CTHW, run.train.global_batch_size)
-    images = None if image_CTHW is None else cost(image_CTHW, run.train.global_batch_size * run.images_per_video)
-    return mean_cost(run, videos, images)
+    def cost(kind: Kind, shape_CTHW: Shape) -> Cost:
+        return part(run.model, batch=batch_of[kind], latent_THW=shape_CTHW[1:], text_tokens=run.text.max_tokens)
+
+    return mean_cost(run, shapes, cost)

@@ -83,6 +83,7 @@ def train(
         checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
         if mesh.is_main:
             on_start()
+            task.begin(run_dir)
         watchdog.beat()
         if stops_before_first_step(stop, mesh):
             return STOPPED

@@ -31,6 +31,10 @@ class Task(Protocol):
     data_digest: str
     """Digest of what sample indices point into. A run is not continued on another."""
 
+    def begin(self, run_dir: Path) -> None:
+        """Called on rank 0 once nothing refuses this start any more: write down what the run must keep."""
+        ...
+
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Any]:
         """Load micro-batches, given the sample indices of each, in order. May read ahead."""
         ...

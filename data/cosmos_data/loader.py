@@ -27,6 +27,9 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.plan import Sample, SamplePlan
 from cosmos_data.transform import padding_mask
 
+QUARANTINE = "quarantine.jsonl"
+"""File inside a run's folder that names the clips that could not be decoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class BadClip:

@@ -135,7 +135,12 @@ class SamplePlan:
         weights = [Fraction(part.weight).limit_denominator(10**6) for part in parts]
         per_clip = [weight / len(clips) for weight, clips in zip(weights, self.parts, strict=True)]
         shares = [[one * len(clips) for one, clips in zip(per_clip, row, strict=True)] for row in cells]
-        self._buckets = Alternation([sum(row, Fraction(0)) for row in shares])
+        of_bucket = [sum(row, Fraction(0)) for row in shares]
+        self._buckets = Alternation(of_bucket)
+        self.size_shares = {
+            size_px: share / sum(of_bucket) for size_px, share in zip(config.sizes_px, of_bucket, strict=True) if share
+        }
+        """(height_px, width_px) of windows -> their share of all, of the sizes that there are clips of."""
         self._parts = [Alternation(row) for row in shares]
         self._cells = [
             [

@@ -37,10 +37,10 @@ from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.recipes.filled_windows import latent_shape
-from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.recipes.world_dit import text_identity
+from cosmos_train.windows.filled import latent_shape
+from cosmos_train.windows.kept import STATISTICS
 
 LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""

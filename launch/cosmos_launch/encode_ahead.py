@@ -4,9 +4,11 @@ They are those that the run will ask for, under the same names, so the run finds
 is in the folder already stays: the same line again goes on where it was stopped, and several may fill one folder.
 """
 
-import math
 import os
 from pathlib import Path
+
+import torch
+import torch.distributed as dist
 
 from cosmos_launch.progress import progress
 from cosmos_train.config.errors import ConfigError
@@ -15,11 +17,14 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar, world_batches
-from cosmos_train.recipes.filled_windows import FilledWindows
+from cosmos_train.windows.filled import plan_filled
+from cosmos_train.windows.source import WindowSource, places_of
 
 
 def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None) -> int:
-    """num_samples: how many of the run's samples; None: an epoch, each clip once. Returns the exit code.
+    """This process's share, of those that torchrun has started. Returns the exit code.
+
+    num_samples: how many of the run's samples; None: an epoch, each clip once.
 
     Raises:
         ConfigError, DataError, TokenizerError, ValueError: something is missing, does not fit, or the folder does not
@@ -32,32 +37,48 @@ def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None) -> int:
 
 
 def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) -> int:
-    source = FilledWindows(run, mesh)
-    if isinstance(run, WorldARRun):
-        world_ar.check_codec(run, source.codec)
-    else:
-        world_batches.check_codec(run, source.codec)
-    if num_samples is None:
-        num_samples = source.plan.num_clips
-    _check_folder(run, num_samples * math.prod(source.shape_CTHW) * source.dtype.itemsize)
+    _require_writable(Path(run.latents.folder))
+    streams = plan_filled(run, mesh)
+    for stream in streams.values():
+        if isinstance(run, WorldARRun):
+            world_ar.check_fits(run.model, stream.facts)
+        else:
+            world_batches.check_fits(run.model, stream.facts)
+    num_samples = streams["video"].plan.num_clips if num_samples is None else num_samples
+    source = WindowSource(run, streams)
+    mine = list(source.turns([index] for index in range(mesh.world.rank(), num_samples, mesh.world.size())))
+    asked = [(stream, list(places_of(kind, mine))) for kind, stream in streams.items()]
+    num_bytes = sum(stream.mean_bytes * sum(map(len, places)) for stream, places in asked)
+    _require_room(run, num_bytes * mesh.world.size())
+    done, total = 0, sum(len(turn.places) for turn in mine)
     with progress("tokenize", "windows") as advance:
-        for done, batch in enumerate(source.videos([index] for index in range(num_samples)), start=1):
-            source.encode_text([sample.caption for sample in batch.samples])
-            advance(done, num_samples)
-    num_encoded, num_trained = source.encoder.num_encoded, run.train.num_steps * run.train.global_batch_size
-    print(
-        f"{num_encoded} windows encoded, {num_samples - num_encoded} were there already; the run takes {num_trained}: "
-        f"{run.latents.folder}"
-    )
+        for stream, places in asked:
+            for batch in stream.videos(places):
+                stream.maker.encode_text([sample.caption for sample in batch.samples])
+                done += len(batch.samples)
+                advance(done, total)
+    encoder = streams["video"].maker.encoder
+    counts = torch.tensor([encoder.num_encoded, total], device=mesh.device)
+    dist.all_reduce(counts, group=mesh.world)
+    num_encoded, num_asked = counts.tolist()
+    num_trained = run.train.num_steps * run.train.global_batch_size
+    if mesh.is_main:
+        print(
+            f"{num_encoded} windows encoded, {num_asked - num_encoded} were there already; the run takes "
+            f"{num_trained} samples: {run.latents.folder}"
+        )
     return 0
 
 
-def _check_folder(run: WorldRun, num_bytes: int) -> None:
-    """Of the latents of each window, whose file is a little larger."""
-    folder, limit_gib = Path(run.latents.folder), run.latents.max_gib
+def _require_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"latents.folder={folder} can not be written to; name another, or let its owner fill it")
+
+
+def _require_room(run: WorldRun, num_bytes: float) -> None:
+    """num_bytes: of the latents of all windows."""
+    limit_gib = run.latents.max_gib
     if limit_gib is not None and num_bytes > limit_gib * 2**30:
         raise ConfigError(
             f"latents.max_gib={limit_gib} is less than the {num_bytes / 2**30:.3g} GiB of so many windows: the first "

@@ -21,7 +21,7 @@ from torch import Tensor
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample
-from cosmos_launch.held_out import HeldOutWindow, held_out_windows
+from cosmos_launch.held_out import RegularWindow, regular_windows
 from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.perplexity import perplexity
 from cosmos_launch.progress import progress
@@ -50,7 +50,7 @@ def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: in
             "predicts no held-out window; evaluate a Video2World model"
         )
     world = load_to_sample(folder, run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
-    chosen = held_out_windows(world, max_windows)
+    chosen = regular_windows(world, "heldout", max_windows)
     comparison = _compare(world, chosen)
     facts = comparison.facts(world)
     _require_finite(facts, comparison.measure)
@@ -113,7 +113,7 @@ class Comparison:
         return found
 
 
-def _compare(world: TrainedWorld, chosen: Sequence[HeldOutWindow]) -> Comparison:
+def _compare(world: TrainedWorld, chosen: Sequence[RegularWindow]) -> Comparison:
     comparison = Comparison("code_error" if isinstance(world, CodeWorld) else "latent_mse")
     num_given = world.run.sample.num_condition_frames
     clips = {window.sample.clip.clip_id: window.sample.clip for window in chosen}
@@ -150,12 +150,12 @@ def _require_finite(facts: dict[str, Any], measure: str) -> None:
                 )
 
 
-def read_captions(world: TrainedWorld, windows: Sequence[HeldOutWindow]) -> Tensor | None:
+def read_captions(world: TrainedWorld, windows: Sequence[RegularWindow]) -> Tensor | None:
     """What the model wants to know of the windows' captions."""
     return world.read_prompts({f"caption of window {window.number}": window.caption for window in windows})
 
 
-def predict(world: TrainedWorld, windows: Sequence[HeldOutWindow], pixels_B3THW: Tensor, text: Tensor | None) -> Tensor:
+def predict(world: TrainedWorld, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, text: Tensor | None) -> Tensor:
     """Latents that `sample` makes of each window's first frames, its seed the window's number."""
     first_frames = world.frames_for(world.run.sample.num_condition_frames)
     return world.sample_window(

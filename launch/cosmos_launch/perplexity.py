@@ -1,28 +1,31 @@
 """How surprised an autoregressive world model is by videos, against a model that knows no context.
 
-The rival is the unigram: how often each code is in the training windows, one more for each code, so that none is
-impossible. Both are judged on the codes behind the given frames, in nats a code, and perplexity is exp of the mean.
+The rival is the unigram: how often each code is in windows of the training clips, one more for each code, so that none
+is impossible. Both are judged on the codes behind the given frames, in nats a code, and perplexity is exp of the mean.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from cosmos_data.latents import LatentStore
+from cosmos_data.decode import choose_decoder
+from cosmos_data.manifest import Manifest
+from cosmos_launch.held_out import regular_windows
 from cosmos_launch.trained_ar import CodeWorld
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch
 
+UNIGRAM_WINDOWS = 64
+"""Of the training clips, at most."""
+
 
 @torch.no_grad()
 def perplexity(world: CodeWorld, codes_NTHW: Tensor, text_NSE: Tensor | None) -> dict[str, float]:
-    """{"model": perplexity, "unigram": perplexity} of these videos; without a finished cache there is no unigram.
-
-    One process holds the whole model.
-    """
-    rivals = {} if world.store is None else {"unigram": unigram_nll(world.store, world.run.model.vocab_size)}
+    """{"model": perplexity, "unigram": perplexity} of these videos. One process holds the whole model."""
+    rivals = {"unigram": unigram_nll(training_codes(world), world.run.model.vocab_size)}
     objective = replace(world.run.objective, condition_frames=world.run.sample.num_condition_frames)
     run, nll = replace(world.run, objective=objective), {"model": list[Tensor](), **{name: [] for name in rivals}}
     for k in range(len(codes_NTHW)):  # one at a time: a window of the 4B has 2 GB of logits
@@ -37,9 +40,18 @@ def perplexity(world: CodeWorld, codes_NTHW: Tensor, text_NSE: Tensor | None) ->
     return {name: math.exp(torch.cat(values).mean()) for name, values in nll.items()}
 
 
-def unigram_nll(store: LatentStore, vocab_size: int) -> Tensor:
-    """-ln of each code's share of the training windows: [V] in fp64."""
+def training_codes(world: CodeWorld) -> Iterator[Tensor]:
+    """Codes [1, T, H, W] of some windows of the training clips, evenly spread."""
+    windows = regular_windows(world, "train", UNIGRAM_WINDOWS)
+    clips = {window.sample.clip.clip_id: window.sample.clip for window in windows}
+    decoder = choose_decoder(world.run.data, [Manifest(clips.values())])
+    for window in windows:
+        yield world.encode(decoder.decode([window.sample])).cpu()
+
+
+def unigram_nll(codes: Iterable[Tensor], vocab_size: int) -> Tensor:
+    """-ln of each code's share of all these: [V] in fp64."""
     times_V = torch.ones(vocab_size, dtype=torch.float64)
-    for k in store.indices("train"):
-        times_V += torch.bincount(store.window(k)["z_CTHW"].flatten().long(), minlength=vocab_size)
+    for some in codes:
+        times_V += torch.bincount(some.flatten(), minlength=vocab_size)
     return -(times_V / times_V.sum()).log()

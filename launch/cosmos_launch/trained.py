@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_data.errors import DataError
-from cosmos_data.latents import LatentStore
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
@@ -23,8 +22,9 @@ from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.filled_windows import kept_fps, latent_shape
 from cosmos_train.train import checkpoint
+from cosmos_train.windows.filled import latent_shape
+from cosmos_train.windows.kept import require_tokenizer, trained_origin
 
 WHOLE = (
     "parallel.tp=1",
@@ -60,12 +60,12 @@ class TrainedWorld(ABC):
     tokenizer: CausalVideoTokenizer
     tokenizer_config: TokenizerConfig
     tokenizer_digest: str
-    store: LatentStore | None
-    """The latents that it was trained on; None where the run filled its cache as it went."""
+    manifest_digest: str
+    """Of the manifest that it was trained on; empty where the run does not say."""
     latent_shape: tuple[int, ...]
     """[C, T, H, W] of the windows that it was trained on."""
     fps: float
-    """Frames per second of the first of these."""
+    """Frames per second of one of these."""
     text: TextEncoder | None
     """None where the model reads no text."""
 
@@ -172,12 +172,10 @@ def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str,
     digest = tokenizer_digest(folder)
     tokenizer, config = load_tokenizer(folder)
     found = {"tokenizer": tokenizer.eval().to(device), "tokenizer_config": config, "tokenizer_digest": digest}
-    if run.latents.fill:
-        shape = latent_shape(run.data, config)
-        return found | {"store": None, "latent_shape": shape, "fps": kept_fps(run, digest)}
-    store = LatentStore(run.latents.folder)
-    store.require(tokenizer_digest=digest)
-    return found | {"store": store, "latent_shape": store.latent_shape, "fps": store.describe(0).fps}
+    origin = trained_origin(run)
+    require_tokenizer(run, origin, digest)
+    shape = latent_shape(run.data, config)
+    return found | {"manifest_digest": origin.manifest_digest, "latent_shape": shape, "fps": origin.fps}
 
 
 def load_weights(

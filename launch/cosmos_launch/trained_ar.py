@@ -17,7 +17,7 @@ from cosmos_train.generate.medusa import generate
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.world_ar import check_codec, check_fits
+from cosmos_train.recipes.world_ar import check_codec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +78,7 @@ def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
     """
     mesh = init.start(run.parallel, seed=run.seed)
     codec = load_codec(run, mesh.device)
-    if codec["store"] is None:
-        check_codec(run, codec["tokenizer_config"])
-    else:
-        check_fits(run.model, codec["store"])
+    check_codec(run, codec["tokenizer_config"])
     pieces, engine_config = build_world_ar(
         run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
     )

@@ -10,14 +10,14 @@ from torch import Tensor
 from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
 from cosmos_tok.model import shown, to_unit_range
-from cosmos_tok.whitening import LatentStatistics, load_statistics
+from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.generate.network import Evaluate, in_turn, on_halves, pipelined
 from cosmos_train.generate.world import Scene, sample_scene
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.kept_statistics import STATISTICS, training_statistics
+from cosmos_train.windows.kept import trained_statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +111,7 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         run=run,
         mesh=mesh,
         evaluate=on_halves(evaluate, mesh) if run.sample.cfg_parallel else evaluate,
-        statistics=training_statistics(run)
-        if run.latents.fill
-        else load_statistics(Path(run.latents.folder) / STATISTICS),
+        statistics=trained_statistics(run),
         text=load_text_encoder(run, mesh.device),
         **codec,
         **weights,

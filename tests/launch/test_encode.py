@@ -30,7 +30,7 @@ def test_a_run_finds_all_that_was_encoded_ahead(inputs: Path, tmp_path: Path, ca
     (tmp_path / "ahead").mkdir()
     line = ["tokenize", write_yaml(inputs, tmp_path / "ahead"), "--samples"]
     assert main([*line, "5"]) == 0
-    assert "5 windows encoded, 0 were there already; the run takes 12" in capfd.readouterr().out
+    assert "5 windows encoded, 0 were there already; the run takes 12 samples" in capfd.readouterr().out
     assert main([*line, str(filled_run.NUM_WINDOWS)]) == 0
     assert "7 windows encoded, 5 were there already" in capfd.readouterr().out
     for name, num_encoded in (("ahead", 0), ("as_it_goes", filled_run.NUM_WINDOWS)):

@@ -22,7 +22,7 @@ from cosmos_launch.cli import main
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import to_yaml
 from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.recipes.kept_statistics import STATISTICS
+from cosmos_train.windows.kept import STATISTICS
 
 NUM_WINDOWS = 4 * 22
 """Of 9 frames, one from each frame on, of 4 clips of 30 frames."""

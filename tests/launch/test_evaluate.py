@@ -15,7 +15,7 @@ from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
 from cosmos_launch.evaluate import _require_finite, predict, read_captions
-from cosmos_launch.held_out import held_out_windows
+from cosmos_launch.held_out import regular_windows
 from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.sample import Clock, _condition, _generate
 from cosmos_launch.sample_request import SampleRequest
@@ -56,7 +56,7 @@ def videos_of_both(folder: Path, tmp_path: Path, *overrides: str) -> tuple[Tenso
     settings = ["sample.num_steps=3", *overrides]
     checkpoint, run = open_run(folder / "run", settings)
     world = load_to_sample(checkpoint, run, num_videos=1, num_frames=9, has_input=True)
-    window = held_out_windows(world, 10)[1]
+    window = regular_windows(world, "heldout", 10)[1]
     pixels = choose_decoder(run.data, [Manifest([window.sample.clip])]).decode([window.sample])
     evaluated = world.decode(predict(world, [window], pixels, read_captions(world, [window])))
     first = pixels[0, :, 0].permute(1, 2, 0).numpy()

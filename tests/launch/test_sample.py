@@ -27,9 +27,9 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_dit import WorldDiTTask, text_identity
 from cosmos_train.train.loop import train
+from cosmos_train.windows.kept import STATISTICS
 
 FRAMES, HEIGHT_PX, WIDTH_PX = 9, 32, 48
 LATENTS_CTHW = (4, 3, 4, 6)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from support import tiny_ar, tiny_world
 from support.ranks import RankPool
 
-from cosmos_data.latents import LatentStore
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import LatentsConfig, WorldARRun
@@ -20,6 +20,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.plan import make_plan
 from cosmos_train.recipes.world_ar import check_fits, num_tokens, step_cost
 from cosmos_train.train.metrics import ratios
+from cosmos_train.windows.cached import CachedWindows
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def test_work_of_images(cache: Path, tmp_path: Path):
     sizes = {"text_tokens": run.text.max_tokens}
     videos = world_ar_cost(run.model, batch=4, num_tokens=18, **sizes).training
     images = world_ar_cost(run.model, batch=12, num_tokens=6, **sizes).training
-    found = step_cost(run, (1, 3, 2, 3), (1, 1, 2, 3)).training
+    shapes = {"video": {(1, 3, 2, 3): Fraction(1)}, "image": {(1, 1, 2, 3): Fraction(1)}}
+    found = step_cost(run, shapes).training  # pyright: ignore[reportArgumentType] literals
     assert found.total == pytest.approx(0.75 * videos.total + 0.25 * images.total, rel=1e-6)
 
 
@@ -97,10 +99,10 @@ def test_tokens_of_a_sample(begin_token: bool, tokens: int):
 
 
 def test_latents_are_not_codes(cache: Path, tmp_path: Path):
-    latents = LatentStore(tiny_world.write_cache(tmp_path / "latents"))
-    with pytest.raises(ConfigError, match=r"holds latents of 4 channels in torch.float32, but .*; tokenize with a DV"):
+    latents = CachedWindows(str(tiny_world.write_cache(tmp_path / "latents")), 0, step_size=1).facts
+    with pytest.raises(ConfigError, match=r"gives latents of 4 channels, and an autoregressive model reads the codes"):
         check_fits(tiny_ar.MODEL, latents)
-    codes = LatentStore(cache)
+    codes = CachedWindows(str(cache), 0, step_size=1).facts
     check_fits(tiny_ar.MODEL, codes)
     with pytest.raises(ConfigError, match=r"^model.vocab_size=4, but .* has code \d+; set the product of"):
         check_fits(replace(tiny_ar.MODEL, vocab_size=4), codes)

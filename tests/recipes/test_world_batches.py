@@ -16,10 +16,12 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.joint_windows import JointWindows
-from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.loop import DONE
+from cosmos_train.windows.cached import CachedWindows, open_cached
+from cosmos_train.windows.kept import STATISTICS
+from cosmos_train.windows.source import WindowSource
+from cosmos_train.windows.window import Kind
 
 IMAGES = (4, 1, 4, 6)
 
@@ -44,11 +46,11 @@ def joint(videos: Path, images: Path, **settings: Any) -> WorldDiTRun:
     return dataclasses.replace(run, **sections | settings)
 
 
-def open_batches(run: WorldDiTRun) -> tuple[JointWindows, Callable[[list[int]], WorldBatch]]:
-    """(the windows, sample indices -> their batch)."""
-    windows = JointWindows(run)
-    batches = WorldBatches(run, windows, torch.device("cpu"))
-    return windows, lambda indices: next(batches.batches([indices]))
+def open_batches(run: WorldDiTRun) -> tuple[dict[Kind, CachedWindows], Callable[[list[int]], WorldBatch]]:
+    """(the streams, sample indices -> their batch)."""
+    streams = open_cached(run)
+    batches = WorldBatches(run, WindowSource(run, streams), torch.device("cpu"))
+    return streams, lambda indices: next(batches.batches([indices]))
 
 
 def latents(videos: Path, images: Path | None) -> LatentsConfig:
@@ -63,14 +65,13 @@ def test_steps_alternate_by_their_number(videos: Path, images: Path):
 
 
 def test_each_kind_has_its_statistics_and_size(videos: Path, images: Path):
-    windows, load = open_batches(joint(videos, images))
+    streams, load = open_batches(joint(videos, images))
     video, image = load([0, 1]), load([4, 5])
     assert video.x0_BCTHW.shape == (2, *tiny_world.SHAPE_CTHW) and image.x0_BCTHW.shape == (6, *IMAGES)
     assert len(image.fps_B) == len(image.text_BSE) == len(image.padding_B1HW) == 6
-    assert windows.images is not None
-    stored = windows.images.at([0])[0].z_CTHW
+    stored = streams["image"].at(0).z_CTHW
     torch.testing.assert_close(image.x0_BCTHW[0], (stored + 1) / 3 * 0.5)
-    stored = windows.videos.at([1])[0].z_CTHW
+    stored = streams["video"].at(1).z_CTHW
     torch.testing.assert_close(video.x0_BCTHW[1], (stored - 0.5) / 2 * 0.5)
 
 
@@ -93,11 +94,11 @@ def test_every_epoch_visits_every_image_once(videos: Path, images: Path):
 
 def test_without_images_samples_are_where_they_were(videos: Path):
     run = tiny_world.make_run(videos, Path("unused"), ParallelConfig())
-    windows, load = open_batches(run)
+    streams, load = open_batches(run)
     for index in (0, 7, 30):
-        stored = windows.videos.at([index])[0].z_CTHW
+        stored = streams["video"].at(index).z_CTHW
         torch.testing.assert_close(load([index]).x0_BCTHW[0], (stored - 0.5) / 2 * 0.5)
-    assert windows.digest == windows.videos.store.digest
+    assert WindowSource(run, streams).digest == streams["video"].store.digest
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,8 @@ def write_padded(folder: Path) -> Path:
 
 def test_padding_reaches_the_batch(tmp_path: Path):
     run = tiny_world.make_run(write_padded(tmp_path / "padded"), Path("unused"), ParallelConfig())
-    windows, load = open_batches(run)
-    masks = {windows.videos.plan.item(i): load([i]).padding_B1HW[0, 0] for i in range(4)}
+    streams, load = open_batches(run)
+    masks = {streams["video"].number(i): load([i]).padding_B1HW[0, 0] for i in range(4)}
     expected = torch.ones(4, 6)
     expected[1:3, :5] = 0  # rows from pixel 8 and 16, of 8 to 22; columns from pixel 0 to 32, of 0 to 39
     assert torch.equal(masks[0], expected) and not masks[2].any()

@@ -21,6 +21,7 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train
+from cosmos_train.windows.filled import FilledWindows
 
 NUM_WINDOWS = 12
 """That the run takes."""
@@ -49,12 +50,21 @@ def write_inputs(folder: Path) -> Path:
 
 
 def settings(
-    inputs: Path, cache: Path, tokenizer: str = "tokenizer", *, fill: bool = True, **latents: Any
+    inputs: Path,
+    cache: Path,
+    tokenizer: str = "tokenizer",
+    *,
+    fill: bool = True,
+    image_share: float = 0.0,
+    images_per_video: int = 1,
+    **latents: Any,
 ) -> dict[str, Any]:
     """Three steps of four windows, and sections that replace those of the tiny world model."""
     data = DataConfig(manifest=str(inputs / "footage.arrow"), num_frames=9, height_px=32, width_px=48, num_workers=2)
+    latents = {"statistics_windows": 4} | latents
     section = LatentsConfig(folder=str(cache), tokenizer=str(inputs / tokenizer), fill=fill, **latents)
     run = {"data": data, "latents": section, "text": TextConfig(encoder=str(inputs / "t5"), max_tokens=8)}
+    run |= {"image_share": image_share, "images_per_video": images_per_video}
     return {"num_steps": 3, "run": run}
 
 
@@ -72,7 +82,9 @@ def train_here(run: WorldDiTRun) -> int:
     task = WorldDiTTask(run, mesh)
     assert train(run, task, mesh, code_version="test") == DONE
     init.stop()
-    return task.windows.encoder.num_encoded  # pyright: ignore[reportAttributeAccessIssue] latents.fill=true
+    videos = task.source.streams["video"]
+    assert isinstance(videos, FilledWindows)
+    return videos.maker.encoder.num_encoded
 
 
 def encode_share(run: WorldDiTRun) -> int:

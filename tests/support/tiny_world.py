@@ -22,10 +22,10 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import partition_dim
-from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.table import make_task
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from cosmos_train.train.task import Task
+from cosmos_train.windows.kept import STATISTICS
 
 SHAPE_CTHW = (4, 3, 4, 6)
 """Latents of a window: 18 tokens."""

@@ -6,7 +6,7 @@ coded alone too, but a window's statistics hold the spread of later frames, so i
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -54,11 +54,11 @@ def _measure(
 ) -> LatentStatistics | None:
     plan = SamplePlan(parts, 0, replace(data, buckets="one"))
     mine = range(mesh.dp.rank(), num_windows, mesh.dp.size())
-    accumulator = LatentStatisticsAccumulator(
-        tokenizer.config.latent_channels, tokenizer.config.latent_frames(data.num_frames)
-    )
-    for batch in VideoBatches(plan, decoder, [[index] for index in mine]):
-        accumulator.update(tokenizer.encode(to_unit_range(batch.pixels_B3THW.to(mesh.device))))
+    found = dict[int, LatentStatisticsAccumulator]()
+    for index, batch in zip(mine, VideoBatches(plan, decoder, [[index] for index in mine]), strict=True):
+        z_BCTHW = tokenizer.encode(to_unit_range(batch.pixels_B3THW.to(mesh.device)))
+        found[index] = LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
+        found[index].update(z_BCTHW)
     metadata = {
         "manifest_digest": plan.digest,
         "num_windows": str(num_windows),
@@ -67,20 +67,21 @@ def _measure(
         "width_px": str(data.width_px),
     }
     try:
-        return _total(_of_all_ranks(accumulator, mesh)).statistics(metadata)
+        return merged_in_order(found, mesh.dp).statistics(metadata)
     except ValueError as error:
         log.warning("no whitening statistics of windows of %d frames: %s", data.num_frames, error)
         return None
 
 
-def _of_all_ranks(accumulator: LatentStatisticsAccumulator, mesh: Mesh) -> list[LatentStatisticsAccumulator]:
-    found: list[LatentStatisticsAccumulator] = [accumulator] * mesh.dp.size()
-    dist.all_gather_object(found, accumulator, group=mesh.dp)
-    return found
-
-
-def _total(accumulators: Iterable[LatentStatisticsAccumulator]) -> LatentStatisticsAccumulator:
-    first, *others = accumulators
+def merged_in_order(
+    mine: Mapping[int, LatentStatisticsAccumulator], group: dist.ProcessGroup
+) -> LatentStatisticsAccumulator:
+    """The statistics of windows, by their numbers, that the ranks of a group have shared: the same bits for any number
+    of ranks."""
+    shares: list[Mapping[int, LatentStatisticsAccumulator]] = [mine] * group.size()
+    dist.all_gather_object(shares, mine, group=group)
+    found = {number: one for share in shares for number, one in share.items()}
+    first, *others = (found[number] for number in sorted(found))
     for other in others:
         first.merge(other)
     return first

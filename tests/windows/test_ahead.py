@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cosmos_train.recipes.ahead import make_ahead
+from cosmos_train.windows.ahead import make_ahead
 
 
 def test_items_are_made_ahead_in_order_and_elsewhere():

@@ -1,0 +1,261 @@
+"""Windows of the sample plan, encoded when a run first wants them, and kept (latents.fill).
+
+Every rank decodes and encodes its share ahead of the step: of the ranks that see the same samples (tp, cp and pp) each
+makes one list of places after the other in turn, and hands it to the rest. A window that an earlier step or another run
+has encoded is read; what is trained on has the same bits either way, because every window is encoded alone.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import tee
+from pathlib import Path
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from cosmos_data.config import DataConfig
+from cosmos_data.decode import Decoder, choose_decoder
+from cosmos_data.errors import ClipError
+from cosmos_data.latents import padding_cells
+from cosmos_data.loader import QUARANTINE, VideoBatch, VideoBatches
+from cosmos_data.manifest import Manifest
+from cosmos_data.plan import Sample, SamplePlan, read_parts
+from cosmos_data.window_cache import WindowCache
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
+from cosmos_tok.store import load_tokenizer, tokenizer_digest
+from cosmos_tok.text import text_encoder_folder
+from cosmos_tok.text_cache import CachedTextEncoder
+from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.replica import hand_over
+from cosmos_train.train.checkpoint import from_main
+from cosmos_train.windows.kept import kept_origin, kept_statistics, require_tokenizer, statistics_digest
+from cosmos_train.windows.latent_statistics import merged_in_order
+from cosmos_train.windows.window import Kind, Origin, Shape, Window, WindowFacts
+
+log = logging.getLogger(__name__)
+
+
+class EncodingDecoder:
+    """A decoder (cosmos_data.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
+
+    def __init__(
+        self, decoder: Decoder, tokenizer: CausalVideoTokenizer, cache: WindowCache, device: torch.device
+    ) -> None:
+        self._decoder, self._cache, self._device = decoder, cache, device
+        self._tokenizer = tokenizer.eval().to(device)
+        self._lock = Lock()
+        self.num_encoded = 0
+
+    def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """Latents [B, C, T, H, W] in the cache's type, or codes with C = 1, on the CPU."""
+        read = [self._cache.read(sample) for sample in samples]
+        found = {position: z_CTHW for position, z_CTHW in enumerate(read) if z_CTHW is not None}
+        missing = [position for position in range(len(samples)) if position not in found]
+        if missing:
+            try:
+                pixels_B3THW = self._decoder.decode([samples[position] for position in missing])
+            except ClipError as error:
+                raise ClipError(str(error), position=missing[error.position]) from error
+            for position, window_3THW in zip(missing, pixels_B3THW, strict=True):
+                found[position] = self._encode(window_3THW).to(self._cache.dtype).cpu()
+                self._cache.write(samples[position], found[position])
+        return torch.stack([found[position] for position in range(len(samples))])
+
+    @torch.no_grad()
+    def _encode(self, window_3THW: Tensor) -> Tensor:
+        """Alone: kernels may round a batch differently from its parts. Several batches are made at a time."""
+        with self._lock:
+            self.num_encoded += 1
+            z_BCTHW = self._tokenizer.encode(to_unit_range(window_3THW[None].to(self._device)))
+            return z_BCTHW[0] if self._cache.dtype.is_floating_point else self._tokenizer.indices(z_BCTHW)
+
+
+class WindowMaker:
+    """What a rank makes windows of a run with: tokenizer, text encoder, and the folder that keeps what they give."""
+
+    def __init__(self, run: WorldDiTRun | WorldARRun, clips: Sequence[Manifest], mesh: Mesh) -> None:
+        """clips: those that windows can be of."""
+        self.run = run
+        folder, tokenizer_folder = Path(run.latents.folder), Path(run.latents.tokenizer)
+        tokenizer, self.codec = load_tokenizer(tokenizer_folder)
+        self.tokenizer_digest = from_main(mesh, lambda: tokenizer_digest(tokenizer_folder))
+        self.dtype = torch.float32 if self.codec.kind == "continuous" else torch.int32
+        limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
+        cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
+        self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), tokenizer, cache, mesh.device)
+        self.text_width = run.model.text_width if _reads_text(run) else 0
+        self._text = None
+        if self.text_width:
+            states = Path(run.text.cache or folder / "text")
+            encoder_folder = text_encoder_folder(run.text.encoder)
+            self._text = CachedTextEncoder(encoder_folder, run.text.max_tokens, states, mesh.device)
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """States [B, S, E], which are kept too; where the model reads no text E is 0."""
+        if self._text is None:
+            return torch.zeros(len(captions), self.run.text.max_tokens, 0)
+        states_BSE = self._text.encode(captions).states_BSE
+        if states_BSE.shape[2] != self.text_width:
+            raise ConfigError(
+                f"model.text_width={self.text_width}, but text.encoder={self.run.text.encoder} gives states of "
+                f"{states_BSE.shape[2]}; set that"
+            )
+        return states_BSE.cpu().float()
+
+
+class FilledWindows:
+    """The planned windows of a run, of one kind (see window.WindowStream)."""
+
+    def __init__(self, maker: WindowMaker, plan: SamplePlan, mesh: Mesh, *, kind: Kind) -> None:
+        """plan: of samples of that kind alone."""
+        run = maker.run
+        self.plan, self.maker, self._mesh = plan, maker, mesh
+        self._kind: Kind = kind
+        text = f"{run.text.encoder} max_tokens={run.text.max_tokens}" if maker.text_width else ""
+        self.digest = hashlib.sha256(json.dumps([plan.digest, maker.tokenizer_digest, text]).encode()).hexdigest()
+        self.origin = Origin(
+            tokenizer_digest=maker.tokenizer_digest,
+            manifest_digest=Manifest.read(run.data.manifest, verify=False).digest,
+            fps=plan.sample(0).fps,
+        )
+        num_frames = 1 if kind == "image" else run.data.num_frames
+        data, codec = replace(run.data, num_frames=num_frames), maker.codec
+        is_codes = codec.kind == "discrete"
+        self.facts = WindowFacts(
+            where=f"latents.tokenizer={run.latents.tokenizer}",
+            shapes={latent_shape(data, codec, size_px): share for size_px, share in plan.size_shares.items()},
+            num_codes=codec.codebook_size if is_codes else None,
+            text_width=None,
+            statistics=None,
+        )
+
+    def take_statistics(self) -> None:
+        """Find what latents are whitened with, on all ranks together: what the run began with, or else the statistics
+        of its first windows, which are then encoded already when they are trained on."""
+        if self.facts.num_codes is not None:
+            return
+        kept = from_main(self._mesh, self._kept_statistics)
+        statistics = kept or self._statistics_of_first()
+        self.facts = replace(self.facts, statistics=statistics)
+        self.digest = hashlib.sha256(f"{self.digest}/{statistics_digest(statistics)}".encode()).hexdigest()
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of the latents of a window."""
+        elements = sum(math.prod(shape) * share for shape, share in self.facts.shapes.items())
+        return float(elements) * self.maker.dtype.itemsize
+
+    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
+        """See WindowStream."""
+        group = self._mesh.replica
+        rank, size = group.rank(), group.size()
+        ahead, now = tee(place_lists)
+        mine = (places for turn, places in enumerate(ahead) if turn % size == rank)
+        made = iter(self.videos(mine))
+        for turn, places in enumerate(now):
+            maker_rank = turn % size
+            yield self._handed_over(places, next(made) if maker_rank == rank else None, maker_rank)
+
+    def videos(self, place_lists: Iterable[Sequence[int]]) -> VideoBatches:
+        """Latents in the place of pixels, made here. Clips that can not be decoded are replaced and named in the run's
+        folder."""
+        quarantine = Path(self.maker.run.run_dir) / QUARANTINE
+        return VideoBatches(self.plan, self.maker.encoder, place_lists, quarantine=quarantine)
+
+    def _handed_over(self, places: Sequence[int], made: VideoBatch | None, maker_rank: int) -> list[Window]:
+        """made: the batch, on the rank that has made it."""
+        maker, batch = self.maker, len(places)
+        if made is None:
+            z_BCTHW = torch.zeros(batch, *self._shape(places[0]), dtype=maker.dtype)
+            text_BSE = torch.zeros(batch, maker.run.text.max_tokens, maker.text_width)
+            attempts_B = torch.zeros(batch, dtype=torch.int64)
+        else:
+            z_BCTHW = made.pixels_B3THW
+            text_BSE = maker.encode_text([sample.caption for sample in made.samples])
+            attempts_B = torch.tensor([sample.attempt for sample in made.samples])
+        hand_over([z_BCTHW, text_BSE, attempts_B], self._mesh, maker_rank)
+        samples = [self.plan.sample(*pair) for pair in zip(places, attempts_B.tolist(), strict=True)]
+        return [_window(*parts) for parts in zip(samples, z_BCTHW, text_BSE, strict=True)]
+
+    def _shape(self, place: int) -> Shape:
+        sample = self.plan.sample(place)
+        data = replace(self.maker.run.data, num_frames=sample.num_frames)
+        return latent_shape(data, self.maker.codec, (sample.height_px, sample.width_px))
+
+    def _statistics_of_first(self) -> LatentStatistics:
+        number, world = self.maker.run.latents.statistics_windows, self._mesh.world
+        log.info("whitening statistics of the run's first %d windows (%s)", number, self._kind)
+        mine = range(world.rank(), number, world.size())
+        found = dict[int, LatentStatisticsAccumulator]()
+        for place, batch in zip(mine, self.videos([place] for place in mine), strict=True):
+            z_BCTHW = batch.pixels_B3THW
+            found[place] = LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
+            found[place].update(z_BCTHW)
+        return merged_in_order(found, world).statistics(
+            {"manifest_digest": self.origin.manifest_digest, "num_windows": str(number)}
+        )
+
+    def _kept_statistics(self) -> LatentStatistics | None:
+        """Those of a run that began with this tokenizer and manifest."""
+        run_dir = Path(self.maker.run.run_dir)
+        begun = kept_origin(run_dir)
+        if begun is None or begun.manifest_digest not in ("", self.origin.manifest_digest):
+            return None
+        return kept_statistics(run_dir, self._kind)
+
+
+def open_filled(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> dict[Kind, FilledWindows]:
+    """The streams of a run that encodes its windows itself, ready to be trained on. Called on all ranks."""
+    streams = plan_filled(run, mesh)
+    for stream in streams.values():
+        stream.take_statistics()
+    return streams
+
+
+def plan_filled(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> dict[Kind, FilledWindows]:
+    """The same without statistics: of videos, and of images where the run has a share of them."""
+    parts, size = read_parts(run.data, "train", verify=mesh.is_main), run.train.global_batch_size
+    plans: dict[Kind, SamplePlan] = {"video": SamplePlan(parts, run.seed, run.data, group_size=size)}
+    if run.image_share:
+        images = size * run.images_per_video
+        plans["image"] = SamplePlan(parts, run.seed, run.data, image_share=1.0, group_size=images)
+    maker = WindowMaker(run, plans["video"].parts, mesh)
+    begun = kept_origin(Path(run.run_dir))
+    if begun is not None:
+        require_tokenizer(run, begun, maker.tokenizer_digest)
+    return {kind: FilledWindows(maker, plan, mesh, kind=kind) for kind, plan in plans.items()}
+
+
+def latent_shape(
+    data: DataConfig, codec: TokenizerConfig, size_px: tuple[int, int] | None = None
+) -> tuple[int, int, int, int]:
+    """[C, T, H, W] of the data section's windows; of codes C is 1. size_px: height and width, where there are several
+    sizes."""
+    channels = codec.latent_channels if codec.kind == "continuous" else 1
+    size_px = size_px or (data.height_px, data.width_px)
+    return (channels, codec.latent_frames(data.num_frames), *codec.latent_size(*size_px))
+
+
+def _reads_text(run: WorldDiTRun | WorldARRun) -> bool:
+    return isinstance(run, WorldDiTRun) or run.model.cross_attention
+
+
+def _window(sample: Sample, z_CTHW: Tensor, text_SE: Tensor) -> Window:
+    inner = sample.inner
+    place = None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px)
+    return Window(
+        z_CTHW=z_CTHW,
+        text_SE=text_SE,
+        fps=sample.fps,
+        padding_1HW=padding_cells(place, z_CTHW.shape[2:], (sample.height_px, sample.width_px)),
+        caption=sample.caption,
+    )

@@ -1,0 +1,102 @@
+"""What a world model is trained on: windows of clips, encoded, with all that is known of them.
+
+C latent channels; T, H, W latent frames, rows, columns; S text tokens; E width of a text state.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cosmos_tok.whitening import LatentStatistics
+
+Kind = Literal["image", "video"]
+KINDS: tuple[Kind, Kind] = ("image", "video")
+Shape = tuple[int, ...]
+"""[C, T, H, W]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """What a tokenizer and a text encoder made of a window, and what its clip says of these frames."""
+
+    z_CTHW: Tensor
+    """Latents, not whitened; or codes, with C = 1."""
+    text_SE: Tensor
+    """States of the caption; zeros may follow those of its tokens."""
+    fps: float
+    """Frames per second of the window, its stride counted in."""
+    padding_1HW: Tensor
+    """1 where a latent cell is padding."""
+    caption: str
+    """Of the window's own frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """The windows of a micro-batch, all of one kind and shape."""
+
+    kind: Kind
+    windows: list[Window]
+    numbers: Sequence[int]
+    """Of each among all windows of this kind's steps: what its randomness is drawn by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowFacts:
+    """What is known of all windows of a stream before one is read."""
+
+    where: str
+    """What they come from, as messages name it."""
+    shapes: Mapping[Shape, Fraction]
+    """[C, T, H, W] of windows, and their share of all. The windows of a step have one shape."""
+    num_codes: int | None
+    """Codes of the tokenizer, or as many as are known to be used; None: windows are latents and no codes."""
+    text_width: int | None
+    """E; None where the encoder alone knows it."""
+    statistics: LatentStatistics | None
+    """What latents are whitened with."""
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of every window."""
+        return next(iter(self.shapes))[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where the windows of a run come from."""
+
+    tokenizer_digest: str
+    manifest_digest: str = ""
+    """Empty: the run does not say."""
+    fps: float
+    """Frames per second of one of them."""
+
+
+class WindowStream(Protocol):
+    """The windows of one kind in the run's order, which has no end; their places are counted from 0."""
+
+    digest: str
+    """Names what places point into."""
+    facts: WindowFacts
+    origin: Origin
+    """What a run keeps of them (cosmos_train.windows.kept)."""
+
+    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
+        """Those at these places, a list after the other. Called on every rank, with what its own samples are."""
+        ...
+
+
+def stack_latents(windows: Sequence[Window]) -> Tensor:
+    """[B, C, T, H, W], as the tokenizer gave them."""
+    return torch.stack([window.z_CTHW for window in windows])
+
+
+def stack_text(windows: Sequence[Window], max_tokens: int) -> Tensor:
+    """[B, S, E]: text states followed by zeros, as the model sees every prompt."""
+    return torch.stack([F.pad(window.text_SE, (0, 0, 0, max_tokens - len(window.text_SE))) for window in windows])
