@@ -25,6 +25,7 @@ SOURCE_ROOTS = {
 LAYERS = [
     ["cosmos_launch"],
     ["cosmos_train.recipes"],
+    ["cosmos_train.windows"],
     ["cosmos_train.interop"],
     [
         "cosmos_train.train",
