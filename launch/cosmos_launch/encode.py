@@ -187,7 +187,7 @@ class _ShardMaker:
         so a kill loses a shard and these."""
         made, done = [], 0
         with (
-            closing(map_ahead(self._decode, self._batches(shards), _batches_ahead(self._run.data))) as decoded,
+            closing(map_ahead(self._decode, self._batches(shards), batches_ahead(self._run.data))) as decoded,
             closing(make_ahead(map(self._encode, decoded), 2)) as encoded,
         ):
             for shard, z_BCTHW in encoded:
@@ -260,7 +260,7 @@ class _ShardMaker:
         )
 
 
-def _batches_ahead(data: DataConfig) -> int:
+def batches_ahead(data: DataConfig) -> int:
     """That may be decoded before they are encoded: one at least."""
     windows_bytes = WINDOWS_AT_ONCE * 3 * data.num_frames * max(height * width for height, width in data.sizes_px)
     return max(1, min(data.prefetch_batches, data.memory_mib * MIB // windows_bytes))
