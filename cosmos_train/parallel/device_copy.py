@@ -67,7 +67,7 @@ class DeviceCopier:
         fetched = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into memory that torch pins
         if self._copies is not None:
             copied = torch.cuda.Event(blocking=True)  # sleeps, where others would keep a core busy
-            copied.record(torch.cuda.current_stream(self._device))
+            copied.record(torch.cuda.current_stream(self._copies.device))
             copied.synchronize()
         return fetched
 

@@ -23,7 +23,7 @@ from cosmos_data import latent_shards, text_shards
 from cosmos_data.clip import Split
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.errors import DataError
+from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
 from cosmos_data.manifest import Manifest
@@ -226,7 +226,10 @@ class _ShardMaker:
 
     def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
         shard, samples = of
-        return shard, self._encoder.send(self._decoder.decode(samples)) if samples else None
+        try:
+            return shard, self._encoder.send(self._decoder.decode(samples)) if samples else None
+        except ClipError as error:
+            raise DataError(f"{error}; repair that video, or build the manifest without it") from error
 
     def _encode(self, of: tuple[_Shard, Sent | None]) -> tuple[_Shard, Tensor | None]:
         shard, pixels = of

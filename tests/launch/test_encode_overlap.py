@@ -4,6 +4,7 @@ of them is told in its own words, and leaves no thread behind."""
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cosmos_data.build import build_manifest
 from cosmos_data.decode import PyAVDecoder
 from cosmos_data.latent_shards import LatentShard
 from cosmos_launch.cli import main
+from cosmos_launch.encode import batches_ahead
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 from cosmos_train.config.load import to_yaml
@@ -26,6 +28,11 @@ WINDOWS_PER_SHARD = 4
 """One batch."""
 DECODED_AHEAD, ENCODED_AHEAD = 2, 2
 """Batches; the first as data.prefetch_batches has it."""
+
+NO_VIDEO = (
+    "cannot be decoded near frame 0 (Invalid data found when processing input); repair that video, or build the "
+    "manifest without it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +126,7 @@ def bar_the_way(inputs: Path, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "code", "said", "num_shards"),
     [
-        (damage_a_video, 2, "second.mp4 cannot be decoded near frame 0 (Invalid data found", 3 * 8 / WINDOWS_PER_SHARD),
+        (damage_a_video, 2, f"second.mp4 {NO_VIDEO}", 3 * 8 / WINDOWS_PER_SHARD),
         (let_the_tokenizer_overflow, 1, "the tokenizer encodes a window to NaN or infinity", 0),
         (bar_the_way, 2, "can not be written (File exists); name another folder", 0),
     ],
@@ -141,3 +148,11 @@ def test_an_error_of_a_thread_is_told_as_it_is(
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_batches_ahead_fit_into_memory(inputs: Path, tmp_path: Path):
+    data = filled_run.make_run(inputs, tmp_path, tmp_path).data
+    large = replace(data, num_frames=121, height_px=704, width_px=1280, prefetch_batches=8)  # 4 windows: 1,248 MiB
+    assert batches_ahead(large) == 3 == 4096 * 2**20 // (4 * 3 * 121 * 704 * 1280)
+    assert batches_ahead(replace(large, memory_mib=100)) == 1, "one at least"
+    assert batches_ahead(replace(data, prefetch_batches=5)) == 5
