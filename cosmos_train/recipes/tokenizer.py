@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class TokenizerTask:
         self.pieces = [self.model]
         self.terms = ReconstructionTerms(run.loss, mesh.device, dtype)
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[PixelBatch]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Generator[PixelBatch, None, None]:
         """Decoded and copied ahead. Clips that can not be decoded are replaced and remembered."""
         quarantine, copier = Path(self.run.run_dir) / QUARANTINE, DeviceCopier(self.mesh.device)
         loader = VideoBatches(self.plan, self.decoder, micro_batches, quarantine=quarantine)
