@@ -60,9 +60,10 @@ class NoiseDraw:
     drop_condition_B: Tensor
     drop_text_B: Tensor
 
-    def to(self, device: torch.device) -> "NoiseDraw":
-        """The same draw on a device."""
-        return NoiseDraw(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of it, in the order of the fields."""
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 def draw_noise(

@@ -19,6 +19,7 @@ from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.flops import world_ar_cost
 from cosmos_train.objectives.next_token import by_frame, counts, next_token_loss, sequence
+from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
@@ -76,14 +77,18 @@ class WorldARTask:
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[TokenBatch]:
         """Codes of the planned windows and images."""
-        return make_ahead(map(self._tokens, self.source.batches(micro_batches)))
+        copier, has_text = DeviceCopier(self.mesh.device), self.run.model.cross_attention
 
-    def _tokens(self, batch: WindowBatch) -> TokenBatch:
-        run, device = self.run, self.mesh.device
-        codes_BTHW = stack_latents(batch.windows).to(device)[:, 0]
-        has_text = run.model.cross_attention
-        text_BSE = stack_text(batch.windows, run.text.max_tokens).to(device) if has_text else None
-        return TokenBatch.of(codes_BTHW, text_BSE, run)
+        def sent(batch: WindowBatch) -> Sent:
+            text_BSE = [stack_text(batch.windows, self.run.text.max_tokens)] if has_text else []
+            return copier.send([stack_latents(batch.windows)[:, 0], *text_BSE])
+
+        # The first stage of a pipeline is so many micro-batches ahead of the last.
+        ahead = make_ahead(map(sent, self.source.batches(micro_batches)), 2 * self.mesh.pp.size())
+        return (self._tokens(*sent_batch.wait()) for sent_batch in ahead)
+
+    def _tokens(self, codes_BTHW: Tensor, text_BSE: Tensor | None = None) -> TokenBatch:
+        return TokenBatch.of(codes_BTHW, text_BSE, self.run)
 
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None

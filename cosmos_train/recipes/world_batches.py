@@ -1,7 +1,7 @@
 """What a diffusion world model's run reads: whitened latents of videos and of images, each with its noise."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.flops import num_tokens
 from cosmos_train.objectives.edm import NoiseDraw, draw_noise
+from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.windows.ahead import make_ahead
 from cosmos_train.windows.source import WindowSource
 from cosmos_train.windows.window import Kind, WindowBatch, WindowFacts, stack_latents, stack_text
@@ -18,7 +19,7 @@ from cosmos_train.windows.window import Kind, WindowBatch, WindowFacts, stack_la
 
 @dataclass(frozen=True, slots=True)
 class WorldBatch:
-    """A micro-batch, all of one kind, on this rank's device."""
+    """A micro-batch, all of one kind."""
 
     kind: Kind
     x0_BCTHW: Tensor
@@ -30,36 +31,49 @@ class WorldBatch:
     """1 where a latent cell is padding."""
     draw: NoiseDraw
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        return [self.x0_BCTHW, self.text_BSE, self.padding_B1HW, *self.draw.tensors]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "WorldBatch":
+        """The same batch, on another device: of copies of its tensors, in their order."""
+        x0_BCTHW, text_BSE, padding_B1HW, *of_draw = tensors
+        draw = NoiseDraw(*of_draw)
+        return replace(self, x0_BCTHW=x0_BCTHW, text_BSE=text_BSE, padding_B1HW=padding_B1HW, draw=draw)
+
 
 class WorldBatches:
     """Which latents and which noise each sample of the run has."""
 
-    def __init__(self, run: WorldDiTRun, source: WindowSource, device: torch.device) -> None:
-        self.run, self.source, self.device = run, source, device
+    def __init__(self, run: WorldDiTRun, source: WindowSource, device: torch.device, *, num_stages: int = 1) -> None:
+        """num_stages: of the pipeline, whose first one is so many micro-batches ahead of the last."""
+        self.run, self.source = run, source
+        self._copier, self._num_ahead = DeviceCopier(device), 2 * num_stages
         for facts in source.facts.values():
             check_fits(run.model, facts)
         check_condition_frames(run, source.facts["video"])
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
         """Micro-batches of sample indices, each of one step of the run -> what they are trained on, made ahead."""
-        return make_ahead(self.with_noise(batch) for batch in self.source.batches(micro_batches))
+        made = map(self.with_noise, self.source.batches(micro_batches))
+        ahead = make_ahead(((batch, self._copier.send(batch.tensors)) for batch in made), self._num_ahead)
+        return (batch.with_tensors(sent.wait()) for batch, sent in ahead)
 
     def with_noise(self, batch: WindowBatch) -> WorldBatch:
-        """Whitened, and each window with the draw of its number; texts that the draw drops are zeros."""
-        run, device = self.run, self.device
-        z_BCTHW = stack_latents(batch.windows).to(device, torch.float32)
+        """Whitened, and each window with the draw of its number; texts that the draw drops are zeros. On the CPU."""
+        run, z_BCTHW = self.run, stack_latents(batch.windows).float()
         shape_CTHW, stream = z_BCTHW.shape[1:], "noise" if batch.kind == "video" else "image noise"
         draw = draw_noise(run.objective, seed=run.seed, indices=batch.numbers, shape_CTHW=shape_CTHW, stream=stream)
-        draw = draw.to(device)
         statistics = self.source.facts[batch.kind].statistics
         assert statistics is not None, "check_fits: these windows are latents"
-        text_BSE = stack_text(batch.windows, run.text.max_tokens).to(device)
+        text_BSE = stack_text(batch.windows, run.text.max_tokens)
         return WorldBatch(
             kind=batch.kind,
             x0_BCTHW=statistics.whiten(z_BCTHW) * run.objective.sigma_data,
             text_BSE=text_BSE * (~draw.drop_text_B)[:, None, None],
             fps_B=[window.fps for window in batch.windows],
-            padding_B1HW=torch.stack([window.padding_1HW for window in batch.windows]).to(device),
+            padding_B1HW=torch.stack([window.padding_1HW for window in batch.windows]),
             draw=draw,
         )
 

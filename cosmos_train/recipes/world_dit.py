@@ -31,7 +31,7 @@ class WorldDiTTask:
         self.run, self.mesh = run, mesh
         self.source = open_source(run, mesh)
         self.data_digest = self.source.digest
-        self._batches = WorldBatches(run, self.source, mesh.device)
+        self._batches = WorldBatches(run, self.source, mesh.device, num_stages=mesh.pp.size())
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training

@@ -27,7 +27,6 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, SamplePlan, read_parts
 from cosmos_data.window_cache import WindowCache
 from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
@@ -37,6 +36,7 @@ from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import hand_over
 from cosmos_train.train.checkpoint import from_main
+from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import kept_origin, kept_statistics, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import merged_in_order
 from cosmos_train.windows.window import Kind, Origin, Shape, Window, WindowFacts
@@ -47,12 +47,9 @@ log = logging.getLogger(__name__)
 class EncodingDecoder:
     """A decoder (cosmos_data.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
 
-    def __init__(
-        self, decoder: Decoder, tokenizer: CausalVideoTokenizer, cache: WindowCache, device: torch.device
-    ) -> None:
-        self._decoder, self._cache, self._device = decoder, cache, device
-        self._tokenizer = tokenizer.eval().to(device)
-        self._lock = Lock()
+    def __init__(self, decoder: Decoder, encoder: WindowEncoder, cache: WindowCache) -> None:
+        self._decoder, self._encoder, self._cache = decoder, encoder, cache
+        self._counting = Lock()
         self.num_encoded = 0
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
@@ -66,17 +63,11 @@ class EncodingDecoder:
             except ClipError as error:
                 raise ClipError(str(error), position=missing[error.position]) from error
             for position, window_3THW in zip(missing, pixels_B3THW, strict=True):
-                found[position] = self._encode(window_3THW).to(self._cache.dtype).cpu()
+                found[position] = self._encoder.encode_one(window_3THW)
                 self._cache.write(samples[position], found[position])
+            with self._counting:
+                self.num_encoded += len(missing)
         return torch.stack([found[position] for position in range(len(samples))])
-
-    @torch.no_grad()
-    def _encode(self, window_3THW: Tensor) -> Tensor:
-        """Alone: kernels may round a batch differently from its parts. Several batches are made at a time."""
-        with self._lock:
-            self.num_encoded += 1
-            z_BCTHW = self._tokenizer.encode(to_unit_range(window_3THW[None].to(self._device)))
-            return z_BCTHW[0] if self._cache.dtype.is_floating_point else self._tokenizer.indices(z_BCTHW)
 
 
 class WindowMaker:
@@ -88,10 +79,11 @@ class WindowMaker:
         folder, tokenizer_folder = Path(run.latents.folder), Path(run.latents.tokenizer)
         tokenizer, self.codec = load_tokenizer(tokenizer_folder)
         self.tokenizer_digest = from_main(mesh, lambda: tokenizer_digest(tokenizer_folder))
-        self.dtype = torch.float32 if self.codec.kind == "continuous" else torch.int32
+        encoder = WindowEncoder(tokenizer, mesh.device, as_codes=self.codec.kind == "discrete")
+        self.dtype = encoder.dtype
         limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
         cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
-        self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), tokenizer, cache, mesh.device)
+        self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), encoder, cache)
         self.text_width = run.model.text_width if _reads_text(run) else 0
         self._text = None
         if self.text_width:

@@ -8,18 +8,22 @@ holds codes, which need none. The index comes last: the cache is complete or abs
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cosmos_data import latent_shards, text_shards
+from cosmos_data.clip import Split
+from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.errors import DataError
+from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
 from cosmos_data.manifest import Manifest
@@ -28,7 +32,6 @@ from cosmos_data.shard_file import remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_launch.progress import progress
-from cosmos_launch.window_encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
@@ -36,9 +39,12 @@ from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.recipes.world_dit import text_identity
+from cosmos_train.windows.ahead import make_ahead, map_ahead
+from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import STATISTICS
 
@@ -118,6 +124,33 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
     return 0
 
 
+@dataclass(kw_only=True, slots=True)
+class _Shard:
+    """A planned shard, as far as it is made."""
+
+    split: Split
+    samples: list[Sample]
+    text: TextShard
+    key: str
+    found: LatentShard | None
+    """Where it was there already."""
+    parts: list[Tensor] = field(default_factory=list)
+    """Latents [B, C, T, H, W] of its first windows."""
+    statistics: LatentStatisticsAccumulator | None = None
+
+    def add(self, z_BCTHW: Tensor) -> None:
+        """Keep the latents of the next windows, and count them in where statistics are taken."""
+        self.parts.append(z_BCTHW)
+        if self.split == "train" and z_BCTHW.is_floating_point():
+            self.statistics = self.statistics or LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
+            self.statistics.update(z_BCTHW)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no window is missing."""
+        return self.found is not None or sum(map(len, self.parts)) == len(self.samples)
+
+
 class _ShardMaker:
     """One process's."""
 
@@ -132,7 +165,6 @@ class _ShardMaker:
     ) -> None:
         self._run, self._folder, self._metadata, self._mesh = run, folder, metadata, mesh
         self._encoder, self._decoder = encoder, decoder
-        self._done = 0
         for name in (latent_shards.FOLDER, text_shards.FOLDER):
             remove_abandoned(folder / name)
 
@@ -145,28 +177,63 @@ class _ShardMaker:
         """(line of the index, statistics) of each."""
         total = sum(len(shard.numbers) for shard in shards)
         if not self._mesh.is_main:
-            return [self._make(shard, lambda done: None) for shard in shards]
+            return self._make(shards, lambda done: None)
         ranks = self._mesh.dp.size()
         with progress("tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes", "windows") as advance:
-            return [self._make(shard, lambda done: advance(done, total)) for shard in shards]
+            return self._make(shards, lambda done: advance(done, total))
 
-    def _make(self, shard: PlannedShard, tell: Callable[[int], None]) -> tuple[ShardEntry, Any]:
-        samples = shard.samples()
+    def _make(self, shards: list[PlannedShard], tell: Callable[[int], None]) -> list[tuple[ShardEntry, Any]]:
+        """While a shard is written, the next one's first two batches are encoded and further ones decoded, and no more:
+        so a kill loses a shard and these."""
+        made, done = [], 0
+        with (
+            closing(map_ahead(self._decode, self._batches(shards), batches_ahead(self._run.data))) as decoded,
+            closing(make_ahead(map(self._encode, decoded), 2)) as encoded,
+        ):
+            for shard, z_BCTHW in encoded:
+                if z_BCTHW is not None:
+                    shard.add(z_BCTHW)
+                done += len(shard.samples if z_BCTHW is None else z_BCTHW)
+                tell(done)
+                if shard.is_whole:
+                    latents = self._write(shard) if shard.found is None else shard.found
+                    made.append((entry_of(self._folder, latents, shard.text), latents.statistics))
+        return made
+
+    def _batches(self, shards: Iterable[PlannedShard]) -> Iterator[tuple[_Shard, list[Sample]]]:
+        """What is to be decoded of each shard, in order; of one that is there, nothing."""
+        for shard in map(self._name, shards):
+            if shard.found is not None:
+                yield shard, []
+                continue
+            for start in range(0, len(shard.samples), WINDOWS_AT_ONCE):
+                yield shard, shard.samples[start : start + WINDOWS_AT_ONCE]
+
+    def _name(self, planned: PlannedShard) -> _Shard:
+        samples = planned.samples()
         text = self._text([sample.caption for sample in samples])
         key = shard_key(
             samples,
-            split=shard.split,
+            split=planned.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
             dtype=self._encoder.dtype,
             text=text.file.path.stem,
         )
+        found = None
         if latent_path(self._folder, key).exists():
-            latents = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
-        else:
-            latents = self._latents(key, shard, samples, text, tell)
-        self._done += len(samples)
-        tell(self._done)
-        return entry_of(self._folder, latents, text), latents.statistics
+            found = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
+        return _Shard(split=planned.split, samples=samples, text=text, key=key, found=found)
+
+    def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
+        shard, samples = of
+        try:
+            return shard, self._encoder.send(self._decoder.decode(samples)) if samples else None
+        except ClipError as error:
+            raise DataError(f"{error}; repair that video, or build the manifest without it") from error
+
+    def _encode(self, of: tuple[_Shard, Sent | None]) -> tuple[_Shard, Tensor | None]:
+        shard, pixels = of
+        return shard, None if pixels is None else self._encoder.encode(pixels)
 
     def _text(self, captions: list[str]) -> TextShard:
         captions = list(dict.fromkeys(captions))
@@ -182,28 +249,24 @@ class _ShardMaker:
             states[caption] = encoded.states_BSE[0, : int(encoded.length_B[0])]
         return write_text_shard(self._folder, self._metadata.text_encoder, states)
 
-    def _latents(
-        self, key: str, shard: PlannedShard, samples: list[Sample], text: TextShard, tell: Callable[[int], None]
-    ) -> LatentShard:
-        parts, statistics = [], None
-        for start in range(0, len(samples), WINDOWS_AT_ONCE):
-            z_BCTHW = self._encoder.encode(self._decoder.decode(samples[start : start + WINDOWS_AT_ONCE]))
-            parts.append(z_BCTHW)
-            if shard.split == "train" and z_BCTHW.is_floating_point():
-                statistics = statistics or LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
-                statistics.update(z_BCTHW)
-            tell(self._done + start + len(z_BCTHW))
-        row_of = {text.caption(row): row for row in range(len(text.file))}
+    def _write(self, shard: _Shard) -> LatentShard:
+        row_of = {shard.text.caption(row): row for row in range(len(shard.text.file))}
         return latent_shards.write_latent_shard(
             self._folder,
-            key,
-            [_row(sample, row_of[sample.caption]) for sample in samples],
-            torch.cat(parts),
+            shard.key,
+            [_row(sample, row_of[sample.caption]) for sample in shard.samples],
+            torch.cat(shard.parts),
             split=shard.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
-            text=text.file.path.stem,
-            statistics=None if statistics is None else statistics.to_lists(),
+            text=shard.text.file.path.stem,
+            statistics=None if shard.statistics is None else shard.statistics.to_lists(),
         )
+
+
+def batches_ahead(data: DataConfig) -> int:
+    """That may be decoded before they are encoded: one at least."""
+    windows_bytes = WINDOWS_AT_ONCE * 3 * data.num_frames * max(height * width for height, width in data.sizes_px)
+    return max(1, min(data.prefetch_batches, data.memory_mib * MIB // windows_bytes))
 
 
 def _row(sample: Sample, text_row: int) -> WindowRow:

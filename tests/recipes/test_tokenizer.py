@@ -94,6 +94,12 @@ def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path:
         assert values == pytest.approx(training.steps(tmp_path / "1")[step], rel=1e-3, abs=1e-5), step
 
 
+def test_batches_are_sent_ahead_until_the_caller_stops(ranks: Callable[[int], RankPool], manifest: Path):
+    num_threads, left = ranks(1).run(tiny_tokenizer.threads_of_batches, manifest)[0]
+    assert num_threads >= 2, "one that sends, and those that decode"
+    assert not left
+
+
 def test_the_log_says_what_each_term_did(uninterrupted: Path):
     steps = training.steps(uninterrupted)
     assert {frozenset(values) for values in steps.values()} == {frozenset(steps[1])}

@@ -1,6 +1,7 @@
 """A tiny tokenizer with a discriminator on real footage, and what tests ask of it on every rank."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,20 @@ def sizes_of_batches(manifest: Path, settings: dict[str, Any], num_steps: int) -
     task, size = TokenizerTask(run, init.start(run.parallel, seed=run.seed)), run.train.global_batch_size
     batches = task.batches(range(step * size, (step + 1) * size) for step in range(num_steps))
     return [tuple(batch.pixels_B3THW.shape[2:]) for batch in batches]
+
+
+def threads_of_batches(manifest: Path) -> tuple[int, list[str]]:
+    """How many threads make batches while the first is used, and the names of those that are left when the caller wants
+    no more."""
+    run = make_run(manifest, Path("unused"))
+    task, before = TokenizerTask(run, init.start(run.parallel, seed=run.seed)), set(threading.enumerate())
+    batches = task.batches([index] for index in range(100))
+    next(batches)
+    started = set(threading.enumerate()) - before
+    batches.close()
+    for thread in started | set(threading.enumerate()) - before:
+        thread.join(0 if thread.name.startswith("ThreadPool") else 10)  # a decoder's end by themselves
+    return len(started), [thread.name for thread in set(threading.enumerate()) - before]
 
 
 def saved(manifest: Path, run_dir: Path, averaged: bool) -> dict[str, Tensor]:
