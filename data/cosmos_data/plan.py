@@ -161,7 +161,8 @@ class SamplePlan:
         start, top, left, flip = philox_words(self._key, index, attempt, WINDOW, count=4)
         height_px, width_px = config.sizes_px[bucket]
         box_height_px, box_width_px = box_size(clip, config, height_px, width_px)
-        conditioned = row.camera is not None or row.action is not None or row.ego_trajectory is not None
+        has_camera = any(pictures.camera is not None for pictures in (row, *row.views))
+        conditioned = has_camera or row.action is not None or row.ego_trajectory is not None
         return Sample(
             index=index,
             attempt=attempt,
