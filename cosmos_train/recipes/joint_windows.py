@@ -53,7 +53,7 @@ class CachedWindows:
 def read_window(store: LatentStore, k: int) -> Window:
     """The k-th of a cache."""
     window = store.window(k)
-    return Window(**{name: window[name] for name in ("z_CTHW", "text_SE", "fps", "padding_1HW")})
+    return Window(z_CTHW=window.z_CTHW, text_SE=window.text_SE, fps=window.fps, padding_1HW=window.padding_1HW)
 
 
 @dataclass(frozen=True, slots=True)

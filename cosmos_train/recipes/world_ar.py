@@ -171,18 +171,18 @@ def check_fits(model: WorldARConfig, store: LatentStore) -> None:
     """The cache must hold codes of the model's vocabulary. Raises ConfigError."""
     channels, *_ = store.latent_shape
     first = store.window(0)
-    if first["z_CTHW"].is_floating_point() or channels != 1:
+    if first.z_CTHW.is_floating_point() or channels != 1:
         raise ConfigError(
-            f"latents.folder={store.folder} holds latents of {channels} channels in {first['z_CTHW'].dtype}, but an "
+            f"latents.folder={store.folder} holds latents of {channels} channels in {first.z_CTHW.dtype}, but an "
             "autoregressive model reads the codes of a discrete tokenizer; tokenize with a DV tokenizer"
         )
-    largest = int(first["z_CTHW"].max())
+    largest = int(first.z_CTHW.max())
     if largest >= model.vocab_size:
         raise ConfigError(
             f"model.vocab_size={model.vocab_size}, but the latent cache {store.folder} has code {largest}; set the "
             "product of the tokenizer's fsq_levels"
         )
-    text_width = first["text_SE"].shape[1]
+    text_width = first.text_SE.shape[1]
     if model.cross_attention and model.text_width != text_width:
         raise ConfigError(
             f"model.text_width={model.text_width}, but the latent cache {store.folder} has {text_width}; set "

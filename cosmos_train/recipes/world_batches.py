@@ -106,7 +106,7 @@ def check_codec(run: WorldDiTRun, codec: TokenizerConfig) -> None:
 def check_fits(model: DiTConfig, store: LatentStore) -> None:
     """The latent cache must be of the sizes that the model takes. Raises ConfigError."""
     channels, *latent_THW = store.latent_shape
-    text_width = store.window(0)["text_SE"].shape[1]
+    text_width = store.window(0).text_SE.shape[1]
     for key, configured, found in (
         ("latent_channels", model.latent_channels, channels),
         ("text_width", model.text_width, text_width),

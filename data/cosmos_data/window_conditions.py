@@ -7,12 +7,19 @@ rays go through x + 0.5. A principal point that was counted from the first pixel
 where the manifest is made.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from cosmos_data.conditions import Action, Camera, EgoTrajectory
 from cosmos_data.errors import DataError
+from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample
+from cosmos_data.rows import RECORDS, SCHEMA, record
 from cosmos_data.window import Box
+
+COLUMNS = [SCHEMA.field(name) for name in (*RECORDS, "view")]
+"""Of a table of windows, as a manifest has them of clips."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +39,10 @@ class WindowConditions:
 
     view: str = ""
     """Name of the camera, where the clip has several."""
+
+
+BARE = WindowConditions()
+"""Nothing is known."""
 
 
 def conditions_of(sample: Sample) -> WindowConditions:
@@ -57,6 +68,21 @@ def conditions_of(sample: Sample) -> WindowConditions:
     is_bare = found.camera is None and found.action is None and found.ego_trajectory is None
     assert is_bare or not sample.flip, "conditions do not hold in a mirrored picture, and the plan mirrors no such clip"
     return found
+
+
+def conditions_said(manifest: Manifest) -> str:
+    """Names of the conditions that some of its clips have."""
+    return " ".join(column.name for column in COLUMNS if manifest.says(column.name))
+
+
+def from_columns(values: Mapping[str, Any]) -> WindowConditions:
+    """Of a row with COLUMNS, or of one of a table that has none of them."""
+    records = {
+        name: record(kind, values[name], 0, f"{name}.")
+        for name, kind in RECORDS.items()
+        if values.get(name) is not None
+    }
+    return WindowConditions(**records, view=values.get("view", ""))
 
 
 def _camera_of(camera: Camera, sample: Sample) -> Camera:

@@ -41,5 +41,5 @@ def unigram_nll(store: LatentStore, vocab_size: int) -> Tensor:
     """-ln of each code's share of the training windows: [V] in fp64."""
     times_V = torch.ones(vocab_size, dtype=torch.float64)
     for k in store.indices("train"):
-        times_V += torch.bincount(store.window(k)["z_CTHW"].flatten().long(), minlength=vocab_size)
+        times_V += torch.bincount(store.window(k).z_CTHW.flatten().long(), minlength=vocab_size)
     return -(times_V / times_V.sum()).log()

@@ -12,7 +12,7 @@ from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, cover_windows
-from cosmos_data.shard_plan import Windows, choose_windows, plan_shards, shard_key
+from cosmos_data.shard_plan import WindowGroup, Windows, choose_windows, plan_shards, shard_key
 
 CONFIG = DataConfig(manifest="unused", num_frames=5, height_px=16, width_px=24)
 
@@ -38,8 +38,13 @@ def clip_of(number: int, **changed: Any) -> Clip:
 MANIFEST = Manifest(clip_of(number) for number in range(5))
 
 
-def choose(manifest: Manifest = MANIFEST, config: DataConfig = CONFIG, **changed: Any) -> dict[Split, Windows]:
+def groups_of(manifest: Manifest = MANIFEST, config: DataConfig = CONFIG, **changed: Any) -> list[WindowGroup]:
     return choose_windows(manifest, config, **{"hop_frames": 3, "planned_per_clip": 0, "seed": 3} | changed)
+
+
+def choose(manifest: Manifest = MANIFEST, config: DataConfig = CONFIG, **changed: Any) -> dict[Split, Windows]:
+    """Of one size."""
+    return {group.split: group.windows for group in groups_of(manifest, config, **changed)}
 
 
 def without_number(sample: Sample) -> Sample:
@@ -67,23 +72,24 @@ def test_planned_windows_of_training_clips():
 
 @pytest.mark.parametrize("per_shard", [1, 4, 1000])
 def test_each_window_is_in_one_shard(per_shard: int):
-    windows = choose()
-    shards = plan_shards(windows, per_shard)
+    windows, length = choose(), {(16, 24): per_shard}
+    shards = plan_shards(groups_of(), length)
     assert max(len(shard.numbers) for shard in shards) <= per_shard
     assert [shard.split for shard in shards] == sorted((shard.split for shard in shards), reverse=True), "train first"
     for split, wanted in windows.items():
         numbers = [number for shard in shards if shard.split == split for number in shard.numbers]
         assert numbers == list(range(len(wanted)))
-    assert [shard.samples() for shard in shards] == [shard.samples() for shard in plan_shards(choose(), per_shard)]
+    assert [shard.samples() for shard in shards] == [shard.samples() for shard in plan_shards(groups_of(), length)]
 
 
 def key(samples: list[Sample], **changed: Any) -> str:
     said: dict[str, Any] = {"split": "train", "tokenizer_digest": "a", "dtype": torch.float32, "text": "t"}
+    said["size_px"] = None
     return shard_key(samples, **said | changed)
 
 
 def test_a_key_names_what_a_shard_is_a_function_of():
-    [shard, *_] = plan_shards(choose(), 4)
+    [shard, *_] = plan_shards(groups_of(), {(16, 24): 4})
     samples = shard.samples()
     keys = {
         key(samples),

@@ -12,7 +12,7 @@ from cosmos_launch.perplexity import unigram_nll
 def test_shares_of_codes_with_one_more_for_each(tmp_path: Path):
     store = LatentStore(tiny_ar.write_cache(tmp_path / "cache", shape_THW=(2, 2, 2), num_windows=6))
     vocab_size = tiny_ar.MODEL.vocab_size + 1  # one that never comes
-    codes = torch.cat([store.window(number)["z_CTHW"].flatten() for number in store.indices("train")])
+    codes = torch.cat([store.window(number).z_CTHW.flatten() for number in store.indices("train")])
     assert len(codes) == 6 * 8
     nll = unigram_nll(store, vocab_size)
     torch.testing.assert_close(nll.exp().reciprocal().sum(), torch.tensor(1.0, dtype=torch.float64))
