@@ -1,6 +1,7 @@
 """A window's camera sees a point where the window shows it; its actions and trajectory are those of its frames."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Part, Sample, SamplePlan, central_sample
 from cosmos_data.transform import fit_frames
-from cosmos_data.window_conditions import WindowConditions, conditions_of
+from cosmos_data.window_conditions import WindowConditions, conditions_of, conditions_said
 
 
 def moving_camera(num_frames: int, height_px: int, width_px: int) -> Camera:
@@ -158,6 +159,22 @@ def test_each_view_has_its_own_camera_and_none_is_mirrored():
 
 def test_of_a_clip_without_any():
     assert conditions_of(sample_of(CLIP)) == WindowConditions()
+
+
+@pytest.mark.parametrize("is_table", [True, False])
+def test_which_conditions_a_manifest_has(is_table: bool, tmp_path: Path):
+    """Read by columns where it is a table, without making its clips."""
+    camera = moving_camera(CLIP.num_frames, 90, 200)
+    for clip, said in (
+        (CLIP, ""),
+        (replace(CLIP, view="front", camera=camera), "camera view"),
+        (with_signals(30.0), "action ego_trajectory"),
+    ):
+        manifest = Manifest([replace(CLIP, clip_id="bare"), clip])
+        if is_table:
+            manifest.write(tmp_path / "m.arrow")
+            manifest = Manifest.read(tmp_path / "m.arrow")
+        assert conditions_said(manifest) == said
 
 
 def test_an_impossible_condition_is_told():
