@@ -28,7 +28,8 @@ class DataConfig:
     """Path of the manifest that lists the clips: an Arrow file; Parquet and JSON lines are read row by row."""
 
     blend: dict[str, float] = field(default_factory=dict)
-    """Further manifests, and how many samples are drawn from each for one sample from `manifest`."""
+    """Further manifests, and how many samples are drawn from each for one sample from `manifest`. A finished latent
+    cache, which has each window once, is of one manifest."""
 
     quarantine: str = ""
     """A JSON lines file that names clips by digest, as a run's quarantine.jsonl does: they are left out."""
