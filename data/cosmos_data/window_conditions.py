@@ -55,7 +55,8 @@ def conditions_of(sample: Sample) -> WindowConditions:
     fault = next(clip.faults(), None)
     if fault is not None:
         raise DataError(
-            f"clip {clip.clip_id}: {fault}; find all such clips with `cosmos-train data check`, and leave them out"
+            f"clip {clip.clip_id}: {fault}; find all such clips with `cosmos-train data check`, and build the manifest "
+            "again, or name them in data.quarantine"
         )
     start_frame = sample.start_frame - clip.start_frame
     span = (sample.num_frames - 1) * sample.frame_stride + 1
