@@ -65,6 +65,11 @@ class NoiseDraw:
         """All of it, in the order of the fields."""
         return [getattr(self, field.name) for field in fields(self)]
 
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "NoiseDraw":
+        """The draw that has these tensors."""
+        return cls(**{field.name: tensor for field, tensor in zip(fields(cls), tensors, strict=True)})
+
 
 def draw_noise(
     config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CTHW: Sequence[int], stream: str = "noise"

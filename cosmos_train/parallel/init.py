@@ -111,11 +111,11 @@ def _replica_group(parallel: ParallelConfig) -> dist.ProcessGroup:
     """The ranks of this one's replica, in megatron-core's order: tp runs fastest, then cp, dp and pp."""
     per_stage, stage_size = parallel.tp * parallel.cp, dist.get_world_size() // parallel.pp
     backend = "fake" if dist.get_backend() == "fake" else "gloo"
-    for first in range(0, stage_size, per_stage):
-        ranks = [stage * stage_size + first + place for stage in range(parallel.pp) for place in range(per_stage)]
-        group = dist.new_group(ranks, backend=backend)  # on all ranks in one order, also of those that are not in it
-        if dist.get_rank() in ranks:
-            own = cast(dist.ProcessGroup, group)
+    ranks = torch.arange(dist.get_world_size()).view(parallel.pp, -1, per_stage).transpose(0, 1).flatten(1).tolist()
+    # Every rank takes part in the making of every group, in one order, also of those that it is not in.
+    groups = [dist.new_group(members, backend=backend) for members in ranks]
+    own = groups[dist.get_rank() % stage_size // per_stage]
+    assert isinstance(own, dist.ProcessGroup)
     _own_groups.append(own)
     return own
 

@@ -39,7 +39,7 @@ class WorldBatch:
     def with_tensors(self, tensors: Sequence[Tensor]) -> "WorldBatch":
         """The same batch, on another device: of copies of its tensors, in their order."""
         x0_BCTHW, text_BSE, padding_B1HW, *of_draw = tensors
-        draw = NoiseDraw(*of_draw)
+        draw = NoiseDraw.of(of_draw)
         return replace(self, x0_BCTHW=x0_BCTHW, text_BSE=text_BSE, padding_B1HW=padding_B1HW, draw=draw)
 
 

@@ -49,6 +49,7 @@ class CachedWindows:
             fps=found.fps,
             padding_1HW=found.padding_1HW,
             caption=found.caption,
+            conditions=found.conditions,
         )
 
     def number(self, place: int) -> int:

@@ -26,6 +26,7 @@ from cosmos_data.loader import QUARANTINE, VideoBatch, VideoBatches
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, SamplePlan, read_parts
 from cosmos_data.window_cache import WindowCache
+from cosmos_data.window_conditions import conditions_of
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import text_encoder_folder
@@ -250,4 +251,5 @@ def _window(sample: Sample, z_CTHW: Tensor, text_SE: Tensor) -> Window:
         fps=sample.fps,
         padding_1HW=padding_cells(place, z_CTHW.shape[2:], (sample.height_px, sample.width_px)),
         caption=sample.caption,
+        conditions=conditions_of(sample),
     )

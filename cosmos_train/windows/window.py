@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_data.window_conditions import WindowConditions
 from cosmos_tok.whitening import LatentStatistics
 
 Kind = Literal["image", "video"]
@@ -34,6 +35,8 @@ class Window:
     """1 where a latent cell is padding."""
     caption: str
     """Of the window's own frames."""
+    conditions: WindowConditions
+    """Camera, actions and path, cut and transformed to the window."""
 
 
 @dataclass(frozen=True, slots=True)

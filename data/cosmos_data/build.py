@@ -306,7 +306,7 @@ def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: 
         captions=tuple(captions),
         views=tuple(views[1:]),
         action=source.action and source.action.part(start_frame, num_frames, fps),
-        ego_trajectory=source.ego_trajectory and source.ego_trajectory.part(start_frame, fps),
+        ego_trajectory=source.ego_trajectory and source.ego_trajectory.part(start_frame, num_frames, fps),
         **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
     )
 

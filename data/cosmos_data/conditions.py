@@ -69,20 +69,23 @@ class Camera:
         yield from _not_finite("camera: extrinsics", self.extrinsics, 12, "frame")
         yield from _no_rotation("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3])
 
-    def part(self, start_frame: int, num_frames: int, of_frames: int) -> "Camera":
-        """Of a shorter clip: frames start_frame .. of the `of_frames` there are."""
+    def part(self, start_frame: int, num_frames: int, of_frames: int, *, frame_stride: int = 1) -> "Camera":
+        """Of a shorter clip: so many frames from start_frame on, every frame_stride-th of the `of_frames` there are."""
+        end_frame = start_frame + (num_frames - 1) * frame_stride + 1
 
         def cut(values: tuple[float, ...], each: int) -> tuple[float, ...]:
             if len(values) != each * of_frames:
                 return values
-            return values[each * start_frame : each * (start_frame + num_frames)]
+            frames = np.reshape(values, (of_frames, each))[start_frame:end_frame:frame_stride]
+            return tuple(frames.ravel().tolist())
 
         return replace(self, intrinsics_px=cut(self.intrinsics_px, 4), extrinsics=cut(self.extrinsics, 12))
 
     def cropped(
         self, *, top_px: int, left_px: int, height_px: int, width_px: int, of_height_px: int, of_width_px: int
     ) -> "Camera":
-        """Of a part of the picture, given in pixels of a video of another size; the intrinsics then refer to it."""
+        """Of a part of the picture, given in pixels of a video of another size; the intrinsics then refer to it. The
+        part may reach beyond the picture: so a picture is scaled and padded."""
         down, right = of_height_px / self.height_px, of_width_px / self.width_px
         shifted = np.reshape(self.intrinsics_px, (-1, 4)) * (right, down, right, down) - (0, 0, left_px, top_px)
         return replace(self, intrinsics_px=tuple(shifted.ravel().tolist()), height_px=height_px, width_px=width_px)
@@ -125,9 +128,9 @@ class Action:
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "Action":
         """Of a shorter clip."""
-        start = num_steps(start_frame, fps, self.rate_hz)
-        end = start + num_steps(num_frames, fps, self.rate_hz)
-        return replace(self, values=self.values[start * len(self.names) : end * len(self.names)])
+        each = len(self.names)
+        start, count = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.values) // each)
+        return replace(self, values=self.values[start * each : (start + count) * each])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,15 +164,22 @@ class EgoTrajectory:
         yield from _not_finite("ego_trajectory: rotations", self.rotations, 9, "step")
         yield from _no_rotation("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)))
 
-    def part(self, start_frame: int, fps: float) -> "EgoTrajectory":
-        """From a later frame on."""
-        start = num_steps(start_frame, fps, self.rate_hz)
+    def part(self, start_frame: int, num_frames: int, fps: float) -> "EgoTrajectory":
+        """Of a shorter clip, and as far past its end as this one goes."""
+        start, _ = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.positions_m) // 3)
         return replace(self, positions_m=self.positions_m[3 * start :], rotations=self.rotations[9 * start :])
 
 
 def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:
     """Steps of a signal that belong to so many frames."""
     return round(num_frames * rate_hz / fps)
+
+
+def _steps_of_part(start_frame: int, num_frames: int, fps: float, rate_hz: float, *, of_steps: int) -> tuple[int, int]:
+    """(first step, number of steps) of a part of a clip. Beginning and length are rounded, which may come to one step
+    more than there are: then the part begins a step earlier, and has its number still."""
+    count = num_steps(num_frames, fps, rate_hz)
+    return max(0, min(num_steps(start_frame, fps, rate_hz), of_steps - count)), count
 
 
 def _per_frame(values: tuple[float, ...], num_frames: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,7 @@ Plain values only, without torch or av, so that a login node can check a run. Us
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from cosmos_data.errors import DataError
@@ -28,7 +28,8 @@ class DataConfig:
     """Path of the manifest that lists the clips: an Arrow file; Parquet and JSON lines are read row by row."""
 
     blend: dict[str, float] = field(default_factory=dict)
-    """Further manifests, and how many samples are drawn from each for one sample from `manifest`."""
+    """Further manifests, and how many samples are drawn from each for one sample from `manifest`. A finished latent
+    cache, which has each window once, is of one manifest."""
 
     quarantine: str = ""
     """A JSON lines file that names clips by digest, as a run's quarantine.jsonl does: they are left out."""
@@ -121,6 +122,10 @@ class DataConfig:
                 f" data.buckets={self.buckets}; use one of "
                 + ", ".join(f"{height}x{width}" for height, width in SIZES_PX[self.buckets])
             )
+
+    def of_size(self, height_px: int, width_px: int) -> "DataConfig":
+        """The same with windows of this one size."""
+        return replace(self, height_px=height_px, width_px=width_px, buckets="one")
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:

@@ -6,7 +6,7 @@ C latent channels; T, H, W latent frames, rows and columns.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cosmos_data.clip import Split
 from cosmos_data.errors import DataError
+from cosmos_data.rows import plain_values
 from cosmos_data.shard_file import AGAIN, SUFFIX, ShardFile, open_shard, write_shard
+from cosmos_data.window_conditions import BARE, COLUMNS, WindowConditions, from_columns
 
 FOLDER, KIND = "windows", "latents"
 SCHEMA = pa.schema(
@@ -28,6 +30,8 @@ SCHEMA = pa.schema(
         pa.field("inner_px", pa.list_(pa.int64())),
     ]
 )
+CONDITIONED = pa.schema([*SCHEMA, *COLUMNS])
+"""Of a shard some of whose windows come with conditions: a shard without them has the bytes that it always had."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +46,7 @@ class WindowRow:
     """Frames per second of the window, its stride counted in."""
     inner_px: tuple[int, int, int, int] | None = None
     """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
+    conditions: WindowConditions = BARE
 
 
 def latent_path(store: Path, key: str) -> Path:
@@ -58,10 +63,12 @@ def write_latent_shard(
     split: Split,
     tokenizer_digest: str,
     text: str,
+    size_px: tuple[int, int] | None = None,
     statistics: Mapping[str, Any] | None = None,
 ) -> "LatentShard":
     """One row and one window of latents each. key: names all that they are a function of; text: key of the text shard;
-    statistics: what whoever makes the store gathers of these latents, in values that JSON knows.
+    size_px: height and width of the windows, where the store's metadata does not say them; statistics: what whoever
+    makes the store gathers of these latents, in values that JSON knows.
 
     Raises:
         DataError: rows and latents do not fit each other; or see shard_file.write_shard.
@@ -81,8 +88,12 @@ def write_latent_shard(
         "text": text,
         "statistics": statistics,
     }
-    values = [asdict(row) | {"inner_px": None if row.inner_px is None else list(row.inner_px)} for row in rows]
-    return LatentShard(write_shard(latent_path(store, key), facts, SCHEMA, values, list(z_NCTHW)))
+    if size_px is not None:
+        facts["size_px"] = list(size_px)
+    is_conditioned = any(row.conditions != BARE for row in rows)
+    schema = CONDITIONED if is_conditioned else SCHEMA
+    values = [_columns_of(row, schema.names) for row in rows]
+    return LatentShard(write_shard(latent_path(store, key), facts, schema, values, list(z_NCTHW)))
 
 
 def open_latent_shard(store: Path, key: str, tokenizer_digest: str) -> "LatentShard":
@@ -117,6 +128,12 @@ class LatentShard:
         return tuple(self.file.facts["shape"])
 
     @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Height and width of its windows; None: those that the store's metadata says."""
+        said = self.file.facts.get("size_px")
+        return None if said is None else tuple(said)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the latents."""
         return getattr(torch, self.file.facts["dtype"])
@@ -134,12 +151,24 @@ class LatentShard:
     def row(self, number: int) -> WindowRow:
         """What is known of a window."""
         values = self.file.row(number)
-        inner = values.pop("inner_px")
-        return WindowRow(**values, inner_px=None if inner is None else tuple(inner))
+        inner = values["inner_px"]
+        return WindowRow(
+            clip_id=values["clip_id"],
+            start_frame=values["start_frame"],
+            text_row=values["text_row"],
+            fps=values["fps"],
+            inner_px=None if inner is None else tuple(inner),
+            conditions=from_columns(values),
+        )
 
     def latents(self, number: int) -> Tensor:
         """z [C, T, H, W] of a window."""
         return self.file.tensor(number, self.dtype, self.shape)
+
+
+def _columns_of(row: WindowRow, names: Sequence[str]) -> dict[str, Any]:
+    values = plain_values(row)
+    return {name: value for name, value in (values | values["conditions"]).items() if name in names}
 
 
 def windows_per_shard(shape_CTHW: Sequence[int], dtype: torch.dtype, shard_bytes: float) -> int:

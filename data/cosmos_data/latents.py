@@ -2,13 +2,16 @@
 
     folder/
       index.json              what is inside, for which tokenizer, text encoder and manifest; written last
-      windows/<key>.arrow     raw latents, not whitened, of windows of many clips (cosmos_data.latent_shards)
+      windows/<key>.arrow     raw latents, not whitened, of windows of many clips (cosmos_data.latent_shards), with the
+                              conditions of each
       text/<key>.arrow        states of their captions (cosmos_data.text_shards)
 
-Shards are complete or absent and are made by any number of processes. The index names them in their order, windows of
-the training split first, with their digests and its own: that digest names the cache as the manifest's digest names a
-manifest. A folder without an index is incomplete and refused. To open a cache costs the reading of its index, which has
-a line for each shard; to read a window costs the reading of that window, out of a mapped shard that stays open.
+Shards are complete or absent and are made by any number of processes. The windows of one shard have one shape, and a
+cache may have several, of as many channels and frames. The index names the shards in their order, windows of the
+training split first and those of either split by shape, with their digests and its own: that digest names the cache as
+the manifest's digest names a manifest. A folder without an index is incomplete and refused. To open a cache costs the
+reading of its index, which has a line for each shard; to read a window costs the reading of that window, out of a
+mapped shard that stays open.
 
 Letters: C latent channels; T, H, W latent frames, rows, columns; S text tokens; E width of a text state.
 """
@@ -28,12 +31,19 @@ from torch import Tensor
 
 from cosmos_data.clip import Split
 from cosmos_data.errors import DataError
-from cosmos_data.latent_shards import LatentShard, latent_path, open_latent_shard
+from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard
 from cosmos_data.shard_file import AGAIN, written
 from cosmos_data.text_shards import TextShard, open_text_shard, text_path
+from cosmos_data.window_conditions import WindowConditions
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
+"""That is still read, and still written where a cache has one shape and no conditions, as all had in it: those keep
+their digests, and runs that began on them go on."""
 INDEX_NAME = "index.json"
+
+Shape = tuple[int, ...]
+"""[C, T, H, W]"""
 
 OPEN_SHARDS = 128
 """Of windows, and of texts, that a process keeps open. Each is a mapping and a file, whose numbers are limited."""
@@ -51,9 +61,12 @@ class LatentMetadata:
 
     frame_stride: int = 1
     height_px: int
+    """Of a window whose shard does not say another size; width_px likewise."""
     width_px: int
     windows: str = ""
     """Which windows of the clips, by the settings that choose them; empty where the cache does not say."""
+    conditions: str = ""
+    """Which of them some of its windows come with: names of the fields of WindowConditions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +82,7 @@ class ShardEntry:
     """Key of the text shard."""
     text_num_bytes: int
     text_digest: str
-    shape: tuple[int, ...]
-    """[C, T, H, W]"""
+    shape: Shape
     dtype: str
     text_kind: str
     """Width and type of its text states."""
@@ -88,8 +100,22 @@ class LatentWindow:
     """Of the window's own frames."""
     fps: float
     """Frames per second of the window, its stride counted in."""
-    inner_px: tuple[int, int, int, int] | None = None
+    inner_px: tuple[int, int, int, int] | None
     """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
+    conditions: WindowConditions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CachedWindow(LatentWindow):
+    """A window as it is read."""
+
+    z_CTHW: Tensor
+    """Latents, not whitened; or codes, with C = 1."""
+    padding_1HW: Tensor
+    """1 at cells that are padding."""
+    text_SE: Tensor
+    """Zeros from text_length on; S is the same for all windows of the cache."""
+    text_length: int
 
 
 def entry_of(folder: Path, shard: LatentShard, text: TextShard) -> ShardEntry:
@@ -117,17 +143,24 @@ def write_index(folder: Path, metadata: LatentMetadata, entries: Iterable[ShardE
         DataError: there is none, or they do not belong together.
         StorageError: the disk is full, or gone.
     """
-    entries = sorted(entries, key=lambda entry: get_args(Split).index(entry.split))
+    entries = sorted(entries, key=lambda entry: (get_args(Split).index(entry.split), entry.shape))
     if not entries:
         raise DataError(f"{folder}: no window was added; a latent cache needs at least one")
-    shapes = sorted({(entry.shape, entry.dtype) for entry in entries})
-    if len(shapes) > 1:
-        raise DataError(f"{folder}: latents {shapes[0]} and {shapes[1]}; a latent cache holds one shape and type")
+    kinds = {(*entry.shape[:2], entry.dtype): entry.shape for entry in entries}
+    if len(kinds) > 1:
+        found = " and ".join(f"{dtype} {kinds[*CT, dtype]}" for *CT, dtype in sorted(kinds))
+        raise DataError(
+            f"{folder}: latents {found}; those of a cache have one type, as many channels and as many frames"
+        )
     if len({entry.text_kind for entry in entries}) > 1:
         raise DataError("text states differ in width or type; encode all captions with one text encoder")
+    is_plain = len({entry.shape for entry in entries}) == 1 and not metadata.conditions
+    said = asdict(metadata)
+    if not metadata.conditions:
+        del said["conditions"]
     index = {
-        "version": FORMAT_VERSION,
-        "metadata": asdict(metadata),
+        "version": OLDEST_VERSION if is_plain else FORMAT_VERSION,
+        "metadata": said,
         "shards": [asdict(entry) | {"shape": list(entry.shape)} for entry in entries],
     }
     index["digest"] = index_digest(index)
@@ -146,8 +179,8 @@ class LatentStore:
         self.metadata = LatentMetadata(**index["metadata"])
         self._entries = [ShardEntry(**entry | {"shape": tuple(entry["shape"])}) for entry in index["shards"]]
         self._ends = list(accumulate(entry.num_windows for entry in self._entries))
-        self.latent_shape: tuple[int, ...] = self._entries[0].shape
-        """[C, T, H, W]"""
+        self.shapes: tuple[Shape, ...] = tuple(sorted({entry.shape for entry in self._entries}))
+        """Those that its windows have, each once."""
         self.max_text_tokens: int = max(entry.max_text_tokens for entry in self._entries)
         for entry in self._entries:
             _check_size(latent_path(self.folder, entry.key), entry.num_bytes)
@@ -158,54 +191,51 @@ class LatentStore:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def indices(self, split: Split) -> range:
-        """The windows of one split."""
-        splits = get_args(Split)
-        before = splits[: splits.index(split)]
-        first = sum(entry.num_windows for entry in self._entries if entry.split in before)
-        return range(first, first + sum(entry.num_windows for entry in self._entries if entry.split == split))
+    @property
+    def latent_shape(self) -> Shape:
+        """The one that all windows have. Raises `DataError` where there are several."""
+        first, *others = self.shapes
+        if others:
+            raise DataError(
+                f"the latent cache {self.folder} has windows of the shapes {', '.join(map(str, self.shapes))}, and one "
+                "shape is wanted here; make one with data.buckets=one in another folder"
+            )
+        return first
+
+    def indices(self, split: Split, shape: Shape | None = None) -> range:
+        """The windows of one split, and of one shape where one is named."""
+        wanted = [n for n, e in enumerate(self._entries) if e.split == split and shape in (None, e.shape)]
+        if not wanted:
+            return range(0)
+        return range(self._ends[wanted[0]] - self._entries[wanted[0]].num_windows, self._ends[wanted[-1]])
 
     def describe(self, k: int) -> LatentWindow:
         """All but the tensors."""
         shard, text, number = self._find(k)
-        row = shard.row(number)
-        return LatentWindow(
-            clip_id=row.clip_id,
-            start_frame=row.start_frame,
-            split=shard.split,
-            caption=text.caption(row.text_row),
-            fps=row.fps,
-            inner_px=row.inner_px,
-        )
+        return LatentWindow(**_known_of(shard, text, shard.row(number)))
 
-    def window(self, k: int) -> dict[str, Any]:
-        """z_CTHW, padding_1HW (1 at cells that are padding), text_SE (zeros from `text_length` on, S the same for all
-        windows), text_length, fps, and the window's clip_id, start_frame, split and caption."""
+    def window(self, k: int) -> CachedWindow:
+        """All of it, copied."""
         shard, text, number = self._find(k)
         row = shard.row(number)
         states_SE = text.states(row.text_row)
         text_SE = states_SE.new_zeros(self.max_text_tokens, text.width)
         text_SE[: len(states_SE)] = states_SE
-        return {
-            "z_CTHW": shard.latents(number),
-            "padding_1HW": padding_cells(
-                row.inner_px, self.latent_shape[2:], (self.metadata.height_px, self.metadata.width_px)
-            ),
-            "text_SE": text_SE,
-            "text_length": len(states_SE),
-            "fps": row.fps,
-            "clip_id": row.clip_id,
-            "start_frame": row.start_frame,
-            "split": shard.split,
-            "caption": text.caption(row.text_row),
-        }
+        size_px = shard.size_px or (self.metadata.height_px, self.metadata.width_px)
+        return CachedWindow(
+            **_known_of(shard, text, row),
+            z_CTHW=shard.latents(number),
+            padding_1HW=padding_cells(row.inner_px, shard.shape[2:], size_px),
+            text_SE=text_SE,
+            text_length=len(states_SE),
+        )
 
     def require(self, **asked: str | int) -> None:
         """Raises `DataError` where the cache was made with something else than what is named here, by the fields of
-        LatentMetadata."""
+        LatentMetadata. Settings that an old cache does not say are taken to be the same."""
         made = asdict(self.metadata)
         for name, value in asked.items():
-            if made[name] not in (value, ""):
+            if made[name] != value and (name == "conditions" or made[name] != ""):
                 raise DataError(
                     f"the latent cache {self.folder} was made with {name}={made[name]}, and this run has {value};"
                     " remove it and make it again, name another folder, or run with what it was made with"
@@ -262,6 +292,19 @@ def padding_cells(
     return (~(is_row[:, None] & is_column)).float()[None]
 
 
+def _known_of(shard: LatentShard, text: TextShard, row: WindowRow) -> dict[str, Any]:
+    """The fields of LatentWindow."""
+    return {
+        "clip_id": row.clip_id,
+        "start_frame": row.start_frame,
+        "split": shard.split,
+        "caption": text.caption(row.text_row),
+        "fps": row.fps,
+        "inner_px": row.inner_px,
+        "conditions": row.conditions,
+    }
+
+
 def index_digest(index: Mapping[str, Any]) -> str:
     """Of all that an index says."""
     content = {key: value for key, value in index.items() if key != "digest"}
@@ -290,15 +333,15 @@ def _read_index(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}); make the latent cache again") from error
     version = index.get("version", 0) if isinstance(index, dict) else 0
+    reads = f"this cosmos-train reads versions {OLDEST_VERSION} and {FORMAT_VERSION}"
     if version > FORMAT_VERSION:
         raise DataError(
-            f"{path} has version {version}, and this cosmos-train reads version {FORMAT_VERSION};"
-            " install a newer cosmos-train, or make the latent cache again"
+            f"{path} has version {version}, and {reads}; install a newer cosmos-train, or make the latent cache again"
         )
-    if version < FORMAT_VERSION:
+    if version < OLDEST_VERSION:
         raise DataError(
-            f"{folder} is a latent cache of version {version}, with a file for each clip, and this cosmos-train reads "
-            f"version {FORMAT_VERSION}; remove it and make it again with `cosmos-train tokenize`"
+            f"{folder} is a latent cache of version {version}, with a file for each clip, and {reads}; remove it and "
+            "make it again with `cosmos-train tokenize`"
         )
     if index.get("digest") != index_digest(index):
         raise DataError(f"{path} was edited: its content does not match its digest; {AGAIN}")

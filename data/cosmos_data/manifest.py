@@ -85,6 +85,15 @@ class Manifest:
         values = [getattr(self._source[number], name) for number in self._numbers]
         return pa.chunked_array([pa.array(values, SCHEMA.field(name).type)])
 
+    def says(self, name: str) -> bool:
+        """Whether any row has something in a column of records, or of texts."""
+        if not isinstance(self._source, ClipTable):
+            return any(getattr(clip, name) for clip in self)
+        column = self.arrow_column(name)
+        if pa.types.is_string(column.type):
+            return pc.any(pc.not_equal(column, "")).as_py() is True  # pyright: ignore[reportAttributeAccessIssue]
+        return column.null_count < len(column)
+
     @property
     def digest(self) -> str:
         """sha256 over every row's content but its paths and offsets, in row order: the same wherever the folder lies,

@@ -83,6 +83,16 @@ class Alternation:
             n -= before
         return len(self._shares), n
 
+    def nth_turn(self, which: int, number: int) -> int:
+        """The turn that has so many of the same thing before it: `turn` the other way round."""
+        if which < len(self._shares):
+            share = self._shares[which]
+            number = -(-(number + 1) * share.denominator // share.numerator) - 1
+        for share in reversed(self._shares[:which]):
+            others = 1 - share
+            number = number * others.denominator // others.numerator
+        return number
+
 
 def rank_slice(step: int, global_batch_size: int, rank: int, num_ranks: int) -> range:
     """Sample indices of one rank in one step. The ranks' slices, in order, make up the global batch, which is the same

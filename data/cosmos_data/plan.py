@@ -130,7 +130,7 @@ class SamplePlan:
         images = Fraction(image_share).limit_denominator(10**6)
         self._kinds = Alternation([images, 1 - images])
         self._configs = (replace(config, num_frames=1), config)
-        by_bucket = [_by_bucket(clips, config) for clips in self.parts]
+        by_bucket = [clips_by_size(clips, config) for clips in self.parts]
         cells = [[buckets[b] for buckets in by_bucket] for b in range(len(config.sizes_px))]
         weights = [Fraction(part.weight).limit_denominator(10**6) for part in parts]
         per_clip = [weight / len(clips) for weight, clips in zip(weights, self.parts, strict=True)]
@@ -166,7 +166,8 @@ class SamplePlan:
         start, top, left, flip = philox_words(self._key, index, attempt, WINDOW, count=4)
         height_px, width_px = config.sizes_px[bucket]
         box_height_px, box_width_px = box_size(clip, config, height_px, width_px)
-        conditioned = row.camera is not None or row.action is not None or row.ego_trajectory is not None
+        has_camera = any(pictures.camera is not None for pictures in (row, *row.views))
+        conditioned = has_camera or row.action is not None or row.ego_trajectory is not None
         return Sample(
             index=index,
             attempt=attempt,
@@ -185,6 +186,15 @@ class SamplePlan:
             inner=inner_box(clip, config, height_px, width_px),
             flip=config.flip and not conditioned and below(flip, 2) == 1,
         )
+
+    def num_clips_of(self, bucket: int) -> int:
+        """In one of the sizes, config.sizes_px[bucket]."""
+        return sum(cell.order.num_items for cell in self._cells[-1][bucket] if cell is not None)
+
+    def sample_of(self, bucket: int, number: int) -> Sample:
+        """The number-th sample (from 0) of that size, of a plan without images whose groups are single samples."""
+        assert self._group_size == 1, "a group of several has one size"
+        return self.sample(self._buckets.nth_turn(bucket, number))
 
     def num_candidates(self, index: int) -> int:
         """How many clips could take the place of sample `index`, its own included."""
@@ -249,7 +259,8 @@ def _blend_digest(parts: Sequence[Part], quarantined: frozenset[str]) -> str:
     return hashlib.sha256(json.dumps(blend).encode()).hexdigest()
 
 
-def _by_bucket(clips: Manifest, config: DataConfig) -> list[Manifest]:
+def clips_by_size(clips: Manifest, config: DataConfig) -> list[Manifest]:
+    """For each of config.sizes_px the clips whose windows have it."""
     buckets_N = nearest_buckets(clips.column("height_px"), clips.column("width_px"), config.sizes_px)
     return [clips.rows(np.flatnonzero(buckets_N == bucket)) for bucket in range(len(config.sizes_px))]
 

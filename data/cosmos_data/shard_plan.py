@@ -1,12 +1,12 @@
 """Which windows each shard of a latent cache holds: a pure function of the manifest and of the settings.
 
 Windows are numbered and made when they are asked for; nothing here has a list of them. Those of the training split come
-first, and no shard holds windows of both splits.
+first, and no shard holds windows of both splits, or of two sizes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from cosmos_data.clip import Split
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Part, Sample, SamplePlan, central_sample, usable_clips
+from cosmos_data.plan import Part, Sample, SamplePlan, central_sample, clips_by_size, read_quarantine, usable_clips
+from cosmos_data.rows import plain_values
 from cosmos_data.shard_file import key_of
 from cosmos_data.window import strides_for
 from cosmos_data.window_cache import KEY_VERSION, shown_by
+from cosmos_data.window_conditions import BARE, conditions_of
 
 
 class Windows(Protocol):
@@ -33,10 +35,10 @@ class RegularWindows:
     """Those of plan.cover_windows, in its order: one every `hop_frames` frames of every clip."""
 
     def __init__(self, clips: Manifest, config: DataConfig, *, hop_frames: int) -> None:
-        """clips: usable ones (plan.usable_clips)."""
+        """clips: usable ones (plan.usable_clips); config: of one size."""
         if hop_frames < 1:
             raise DataError(f"hop_frames={hop_frames} is not a positive count; use 1 or more")
-        self._clips, self._config, self._hop_frames = clips, replace(config, buckets="one"), hop_frames
+        self._clips, self._config, self._hop_frames = clips, config, hop_frames
         strides_N = config.frame_stride
         if config.target_fps is not None:
             strides_N = strides_for(clips.column("fps"), config.target_fps)
@@ -54,17 +56,27 @@ class RegularWindows:
 
 
 class PlannedWindows:
-    """The first samples of a run on these clips (random start, crop and mirroring): each clip `per_clip` times."""
+    """Those of one size among the first samples of a run, with random start, crop and mirroring; each clip `per_clip`
+    times."""
 
-    def __init__(self, clips: Manifest, config: DataConfig, *, seed: int, per_clip: int) -> None:
-        self._plan = SamplePlan([Part(clips)], seed, replace(config, buckets="one"))
-        self._per_clip = per_clip
+    def __init__(self, plan: SamplePlan, bucket: int, *, per_clip: int) -> None:
+        self._plan, self._bucket, self._per_clip = plan, bucket, per_clip
 
     def __len__(self) -> int:
-        return self._plan.num_clips * self._per_clip
+        return self._plan.num_clips_of(self._bucket) * self._per_clip
 
     def __getitem__(self, number: int) -> Sample:
-        return self._plan.sample(number)
+        return self._plan.sample_of(self._bucket, number)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowGroup:
+    """All windows of one split and one size; one at least."""
+
+    split: Split
+    size_px: tuple[int, int]
+    """Height and width."""
+    windows: Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ class PlannedShard:
     """The windows of one shard."""
 
     split: Split
+    size_px: tuple[int, int]
+    """Height and width of each."""
     windows: Windows
     numbers: range
     """Of the shard's, among `windows`."""
@@ -83,27 +97,62 @@ class PlannedShard:
 
 def choose_windows(
     manifest: Manifest, config: DataConfig, *, hop_frames: int, planned_per_clip: int, seed: int
-) -> dict[Split, Windows]:
-    """Regular windows of both splits; of training clips planned ones, where planned_per_clip is not 0."""
-    usable = usable_clips(manifest, replace(config, buckets="one"), frozenset())
-    chosen: dict[Split, Windows] = {
-        split: RegularWindows(usable.select(split), config, hop_frames=hop_frames) for split in get_args(Split)
-    }
+) -> list[WindowGroup]:
+    """Regular windows of both splits; of training clips planned ones, where planned_per_clip is not 0. Each clip's have
+    the size of its bucket (data.buckets).
+
+    Raises:
+        DataError: no clip serves, one is too short or too small, or the data is a blend.
+    """
+    if config.blend:
+        raise DataError(
+            f"data.blend={config.blend} says how often samples are drawn, and a finished latent cache has each window "
+            "once: build one manifest of all sources, or train with latents.fill=true, which draws"
+        )
+    usable = usable_clips(manifest, config, read_quarantine(config.quarantine))
+    chosen = {split: _regular(usable.select(split), config, hop_frames) for split in get_args(Split)}
     if planned_per_clip:
-        chosen["train"] = PlannedWindows(manifest.select("train"), config, seed=seed, per_clip=planned_per_clip)
-    return chosen
+        plan = SamplePlan([Part(manifest.select("train"))], seed, config)
+        buckets = range(len(config.sizes_px))
+        chosen["train"] = [PlannedWindows(plan, bucket, per_clip=planned_per_clip) for bucket in buckets]
+    groups = list[WindowGroup]()
+    for split, by_size in chosen.items():
+        sized = zip(config.sizes_px, by_size, strict=True)
+        groups += [WindowGroup(split, size_px, windows) for size_px, windows in sized if len(windows)]
+    return groups
 
 
-def plan_shards(windows: dict[Split, Windows], per_shard: int) -> list[PlannedShard]:
-    """Of so many consecutive windows each; the last of a split may have fewer."""
-    return [
-        PlannedShard(split, windows[split], range(len(windows[split]))[first : first + per_shard])
-        for split in get_args(Split)
-        for first in range(0, len(windows[split]), per_shard)
-    ]
+def plan_shards(groups: Sequence[WindowGroup], per_shard: Mapping[tuple[int, int], int]) -> list[PlannedShard]:
+    """Of so many consecutive windows each, by their size; the last one of a group may have fewer."""
+    shards = list[PlannedShard]()
+    for group in groups:
+        numbers, length = range(len(group.windows)), per_shard[group.size_px]
+        parts = (numbers[first : first + length] for first in range(0, len(numbers), length))
+        shards += [PlannedShard(group.split, group.size_px, group.windows, part) for part in parts]
+    return shards
 
 
-def shard_key(samples: Sequence[Sample], *, split: Split, tokenizer_digest: str, dtype: torch.dtype, text: str) -> str:
-    """Of the shard with the latents of these windows, whose captions are in the text shard of that key."""
+def shard_key(
+    samples: Sequence[Sample],
+    *,
+    split: Split,
+    tokenizer_digest: str,
+    dtype: torch.dtype,
+    text: str,
+    size_px: tuple[int, int] | None,
+) -> str:
+    """Of the shard with the latents of these windows, whose captions are in the text shard of that key. size_px: what
+    the shard says of them (latent_shards.write_latent_shard)."""
     windows = [[sample.clip.clip_id, sample.start_frame, sample.fps, *shown_by(sample)] for sample in samples]
-    return key_of([KEY_VERSION, tokenizer_digest, str(dtype), text, split, windows])
+    said: dict[str, Any] = {} if size_px is None else {"size_px": size_px}
+    conditions = [conditions_of(sample) for sample in samples]
+    if any(one != BARE for one in conditions):
+        said["conditions"] = [plain_values(one) for one in conditions]
+    of_all = [KEY_VERSION, tokenizer_digest, str(dtype), text, split, windows]
+    return key_of([*of_all, said] if said else of_all)
+
+
+def _regular(clips: Manifest, config: DataConfig, hop_frames: int) -> list[Windows]:
+    """For each of config.sizes_px."""
+    by_size = zip(clips_by_size(clips, config), config.sizes_px, strict=True)
+    return [RegularWindows(of_size, config.of_size(*px), hop_frames=hop_frames) for of_size, px in by_size]

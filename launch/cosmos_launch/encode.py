@@ -27,10 +27,11 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample
-from cosmos_data.shard_file import remove_abandoned
+from cosmos_data.plan import Sample, read_quarantine
+from cosmos_data.shard_file import key_of, remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
+from cosmos_data.window_conditions import conditions_of, conditions_said
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
@@ -96,6 +97,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
         height_px=run.data.height_px,
         width_px=run.data.width_px,
         windows=_windows_asked(run),
+        conditions=conditions_said(manifest),
     )
     if _first_rank_says(lambda: is_finished(folder), mesh):
         LatentStore(folder).require(**asdict(metadata))
@@ -110,16 +112,19 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
     windows = choose_windows(
         manifest, run.data, hop_frames=latents.hop_frames, planned_per_clip=latents.planned_per_clip, seed=run.seed
     )
-    if not len(windows["train"]) and not is_codes:
+    if not any(group.split == "train" for group in windows) and not is_codes:
         raise DataError(f"data.manifest={run.data.manifest} has no training clips to take statistics of; build another")
     with WindowEncoder(tokenizer, mesh.device, as_codes=is_codes) as encoder:
-        per_shard = windows_per_shard(latent_shape(run.data, codec), encoder.dtype, latents.shard_mib * MIB)
+        per_shard = {
+            px: windows_per_shard(latent_shape(run.data.of_size(*px), codec), encoder.dtype, latents.shard_mib * MIB)
+            for px in run.data.sizes_px
+        }
         shards = plan_shards(windows, per_shard)
         maker = _ShardMaker(run, folder, metadata, encoder, choose_decoder(run.data, [manifest], mesh.device), mesh)
         made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
     if mesh.is_main:
         _finish(folder, metadata, made)
-        _tell(folder, sum(len(one) for one in windows.values()), run.data.num_frames, time.perf_counter() - started)
+        _tell(folder, sum(len(group.windows) for group in windows), run.data.num_frames, time.perf_counter() - started)
     dist.barrier(group=mesh.world)
     return 0
 
@@ -132,6 +137,8 @@ class _Shard:
     samples: list[Sample]
     text: TextShard
     key: str
+    size_px: tuple[int, int] | None
+    """What it says of its windows' size."""
     found: LatentShard | None
     """Where it was there already."""
     parts: list[Tensor] = field(default_factory=list)
@@ -210,7 +217,7 @@ class _ShardMaker:
                 yield shard, shard.samples[start : start + WINDOWS_AT_ONCE]
 
     def _name(self, planned: PlannedShard) -> _Shard:
-        samples = planned.samples()
+        samples, size_px = planned.samples(), self._size_to_say(planned)
         text = self._text([sample.caption for sample in samples])
         key = shard_key(
             samples,
@@ -218,11 +225,12 @@ class _ShardMaker:
             tokenizer_digest=self._metadata.tokenizer_digest,
             dtype=self._encoder.dtype,
             text=text.file.path.stem,
+            size_px=size_px,
         )
         found = None
         if latent_path(self._folder, key).exists():
             found = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
-        return _Shard(split=planned.split, samples=samples, text=text, key=key, found=found)
+        return _Shard(split=planned.split, samples=samples, text=text, key=key, size_px=size_px, found=found)
 
     def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
         shard, samples = of
@@ -234,6 +242,10 @@ class _ShardMaker:
     def _encode(self, of: tuple[_Shard, Sent | None]) -> tuple[_Shard, Tensor | None]:
         shard, pixels = of
         return shard, None if pixels is None else self._encoder.encode(pixels)
+
+    def _size_to_say(self, shard: PlannedShard) -> tuple[int, int] | None:
+        """What a shard says of its windows' size: nothing where that is the one in the cache's metadata."""
+        return None if shard.size_px == (self._metadata.height_px, self._metadata.width_px) else shard.size_px
 
     def _text(self, captions: list[str]) -> TextShard:
         captions = list(dict.fromkeys(captions))
@@ -259,6 +271,7 @@ class _ShardMaker:
             split=shard.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
             text=shard.text.file.path.stem,
+            size_px=shard.size_px,
             statistics=None if shard.statistics is None else shard.statistics.to_lists(),
         )
 
@@ -277,6 +290,7 @@ def _row(sample: Sample, text_row: int) -> WindowRow:
         text_row=text_row,
         fps=sample.fps,
         inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
+        conditions=conditions_of(sample),
     )
 
 
@@ -317,6 +331,10 @@ def _windows_asked(run: WorldDiTRun | WorldARRun) -> str:
     """The settings, besides those that LatentMetadata has, that `choose_windows` goes by."""
     data, latents = run.data, run.latents
     settings = {"hop_frames": latents.hop_frames, "target_fps": data.target_fps, "resize": data.resize}
+    if data.buckets != "one":
+        settings["buckets"] = data.buckets
+    if data.quarantine:
+        settings["quarantine"] = key_of(sorted(read_quarantine(data.quarantine)))[:16]
     if latents.planned_per_clip:
         settings |= {"planned_per_clip": latents.planned_per_clip, "seed": run.seed, "flip": data.flip}
     return " ".join(f"{name}={value}" for name, value in settings.items())

@@ -86,6 +86,15 @@ def test_parts_are_of_the_same_frames():
     assert np.array_equal(ACTION.part(30, 12, 30.0).values_ND(), [[10, 11], [12, 13]])
 
 
+def test_a_part_has_all_of_its_steps():
+    """Of 10 frames with 5 steps the last 7 begin with step 1.5 and have 3.5 steps: 2 and 4, were both rounded."""
+    action = replace(ACTION, rate_hz=15.0, values=ACTION.values[:10])
+    assert action.part(3, 7, 30.0).values == ACTION.values[2:10]
+    assert list(action.part(3, 7, 30.0).faults(7, 30.0)) == []
+    path = EgoTrajectory(rate_hz=15.0, frame_of_reference="vehicle", positions_m=tuple(float(v) for v in range(15)))
+    assert path.part(3, 7, 30.0).positions_m == path.positions_m[3:]
+
+
 def test_a_point_is_seen_where_the_cropped_picture_has_it():
     """Projected with the intrinsics, then cut; or cut, then projected."""
     point = np.array([0.3, -0.2, 2.0])

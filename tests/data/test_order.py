@@ -47,6 +47,13 @@ def test_images_come_where_their_shares_sum_to_another_whole():
         assert [n for n in range(12) if alternation.turn(n)[0] == 0] == images
 
 
+@settings(max_examples=100, deadline=None)
+@given(weights=WEIGHTS.filter(any), n=st.integers(0, 10**12))
+def test_a_turn_is_found_by_whose_it_is(weights, n):
+    alternation = Alternation(weights)
+    assert alternation.nth_turn(*alternation.turn(n)) == n
+
+
 @settings(max_examples=60, deadline=None)
 @given(num_items=st.integers(1, 200), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**40))
 def test_an_epoch_visits_every_item_once(num_items, seed, epoch):

@@ -3,14 +3,27 @@ windows ahead of it. Such a run is sampled and judged without its cache."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import filled_run
+import torch
+from cosmos_train.recipes.kept_statistics import STATISTICS
+from support import clips, filled_run
+from support.footage import CARPHONE, FOOTAGE
 
+from cosmos_data.build import build_manifest
+from cosmos_data.conditions import Action, Camera
+from cosmos_data.latents import LatentStore
+from cosmos_data.manifest import Manifest
+from cosmos_data.plan import central_sample
+from cosmos_data.rows import record
 from cosmos_data.video import probe_video
+from cosmos_data.window_conditions import WindowConditions, conditions_of
 from cosmos_launch.cli import main
-from cosmos_train.config.load import to_yaml
+from cosmos_tok.whitening import load_statistics
+from cosmos_train.config.load import load_run, to_yaml
+from cosmos_train.config.schema import WorldDiTRun
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +98,76 @@ def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path,
     ):
         assert main([*line, change]) == 2
         assert said in capfd.readouterr().err
+
+
+def write_two_aspects(folder: Path) -> Path:
+    """A manifest of four clips of 5 frames: one of 640x272 px with an action, three of 176x144 of which two have a
+    camera and one of those two is held out."""
+    (folder / "videos").mkdir()
+    for path in (CARPHONE, FOOTAGE / "bikes.mp4"):
+        (folder / "videos" / path.name).symlink_to(path)
+    found = build_manifest(folder / "videos", clip_frames=5, heldout_every=None).manifest
+    bikes = next(clip for clip in found if "bikes" in clip.clip_id)
+    first, second, third, *_ = (clip for clip in found if "carphone" in clip.clip_id)
+    camera = record(Camera, clips.CAMERA, 0, "camera.")
+    steps = round(5 * 10 / bikes.fps)
+    action = Action(
+        names=("x",), units=("m",), rate_hz=10.0, frame_of_reference="base", values=tuple(map(float, range(steps)))
+    )
+    made = [
+        replace(bikes, action=action),
+        first,
+        replace(second, camera=camera),
+        replace(third, camera=camera, split="heldout"),
+    ]
+    Manifest(made).write(folder / "two_aspects.arrow")
+    return folder / "two_aspects.arrow"
+
+
+def test_clips_of_two_aspects_with_conditions(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Each clip in the bucket of its shape; shards say what training needs, without the manifest."""
+    manifest = write_two_aspects(tmp_path)
+    settings = [f"data.manifest={manifest}", "data.num_frames=5", "data.resize=pad"]
+    settings += ["data.height_px=256", "data.width_px=256", "data.buckets=256"]
+    line = ["tokenize", write_yaml(inputs, tmp_path, fill=False, hop_frames=1, shard_mib=0.04), *settings]
+    assert main(line) == 0 and "4 windows, 20 frames" in capfd.readouterr().out
+    store = LatentStore(tmp_path / "cache")
+    store.verify()
+    wide, high = (4, 2, 24, 40), (4, 2, 32, 40)
+    assert store.shapes == (wide, high)
+    assert [store.indices("train", wide), store.indices("train", high)] == [range(1), range(1, 3)]
+    assert store.indices("heldout", high) == range(3, 4)
+    windows = [store.window(k) for k in range(4)]
+    assert len(list((store.folder / "windows").iterdir())) == 4, "0.04 MiB hold one of the larger ones"
+    assert [tuple(window.z_CTHW.shape) for window in windows] == [wide, high, high, high]
+    rows = windows[0].padding_1HW[0].mean(dim=1).tolist()
+    assert rows == [float(row < 4 or row > 20) for row in range(24)], "136 of its 192 rows of pixels, after 28"
+
+    run = load_run(line[1], settings)
+    assert isinstance(run, WorldDiTRun)
+    sizes_px = {"bikes": (192, 320), "carphone_pristine": (256, 320)}
+    for window in windows:
+        [clip] = [clip for clip in Manifest.read(manifest) if clip.clip_id == window.clip_id]
+        size_px = sizes_px[Path(clip.path).stem]
+        assert window.conditions == conditions_of(central_sample(clip, run.data.of_size(*size_px)))
+    assert windows[0].conditions.action is not None and windows[1].conditions == WindowConditions()
+    for window in windows[2:]:
+        camera = window.conditions.camera
+        assert camera is not None and (camera.height_px, camera.width_px) == (256, 320)
+        assert camera.intrinsics_px[2:] == pytest.approx((160, 128), abs=0.51), "the middle stays the middle"
+
+    statistics = load_statistics(store.folder / STATISTICS)
+    values_CTN = torch.cat([window.z_CTHW.flatten(2) for window in windows[:3]], dim=2).double()
+    torch.testing.assert_close(statistics.mean_CT, values_CTN.mean(dim=2).float())
+    torch.testing.assert_close(statistics.std_CT, values_CTN.std(dim=2, correction=0).float())
+
+    images = tmp_path / "images"
+    assert main([*line, "data.num_frames=1", "latents.hop_frames=5", f"latents.folder={images}"]) == 0
+    assert LatentStore(images).shapes == ((4, 1, 24, 40), (4, 1, 32, 40)) and len(LatentStore(images)) == 4
+    capfd.readouterr()
+
+    assert main(line) == 0 and "is complete already" in capfd.readouterr().out
+    assert main([*line, "data.buckets=one"]) == 2
+    assert "was made with windows=hop_frames=1 target_fps=None resize=pad buckets=256, and" in capfd.readouterr().err
+    assert main([*line, "data.blend={other.arrow: 2}", f"latents.folder={tmp_path / 'blended'}"]) == 2
+    assert "a finished latent cache has each window once" in capfd.readouterr().err

@@ -129,7 +129,7 @@ def test_what_was_made(unbroken: Path):
     store = LatentStore(unbroken)
     store.verify()
     assert len(store) == NUM_WINDOWS and len(store.indices("heldout")) == 22
-    train = torch.stack([store.window(k)["z_CTHW"] for k in store.indices("train")]).double()
+    train = torch.stack([store.window(k).z_CTHW for k in store.indices("train")]).double()
     statistics = load_statistics(unbroken / STATISTICS)
     torch.testing.assert_close(statistics.mean_CT, train.mean(dim=(0, 3, 4)).float())
     torch.testing.assert_close(statistics.std_CT, train.std(dim=(0, 3, 4), correction=0).float())

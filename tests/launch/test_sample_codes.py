@@ -82,7 +82,7 @@ def sample(folder: Path, kind: str, out: Path, *more: str, given: str = "first.p
 
 def test_the_cache_holds_codes(folder: Path):
     store = LatentStore(folder / "codes_discrete")
-    codes = torch.cat([store.window(k)["z_CTHW"].flatten() for k in range(len(store))])
+    codes = torch.cat([store.window(k).z_CTHW.flatten() for k in range(len(store))])
     assert store.latent_shape == (1, 3, 4, 4) and not codes.is_floating_point()
     assert codes.min() >= 0 and codes.max() < NUM_CODES
 
@@ -164,7 +164,7 @@ def test_figures_on_held_out_windows(kind: str, folder: Path, tmp_path: Path):
     assert figures["num_windows"] == 2 and len(figures["pixel_mse_by_frame"]["model"]) == FRAMES - 1
     assert 0 <= figures["code_error"]["model"] <= 1
     store = LatentStore(folder / "codes_discrete")
-    codes = {split: [store.window(k)["z_CTHW"] for k in store.indices(split)] for split in ("train", "heldout")}
+    codes = {split: [store.window(k).z_CTHW for k in store.indices(split)] for split in ("train", "heldout")}
     times = torch.bincount(torch.stack(codes["train"]).flatten(), minlength=NUM_CODES) + 1.0
     label = torch.stack(codes["heldout"])[:, 0].flatten(1)[:, 15 if kind == "video2world" else 16 :].flatten().long()
     surprise = -(times / times.sum()).log()[label].mean()
