@@ -96,6 +96,7 @@ class FilledWindows:
         run, device, folder = self.run, self.mesh.device, Path(self.run.latents.folder)
         limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
         cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
+        self._cache = cache
         self.encoder = EncodingDecoder(choose_decoder(run.data, self.plan.parts, device), tokenizer, cache, device)
         self._text = None
         if self._text_width:
@@ -114,8 +115,16 @@ class FilledWindows:
             self._keep()
         ahead, now = tee(micro_batches)
         made = iter(self.videos(ahead)) if makes_batches(self.mesh) else repeat(None)
-        for indices, videos in zip(now, made, strict=False):
-            yield self._pick(indices, videos)
+        try:
+            for indices, videos in zip(now, made, strict=False):
+                yield self._pick(indices, videos)
+        finally:
+            if makes_batches(self.mesh):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was encoded and is not on the disk yet."""
+        self._cache.flush()
 
     def videos(self, index_lists: Iterable[Sequence[int]]) -> VideoBatches:
         """Latents in the place of pixels. Clips that can not be decoded are replaced and named in the run's folder."""

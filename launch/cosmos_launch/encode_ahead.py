@@ -44,6 +44,7 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
         for done, batch in enumerate(source.videos([index] for index in range(num_samples)), start=1):
             source.encode_text([sample.caption for sample in batch.samples])
             advance(done, num_samples)
+    source.flush()
     num_encoded, num_trained = source.encoder.num_encoded, run.train.num_steps * run.train.global_batch_size
     print(
         f"{num_encoded} windows encoded, {num_samples - num_encoded} were there already; the run takes {num_trained}: "
@@ -53,7 +54,7 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
 
 
 def _check_folder(run: WorldRun, num_bytes: int) -> None:
-    """Of the latents of each window, whose file is a little larger."""
+    """Of the latents of each window, whose shards are a little larger."""
     folder, limit_gib = Path(run.latents.folder), run.latents.max_gib
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
