@@ -21,6 +21,7 @@ from cosmos_data.errors import ClipError
 from cosmos_data.latents import padding_cells
 from cosmos_data.loader import VideoBatch, VideoBatches
 from cosmos_data.plan import Sample, SamplePlan, read_parts
+from cosmos_data.text_cache import TextCache
 from cosmos_data.window_cache import WindowCache
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
@@ -102,7 +103,8 @@ class FilledWindows:
         if self._text_width:
             states = Path(run.text.cache or folder / "text")
             encoder_folder = text_encoder_folder(run.text.encoder)
-            self._text = CachedTextEncoder(encoder_folder, run.text.max_tokens, states, device)
+            precision = run.text.precision_on(device.type)
+            self._text = CachedTextEncoder(encoder_folder, run.text.max_tokens, TextCache(states), device, precision)
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], None]:
@@ -125,6 +127,8 @@ class FilledWindows:
     def flush(self) -> None:
         """Write what was encoded and is not on the disk yet."""
         self._cache.flush()
+        if self._text is not None:
+            self._text.flush()
 
     def videos(self, index_lists: Iterable[Sequence[int]]) -> VideoBatches:
         """Latents in the place of pixels. Clips that can not be decoded are replaced and named in the run's folder."""

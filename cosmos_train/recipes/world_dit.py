@@ -92,9 +92,10 @@ def _details(error_B: Tensor, batch: WorldBatch) -> dict[str, Tensor]:
     return found
 
 
-def text_identity(text: TextConfig) -> str:
-    """What a latent cache's text states depend on."""
-    return f"{text.encoder} max_tokens={text.max_tokens}"
+def text_identity(text: TextConfig, device_type: str) -> str:
+    """What a latent cache's text states depend on, where they are computed on a device of that type."""
+    precision = text.precision_on(device_type)
+    return f"{text.encoder} max_tokens={text.max_tokens}" + ("" if precision == "fp32" else f" {precision}")
 
 
 def step_cost(

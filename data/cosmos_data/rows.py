@@ -131,7 +131,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def to_row(clip: Clip) -> dict[str, Any]:
     """Plain values: what a row of Parquet holds, or a JSON line."""
-    return {name: _plain(getattr(clip, name)) for name in SCHEMA.names}
+    return {name: plain(getattr(clip, name)) for name in SCHEMA.names}
 
 
 def from_row(values: Mapping[str, Any], row: int, folder: Path) -> Clip:
@@ -173,11 +173,12 @@ def _demand_values(values: Mapping[str, Any] | None, row: int, where: str) -> No
             raise DataError(f"manifest row {row}, column {where}{name}: empty; the column needs a value")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a clip as a row holds it: records become mappings, and tuples of records lists of them."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and value and is_dataclass(value[0]):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value
 
 

@@ -50,7 +50,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "latents",
         LatentMetadata(
             tokenizer_digest=tokenizer_digest(folder / "tokenizer"),
-            text_encoder=text_identity(text),
+            text_encoder=text_identity(text, "cpu"),
             manifest_digest="1" * 64,
             window_frames=FRAMES,
             height_px=HEIGHT_PX,
