@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cosmos_tok.config import TextConfig
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.interop.load import load_world
 from cosmos_train.interop.source import open_world
@@ -96,11 +95,6 @@ def _details(error_B: Tensor, batch: WorldBatch) -> dict[str, Tensor]:
     for sigmas, (total, count) in by_noise_level(error_B, batch.draw.sigma_B).items():
         found |= as_ratio(f"error_by_sigma/{sigmas}", total, count)
     return found
-
-
-def text_identity(text: TextConfig) -> str:
-    """What a latent cache's text states depend on."""
-    return f"{text.encoder} max_tokens={text.max_tokens}"
 
 
 def step_cost(

@@ -25,6 +25,7 @@ from cosmos_data.latents import padding_cells
 from cosmos_data.loader import QUARANTINE, VideoBatch, VideoBatches
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, SamplePlan, read_parts
+from cosmos_data.text_cache import TextCache
 from cosmos_data.window_cache import WindowCache
 from cosmos_data.window_conditions import conditions_of
 from cosmos_tok.config import TokenizerConfig
@@ -83,14 +84,17 @@ class WindowMaker:
         encoder = WindowEncoder(tokenizer, mesh.device, as_codes=self.codec.kind == "discrete")
         self.dtype = encoder.dtype
         limit = None if run.latents.max_gib is None else int(run.latents.max_gib * 2**30)
-        cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
-        self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), encoder, cache)
+        self._cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
+        self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), encoder, self._cache)
         self.text_width = run.model.text_width if _reads_text(run) else 0
         self._text = None
         if self.text_width:
             states = Path(run.text.cache or folder / "text")
             encoder_folder = text_encoder_folder(run.text.encoder)
-            self._text = CachedTextEncoder(encoder_folder, run.text.max_tokens, states, mesh.device)
+            precision = run.text.precision_on(mesh.device.type)
+            self._text = CachedTextEncoder(
+                encoder_folder, run.text.max_tokens, TextCache(states), mesh.device, precision
+            )
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """States [B, S, E], which are kept too; where the model reads no text E is 0."""
@@ -104,6 +108,12 @@ class WindowMaker:
             )
         return states_BSE.cpu().float()
 
+    def flush(self) -> None:
+        """Write what was encoded and is not on the disk yet."""
+        self._cache.flush()
+        if self._text is not None:
+            self._text.flush()
+
 
 class FilledWindows:
     """The planned windows of a run, of one kind (see window.WindowStream)."""
@@ -113,7 +123,7 @@ class FilledWindows:
         run = maker.run
         self.plan, self.maker, self._mesh = plan, maker, mesh
         self._kind: Kind = kind
-        text = f"{run.text.encoder} max_tokens={run.text.max_tokens}" if maker.text_width else ""
+        text = run.text.identity_on(mesh.device.type) if maker.text_width else ""
         self.digest = hashlib.sha256(json.dumps([plan.digest, maker.tokenizer_digest, text]).encode()).hexdigest()
         self.origin = Origin(
             tokenizer_digest=maker.tokenizer_digest,
@@ -154,9 +164,12 @@ class FilledWindows:
         ahead, now = tee(place_lists)
         mine = (places for turn, places in enumerate(ahead) if turn % size == rank)
         made = iter(self.videos(mine))
-        for turn, places in enumerate(now):
-            maker_rank = turn % size
-            yield self._handed_over(places, next(made) if maker_rank == rank else None, maker_rank)
+        try:
+            for turn, places in enumerate(now):
+                maker_rank = turn % size
+                yield self._handed_over(places, next(made) if maker_rank == rank else None, maker_rank)
+        finally:
+            self.maker.flush()
 
     def videos(self, place_lists: Iterable[Sequence[int]]) -> VideoBatches:
         """Latents in the place of pixels, made here. Clips that can not be decoded are replaced and named in the run's
@@ -193,6 +206,7 @@ class FilledWindows:
             z_BCTHW = batch.pixels_B3THW
             found[place] = LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
             found[place].update(z_BCTHW)
+        self.maker.flush()
         return merged_in_order(found, world).statistics(
             {"manifest_digest": self.origin.manifest_digest, "num_windows": str(number)}
         )

@@ -22,7 +22,17 @@ import pyarrow.compute as pc
 
 from cosmos_data.clip import Clip, Pictures, Split, check_clip
 from cosmos_data.errors import DataError
-from cosmos_data.rows import OLDEST_VERSION, SCHEMA, SCHEMA_2, SINCE_VERSION_3, from_row, read_rows, to_row, write_rows
+from cosmos_data.rows import (
+    OLDEST_VERSION,
+    SCHEMA,
+    SCHEMA_2,
+    SINCE_VERSION_3,
+    from_row,
+    plain_values,
+    read_rows,
+    to_row,
+    write_rows,
+)
 from cosmos_data.table import ClipTable, write_table
 
 ARROW_MAGIC = b"ARROW1"
@@ -78,11 +88,11 @@ class Manifest:
         return self.arrow_column(name).to_numpy()
 
     def arrow_column(self, name: str) -> pa.ChunkedArray:
-        """[rows] of a column that holds one number or text a row; a text is no Python object here."""
+        """[rows] of a column as the file has it, in which a text is no Python object."""
         if isinstance(self._source, ClipTable):
             column = self._source.column(name)
             return column if len(self) == len(self._source) else column.take(pa.array(self._numbers))
-        values = [getattr(self._source[number], name) for number in self._numbers]
+        values = [plain_values(getattr(self._source[number], name)) for number in self._numbers]
         return pa.chunked_array([pa.array(values, SCHEMA.field(name).type)])
 
     def says(self, name: str) -> bool:
@@ -93,6 +103,12 @@ class Manifest:
         if pa.types.is_string(column.type):
             return pc.any(pc.not_equal(column, "")).as_py() is True  # pyright: ignore[reportAttributeAccessIssue]
         return column.null_count < len(column)
+
+    def captions(self) -> pa.Array:
+        """Every caption, of clips and of parts of clips, once, in the order of the alphabet."""
+        parts = pc.list_flatten(self.arrow_column("captions"))  # pyright: ignore[reportAttributeAccessIssue]
+        texts = [*self.arrow_column("caption").chunks, *(chunk.field("text") for chunk in parts.chunks)]
+        return pa.chunked_array(texts, pa.string()).cast(pa.large_string()).unique().sort()  # may be beyond 2 GiB
 
     @property
     def digest(self) -> str:

@@ -174,7 +174,8 @@ def _demand_values(values: Mapping[str, Any] | None, row: int, where: str) -> No
 
 
 def plain_values(value: Any) -> Any:
-    """The mapping of a record, and of those in it; anything else is left as it is. `record` goes back."""
+    """A value of a clip as a row holds it: records become mappings, and tuples of records lists of them. `record` goes
+    back."""
     if is_dataclass(value):
         return {field.name: plain_values(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and value and is_dataclass(value[0]):

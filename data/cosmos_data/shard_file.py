@@ -53,6 +53,8 @@ class ShardFile:
     """SHA-256 of facts, rows and data, as the writer computed it."""
     batch: pa.RecordBatch
     """Its columns lie in the mapped file."""
+    data_start: int
+    """Byte of the file at which the first row's data begin; the others follow without a gap."""
 
     def __len__(self) -> int:
         return self.batch.num_rows
@@ -115,25 +117,28 @@ def write_shard(
     return open_shard(path, facts["kind"])
 
 
-def open_shard(path: Path, kind: str) -> ShardFile:
-    """Raises `DataError` where it is missing, cut off, or something else than its name says."""
+def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
+    """Raises `DataError`, with that remedy, where it is missing, cut off, or something else than its name says."""
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        mapped = pa.memory_map(str(path))
+        first_address = mapped.read_buffer(1).address
+        reader = pa.ipc.open_file(mapped)
         if reader.num_record_batches != 1:
             raise ValueError(f"it has {reader.num_record_batches} batches of rows, not one")
         metadata = reader.schema.metadata or {}
         facts, digest = json.loads(metadata[FACTS_KEY]), metadata[DIGEST_KEY].decode()
         found = {name: facts[name] for name in ("version", "kind", "key")}
         batch = reader.get_batch(0)
+        data_start = batch.column("data").buffers()[2].address - first_address
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {AGAIN}") from error
+        raise DataError(f"{path} is missing; {remedy}") from error
     except PermissionError as error:
         raise DataError(f"{path} can not be read (permission denied); let its owner allow it") from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no shard, or was cut off ({error}); {AGAIN}") from error
+        raise DataError(f"{path} is no shard, or was cut off ({error}); {remedy}") from error
     if found != {"version": VERSION, "kind": kind, "key": path.stem}:
-        raise DataError(f"{path} holds another shard than its name says: {found}; {AGAIN}")
-    return ShardFile(path, facts, digest, batch)
+        raise DataError(f"{path} holds another shard than its name says: {found}; {remedy}")
+    return ShardFile(path, facts, digest, batch, data_start)
 
 
 @contextlib.contextmanager

@@ -30,8 +30,10 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, read_quarantine
 from cosmos_data.shard_file import key_of, remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
+from cosmos_data.text_cache import TextCache
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.window_conditions import conditions_of, conditions_said
+from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
@@ -43,7 +45,6 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
-from cosmos_train.recipes.world_dit import text_identity
 from cosmos_train.windows.ahead import make_ahead, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
@@ -58,9 +59,10 @@ MIB = 2**20
 def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> TextEncoder:
     """The configured encoder, from its folder or package; behind a cache of its states where there is one."""
     folder = text_encoder_folder(run.text.encoder)
-    if run.text.cache is not None:
-        return CachedTextEncoder(folder, run.text.max_tokens, Path(run.text.cache), device)
-    return FolderTextEncoder(folder, run.text.max_tokens, device)
+    text, precision = run.text, run.text.precision_on(device.type)
+    if text.cache is not None:
+        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision)
+    return FolderTextEncoder(folder, text.max_tokens, device, precision)
 
 
 def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
@@ -90,7 +92,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
     manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
         tokenizer_digest=tokenizer_digest(Path(run.latents.tokenizer)),
-        text_encoder=text_identity(run.text),
+        text_encoder=run.text.identity_on(mesh.device.type),
         manifest_digest=manifest.digest,
         window_frames=run.data.num_frames,
         frame_stride=run.data.frame_stride,
@@ -253,12 +255,13 @@ class _ShardMaker:
         if text_path(self._folder, key).exists():
             return open_text_shard(self._folder, key)
         states = {}
-        for caption in captions:
-            encoded = self._text_encoder.encode([caption])
-            dropped = int(encoded.dropped_B[0])
-            if dropped:
-                print(f"caption cut by {dropped} tokens to text.max_tokens={self._run.text.max_tokens}: {caption}")
-            states[caption] = encoded.states_BSE[0, : int(encoded.length_B[0])]
+        for start in range(0, len(captions), TEXTS_AT_ONCE):
+            some = captions[start : start + TEXTS_AT_ONCE]
+            encoded = self._text_encoder.encode(some)
+            tell_cut(some, encoded, self._run.text.max_tokens)
+            for caption, states_SE, length in zip(some, encoded.states_BSE, encoded.length_B.tolist(), strict=True):
+                states[caption] = states_SE[:length].cpu().clone()  # and not a view, which would keep the padding too
+        self._text_encoder.flush()
         return write_text_shard(self._folder, self._metadata.text_encoder, states)
 
     def _write(self, shard: _Shard) -> LatentShard:

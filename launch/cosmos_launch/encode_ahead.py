@@ -57,8 +57,9 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
                 stream.maker.encode_text([sample.caption for sample in batch.samples])
                 done += len(batch.samples)
                 advance(done, total)
-    encoder = streams["video"].maker.encoder
-    counts = torch.tensor([encoder.num_encoded, total], device=mesh.device)
+    maker = streams["video"].maker
+    maker.flush()
+    counts = torch.tensor([maker.encoder.num_encoded, total], device=mesh.device)
     dist.all_reduce(counts, group=mesh.world)
     num_encoded, num_asked = counts.tolist()
     num_trained = run.train.num_steps * run.train.global_batch_size

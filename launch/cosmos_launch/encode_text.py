@@ -3,17 +3,22 @@
 T5-11B is 45 GB and is wanted once: on one machine this fills `text.cache`, and later runs never load it.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
+import pyarrow as pa
 import torch
 
 from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
+from cosmos_data.text_cache import TextCache
 from cosmos_launch.progress import progress
 from cosmos_tok.config import TextConfig
-from cosmos_tok.text import text_encoder_folder
+from cosmos_tok.text import TextStates, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder
 from cosmos_train.config.errors import ConfigError
+
+TEXTS_AT_ONCE = 128
+"""That are handed to the encoder, which makes batches of them: states of 512 tokens of T5-11B are 2 MiB a text."""
 
 
 def encode_text(text: TextConfig, data: DataConfig) -> int:
@@ -21,14 +26,28 @@ def encode_text(text: TextConfig, data: DataConfig) -> int:
     if text.cache is None:
         raise ConfigError("text.cache is not set, and --text keeps the states of texts there; set it to a folder")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    captions = sorted({clip.caption for clip in Manifest.read(data.manifest)})
-    encoder = CachedTextEncoder(text_encoder_folder(text.encoder), text.max_tokens, Path(text.cache), device)
+    manifests = [Manifest.read(path) for path in (data.manifest, *data.blend)]
+    captions = pa.chunked_array([manifest.captions() for manifest in manifests]).unique()
+    encoder = CachedTextEncoder(
+        text_encoder_folder(text.encoder),
+        text.max_tokens,
+        TextCache(text.cache),
+        device,
+        text.precision_on(device.type),
+    )
     with progress("text", "captions") as advance:
-        for done, caption in enumerate(captions, start=1):
-            dropped = int(encoder.encode([caption]).dropped_B[0])
-            if dropped:
-                print(f"caption cut by {dropped} tokens to text.max_tokens={text.max_tokens}: {caption}")
-            advance(done, len(captions))
+        for start in range(0, len(captions), TEXTS_AT_ONCE):
+            some = captions[start : start + TEXTS_AT_ONCE].to_pylist()
+            tell_cut(some, encoder.encode(some), text.max_tokens)
+            advance(start + len(some), len(captions))
+    encoder.flush()
     known = len(captions) - encoder.num_computed
     print(f"{encoder.num_computed} captions encoded, {known} were there already: {text.cache}")
     return 0
+
+
+def tell_cut(texts: Sequence[str], encoded: TextStates, max_tokens: int) -> None:
+    """Print which texts are longer than the encoder takes."""
+    for text, dropped in zip(texts, encoded.dropped_B.tolist(), strict=True):
+        if dropped:
+            print(f"caption cut by {dropped} tokens to text.max_tokens={max_tokens}: {text}")

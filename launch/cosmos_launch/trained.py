@@ -130,6 +130,7 @@ class TrainedWorld(ABC):
         """States [B, S, E] of the texts, in the order of their names; what is cut off is told on standard error."""
         assert self.text is not None, "a model that reads no text was asked to"
         encoded = self.text.encode(list(named.values()))
+        self.text.flush()
         if self.mesh.is_main:
             for name, dropped in zip(named, encoded.dropped_B.tolist(), strict=True):
                 if dropped:

@@ -1,17 +1,15 @@
-import logging
-import multiprocessing
-import os
-import tempfile
-import time
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cosmos_data.config import DataConfig
 from cosmos_data.plan import Part, Sample, SamplePlan
-from cosmos_data.window_cache import ABANDONED_SEC, WindowCache
+from cosmos_data.window_cache import WindowCache, shown_by
 
 SHAPE = (4, 2, 8, 12)
 
@@ -30,10 +28,18 @@ def latents(number: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(number))
 
 
+def shards(folder: Path) -> list[Path]:
+    return sorted((folder / "filled").glob("*"))
+
+
 def test_what_was_written_is_read_bit_for_bit(samples, tmp_path):
-    cache_of(tmp_path).write(samples[0], latents(0))
-    found = cache_of(tmp_path).read(samples[0])
-    assert found is not None and torch.equal(found, latents(0))
+    cache = cache_of(tmp_path)
+    cache.write(samples[0], latents(0))
+    assert cache_of(tmp_path).read(samples[0]) is None
+    cache.flush()
+    for place in (cache, cache_of(tmp_path)):
+        found = place.read(samples[0])
+        assert found is not None and torch.equal(found, latents(0))
     assert cache_of(tmp_path).read(samples[1]) is None
 
 
@@ -57,111 +63,51 @@ def test_only_what_changes_the_latents_changes_the_key(samples, tmp_path):
     assert cache.key(replace(sample, index=77, attempt=3, clip=moved)) == cache.key(sample)
 
 
-def test_a_damaged_file_is_a_miss(samples, tmp_path):
-    cache = cache_of(tmp_path)
+def test_another_tokenizer_and_another_type_find_nothing(samples, tmp_path):
+    """They lie in shards of their own, also where a key were the same."""
+    for changes in ({}, {"tokenizer_digest": "b"}, {"dtype": torch.int32}):
+        cache = cache_of(tmp_path, **changes)
+        assert cache.read(samples[0]) is None
+        cache.write(samples[0], latents(0).to(cache.dtype))
+        cache.flush()
+    assert len(shards(tmp_path)) == 3
+    assert len({path.name.split("-")[0] for path in shards(tmp_path)}) == 3
+
+
+def test_windows_of_two_sizes_lie_in_shards_of_their_own(samples, tmp_path):
+    cache, small = cache_of(tmp_path), replace(samples[0], height_px=32)
     cache.write(samples[0], latents(0))
-    [path] = (tmp_path / "windows").glob("*/*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    assert cache.read(samples[0]) is None
+    cache.write(small, latents(1)[..., :4])
+    cache.flush()
+    assert len(shards(tmp_path)) == 2
+    for sample, shape in ((samples[0], SHAPE), (small, (4, 2, 8, 4))):
+        z_CTHW = cache_of(tmp_path).read(sample)
+        assert z_CTHW is not None and z_CTHW.shape == shape
+
+
+def test_a_limit_counts_all_shards(samples, tmp_path):
+    """Also those of another tokenizer. With a low limit a window is a shard."""
+    cache = cache_of(tmp_path / "one")
     cache.write(samples[0], latents(0))
-    assert cache.read(samples[0]) is not None
-
-
-def files(folder: Path) -> list[Path]:
-    return list((folder / "windows").glob("*/*"))
-
-
-def test_the_least_recently_used_go_first(samples, tmp_path):
-    cache_of(tmp_path / "one").write(samples[0], latents(0))
-    [size] = (path.stat().st_size for path in files(tmp_path / "one"))
-    limit = 5 * size
-    cache = cache_of(tmp_path, max_bytes=limit)
-    for number in range(5):
-        cache.write(samples[number], latents(number))
-        time.sleep(0.01)
-    assert cache.read(samples[0]) is not None  # now the most recently used
-    cache.write(samples[5], latents(5))
-    assert sum(path.stat().st_size for path in files(tmp_path)) <= 0.9 * limit
-    assert [number for number in range(6) if cache.read(samples[number]) is not None] == [0, 3, 4, 5]
-    again = cache_of(tmp_path, max_bytes=limit)  # what is in the folder counts from the start
-    for number in (6, 7):
-        again.write(samples[number], latents(number))
-    assert sum(path.stat().st_size for path in files(tmp_path)) <= limit
-
-
-def test_what_others_wrote_counts(samples, tmp_path):
-    """Each of four has written less than the limit, since it last looked."""
-    cache_of(tmp_path / "one").write(samples[0], latents(0))
-    [size] = (path.stat().st_size for path in files(tmp_path / "one"))
-    caches = [cache_of(tmp_path, max_bytes=5 * size) for _ in range(4)]
-    for number in range(8):
-        caches[number % 4].write(samples[number], latents(number))
-        assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * size
-
-
-def test_what_a_killed_process_left_goes(samples, tmp_path):
-    cache_of(tmp_path).write(samples[0], latents(0))
-    old, new = (tmp_path / "windows/partial" / f"{name}.partial" for name in ("old", "new"))
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (0, time.time() - ABANDONED_SEC - 60))
-    assert cache_of(tmp_path).read(samples[0]) is not None
-    assert not old.exists() and new.exists()
-
-
-def read_and_write(folder: Path, samples: list[Sample], answers: multiprocessing.Queue) -> None:
-    """As a user to whom the folder does not belong: how many of the windows are hits, and what the log says."""
-    if os.geteuid() == 0:
-        os.seteuid(65534)
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
-    logging.getLogger("cosmos_data.window_cache").addHandler(handler)
-    cache = cache_of(folder, max_bytes=10**6)
-    found = [cache.read(sample) is not None for sample in samples]
+    cache.flush()
+    limit = 5 * shards(tmp_path / "one")[0].stat().st_size
+    caches = [cache_of(tmp_path, max_bytes=limit, tokenizer_digest=digest) for digest in "ab"]
     for number, sample in enumerate(samples):
-        cache.write(sample, latents(number))
-    answers.put((found, said))
+        caches[number % 2].write(sample, latents(number))
+        assert sum(path.stat().st_size for path in shards(tmp_path)) <= limit
+    assert 0 < len(shards(tmp_path)) <= 5
 
 
-def test_a_folder_that_can_only_be_read(samples):
-    """Hits stay hits; that nothing is written is said once."""
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
-        folder = Path(name)
-        cache_of(folder).write(samples[0], latents(0))
-        modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
-        for path in modes:
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        context = multiprocessing.get_context("fork")
-        answers = context.Queue()
-        job = context.Process(target=read_and_write, args=(folder, samples[:3], answers))
-        job.start()
-        found, said = answers.get(timeout=60)
-        job.join()
-        for path, mode in modes.items():
-            path.chmod(mode)
-    assert found == [True, False, False]
-    assert said == [f"latents are not kept in {folder}/windows: Permission denied; they are encoded each time"]
-
-
-def fill(folder: Path, samples: list[Sample], max_bytes: int) -> None:
-    cache = cache_of(folder, max_bytes=max_bytes)
-    for _ in range(20):
-        for number, sample in enumerate(samples):
-            z_CTHW = cache.read(sample)
-            assert z_CTHW is None or torch.equal(z_CTHW, latents(number))
-            if z_CTHW is None:
-                cache.write(sample, latents(number))
-
-
-def test_two_jobs_share_a_folder(samples, tmp_path):
-    """Both write, read and evict the same files; nobody reads half a file."""
-    jobs = [
-        multiprocessing.get_context("fork").Process(target=fill, args=(tmp_path, samples, 5 * 3400)) for _ in range(2)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-        assert job.exitcode == 0
-    assert not [path for path in files(tmp_path) if path.name.endswith(".partial")]
+def test_windows_of_an_earlier_version_are_named(samples, tmp_path, caplog):
+    """By the folder, once; they are not read."""
+    identity = [1, "a", "torch.float32"]
+    key = hashlib.sha256(json.dumps([identity, *shown_by(samples[0])], sort_keys=True).encode()).hexdigest()
+    (tmp_path / "windows" / key[:2]).mkdir(parents=True)
+    save_file({"z": latents(0)}, tmp_path / "windows" / key[:2] / f"{key}.safetensors")
+    cache = cache_of(tmp_path)
+    assert cache.key(samples[0]) == key and cache.read(samples[0]) is None
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}/windows holds one file a window, as an earlier cosmos-train kept them; they are not read any "
+        "more, and its folders ?? can be removed"
+    )

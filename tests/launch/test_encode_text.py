@@ -7,22 +7,27 @@ import pytest
 from support.clips import CLIP
 from support.tiny_t5 import write_t5
 
+from cosmos_data.conditions import CaptionWindow
 from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """Of three clips with two captions, one of them of six tokens, for an encoder that takes four."""
+    """Of three clips with two captions, one of them of six tokens, for an encoder that takes four; of a part of a clip
+    with a caption of its own, and of another manifest with one more."""
     captions = ("rain", "a red ball a red", "rain")
-    clips = tuple(replace(CLIP, clip_id=str(row), caption=caption) for row, caption in enumerate(captions))
+    clips = [replace(CLIP, clip_id=str(row), caption=caption) for row, caption in enumerate(captions)]
+    clips[2] = replace(clips[2], captions=(CaptionWindow(start_frame=0, num_frames=5, text="red rain"),))
     Manifest(clips).write(tmp_path / "clips.arrow")
+    Manifest([replace(CLIP, caption="a ball")]).write(tmp_path / "more.arrow")
     (tmp_path / "t5").mkdir()
     return [
         "tokenize",
         "run/demo_world",
         "--text",
         f"data.manifest={tmp_path}/clips.arrow",
+        f"data.blend={{{tmp_path}/more.arrow: 1.0}}",
         f"text.encoder={write_t5(tmp_path / 't5')}",
         "text.max_tokens=4",
         f"text.cache={tmp_path}/text",
@@ -32,12 +37,12 @@ def command(tmp_path: Path) -> list[str]:
 def test_captions_are_encoded_once(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "2 captions encoded, 0 were there already" in said
+    assert "4 captions encoded, 0 were there already" in said
     assert "caption cut by 2 tokens to text.max_tokens=4: a red ball a red" in said
     kept = sorted((tmp_path / "text").iterdir())
-    assert len(kept) == 2
+    assert len(kept) == 1
     assert main(command) == 0
-    assert "0 captions encoded, 2 were there already" in capsys.readouterr().out
+    assert "0 captions encoded, 4 were there already" in capsys.readouterr().out
     assert sorted((tmp_path / "text").iterdir()) == kept
 
 

@@ -27,7 +27,7 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_dit import WorldDiTTask, text_identity
+from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
 
@@ -50,7 +50,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "latents",
         LatentMetadata(
             tokenizer_digest=tokenizer_digest(folder / "tokenizer"),
-            text_encoder=text_identity(text),
+            text_encoder=text.identity_on("cpu"),
             manifest_digest="1" * 64,
             window_frames=FRAMES,
             height_px=HEIGHT_PX,

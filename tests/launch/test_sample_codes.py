@@ -14,10 +14,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
 from support import tiny_tokenizer
+from support.filled_run import kept_windows
 
+from cosmos_data import window_cache
 from cosmos_data.latents import LatentStore
+from cosmos_data.shard_file import open_shard
 from cosmos_data.simulated import WorldConfig, write_world
 from cosmos_data.video import probe_video
 from cosmos_launch.cli import main
@@ -146,8 +148,9 @@ def test_a_run_that_encodes_its_own_windows(folder: Path, tmp_path: Path, capfd:
     assert losses[0] == losses[1]
     assert main(["tokenize", *line, "--samples", "2"]) == 0
     assert "0 windows encoded, 2 were there already" in capfd.readouterr().out
-    [one, _] = (tmp_path / "windows").glob("windows/*/*.safetensors")
-    assert load_file(one)["z"].dtype == torch.int32 and load_file(one)["z"].shape == (1, 3, 4, 4)
+    [path] = (tmp_path / "windows" / window_cache.FOLDER).iterdir()
+    facts = open_shard(path, window_cache.KIND).facts
+    assert (facts["dtype"], facts["shape"]) == ("int32", [1, 3, 4, 4]) and len(kept_windows(tmp_path / "windows")) == 2
     shutil.rmtree(tmp_path / "windows")
     out, given = tmp_path / "out", str(folder / "first.png")
     assert main(["sample", str(tmp_path / "missed"), "--out", str(out), "--input", given]) == 0

