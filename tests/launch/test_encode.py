@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cosmos_train.recipes.kept_statistics import STATISTICS
+from cosmos_train.windows.kept import STATISTICS
 from support import clips, filled_run
 from support.footage import CARPHONE, FOOTAGE
 
