@@ -156,7 +156,7 @@ def test_a_run_that_encodes_its_own_windows(folder: Path, tmp_path: Path, capfd:
     assert main(["sample", str(tmp_path / "missed"), "--out", str(out), "--input", given]) == 0
     assert probe_video(out / "seed-0000.mp4").num_frames == FRAMES
     assert main(["evaluate", "world", str(tmp_path / "missed"), "--out", str(tmp_path / "figures.json")]) == 0
-    assert json.loads((tmp_path / "figures.json").read_text())["perplexity"].keys() == {"model"}
+    assert json.loads((tmp_path / "figures.json").read_text())["perplexity"].keys() == {"model", "unigram"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
