@@ -145,11 +145,14 @@ class _Shard:
     """Where it was there already."""
     parts: list[Tensor] = field(default_factory=list)
     """Latents [B, C, T, H, W] of its first windows."""
+    num_made: int = 0
+    """Windows that they have."""
     statistics: LatentStatisticsAccumulator | None = None
 
     def add(self, z_BCTHW: Tensor) -> None:
         """Keep the latents of the next windows, and count them in where statistics are taken."""
         self.parts.append(z_BCTHW)
+        self.num_made += len(z_BCTHW)
         if self.split == "train" and z_BCTHW.is_floating_point():
             self.statistics = self.statistics or LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
             self.statistics.update(z_BCTHW)
@@ -157,7 +160,7 @@ class _Shard:
     @property
     def is_whole(self) -> bool:
         """Whether no window is missing."""
-        return self.found is not None or sum(map(len, self.parts)) == len(self.samples)
+        return self.found is not None or self.num_made == len(self.samples)
 
 
 class _ShardMaker:

@@ -78,7 +78,7 @@ def threads_of_batches(manifest: Path) -> tuple[int, list[str]]:
     started = set(threading.enumerate()) - before
     batches.close()
     for thread in started | set(threading.enumerate()) - before:
-        thread.join(0 if thread.name.startswith("ThreadPool") else 10)  # a decoder's end by themselves
+        thread.join(0 if thread.name.startswith("ThreadPool") else 60)  # a decoder's end by themselves
     return len(started), [thread.name for thread in set(threading.enumerate()) - before]
 
 

@@ -20,7 +20,7 @@ def test_items_are_made_ahead_in_order_and_elsewhere():
             yield number
 
     found = make_ahead(items(), 2)
-    assert next(found) == 0 and third.wait(10), "nobody asked for it yet"
+    assert next(found) == 0 and third.wait(60), "nobody asked for it yet"
     assert made == [0, 1, 2], "and for no more"
     assert [0, *found] == made == [0, 1, 2, 3, 4]
     assert threading.get_ident() not in threads
@@ -48,12 +48,12 @@ def test_what_is_being_made_when_the_caller_stops_is_waited_for():
     def items() -> Iterator[int]:
         yield 0
         begun.set()
-        may_end.wait(10)
+        may_end.wait(60)
         ended.append(threading.current_thread())
         yield 1
 
     found = make_ahead(items(), 1)
-    assert next(found) == 0 and begun.wait(10)
+    assert next(found) == 0 and begun.wait(60)
     threading.Timer(0.01, may_end.set).start()
     found.close()
     assert len(ended) == 1 and not ended[0].is_alive()
@@ -69,7 +69,7 @@ def test_a_function_is_called_ahead_so_many_times_at_once_and_its_results_are_in
 
     def square(number: int) -> int:
         threads.add(threading.get_ident())
-        all_there.wait(10)  # three calls at a time, or it raises
+        all_there.wait(60)  # three calls at a time, or it raises
         return number**2
 
     found = map_ahead(square, items(), 3)
@@ -101,13 +101,13 @@ def test_a_closed_one_waits_for_its_calls_and_makes_no_more():
 
     def note(number: int) -> int:
         begun.release()
-        assert number == 0 or may_end.wait(10)
+        assert number == 0 or may_end.wait(60)
         calls.append(threading.current_thread())
         return number
 
     found = map_ahead(note, iter(range(100)), 2)
     assert next(found) == 0
-    assert all(begun.acquire(timeout=10) for _ in range(3))
+    assert all(begun.acquire(timeout=60) for _ in range(3))
     threading.Timer(0.01, may_end.set).start()
     found.close()
     assert len(calls) == 3 and not any(thread.is_alive() for thread in calls)
