@@ -1,5 +1,6 @@
 """What is kept by key is found by key, whoever shares the folder, fills its disk, damages its files or is killed."""
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import random
 import resource
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
@@ -153,21 +155,16 @@ def change_a_byte(path: Path) -> None:
 
 def put_another_there(path: Path) -> None:
     """Of another tokenizer, under the name of the first."""
+    shard = shard_file.open_shard(path, "test")
+    values = [-shard.tensor(row, torch.float32, (1, 4, 6)) for row in range(3)]
+    rows = [
+        shard.row(row) | {"crc32": keyed_shards._crc32(shard.row(row)["key"], "{}", one)}
+        for row, one in enumerate(values)
+    ]
     with TemporaryDirectory() as name:
-        other = store_of(Path(name), "b")
-        fill(other, range(3))
-        other.flush()
-        [foreign] = Path(name).iterdir()
-        shard_file.write_shard(
-            path.with_name("aside.arrow"),
-            shard_file.open_shard(foreign, "test").facts | {"key": "aside"},
-            keyed_shards.SCHEMA,
-            [shard_file.open_shard(foreign, "test").row(row) for row in range(3)],
-            [value(number) for number in range(3)],
-        )
-    content = path.with_name("aside.arrow").read_bytes()
-    path.with_name("aside.arrow").unlink()
-    path.write_bytes(content.replace(b'"key": "aside"', f'"key": "{path.stem}"'.encode()))
+        other = Path(name) / path.name
+        shard_file.write_shard(other, dict(shard.facts) | {"tokenizer": "b"}, keyed_shards.SCHEMA, rows, values)
+        path.write_bytes(other.read_bytes())
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -197,6 +194,73 @@ def test_a_damaged_shard_is_not_there(
     assert len(caplog.records) == 1
 
 
+def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    open_shard = keyed_shards.open_shard
+
+    def open_late(path: Path, *rest, **named) -> shard_file.ShardFile:
+        path.unlink()
+        return open_shard(path, *rest, **named)
+
+    monkeypatch.setattr(keyed_shards, "open_shard", open_late)
+    assert found(store_of(tmp_path), range(3)) == [] and not caplog.records
+
+
+def test_what_is_being_written_is_found_and_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Found by any thread, and awaited by whoever flushes."""
+    store, happened = store_of(tmp_path), []
+    begun, may_end = threading.Event(), threading.Event()
+    write_shard = keyed_shards.write_shard
+
+    def write_slowly(*arguments) -> shard_file.ShardFile:
+        begun.set()
+        assert may_end.wait(60)
+        happened.append("written")
+        return write_shard(*arguments)
+
+    monkeypatch.setattr(keyed_shards, "write_shard", write_slowly)
+    fill(store, range(3))
+    writer = Thread(target=store.flush)
+    flusher = Thread(target=lambda: (store.flush(), happened.append("flushed")))
+    writer.start()
+    assert begun.wait(60)
+    assert found(store, range(3)) == [0, 1, 2]
+    flusher.start()
+    flusher.join(0.1)  # time to do it wrong
+    may_end.set()
+    for thread in (writer, flusher):
+        thread.join(60)
+    assert happened == ["written", "flushed"]
+
+
+def test_keys_that_begin_alike(tmp_path: Path):
+    store = store_of(tmp_path)
+    keys = [key(0)[:16] + key(number)[16:] for number in range(3)]
+    for number in range(2):
+        store.write(keys[number], value(number))
+        store.flush()
+    for number in range(2):
+        kept = store.read(keys[number])
+        assert kept is not None and torch.equal(kept.value, value(number))
+    assert store.read(keys[2]) is None
+
+
+def test_few_shards_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keyed_shards, "NUM_OPEN", 2)
+    store = store_of(tmp_path, shard_bytes=ROW_BYTES)
+    fill(store, range(6))
+    assert found(store, range(6)) == list(range(6))
+    num_open = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by another thread of this process
+            num_open += str(link.readlink()).startswith(str(tmp_path))
+    assert num_open == 2
+
+
 def test_the_least_recently_used_shards_go(tmp_path: Path, look_always: None):
     """Whoever wrote them; whoever has them open sees them as never written."""
     probe = store_of(tmp_path / "probe")
@@ -210,7 +274,7 @@ def test_the_least_recently_used_shards_go(tmp_path: Path, look_always: None):
         one.flush()
         for age, path in enumerate(sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
             os.utime(path, (age, age))
-    assert found(two, range(10)) == list(range(10))
+    assert found(one, range(10)) == found(two, range(10)) == list(range(10))
     for age, number in enumerate((4, 6, 8, 2, 0)):  # from the least recently used on
         path = two._path(two._names[next(two._index.find(int(key(number)[:16], 16)))[0]])
         os.utime(path, (age, age))
@@ -219,6 +283,7 @@ def test_the_least_recently_used_shards_go(tmp_path: Path, look_always: None):
     two.flush()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 5 * keyed_shards.KEPT_SHARE * size
     for store in (one, two, store_of(folder)):
+        assert store.read(key(99)) is None  # which has it look for what became of the shards that it has open
         assert found(store, range(12)) == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
@@ -441,4 +506,12 @@ def test_the_index_finds_what_a_dictionary_does():
         assert all(set(index.find(start)) == places for start, places in wanted.items())
     assert list(index.find(7)) == []
     assert len(index.runs) <= math.log2(1200)
-    assert len(index) < sum(map(len, wanted.values())) * 1.5, "what has gone goes from memory"
+
+
+def test_what_has_gone_leaves_the_index():
+    """In a folder that is full each new shard takes the place of an old one."""
+    index = KeyIndex()
+    for shard in range(300):
+        index.add(shard, np.arange(10, dtype=np.uint64) + shard)
+        index.drop(shard - 3)
+        assert len(index) < 300
