@@ -22,6 +22,7 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
+from cosmos_data.contents import HEAD_BYTES, content_of
 from cosmos_data.errors import ClipError
 from cosmos_data.plan import Sample
 from cosmos_data.stall import Stalled, Workers, stall_error
@@ -118,7 +119,8 @@ def _reason(error: RuntimeError) -> str:
 
 
 def read_verified(sample: Sample) -> np.ndarray:
-    """The file's bytes, if they are those that the manifest was built from."""
+    """The file's bytes, if they are those that the manifest was built from, and of a video: DALI takes a text for one,
+    too, and decodes the files that it names."""
     clip = sample.clip
     try:
         encoded = clip.file.read_bytes()
@@ -127,6 +129,11 @@ def read_verified(sample: Sample) -> np.ndarray:
     sha256 = hashlib.sha256(encoded).hexdigest()
     if clip.digest_of(sha256, clip.num_frames) != clip.digest:
         raise ClipError(f"{clip.path} has changed since the manifest was built")
+    content = content_of(encoded[:HEAD_BYTES])
+    if content.kind != "video":
+        raise ClipError(
+            f"{clip.path} is {content.what}, which DALI is not given; use data.decoder=pyav if it is a video"
+        )
     return np.frombuffer(encoded, dtype=np.uint8)
 
 
