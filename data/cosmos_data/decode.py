@@ -23,7 +23,7 @@ from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
 from cosmos_data.shown import Orientation, orientation_of
 from cosmos_data.stall import Stalled, Workers, stall_error
-from cosmos_data.transform import fit_picture
+from cosmos_data.transform import check_size, fit_picture
 from cosmos_data.video import RgbConverter, read_frames
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ class PyAVDecoder:
         orientation: Orientation | None = None
         for place, frame in enumerate(frames):
             orientation = orientation or orientation_of(frame)
-            fit_picture(to_rgb.colours(frame, orientation), sample, window_3THW[:, place])
+            check_size(orientation.upright_size(frame.height, frame.width), sample.clip)
+            fit_picture(to_rgb.colours(frame, orientation, sample.box), sample, window_3THW[:, place])
         self._idle_converters.append(to_rgb)
 
 
