@@ -192,7 +192,8 @@ def open_way(way: str, folder: Path, config: DataConfig) -> Read:
 
 
 def serve(way: str, folder: Path, config: DataConfig, pipe: Connection) -> None:
-    """In a process of its own: warm up, then for each range of sample indices (rate, rate of processor time)."""
+    """Serve as a process of its own: warm up, then send for each range of sample indices frames per second, and frames
+    per second of processor time."""
     read = open_way(way, folder, config)
     pipe.send(read(range(BATCH))[0])
     while (indices := pipe.recv()) is not None:
@@ -226,10 +227,7 @@ def compare(
     results = []
     for way in ways:
         pipes[way].send(None)
-        of_ours, cpu_of_ours = (
-            statistics.median(one[k] / our[k] for one, our in zip(rates[way], rates["ours"], strict=True))
-            for k in (0, 1)
-        )
+        of_ours, cpu_of_ours = np.median(np.array(rates[way]) / np.array(rates["ours"]), axis=0).tolist()
         result = {"way": way, "frames_per_sec": round(statistics.median(rate for rate, _ in rates[way]), 1)}
         result |= {"of_ours": round(of_ours, 3), "cpu_of_ours": round(cpu_of_ours, 3)}
         result |= {} if way == "webdataset" else {"levels_from_ours": round(levels[way], 2)}

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class DaliDecoder:
-    """`Decoder` on `device`; `num_threads` samples at a time on the CPU."""
+    """It is a `Decoder` on `device`, of `num_threads` samples at a time on the CPU."""
 
     def __init__(self, device: torch.device, num_threads: int, stall_sec: float = 120.0) -> None:
         self._device = device
@@ -46,6 +46,7 @@ class DaliDecoder:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """See `Decoder`."""
         encoded = []
         for position, sample in enumerate(samples):
             try:
@@ -119,8 +120,11 @@ def _reason(error: RuntimeError) -> str:
 
 
 def read_verified(sample: Sample) -> np.ndarray:
-    """The file's bytes, if they are those that the manifest was built from, and of a video: DALI takes a text for one,
-    too, and decodes the files that it names."""
+    """Read the file's bytes, which must be those that the manifest was built from, and of a video: DALI takes a text
+    for one, too, and decodes the files that it names.
+
+    Raises `ClipError` where they are not, or it can not be read.
+    """
     clip = sample.clip
     try:
         encoded = clip.file.read_bytes()
@@ -138,7 +142,8 @@ def read_verified(sample: Sample) -> np.ndarray:
 
 
 def build_pipeline(device: torch.device, num_threads: int, max_batch_size: int) -> Pipeline:
-    """encoded bytes, start_frame, num_frames, frame_stride -> whole pictures, uint8 [T, rows, columns, 3] each."""
+    """Build what turns encoded bytes, start_frame, num_frames and frame_stride into whole pictures, uint8 [T, rows,
+    columns, 3] each."""
     on_gpu = device.type == "cuda"
     pipeline = Pipeline(
         batch_size=max_batch_size,

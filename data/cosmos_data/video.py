@@ -62,7 +62,7 @@ UNSPECIFIED = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What a whole file holds; see `Clip` and `Pictures` for the fields of the same names."""
+    """A whole file holds this; see `Clip` and `Pictures` for the fields of the same names."""
 
     num_frames: int
     fps: float
@@ -266,7 +266,7 @@ def _stamp_table(file: VideoFile, stream_index: int | None) -> list[int] | None:
 def read_frames(
     clip: Clip, *, start_frame: int, num_frames: int, frame_stride: int = 1, videos: OpenVideos | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Frames start_frame, start_frame + frame_stride ... (counted from the file's first frame), exactly `num_frames`.
+    """Read `num_frames` frames: start_frame, start_frame + frame_stride ..., counted from the file's first frame.
 
     They are treated as the manifest says (`Pictures.treatment`); RgbConverter then turns them upright.
 
@@ -418,7 +418,7 @@ class _Sent:
 
 
 class RgbConverter:
-    """Frames to uint8 RGB arrays, upright. Keeps its conversion tables between frames; one per thread."""
+    """It turns frames into uint8 RGB arrays, upright, and keeps its tables between them; each thread has its own."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -427,14 +427,14 @@ class RgbConverter:
         """Size and meaning of the frames that it takes, and the part that it leaves of them."""
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """[height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
+        """Give [height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
         return np.stack(self.colours(frame)).transpose(1, 2, 0)
 
     def colours(
         self, frame: av.VideoFrame, orientation: Orientation | None = None, box: Box | None = None
     ) -> list[np.ndarray]:
-        """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
-        time that it needs for pixels.
+        """Give red, green and blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of
+        the time that it needs for pixels.
 
         orientation: of the whole file, where the caller knows it; None: it is asked of the frame. A frame whose side
         data was looked at is freed by Python's garbage collector alone, and later ones then lie in cold memory.
@@ -463,8 +463,8 @@ class RgbConverter:
 
 
 def part_around(box: Box, frame: av.VideoFrame) -> Box | None:
-    """The part of a stored picture that is enough to know the box's colours, which lie between those of chroma's
-    neighbours; None where that is not known, or not much less than the picture."""
+    """Find the part of a stored picture in which the box has the colours that it has in all of it, though chroma is
+    interpolated; None where no such part is known that is much less than the picture."""
     if frame.format.name != "yuv420p" or frame.width % 2 or frame.height % 2 or frame.interlaced_frame:
         return None
     top_px, left_px = (max(0, place - CHROMA_MARGIN_PX) // 2 * 2 for place in (box.top_px, box.left_px))
