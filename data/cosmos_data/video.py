@@ -54,7 +54,7 @@ UNREAD_MATRICES |= {17: "YCgCo"}
 # These keep pictures back until they know that none is to be shown before, and have a packet for each.
 REORDERING_DECODERS = frozenset({"h264", "hevc"})
 # How far from a pixel its chroma lies at most; up to which share of a picture it pays to cut a part out; and from which
-# size on: swscale interpolates no chroma of five samples a line or column, or less.
+# size on: swscale interpolates no chroma of three samples a line or column.
 CHROMA_MARGIN_PX, LARGEST_PART, SMALLEST_PART_PX = 2, 0.8, 16
 UNSPECIFIED = 2
 """Of FFmpeg's matrices, transfers and primaries; one that is set later than the first frame changes nothing."""
