@@ -49,6 +49,8 @@ from cosmos_data.loader import VideoBatches
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Part, Sample, SamplePlan
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
 HEIGHT_PX, WIDTH_PX, BATCH = 256, 320, 4
 FIRST_BATCH_SEC = 2.0
 MAX_LEVELS = 8.0
@@ -192,7 +194,8 @@ def open_way(way: str, folder: Path, config: DataConfig) -> Read:
 
 
 def serve(way: str, folder: Path, config: DataConfig, pipe: Connection) -> None:
-    """In a process of its own: warm up, then for each range of sample indices (rate, rate of processor time)."""
+    """Serve as a process of its own: warm up, then send for each range of sample indices frames per second, and frames
+    per second of processor time."""
     read = open_way(way, folder, config)
     pipe.send(read(range(BATCH))[0])
     while (indices := pipe.recv()) is not None:
@@ -206,14 +209,18 @@ def serve(way: str, folder: Path, config: DataConfig, pipe: Connection) -> None:
 def compare(
     ways: Sequence[str], folder: Path, config: DataConfig, rounds: int, num_windows: int
 ) -> list[dict[str, Any]]:
+    """Let all ways take turns, and say of each how fast it is, compared with ours."""
+    from support.torchcodec_frames import pyav_libraries
+
     processes, pipes = [], {}
-    for way in ways:
-        pipes[way], theirs = multiprocessing.Pipe()
-        target = multiprocessing.get_context("spawn").Process(target=serve, args=(way, folder, config, theirs))
-        target.start()
-        theirs.close()
-        processes.append(target)
-    windows = {way: pipe.recv().astype(int) for way, pipe in pipes.items()}
+    with pyav_libraries():  # torchcodec has none of its own
+        for way in ways:
+            pipes[way], theirs = multiprocessing.Pipe()
+            target = multiprocessing.get_context("spawn").Process(target=serve, args=(way, folder, config, theirs))
+            target.start()
+            theirs.close()
+            processes.append(target)
+        windows = {way: pipe.recv().astype(int) for way, pipe in pipes.items()}
     levels = {way: float(np.abs(window - windows["ours"]).mean()) for way, window in windows.items()}
     for way in ways:
         assert way == "webdataset" or levels[way] < MAX_LEVELS, f"{way} reads another window: {levels[way]} levels off"
@@ -226,10 +233,7 @@ def compare(
     results = []
     for way in ways:
         pipes[way].send(None)
-        of_ours, cpu_of_ours = (
-            statistics.median(one[k] / our[k] for one, our in zip(rates[way], rates["ours"], strict=True))
-            for k in (0, 1)
-        )
+        of_ours, cpu_of_ours = np.median(np.array(rates[way]) / np.array(rates["ours"]), axis=0).tolist()
         result = {"way": way, "frames_per_sec": round(statistics.median(rate for rate, _ in rates[way]), 1)}
         result |= {"of_ours": round(of_ours, 3), "cpu_of_ours": round(cpu_of_ours, 3)}
         result |= {} if way == "webdataset" else {"levels_from_ours": round(levels[way], 2)}

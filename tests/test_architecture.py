@@ -49,10 +49,14 @@ HOMES = {
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint"],
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
     "wandb": ["cosmos_train.train.wandb_run"],
+    "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
+    "decord": [],
     "diffusers": ["cosmos_tok.convert", "cosmos_train.interop.compare"],  # run beside ours, where installed
     "os.environ": ["cosmos_train.config.environment", "cosmos_launch"],
 }
 
+# They open videos to read them: one by a list of formats, the other what it has just written.
+OPENERS = ["cosmos_data.opened", "cosmos_launch.doctor"]
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
 HEAVY = ["torch", "megatron", "transformer_engine", "nvidia", "av", "wandb", "transformers", "diffusers"]
 PLACES = ["launch", "data", "tokenizers", "configs", "tests"]  # folders that are no packages
@@ -207,6 +211,28 @@ def home_violations(modules: list[Module]) -> list[str]:
     ]
 
 
+def opening_violations(root: Path, modules: list[Module]) -> list[str]:
+    """Videos that are opened to be read by any format that FFmpeg knows."""
+    return [
+        f"{module.path}:{line}: {module.name} may not open a video by av.open, which takes texts that name other files"
+        " for videos, too; use cosmos_data.opened"
+        for module in modules
+        if not inside_any(module.name, OPENERS)
+        for line in lines_that_open((root / module.path).read_text(encoding="utf-8"))
+    ]
+
+
+def lines_that_open(text: str) -> Iterator[int]:
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="av"), attr="open"), args=[_, ast.Constant(value="w")]):
+                pass
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="av"), attr="open")):
+                yield node.lineno
+            case ast.ImportFrom(module="av" | "av.container", names=names) if any(one.name == "open" for one in names):
+                yield node.lineno
+
+
 def heavy_violations(modules: list[Module], starts: Iterable[str]) -> list[str]:
     """Paths of imports at module level from one of `starts` to a heavy package, packages on the way included."""
     by_name = {module.name: module for module in modules}
@@ -292,6 +318,11 @@ def test_imports_point_down(modules: list[Module]) -> None:
 
 def test_heavy_packages_stay_at_home(modules: list[Module]) -> None:
     violations = home_violations(modules)
+    assert not violations, listing(violations)
+
+
+def test_videos_are_opened_in_one_place(modules: list[Module]) -> None:
+    violations = opening_violations(ROOT, modules)
     assert not violations, listing(violations)
 
 
@@ -388,6 +419,7 @@ def test_an_import_downwards_is_fine(tmp_path: Path) -> None:
             "import nvidia.dali as dali",
             "its home is cosmos_data.dali and cosmos_launch",
         ),
+        ("data/cosmos_data/decode.py", "from torchcodec.decoders import V", "its home is outside this project"),
         ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.wandb_run"),
         ("cosmos_train/interop/x.py", "from diffusers import A", "its home is cosmos_tok.convert"),
         ("cosmos_train/train/loop.py", "import os\nrank = os.environ['RANK']", "may not use os.environ"),
@@ -410,6 +442,27 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
         "launch/cosmos_launch/submit.py": "from os import environ",
     }
     assert home_violations(written(tmp_path, files)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import av\nav.open('a.mp4')",
+        "import av\nwith av.open('a.mp4', 'r') as video:\n    pass",
+        "def f(path):\n    from av import open as open_it",
+    ],
+)
+def test_a_video_that_is_opened_elsewhere_is_seen(tmp_path: Path, text: str) -> None:
+    (violation,) = opening_violations(tmp_path, written(tmp_path, {"launch/cosmos_launch/x.py": text}))
+    assert violation.startswith("launch/cosmos_launch/x.py:2: cosmos_launch.x may not open a video")
+
+
+def test_a_video_that_is_written_may_be_opened_anywhere(tmp_path: Path) -> None:
+    files = {
+        "launch/cosmos_launch/x.py": "import av\nav.open('a.mp4', 'w')",
+        "data/cosmos_data/opened.py": "import av\nav.open('a.mp4')",
+    }
+    assert opening_violations(tmp_path, written(tmp_path, files)) == []
 
 
 def test_torch_on_the_way_to_help_is_seen(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Buffers:
         self._idle: deque[np.ndarray] = deque(maxlen=max_idle)
 
     def empty(self, shape: Sequence[int]) -> Tensor:
-        """uint8 of that shape; what is in it is arbitrary."""
+        """Give a uint8 tensor of that shape, with anything in it."""
         num_bytes = math.prod(shape)
         memory = self._take(num_bytes)
         # An array of its own, which the tensor's memory holds on to as long as anybody uses it.

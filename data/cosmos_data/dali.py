@@ -22,6 +22,7 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
+from cosmos_data.contents import HEAD_BYTES, content_of
 from cosmos_data.errors import ClipError
 from cosmos_data.plan import Sample
 from cosmos_data.stall import Stalled, Workers, stall_error
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class DaliDecoder:
-    """`Decoder` on `device`; `num_threads` samples at a time on the CPU."""
+    """It is a `Decoder` on `device`, of `num_threads` samples at a time on the CPU."""
 
     def __init__(self, device: torch.device, num_threads: int, stall_sec: float = 120.0) -> None:
         self._device = device
@@ -45,6 +46,7 @@ class DaliDecoder:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """See `Decoder`."""
         encoded = []
         for position, sample in enumerate(samples):
             try:
@@ -118,7 +120,11 @@ def _reason(error: RuntimeError) -> str:
 
 
 def read_verified(sample: Sample) -> np.ndarray:
-    """The file's bytes, if they are those that the manifest was built from."""
+    """Read the file's bytes, which must be those that the manifest was built from, and of a video: DALI takes a text
+    for one, too, and decodes the files that it names.
+
+    Raises `ClipError` where they are not, or it can not be read.
+    """
     clip = sample.clip
     try:
         encoded = clip.file.read_bytes()
@@ -127,11 +133,17 @@ def read_verified(sample: Sample) -> np.ndarray:
     sha256 = hashlib.sha256(encoded).hexdigest()
     if clip.digest_of(sha256, clip.num_frames) != clip.digest:
         raise ClipError(f"{clip.path} has changed since the manifest was built")
+    content = content_of(encoded[:HEAD_BYTES])
+    if content.kind != "video":
+        raise ClipError(
+            f"{clip.path} is {content.what}, which DALI is not given; use data.decoder=pyav if it is a video"
+        )
     return np.frombuffer(encoded, dtype=np.uint8)
 
 
 def build_pipeline(device: torch.device, num_threads: int, max_batch_size: int) -> Pipeline:
-    """encoded bytes, start_frame, num_frames, frame_stride -> whole pictures, uint8 [T, rows, columns, 3] each."""
+    """Build what turns encoded bytes, start_frame, num_frames and frame_stride into whole pictures, uint8 [T, rows,
+    columns, 3] each."""
     on_gpu = device.type == "cuda"
     pipeline = Pipeline(
         batch_size=max_batch_size,

@@ -28,7 +28,7 @@ DALI_GPU_CODECS = DALI_CPU_CODECS | {"av1", "h264", "hevc", "mpeg4"}
 
 
 class Traits(NamedTuple):
-    """All that DALI's ability hangs on; see `Pictures` for the fields of the same names."""
+    """DALI's ability hangs on these alone; see `Pictures` for the fields of the same names."""
 
     codec: str
     pixel_format: str
@@ -47,6 +47,7 @@ class Traits(NamedTuple):
 
     @classmethod
     def of(cls, pictures: Pictures) -> "Traits":
+        """Read them off a clip, or a view of one."""
         return cls(
             codec=pictures.codec,
             pixel_format=pictures.pixel_format,
@@ -64,7 +65,7 @@ class Traits(NamedTuple):
 
     @classmethod
     def columns_of(cls, clips: Manifest) -> dict[str, Any]:
-        """[rows] of each trait, of the rows' own pictures (their first view). No text becomes a Python object."""
+        """Read [rows] of each trait of the rows' own pictures (their first view). No text becomes a Python object."""
         plain = ("codec", "pixel_format", "color_matrix", "color_range")
         flags = ("is_mirrored", "is_squared", "is_tone_mapped", "is_deinterlaced")
         columns: dict[str, Any] = {name: clips.arrow_column(name) for name in (*plain, *flags)}
@@ -79,13 +80,13 @@ class Traits(NamedTuple):
 
 
 def dali_obstacle(pictures: Pictures, device_type: str) -> str | None:
-    """Why DALI cannot decode this clip, or view of one, on a device of this type (cpu, cuda); None if it can."""
+    """Say why DALI cannot decode this clip, or view of one, on a device of this type (cpu, cuda); None if it can."""
     return _obstacle(Traits.of(pictures), device_type)
 
 
 def count_obstacles(manifests: Iterable[Manifest], device_type: str) -> Counter[str | None]:
-    """How many clips are kept from DALI by each obstacle; None: how many are kept by none. No clip is made for it:
-    rows are counted by their traits, of which a data set has few different ones."""
+    """Count the clips that each obstacle keeps from DALI; None: those that none does. No clip is made for it: rows are
+    counted by their traits, of which a data set has few different ones."""
     counts: Counter[str | None] = Counter()
     for manifest in manifests:
         if not len(manifest):

@@ -23,7 +23,7 @@ from cosmos_data.opened import OpenVideos
 from cosmos_data.plan import Sample
 from cosmos_data.shown import Orientation, orientation_of
 from cosmos_data.stall import Stalled, Workers, stall_error
-from cosmos_data.transform import fit_picture
+from cosmos_data.transform import check_size, fit_picture
 from cosmos_data.video import RgbConverter, read_frames
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,11 @@ KEPT_OPEN_BYTES = 256 * 2**20
 
 
 class Decoder(Protocol):
+    """What executes samples; see this module."""
+
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        """uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length. Several threads may
-        call at a time.
+        """Decode to uint8 [B, 3, T, H, W] on the decoder's device. All samples ask for one size and length. Several
+        threads may call at a time.
 
         Raises `ClipError` with the position of the first sample that cannot be decoded, and `StallError` that names
         the clips that are not decoded within `stall_sec`.
@@ -44,8 +46,8 @@ class Decoder(Protocol):
 
 
 class PyAVDecoder:
-    """FFmpeg's decoders on the CPU, for every codec; a thread for each window, `num_threads` at most, which the batches
-    that are decoded at a time share.
+    """It decodes every codec by FFmpeg on the CPU, with a thread for each window, `num_threads` at most, which the
+    batches that are decoded at a time share.
 
     kept_open_bytes: of decoders whose files stay open for the next window.
     """
@@ -59,10 +61,11 @@ class PyAVDecoder:
         self._workers = Workers(self._decode_into, num_threads, stall_sec)
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """See `Decoder`."""
         return self.begin(samples)()
 
     def begin(self, samples: Sequence[Sample]) -> Callable[[], Tensor]:
-        """`decode`, whose pixels are waited for when they are called for."""
+        """Begin to `decode`; the pixels are waited for when they are called for."""
         first = samples[0]
         shape = len(samples), 3, first.num_frames, first.height_px, first.width_px
         with torch.inference_mode(mode=False):  # or its threads, which are in no such mode, could not write there
@@ -99,13 +102,14 @@ class PyAVDecoder:
         orientation: Orientation | None = None
         for place, frame in enumerate(frames):
             orientation = orientation or orientation_of(frame)
-            fit_picture(to_rgb.colours(frame, orientation), sample, window_3THW[:, place])
+            check_size(orientation.upright_size(frame.height, frame.width), sample.clip)
+            fit_picture(to_rgb.colours(frame, orientation, sample.box), sample, window_3THW[:, place])
         self._idle_converters.append(to_rgb)
 
 
 class DecoderPerClip:
-    """DALI for the clips that it can decode and PyAV for the others, both at the same time; on a CPU the pixels are
-    those of either, bit for bit.
+    """DALI decodes the clips that it can and PyAV the others, both at the same time; on a CPU the pixels are those of
+    either, bit for bit.
 
     pyav: None: a clip that DALI can not decode is an error.
     """
@@ -116,6 +120,7 @@ class DecoderPerClip:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
+        """See `Decoder`."""
         by_dali, by_pyav = list[int](), list[int]()
         for position, sample in enumerate(samples):
             obstacle = dali_obstacle(sample.clip, self._device.type)
@@ -168,8 +173,8 @@ def _merged(parts: Sequence[tuple[list[int], Tensor]], device: torch.device) -> 
 
 
 def choose_decoder(config: DataConfig, manifests: Sequence[Manifest], device: str | torch.device = "cpu") -> Decoder:
-    """The decoder of samples of these manifests. With data.decoder=auto each clip goes to DALI where that can decode it
-    and to PyAV elsewhere; the log says how many go where, and why.
+    """Choose the decoder of samples of these manifests. With data.decoder=auto each clip goes to DALI where that can
+    decode it and to PyAV elsewhere; the log says how many go where, and why.
 
     device: where pixels are wanted. On "cuda" DALI decodes there (NVDEC); pixels of a decoder that is PyAV alone stay
     on the CPU.

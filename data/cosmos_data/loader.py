@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -44,6 +45,8 @@ class BadClip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoBatch:
+    """The samples of one list of indices are decoded in it."""
+
     pixels_B3THW: Tensor
     """What the decoder gives: uint8 RGB on its device, or latents of a decoder that encodes. With several views B
     counts them too: sample 0's views, then sample 1's."""
@@ -98,7 +101,7 @@ class VideoBatches:
         limit = self.config.memory_mib * 2**20
         try:
             for indices in self._index_lists:
-                samples = [self._plan.sample(index, view=view) for index in indices for view in self._views]
+                samples = [self._plan.sample(index, view=view) for index, view in product(indices, self._views)]
                 num_bytes = _num_bytes(samples)
                 if num_bytes > limit:
                     raise DataError(

@@ -6,7 +6,7 @@ the manifest's columns what is made of it (`Pictures.treatment`), so whatever is
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -72,6 +72,10 @@ class Orientation(NamedTuple):
 
     rotation_deg: int
     is_mirrored: bool
+
+    def upright_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Height and width as shown, of those as stored."""
+        return (width_px, height_px) if self.rotation_deg % 180 else (height_px, width_px)
 
 
 AS_STORED = Orientation(rotation_deg=0, is_mirrored=False)
@@ -227,21 +231,22 @@ def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """As many frames, those of two moments brought to one by FFmpeg's bwdif, which looks at the frames beside each."""
     graph: Graph | None = None
     for number, frame in enumerate(frames):
-        if graph is None:
-            graph = Graph()
-            source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1)
-            )
-            bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-            source.link_to(bwdif)
-            bwdif.link_to(graph.add("buffersink"))
-            graph.configure()
+        graph = graph or filter_graph(frame, {"bwdif": "mode=send_frame:deint=interlaced"})
         frame.pts, frame.time_base = number, Fraction(1, 1)
         graph.push(frame)
         yield from _pulled(graph)
     if graph is not None:
         graph.push(None)
         yield from _pulled(graph)
+
+
+def filter_graph(frame: av.VideoFrame, filters: Mapping[str, str]) -> Graph:
+    """FFmpeg's filters of these names and arguments, one after the other, for frames like this one."""
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1))
+    between = [graph.add(name, arguments) for name, arguments in filters.items()]
+    graph.link_nodes(source, *between, graph.add("buffersink")).configure()
+    return graph
 
 
 def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:

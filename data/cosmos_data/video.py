@@ -7,7 +7,7 @@ forward, without the pictures on the way that no other one is made of, to the la
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
@@ -29,17 +30,20 @@ from cosmos_data.opened import BadVideoError, OpenVideo, OpenVideos, open_best_v
 from cosmos_data.shots import ShotDetector
 from cosmos_data.shown import (
     ACCURATE,
+    AS_STORED,
     Meaning,
     Orientation,
     Rules,
     Show,
     Treatment,
     deinterlaced,
+    filter_graph,
     orientation_of,
     plane_pixels,
     treatment_of,
     upright,
 )
+from cosmos_data.window import Box
 
 # AVColorSpace of FFmpeg. 2 is "unspecified", which swscale and DALI both read as BT.601.
 COLOR_MATRICES = {0: "rgb", 1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
@@ -49,13 +53,16 @@ UNREAD_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 12: "derived", 13: "derived", 1
 UNREAD_MATRICES |= {17: "YCgCo"}
 # These keep pictures back until they know that none is to be shown before, and have a packet for each.
 REORDERING_DECODERS = frozenset({"h264", "hevc"})
+# How far from a pixel its chroma lies at most; up to which share of a picture it pays to cut a part out; and from which
+# size on: swscale interpolates no chroma of three samples a line or column.
+CHROMA_MARGIN_PX, LARGEST_PART, SMALLEST_PART_PX = 2, 0.8, 16
 UNSPECIFIED = 2
 """Of FFmpeg's matrices, transfers and primaries; one that is set later than the first frame changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What a whole file holds; see `Clip` and `Pictures` for the fields of the same names."""
+    """A whole file holds this; see `Clip` and `Pictures` for the fields of the same names."""
 
     num_frames: int
     fps: float
@@ -259,7 +266,7 @@ def _stamp_table(file: VideoFile, stream_index: int | None) -> list[int] | None:
 def read_frames(
     clip: Clip, *, start_frame: int, num_frames: int, frame_stride: int = 1, videos: OpenVideos | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Frames start_frame, start_frame + frame_stride ... (counted from the file's first frame), exactly `num_frames`.
+    """Read `num_frames` frames: start_frame, start_frame + frame_stride ..., counted from the file's first frame.
 
     They are treated as the manifest says (`Pictures.treatment`); RgbConverter then turns them upright.
 
@@ -411,23 +418,58 @@ class _Sent:
 
 
 class RgbConverter:
-    """Frames to uint8 RGB arrays, upright. Keeps its conversion tables between frames; one per thread."""
+    """It turns frames into uint8 RGB arrays, upright, and keeps its tables between them; each thread has its own."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
+        self._cutter: Graph | None = None
+        self._cut_by: tuple[Any, ...] = ()
+        """Size and meaning of the frames that it takes, and the part that it leaves of them."""
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """[height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
+        """Give [height_px, width_px, 3], in memory one colour after the other, as torch wants it."""
         return np.stack(self.colours(frame)).transpose(1, 2, 0)
 
-    def colours(self, frame: av.VideoFrame, orientation: Orientation | None = None) -> list[np.ndarray]:
-        """Red, green, blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of the
-        time that it needs for pixels.
+    def colours(
+        self, frame: av.VideoFrame, orientation: Orientation | None = None, box: Box | None = None
+    ) -> list[np.ndarray]:
+        """Give red, green and blue, each [height_px, width_px], where swscale has put them: that takes it two thirds of
+        the time that it needs for pixels.
 
         orientation: of the whole file, where the caller knows it; None: it is asked of the frame. A frame whose side
         data was looked at is freed by Python's garbage collector alone, and later ones then lie in cold memory.
+        box: the part of the upright picture that is wanted, which has the same colours; None: all of it.
         """
-        planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
-        green, blue, red = (plane_pixels(plane) for plane in planar.planes)
         orientation = orientation or orientation_of(frame)
-        return [upright(colour, orientation) for colour in (red, green, blue)]
+        part = None if box is None or orientation != AS_STORED else part_around(box, frame)
+        if box is not None and part is not None:
+            frame = self._cut(frame, part)
+            box = replace(box, top_px=box.top_px - part.top_px, left_px=box.left_px - part.left_px)
+        planar = self._reformatter.reformat(frame, format="gbrp", interpolation=ACCURATE, threads=1)
+        green, blue, red = (upright(plane_pixels(plane), orientation) for plane in planar.planes)
+        colours = [red, green, blue]
+        return colours if box is None else [colour[box.rows, box.columns] for colour in colours]
+
+    def _cut(self, frame: av.VideoFrame, part: Box) -> av.VideoFrame:
+        """Into memory of its own: of rows that lie far apart swscale takes twice the time."""
+        cut_by = frame.width, frame.height, int(frame.colorspace), int(frame.color_range), part
+        if self._cutter is None or self._cut_by != cut_by:
+            crop = f"{part.width_px}:{part.height_px}:{part.left_px}:{part.top_px}"
+            self._cutter, self._cut_by = filter_graph(frame, {"crop": crop, "copy": ""}), cut_by
+        self._cutter.push(frame)
+        cut = self._cutter.pull()
+        assert isinstance(cut, av.VideoFrame)
+        return cut
+
+
+def part_around(box: Box, frame: av.VideoFrame) -> Box | None:
+    """Find the part of a stored picture in which the box has the colours that it has in all of it, though chroma is
+    interpolated; None where no such part is known that is much less than the picture."""
+    if frame.format.name != "yuv420p" or frame.width % 2 or frame.height % 2 or frame.interlaced_frame:
+        return None
+    top_px, left_px = (max(0, place - CHROMA_MARGIN_PX) // 2 * 2 for place in (box.top_px, box.left_px))
+    bottom_px = min(frame.height, box.rows.stop + CHROMA_MARGIN_PX + 1) // 2 * 2
+    right_px = min(frame.width, box.columns.stop + CHROMA_MARGIN_PX + 1) // 2 * 2
+    part = Box(top_px=top_px, left_px=left_px, height_px=bottom_px - top_px, width_px=right_px - left_px)
+    is_small = part.height_px * part.width_px < LARGEST_PART * frame.height * frame.width
+    return part if is_small and min(part.height_px, part.width_px) >= SMALLEST_PART_PX else None

@@ -22,6 +22,16 @@ class Box:
     height_px: int
     width_px: int
 
+    @property
+    def rows(self) -> slice:
+        """Where it lies in [H, W]."""
+        return slice(self.top_px, self.top_px + self.height_px)
+
+    @property
+    def columns(self) -> slice:
+        """Where it lies in [H, W]."""
+        return slice(self.left_px, self.left_px + self.width_px)
+
 
 def strides_for(fps_N: np.ndarray, target_fps: float) -> np.ndarray:
     """int64 [N]: the strides that bring rates nearest to the target; 0 where that is not near."""

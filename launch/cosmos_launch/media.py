@@ -15,9 +15,11 @@ from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
+from cosmos_data.location import VideoFile
+from cosmos_data.opened import BadVideoError, open_container
 from cosmos_data.plan import central_sample
 from cosmos_data.transform import fit_frames
-from cosmos_data.video import BadVideoError, RgbConverter, read_frames
+from cosmos_data.video import RgbConverter, read_frames
 from cosmos_data.written_colours import matrix_of_size, tag_colours, yuv_frame
 from cosmos_launch.clips import clip_of_pictures, whole_video
 from cosmos_launch.pictures import read_pictures
@@ -113,7 +115,8 @@ def mp4_comment(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        with av.open(str(path)) as container:
+        with open_container(VideoFile(str(path))) as container:
             return container.metadata.get("comment", "")
-    except av.error.FFmpegError as error:
-        raise DataError(f"{path} is there and is no video ({error.strerror}); remove it") from error
+    except (av.error.FFmpegError, BadVideoError) as error:
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
+        raise DataError(f"{path} is there and is no video ({reason}); remove it") from error

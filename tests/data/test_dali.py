@@ -184,13 +184,21 @@ def test_changed_bytes_are_never_decoded(damaged):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"this is no video", "no.avi: .*video decoder"), (None, "ends before the window does")]
+    ("content", "message"),
+    [
+        (b"RIFF....AVI , and then no video", "no.avi: .*video decoder"),
+        (b"ffconcat version 1.0\nfile good.avi\n", "no.avi is a text, which DALI is not given"),
+        (b"ffconcat version 1.0\nfile good.avi\n#\0", "no.avi is of a format that is not known here"),
+        (None, "ends before the window does"),
+    ],
 )
-def test_the_sample_that_dali_cannot_decode_is_named(mjpeg, tmp_path, content, message):
+def test_the_sample_that_dali_cannot_decode_is_named(mjpeg, tmp_path, monkeypatch, content, message):
     """Files that the manifest really lists, as far as their digest goes."""
     plan = SamplePlan([Part(mjpeg)], 0, config_of())
     good, bad = plan.sample(0), plan.sample(1)
     path = tmp_path / "no.avi"
+    monkeypatch.chdir(tmp_path)  # there DALI looks for files that a script names
+    (tmp_path / "good.avi").write_bytes(Path(good.clip.path).read_bytes())
     path.write_bytes(content if content is not None else Path(bad.clip.path).read_bytes())
     digest = clip_digest(file_sha256(path), start_frame=0, num_frames=30)
     bad = replace(bad, clip=replace(bad.clip, path=str(path), digest=digest), start_frame=27)

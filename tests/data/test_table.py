@@ -11,7 +11,6 @@ from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Part, SamplePlan
-from cosmos_data.table import ClipTable
 
 
 def many(num_clips: int) -> Manifest:
@@ -74,18 +73,3 @@ def test_a_file_that_one_process_has_verified_is_opened_without_reading_it(tmp_p
     many(3).write(path)
     monkeypatch.setattr(table, "_file_sha256", lambda *_: pytest.fail("it was read"))
     assert len(Manifest.read(path, verify=False)) == 3
-
-
-def test_a_clip_is_made_only_of_rows_that_are_sampled(tmp_path, monkeypatch):
-    """Counted, with ten times the rows: opening, planning and ten samples make ten clips."""
-    config = DataConfig(manifest="m", num_frames=9, height_px=64, width_px=96, buckets="one")
-    made = []
-    getitem = ClipTable.__getitem__
-    monkeypatch.setattr(ClipTable, "__getitem__", lambda self, row: made.append(row) or getitem(self, row))
-    for num_clips in (300, 3000):
-        many(num_clips).write(tmp_path / "m.arrow")
-        made.clear()
-        plan = SamplePlan([Part(Manifest.read(tmp_path / "m.arrow").select("train"))], 0, config)
-        for index in range(10):
-            plan.sample(index * 1009)
-        assert len(made) == 10

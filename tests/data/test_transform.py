@@ -57,14 +57,14 @@ def test_padding_mirrors_the_picture_to_and_fro():
     "changes", [{}, {"flip": True}, {"height_px": 20}, {"inner": Box(top_px=4, left_px=0, height_px=22, width_px=50)}]
 )
 def test_one_picture_is_placed_as_many_are(changes):
-    """Whether it is copied, mirrored, scaled or padded; of another size it is refused."""
+    """Whether it is copied, mirrored, scaled or padded."""
     box = Box(top_px=3, left_px=7, height_px=30, width_px=50)
     clip = replace(CLIP, height_px=40, width_px=60)
     data = DataConfig(manifest="m", num_frames=1, height_px=30, width_px=50, resize="crop", flip=False)
     sample = replace(central_sample(clip, data), box=box, **changes)
     picture_HWC = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     window_3HW = np.zeros((3, sample.height_px, sample.width_px), np.uint8)
-    fit_picture(list(picture_HWC.transpose(2, 0, 1)), sample, window_3HW)
+    fit_picture(list(picture_HWC[box.rows, box.columns].transpose(2, 0, 1)), sample, window_3HW)
     assert np.array_equal(window_3HW, fit_frames(torch.from_numpy(picture_HWC)[None], sample)[:, 0].numpy())
     with pytest.raises(ClipError, match="is 50x40 px, the manifest says 60x40"):
-        fit_picture(list(picture_HWC[:, :50].transpose(2, 0, 1)), sample, window_3HW)
+        fit_frames(torch.from_numpy(picture_HWC[:, :50])[None], sample)

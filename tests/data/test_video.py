@@ -6,13 +6,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from cosmos_data import video
 from cosmos_data.build import build_manifest
 from cosmos_data.clip import Clip
 from cosmos_data.errors import ClipError
-from cosmos_data.shown import Rules
-from cosmos_data.video import RgbConverter, probe_video, read_frames
+from cosmos_data.shown import AS_STORED, Orientation, Rules, filter_graph
+from cosmos_data.video import RgbConverter, part_around, probe_video, read_frames
+from cosmos_data.window import Box
 
 
 @cache
@@ -146,3 +149,59 @@ def test_colours_follow_the_formula(matrix, kr, kb, full_range):
         expected = np.clip(np.array([r, g, b]) * 255, 0, 255)
         found = RgbConverter()(yuv_frame(y, u, v, matrix, 2 if full_range else 1))
         assert np.abs(found - expected).max() <= 1, (y, u, v)
+
+
+@cache
+def noise(size_px: tuple[int, int], pixel_format: str, matrix: int, color_range: int) -> av.VideoFrame:
+    frame = av.VideoFrame(size_px[1], size_px[0], pixel_format)
+    for plane in frame.planes:
+        plane.update(np.random.default_rng(0).bytes(plane.buffer_size))
+    frame.colorspace, frame.color_range = matrix, color_range
+    return frame
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
+    """Within pictures of even and odd sizes."""
+    size_px = draw(st.sampled_from([(64, 96), (62, 322), (250, 34), (33, 64), (48, 65)]))
+    extents = [draw(st.integers(1, side_px)) for side_px in size_px]
+    top_px, left_px = (draw(st.integers(0, side_px - extent)) for side_px, extent in zip(size_px, extents, strict=True))
+    return size_px, Box(top_px=top_px, left_px=left_px, height_px=extents[0], width_px=extents[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    where=boxes(),
+    pixel_format=st.sampled_from(["yuv420p", "yuv420p", "yuvj420p", "yuv422p", "yuv420p10le", "rgb24"]),
+    matrix=st.sampled_from([1, 2, 5, 9]),
+    color_range=st.sampled_from([0, 1, 2]),
+    rotation_deg=st.sampled_from([0, 0, 90]),
+)
+@example(((64, 96), Box(top_px=20, left_px=30, height_px=2, width_px=40)), "yuv420p", 1, 1, 0)  # few rows of chroma
+@example(((64, 96), Box(top_px=20, left_px=30, height_px=12, width_px=12)), "yuv420p", 1, 1, 0)
+def test_a_part_has_the_colours_that_it_has_in_the_picture(where, pixel_format, matrix, color_range, rotation_deg):
+    """Bit for bit, whether it is cut out before or after its colours are made."""
+    size_px, box = where
+    orientation = Orientation(rotation_deg, is_mirrored=False)
+    if rotation_deg:
+        box = Box(top_px=box.left_px, left_px=box.top_px, height_px=box.width_px, width_px=box.height_px)
+    frame = noise(size_px, pixel_format, matrix, color_range)
+    whole = RgbConverter().colours(frame, orientation)
+    for colour, part in zip(whole, RgbConverter().colours(frame, orientation, box), strict=True):
+        assert np.array_equal(colour[box.rows, box.columns], part)
+
+
+def test_parts_of_real_pictures_of_several_sizes_one_after_the_other(footage):
+    """With one converter, as a thread has it; of lines of two moments, which are made colours apart, nothing is cut."""
+    to_rgb = RgbConverter()
+    for name, top_px in (("bikes.mp4", 41), ("carphone_pristine.mp4", 41), ("bikes.mp4", 70), ("bikes.mp4", 41)):
+        box = Box(top_px=top_px, left_px=50, height_px=60, width_px=80)
+        for frame in read_frames(whole_file(name, footage), start_frame=7, num_frames=2):
+            assert part_around(box, frame) is not None
+            whole = RgbConverter().colours(frame, AS_STORED)
+            for colour, part in zip(whole, to_rgb.colours(frame, AS_STORED, box), strict=True):
+                assert np.array_equal(colour[box.rows, box.columns], part)
+            graph = filter_graph(frame, {"setfield": "tff"})
+            graph.push(frame)
+            interlaced = graph.pull()
+            assert isinstance(interlaced, av.VideoFrame) and part_around(box, interlaced) is None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cosmos_train.windows.kept import STATISTICS
 from support import clips, filled_run
 from support.footage import CARPHONE, FOOTAGE
 
@@ -24,6 +23,7 @@ from cosmos_launch.cli import main
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.windows.kept import STATISTICS
 
 
 @pytest.fixture(scope="module")

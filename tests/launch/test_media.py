@@ -191,6 +191,12 @@ def test_pieces_that_fail_leave_no_video(clip: Tensor, tmp_path: Path):
     with pytest.raises(ValueError, match="torn"):
         write_mp4_pieces(tmp_path / "a.mp4", pieces(), fps=24)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "a.mp4").write_bytes(b"no video")
+
+
+@pytest.mark.parametrize("content", [b"no video", b"ffconcat version 1.0\nfile clip.mp4\n"])
+def test_what_is_no_video_has_no_comment(clip: Tensor, tmp_path: Path, content: bytes):
+    """Nor is the comment of a video that a script names the script's own."""
+    write_mp4_pieces(tmp_path / "clip.mp4", [clip], fps=24, comment="of another file")
+    (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(DataError, match=r"a.mp4 is there and is no video .*; remove it"):
         mp4_comment(tmp_path / "a.mp4")

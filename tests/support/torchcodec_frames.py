@@ -20,19 +20,24 @@ import pytest
 
 
 @contextmanager
-def torchcodec_process() -> Iterator[ProcessPoolExecutor]:
-    """Runs `decoded` in it."""
+def pyav_libraries() -> Iterator[None]:
+    """Let processes that are started meanwhile find the FFmpeg that PyAV brings."""
     libraries = Path(str(distribution("av").locate_file("av.libs")))
-    with tempfile.TemporaryDirectory() as names:
+    with tempfile.TemporaryDirectory() as names, pytest.MonkeyPatch.context() as patch:
         for library in libraries.glob("lib*.so.*"):
             # libavcodec-5e6b81c2.so.62.28.102 -> libavcodec.so.62
             plain = re.sub(r"-[0-9a-f]+\.so\.(\d+).*", r".so.\1", library.name)
             if plain.startswith(("libav", "libsw")):
                 (Path(names) / plain).symlink_to(library)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LD_LIBRARY_PATH", os.pathsep.join([names, str(libraries)]))
-            process.submit(os.getpid).result()  # it is started now
-            yield process
+        patch.setenv("LD_LIBRARY_PATH", os.pathsep.join([names, str(libraries)]))
+        yield
+
+
+@contextmanager
+def torchcodec_process() -> Iterator[ProcessPoolExecutor]:
+    """Runs `decoded` in it."""
+    with pyav_libraries(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield process
 
 
 def decoded(path: Path, numbers: Sequence[int]) -> tuple[int, list[np.ndarray]]:
