@@ -3,20 +3,15 @@ windows ahead of it. Such a run is sampled and judged without its cache."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from support import clips, filled_run
-from support.footage import CARPHONE, FOOTAGE
+from support import filled_run
 
-from cosmos_data.build import build_manifest
-from cosmos_data.conditions import Action, Camera
 from cosmos_data.latents import LatentStore
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
-from cosmos_data.rows import record
 from cosmos_data.video import probe_video
 from cosmos_data.window_conditions import WindowConditions, conditions_of
 from cosmos_launch.cli import main
@@ -100,33 +95,9 @@ def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path,
         assert said in capfd.readouterr().err
 
 
-def write_two_aspects(folder: Path) -> Path:
-    """A manifest of four clips of 5 frames: one of 640x272 px with an action, three of 176x144 of which two have a
-    camera and one of those two is held out."""
-    (folder / "videos").mkdir()
-    for path in (CARPHONE, FOOTAGE / "bikes.mp4"):
-        (folder / "videos" / path.name).symlink_to(path)
-    found = build_manifest(folder / "videos", clip_frames=5, heldout_every=None).manifest
-    bikes = next(clip for clip in found if "bikes" in clip.clip_id)
-    first, second, third, *_ = (clip for clip in found if "carphone" in clip.clip_id)
-    camera = record(Camera, clips.CAMERA, 0, "camera.")
-    steps = round(5 * 10 / bikes.fps)
-    action = Action(
-        names=("x",), units=("m",), rate_hz=10.0, frame_of_reference="base", values=tuple(map(float, range(steps)))
-    )
-    made = [
-        replace(bikes, action=action),
-        first,
-        replace(second, camera=camera),
-        replace(third, camera=camera, split="heldout"),
-    ]
-    Manifest(made).write(folder / "two_aspects.arrow")
-    return folder / "two_aspects.arrow"
-
-
 def test_clips_of_two_aspects_with_conditions(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Each clip in the bucket of its shape; shards say what training needs, without the manifest."""
-    manifest = write_two_aspects(tmp_path)
+    manifest = filled_run.write_two_aspects(tmp_path)
     settings = [f"data.manifest={manifest}", "data.num_frames=5", "data.resize=pad"]
     settings += ["data.height_px=256", "data.width_px=256", "data.buckets=256"]
     line = ["tokenize", write_yaml(inputs, tmp_path, fill=False, hop_frames=1, shard_mib=0.04), *settings]

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support import tiny_t5, tiny_world, training
-from support.footage import CARPHONE
+from support import clips, tiny_t5, tiny_world, training
+from support.footage import CARPHONE, FOOTAGE
 from support.tiny_tokenizer import CONTINUOUS
 
 from cosmos_data import window_cache
 from cosmos_data.build import build_manifest
+from cosmos_data.conditions import Action, Camera
 from cosmos_data.config import DataConfig
+from cosmos_data.manifest import Manifest
+from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
 from cosmos_launch import encode
 from cosmos_tok.config import TextConfig, TokenizerConfig
@@ -49,6 +52,30 @@ def write_inputs(folder: Path) -> Path:
     write_tokenizer(folder / "tokenizer")
     write_tokenizer(folder / "other_tokenizer", seed=1)
     return folder
+
+
+def write_two_aspects(folder: Path) -> Path:
+    """A manifest of four clips of 5 frames: one of 640x272 px with an action, three of 176x144 of which two have a
+    camera and one of those two is held out."""
+    (folder / "videos").mkdir()
+    for path in (CARPHONE, FOOTAGE / "bikes.mp4"):
+        (folder / "videos" / path.name).symlink_to(path)
+    found = build_manifest(folder / "videos", clip_frames=5, heldout_every=None).manifest
+    bikes = next(clip for clip in found if "bikes" in clip.clip_id)
+    first, second, third, *_ = (clip for clip in found if "carphone" in clip.clip_id)
+    camera = record(Camera, clips.CAMERA, 0, "camera.")
+    steps = round(5 * 10 / bikes.fps)
+    action = Action(
+        names=("x",), units=("m",), rate_hz=10.0, frame_of_reference="base", values=tuple(map(float, range(steps)))
+    )
+    made = [
+        dataclasses.replace(bikes, action=action),
+        first,
+        dataclasses.replace(second, camera=camera),
+        dataclasses.replace(third, camera=camera, split="heldout"),
+    ]
+    Manifest(made).write(folder / "two_aspects.arrow")
+    return folder / "two_aspects.arrow"
 
 
 def settings(
