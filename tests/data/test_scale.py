@@ -1,6 +1,7 @@
 """What a rank does does not grow with the data set. Steps and bytes are counted and never seconds: with ten times the
 rows there are no more of them."""
 
+import gc
 import hashlib
 import sys
 import tracemalloc
@@ -36,13 +37,16 @@ def cost_of(function: Callable[[], object]) -> tuple[int, int]:
         steps += event in ("line", "c_call")
         return step
 
+    before = sys.gettrace(), sys.getprofile()
+    gc.disable()  # it would run what other tests have left behind
     sys.settrace(step)
     sys.setprofile(step)
     try:
         function()
     finally:
-        sys.settrace(None)
-        sys.setprofile(None)
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+        gc.enable()
     tracemalloc.start()
     function()
     peak_bytes = tracemalloc.get_traced_memory()[1]
