@@ -40,11 +40,13 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
     if num_samples is None:
         num_samples = source.plan.num_clips
     _check_folder(run, num_samples * math.prod(source.shape_CTHW) * source.dtype.itemsize)
-    with progress("tokenize", "windows") as advance:
-        for done, batch in enumerate(source.videos([index] for index in range(num_samples)), start=1):
-            source.encode_text([sample.caption for sample in batch.samples])
-            advance(done, num_samples)
-    source.flush()
+    try:
+        with progress("tokenize", "windows") as advance:
+            for done, batch in enumerate(source.videos([index] for index in range(num_samples)), start=1):
+                source.encode_text([sample.caption for sample in batch.samples])
+                advance(done, num_samples)
+    finally:
+        source.flush()
     num_encoded, num_trained = source.encoder.num_encoded, run.train.num_steps * run.train.global_batch_size
     print(
         f"{num_encoded} windows encoded, {num_samples - num_encoded} were there already; the run takes {num_trained}: "
