@@ -253,12 +253,12 @@ class KeyedShards:
             if started_sec < self._look_at_sec:
                 return
             found = {Path(entry).stem: entry.inode() for entry in self._entries(self._prefix)}
+            took_sec = time.monotonic() - started_sec
+            self._look_at_sec = started_sec + max(LOOK_AGAIN_SEC, took_sec / LOOK_SHARE)
             for name in self._numbers.keys() - found.keys():
                 self._remove(self._numbers[name])
             for name in found.keys() - self._numbers.keys():
                 self._add(name, found[name])
-            ended_sec = time.monotonic()
-            self._look_at_sec = ended_sec + max(LOOK_AGAIN_SEC, (ended_sec - started_sec) / LOOK_SHARE)
 
     def _add(self, name: str, inode: int) -> None:
         """Its keys into the index, where they are not there. Under the lock."""
@@ -283,13 +283,15 @@ class KeyedShards:
     def _remove(self, number: int) -> None:
         """From the index. Under the lock."""
         self._index.drop(number)
-        self._numbers.pop(self._names[number], None)
         self._open.pop(number, None)
+        name = self._names[number]
+        if self._numbers.get(name) == number:  # else another shard of that name is there by now
+            del self._numbers[name]
 
     def _set_aside(self, number: int, error: Exception) -> None:
         with self._lock:
             name = self._names[number]
-            if name in self._numbers:  # else another thread was faster
+            if self._numbers.get(name) == number:  # else another thread was faster
                 self._remove(number)
                 with suppress(FileNotFoundError):
                     self._tell_damaged(name, self._path(name).stat().st_ino, error)

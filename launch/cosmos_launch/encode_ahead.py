@@ -5,6 +5,7 @@ is in the folder already stays: the same line again goes on where it was stopped
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar, world_batches
-from cosmos_train.windows.filled import plan_filled
+from cosmos_train.windows.filled import FilledWindows, plan_filled
 from cosmos_train.windows.source import WindowSource, places_of
 
 
@@ -50,15 +51,11 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
     asked = [(stream, list(places_of(kind, mine))) for kind, stream in streams.items()]
     num_bytes = sum(stream.mean_bytes * sum(map(len, places)) for stream, places in asked)
     _require_room(run, num_bytes * mesh.world.size())
-    done, total = 0, sum(len(turn.places) for turn in mine)
-    with progress("tokenize", "windows") as advance:
-        for stream, places in asked:
-            for batch in stream.videos(places):
-                stream.maker.encode_text([sample.caption for sample in batch.samples])
-                done += len(batch.samples)
-                advance(done, total)
-    maker = streams["video"].maker
-    maker.flush()
+    maker, total = streams["video"].maker, sum(len(turn.places) for turn in mine)
+    try:
+        _fill(asked, total)
+    finally:  # what is encoded stays, also where the command is stopped
+        maker.flush()
     counts = torch.tensor([maker.encoder.num_encoded, total], device=mesh.device)
     dist.all_reduce(counts, group=mesh.world)
     num_encoded, num_asked = counts.tolist()
@@ -69,6 +66,17 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
             f"{num_trained} samples: {run.latents.folder}"
         )
     return 0
+
+
+def _fill(asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total: int) -> None:
+    """Encode the windows at these places of each stream, and their captions. total: number of all of them."""
+    done = 0
+    with progress("tokenize", "windows") as advance:
+        for stream, places in asked:
+            for batch in stream.videos(places):
+                stream.maker.encode_text([sample.caption for sample in batch.samples])
+                done += len(batch.samples)
+                advance(done, total)
 
 
 def _require_writable(folder: Path) -> None:

@@ -3,6 +3,7 @@ windows ahead of it. Such a run is sampled and judged without its cache."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
 from cosmos_data.video import probe_video
 from cosmos_data.window_conditions import WindowConditions, conditions_of
+from cosmos_launch import encode
 from cosmos_launch.cli import main
+from cosmos_tok.text import FolderTextEncoder
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun
@@ -55,11 +58,13 @@ def test_an_epoch_by_default(inputs: Path, tmp_path: Path, capfd: pytest.Capture
 
 def test_a_run_that_filled_its_cache_is_sampled_and_judged_without_it(inputs: Path, tmp_path: Path):
     run = filled_run.make_run(inputs, tmp_path / "cache", tmp_path / "run")
-    filled_run.train_here(run)
+    filled_run.train_here(replace(run, text=replace(run.text, cache=str(tmp_path / "texts"))))
     shutil.rmtree(tmp_path / "cache")
+    kept = set((tmp_path / "texts").iterdir())
     out = tmp_path / "out"
     line = [str(tmp_path / "run"), "sample.num_steps=2", "--out"]
-    assert main(["sample", *line, str(out), "--prompt", "a red ball"]) == 0
+    assert main(["sample", *line, str(out), "--prompt", "rain"]) == 0
+    assert len(kept) == 1 and len(set((tmp_path / "texts").iterdir()) - kept) == 1, "a prompt is kept, too"
     info = probe_video(out / "seed-0000.mp4")
     assert (info.num_frames, info.height_px, info.width_px) == (9, 32, 48)
     assert info.fps == pytest.approx(json.loads((out / "seed-0000.json").read_text())["fps"])
@@ -78,6 +83,34 @@ def test_what_can_not_be_filled_ahead(inputs: Path, tmp_path: Path, capfd: pytes
     ):
         assert main(["tokenize", filled, *more]) == 2
         assert said in capfd.readouterr().err
+
+
+def test_captions_of_a_finished_cache_are_encoded_together_and_once(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """Some captions at a time; where there is a text cache, another cache of latents finds them there."""
+    captions = ("rain", "a ball", "red rain", "a red ball a red ball a red ball")
+    clips = zip(Manifest.read(inputs / "footage.arrow"), captions, strict=True)
+    Manifest(replace(clip, caption=caption) for clip, caption in clips).write(tmp_path / "clips.arrow")
+    line = ["tokenize", write_yaml(inputs, tmp_path, fill=False), f"data.manifest={tmp_path}/clips.arrow"]
+    line.append(f"text.cache={tmp_path}/texts")
+    asked: list[list[str]] = []
+    encode_texts = FolderTextEncoder.encode
+    monkeypatch.setattr(
+        FolderTextEncoder, "encode", lambda self, texts: asked.append(list(texts)) or encode_texts(self, texts)
+    )
+    monkeypatch.setattr(encode, "TEXTS_AT_ONCE", 2)
+    for name in ("cache", "other"):
+        assert main([*line, f"latents.folder={tmp_path / name}"]) == 0
+        assert f"caption cut by 2 tokens to text.max_tokens=8: {captions[3]}" in capfd.readouterr().out
+        assert sorted(text for texts in asked for text in texts) == sorted(captions), "nothing is encoded twice"
+        assert max(map(len, asked)) == 2
+        store = LatentStore(tmp_path / name)
+        direct = encode_texts(FolderTextEncoder(inputs / "t5", 8), list(captions))
+        wanted = {caption: direct.states_BSE[n, : int(direct.length_B[n])] for n, caption in enumerate(captions)}
+        for k in (*store.indices("train"), *store.indices("heldout")):
+            states_SE = wanted[store.describe(k).caption]
+            assert torch.equal(store.window(k)["text_SE"][: len(states_SE)], states_SE)
 
 
 def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

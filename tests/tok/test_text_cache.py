@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from support.tiny_t5 import write_t5
 
-from cosmos_data.text_cache import TextCache
+from cosmos_data.shard_file import open_shard
+from cosmos_data.text_cache import KIND, TextCache
 from cosmos_tok import text_cache
 from cosmos_tok.text import FolderTextEncoder, TextEncoder
 from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
@@ -115,9 +116,12 @@ def test_states_of_8_digits_and_of_3_lie_beside_each_other(t5_folder: Path, tmp_
     exact, rounded = (CachedTextEncoder(t5_folder, 4, TextCache(tmp_path), "cpu", kind) for kind in ("fp32", "bf16"))
     prompts = ["rain", "a red ball"]
     wanted, computed = exact.encode(prompts).states_BSE, rounded.encode(prompts).states_BSE
-    assert computed.dtype == torch.float32 and not torch.equal(computed, wanted)
+    assert computed.dtype == torch.float32
+    assert not torch.equal(computed, wanted.bfloat16().float()), "the encoder computes in it, too"
     torch.testing.assert_close(computed, wanted, rtol=0.05, atol=0.05)
     rounded.flush()
+    [path] = tmp_path.iterdir()
+    assert open_shard(path, KIND).facts["dtype"] == "bfloat16"
     again = CachedTextEncoder(t5_folder, 4, TextCache(tmp_path), "cpu", "bf16")
     assert torch.equal(again.encode(prompts).states_BSE, computed) and again.num_computed == 0
     fresh = CachedTextEncoder(t5_folder, 4, TextCache(tmp_path))
