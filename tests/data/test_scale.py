@@ -126,7 +126,7 @@ def cost_of_cache(folder: Path, num_shards: int, per_shard: int) -> dict[str, tu
     write_many_windows(folder, num_shards, per_shard)
     store, last = LatentStore(folder), num_shards * per_shard - 1
     window = store.window(last)
-    assert window["z_CTHW"].shape == SHAPE_CTHW and (window["z_CTHW"] == last).all()
+    assert window.z_CTHW.shape == SHAPE_CTHW and (window.z_CTHW == last).all()
     return {
         "open": cost_of(lambda: LatentStore(folder)),
         "first": cost_of(lambda: LatentStore(folder).window(last)),
@@ -147,4 +147,4 @@ def test_a_cache_costs_what_its_shards_do(tmp_path: Path) -> None:
     for name in ("window", "describe"):
         assert long[name][0] == small[name][0], name
     assert long["open"][0] <= TIMES * small["open"][0]
-    assert small["window"][0] < 200
+    assert small["window"][0] < 500

@@ -110,7 +110,7 @@ def test_captions_of_a_finished_cache_are_encoded_together_and_once(
         wanted = {caption: direct.states_BSE[n, : int(direct.length_B[n])] for n, caption in enumerate(captions)}
         for k in (*store.indices("train"), *store.indices("heldout")):
             states_SE = wanted[store.describe(k).caption]
-            assert torch.equal(store.window(k)["text_SE"][: len(states_SE)], states_SE)
+            assert torch.equal(store.window(k).text_SE[: len(states_SE)], states_SE)
 
 
 def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
