@@ -4,6 +4,7 @@ A run is of one kind, named by its first key `recipe`, and has exactly the secti
 section which would be ignored is an unknown key. The string under each field is what `cosmos-train explain` prints.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
@@ -137,6 +138,16 @@ class WorldRun(RunConfig):
     """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder of captions and prompts."""
+
+    def window_files(self) -> Iterator[tuple[str, str]]:
+        """(key, path) of all that the windows are read from, or made of."""
+        if self.latents.fill:
+            yield from self.data.files()
+            yield "latents.tokenizer", self.latents.tokenizer
+            return
+        yield "latents.folder", self.latents.folder
+        if self.latents.image_folder is not None:
+            yield "latents.image_folder", self.latents.image_folder
 
     def _check_windows(self) -> None:
         check_ranges(self, "")

@@ -4,6 +4,7 @@ Plain values only, without torch or av, so that a login node can check a run. Us
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -126,6 +127,13 @@ class DataConfig:
     def of_size(self, height_px: int, width_px: int) -> "DataConfig":
         """The same with windows of this one size."""
         return replace(self, height_px=height_px, width_px=width_px, buckets="one")
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """(key, path) of all that is read besides videos."""
+        yield "data.manifest", self.manifest
+        yield from (("data.blend", manifest) for manifest in self.blend)
+        if self.quarantine:
+            yield "data.quarantine", self.quarantine
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:

@@ -37,20 +37,8 @@ def inputs_of(run: RunConfig) -> Iterator[tuple[str, str]]:
         if name is not None:
             yield f"checkpoint.{key}", name
     if isinstance(run, TokenizerRun):
-        yield from _videos(run)
+        yield from run.data.files()
         if run.tokenizer_from:
             yield "tokenizer_from", run.tokenizer_from
-    elif isinstance(run, WorldRun) and run.latents.fill:  # the cache itself is made on the way
-        yield from _videos(run)
-        yield "latents.tokenizer", run.latents.tokenizer
     elif isinstance(run, WorldRun):
-        yield "latents.folder", run.latents.folder
-        if run.latents.image_folder is not None:
-            yield "latents.image_folder", run.latents.image_folder
-
-
-def _videos(run: TokenizerRun | WorldRun) -> Iterator[tuple[str, str]]:
-    yield "data.manifest", run.data.manifest
-    yield from (("data.blend", manifest) for manifest in run.data.blend)
-    if run.data.quarantine:
-        yield "data.quarantine", run.data.quarantine
+        yield from run.window_files()
