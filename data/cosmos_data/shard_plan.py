@@ -4,9 +4,9 @@ Windows are numbered and made when they are asked for; nothing here has a list o
 first, and no shard holds windows of both splits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from cosmos_data.clip import Split
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
+from cosmos_data.order import SAMPLE_ORDER
 from cosmos_data.plan import Part, Sample, SamplePlan, central_sample, usable_clips
 from cosmos_data.shard_file import key_of
 from cosmos_data.window import strides_for
-from cosmos_data.window_cache import KEY_VERSION, shown_by
+from cosmos_data.window_cache import KEY_VERSION
 
 
 class Windows(Protocol):
@@ -103,7 +104,13 @@ def plan_shards(windows: dict[Split, Windows], per_shard: int) -> list[PlannedSh
     ]
 
 
-def shard_key(samples: Sequence[Sample], *, split: Split, tokenizer_digest: str, dtype: torch.dtype, text: str) -> str:
-    """Of the shard with the latents of these windows, whose captions are in the text shard of that key."""
-    windows = [[sample.clip.clip_id, sample.start_frame, sample.fps, *shown_by(sample)] for sample in samples]
-    return key_of([KEY_VERSION, tokenizer_digest, str(dtype), text, split, windows])
+def shard_key(shard: PlannedShard, *, plan: Mapping[str, Any], dtype: torch.dtype) -> str:
+    """The key of the shard with these windows' latents. No window is made for it: going through finished shards costs
+    as much as there are shards.
+
+    Args:
+        plan: all that the windows and their latents are a function of (latents.LatentMetadata), as values JSON knows.
+        dtype: of the latents.
+    """
+    numbers = [shard.numbers.start, shard.numbers.stop]
+    return key_of([KEY_VERSION, SAMPLE_ORDER, dict(plan), str(dtype), shard.split, numbers])

@@ -2,17 +2,18 @@
 
 Which windows each shard of the cache holds is a function of the manifest and the settings (cosmos_data.shard_plan), and
 so is a shard's name. Every process makes whole shards, its share of them, and takes those that are there as they are:
-so a command that was killed goes on where it was, and several may fill one folder. Whitening statistics, of the
-training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
+so a command that was stopped or killed goes on where it was, and several may fill one folder. Whitening statistics, of
+the training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
 holds codes, which need none. The index comes last: the cache is complete or absent.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,7 @@ from cosmos_launch.progress import progress
 from cosmos_launch.window_encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
-from cosmos_tok.text_cache import CachedTextEncoder
+from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel import init
@@ -41,6 +42,9 @@ from cosmos_train.recipes.filled_windows import latent_shape
 from cosmos_train.recipes.kept_statistics import STATISTICS
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.recipes.world_dit import text_identity
+from cosmos_train.train.signals import DONE, STOPPED, StopSignals
+
+T = TypeVar("T")
 
 LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
@@ -48,16 +52,21 @@ LONGEST_WAIT_MIN = 7 * 24 * 60.0
 MIB = 2**20
 
 
-def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> TextEncoder:
-    """The configured encoder, from its folder or package; behind a cache of its states where there is one."""
+def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device, *, digest: str | None = None) -> TextEncoder:
+    """The configured encoder, from its folder or package; behind a cache of its states where there is one. digest: the
+    folder's (text_cache.encoder_digest), where it is known already."""
     folder = text_encoder_folder(run.text.encoder)
     if run.text.cache is not None:
-        return CachedTextEncoder(folder, run.text.max_tokens, Path(run.text.cache), device)
+        return CachedTextEncoder(folder, run.text.max_tokens, Path(run.text.cache), device, digest=digest)
     return FolderTextEncoder(folder, run.text.max_tokens, device)
 
 
-def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
-    """This process's share, and on the first rank the index. Returns the exit code.
+class _Stopped(Exception):
+    """This process was asked to stop."""
+
+
+def encode_clips(run: WorldDiTRun | WorldARRun, stop: StopSignals) -> int:
+    """This process's share, and on the first rank the index. Returns the exit code, 75 where it was asked to `stop`.
 
     Raises:
         DataError, TokenizerError, ValueError: the input is wrong.
@@ -68,7 +77,7 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     )
     is_alone = mesh.world.size() == 1
     try:
-        exit_code = encode_share(run, mesh)
+        exit_code = encode_share(run, mesh, stop)
     except Exception:
         if is_alone:  # of several, others would fail of that before this one has told its reason
             init.stop()
@@ -77,12 +86,12 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     return exit_code
 
 
-def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
-    """The same, of processes that have met."""
+def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -> int:
+    """The same, of processes that have met. They stop together: whoever is asked waits until all are."""
     folder, started = Path(run.latents.folder), time.perf_counter()
     manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
-        tokenizer_digest=tokenizer_digest(Path(run.latents.tokenizer)),
+        tokenizer_digest=_first_rank_says(lambda: tokenizer_digest(Path(run.latents.tokenizer)), mesh),
         text_encoder=text_identity(run.text),
         manifest_digest=manifest.digest,
         window_frames=run.data.num_frames,
@@ -95,7 +104,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
         LatentStore(folder).require(**asdict(metadata))
         if mesh.is_main:
             print(f"{folder} is complete already")
-        return 0
+        return DONE
     tokenizer, codec = load_tokenizer(Path(run.latents.tokenizer))
     is_codes = isinstance(run, WorldARRun)
     if is_codes:
@@ -109,13 +118,17 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
     with WindowEncoder(tokenizer, mesh.device, as_codes=is_codes) as encoder:
         per_shard = windows_per_shard(latent_shape(run.data, codec), encoder.dtype, latents.shard_mib * MIB)
         shards = plan_shards(windows, per_shard)
-        maker = _ShardMaker(run, folder, metadata, encoder, choose_decoder(run.data, [manifest], mesh.device), mesh)
+        decoder = choose_decoder(run.data, [manifest], mesh.device)
+        maker = _ShardMaker(run, folder, metadata, encoder, decoder, mesh, stop)
         made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
-    if mesh.is_main:
+    if made is None:
+        if mesh.is_main:
+            print(f"{folder}: stopped; the shards that are finished stay, and the same command goes on")
+    elif mesh.is_main:
         _finish(folder, metadata, made)
         _tell(folder, sum(len(one) for one in windows.values()), run.data.num_frames, time.perf_counter() - started)
     dist.barrier(group=mesh.world)
-    return 0
+    return STOPPED if made is None else DONE
 
 
 class _ShardMaker:
@@ -129,9 +142,14 @@ class _ShardMaker:
         encoder: WindowEncoder,
         decoder: Decoder,
         mesh: Mesh,
+        stop: StopSignals,
     ) -> None:
         self._run, self._folder, self._metadata, self._mesh = run, folder, metadata, mesh
-        self._encoder, self._decoder = encoder, decoder
+        self._encoder, self._decoder, self._stop = encoder, decoder, stop
+        self._text_digest = None
+        if run.text.cache is not None:
+            text_folder = text_encoder_folder(run.text.encoder)
+            self._text_digest = _first_rank_says(lambda: encoder_digest(text_folder), mesh)
         self._done = 0
         for name in (latent_shards.FOLDER, text_shards.FOLDER):
             remove_abandoned(folder / name)
@@ -139,34 +157,43 @@ class _ShardMaker:
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         """Loaded where a text shard is wanted that is not there."""
-        return load_text_encoder(self._run, self._mesh.device)
+        return load_text_encoder(self._run, self._mesh.device, digest=self._text_digest)
 
-    def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]]:
-        """(line of the index, statistics) of each."""
-        total = sum(len(shard.numbers) for shard in shards)
-        if not self._mesh.is_main:
-            return [self._make(shard, lambda done: None) for shard in shards]
-        ranks = self._mesh.dp.size()
-        with progress("tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes", "windows") as advance:
-            return [self._make(shard, lambda done: advance(done, total)) for shard in shards]
+    def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
+        """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
+        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.dp.size()
+        title = "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
+        with progress(title, "windows") if self._mesh.is_main else nullcontext(_say_nothing) as advance:
+
+            def tell(done: int) -> None:
+                advance(done, total)
+                if self._stop.is_asked:
+                    raise _Stopped
+
+            try:
+                return [self._make(shard, tell) for shard in shards]
+            except _Stopped:
+                return None
 
     def _make(self, shard: PlannedShard, tell: Callable[[int], None]) -> tuple[ShardEntry, Any]:
-        samples = shard.samples()
-        text = self._text([sample.caption for sample in samples])
-        key = shard_key(
-            samples,
-            split=shard.split,
-            tokenizer_digest=self._metadata.tokenizer_digest,
-            dtype=self._encoder.dtype,
-            text=text.file.path.stem,
-        )
-        if latent_path(self._folder, key).exists():
-            latents = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
-        else:
+        key = shard_key(shard, plan=asdict(self._metadata), dtype=self._encoder.dtype)
+        latents = self._finished(key)
+        if latents is None:
+            samples = shard.samples()
+            text = self._text([sample.caption for sample in samples])
             latents = self._latents(key, shard, samples, text, tell)
-        self._done += len(samples)
+        else:
+            text = open_text_shard(self._folder, latents.text)
+        self._done += len(shard.numbers)
         tell(self._done)
         return entry_of(self._folder, latents, text), latents.statistics
+
+    def _finished(self, key: str) -> LatentShard | None:
+        """What another start, or another process, has made; None where it, or its captions' states, are not there."""
+        if not latent_path(self._folder, key).exists():
+            return None
+        shard = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
+        return shard if text_path(self._folder, shard.text).exists() else None
 
     def _text(self, captions: list[str]) -> TextShard:
         captions = list(dict.fromkeys(captions))
@@ -235,18 +262,33 @@ def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) ->
     )
 
 
-def _first_rank_says(find: Callable[[], bool], mesh: Mesh) -> bool:
-    """What it finds may change while others look."""
-    said = [find() if mesh.is_main else False]
+def _say_nothing(done: int, total: int) -> None:
+    """Where another process tells of the progress."""
+
+
+def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
+    """What it finds, which may take long, or change while others look. Raises on all ranks what it raises there."""
+    said: list[Any] = [None, None]
+    if mesh.is_main:
+        try:
+            said[0] = find()
+        except Exception as error:
+            said[1] = error
     dist.broadcast_object_list(said, src=0, group=mesh.world)
-    return said[0]
+    found, error = said
+    if error is not None:
+        raise error
+    return found
 
 
-def _of_all_ranks(mine: list[Any], mesh: Mesh) -> list[Any]:
-    """What ranks made of every so-many-eth, in the order of all."""
+def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
+    """What ranks made of every so-many-eth, in the order of all; None where one of them stopped."""
     size = mesh.dp.size()
-    shares: list[list[Any]] = [[]] * size
-    dist.all_gather_object(shares, mine, group=mesh.dp)
+    gathered: list[list[Any] | None] = [None] * size
+    dist.all_gather_object(gathered, mine, group=mesh.dp)
+    shares = [share for share in gathered if share is not None]
+    if len(shares) < size:
+        return None
     return [shares[number % size][number // size] for number in range(sum(len(share) for share in shares))]
 
 

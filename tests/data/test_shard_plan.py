@@ -12,7 +12,7 @@ from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, cover_windows
-from cosmos_data.shard_plan import Windows, choose_windows, plan_shards, shard_key
+from cosmos_data.shard_plan import PlannedShard, Windows, choose_windows, plan_shards, shard_key
 
 CONFIG = DataConfig(manifest="unused", num_frames=5, height_px=16, width_px=24)
 
@@ -77,29 +77,38 @@ def test_each_window_is_in_one_shard(per_shard: int):
     assert [shard.samples() for shard in shards] == [shard.samples() for shard in plan_shards(choose(), per_shard)]
 
 
-def key(samples: list[Sample], **changed: Any) -> str:
-    said: dict[str, Any] = {"split": "train", "tokenizer_digest": "a", "dtype": torch.float32, "text": "t"}
-    return shard_key(samples, **said | changed)
+PLAN = {"manifest_digest": MANIFEST.digest, "tokenizer_digest": "a", "windows": "hop_frames=3"}
+
+
+def key(shard: PlannedShard, plan: dict[str, str] = PLAN, dtype: torch.dtype = torch.float32) -> str:
+    return shard_key(shard, plan=plan, dtype=dtype)
 
 
 def test_a_key_names_what_a_shard_is_a_function_of():
     [shard, *_] = plan_shards(choose(), 4)
-    samples = shard.samples()
     keys = {
-        key(samples),
-        key(samples[:3]),
-        key(samples[::-1]),
-        key(samples, split="heldout"),
-        key(samples, tokenizer_digest="b"),
-        key(samples, dtype=torch.int32),
-        key(samples, text="u"),
-        key([replace(samples[0], flip=True), *samples[1:]]),
-        key([replace(samples[0], clip=replace(samples[0].clip, clip_id="other")), *samples[1:]]),
-        key([replace(samples[0], clip=replace(samples[0].clip, digest="f" * 64)), *samples[1:]]),
+        key(shard),
+        key(replace(shard, numbers=range(3))),
+        key(replace(shard, numbers=range(1, 4))),
+        key(replace(shard, split="heldout")),
+        key(shard, dtype=torch.int32),
+        *(key(shard, PLAN | {name: "other"}) for name in PLAN),
     }
-    assert len(keys) == 10
-    moved = [replace(sample, clip=replace(sample.clip, path="/elsewhere.mp4")) for sample in samples]
-    assert key(moved) == key(samples), "where a file lies is not its content"
+    assert len(keys) == 5 + len(PLAN)
+
+
+def test_a_key_is_made_without_windows():
+    """Millions of which a folder may hold that is gone on with."""
+
+    class NoWindows:
+        def __len__(self) -> int:
+            return 10**9
+
+        def __getitem__(self, number: int) -> Sample:
+            raise AssertionError(f"window {number} was made")
+
+    [shard, *_] = plan_shards(choose(), 4)
+    assert key(replace(shard, windows=NoWindows())) == key(shard)
 
 
 def test_what_can_not_be_planned(tmp_path: Path):

@@ -1,6 +1,7 @@
 """A run of the tiny world model that encodes its own windows, of real footage, and all that it needs."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.tiny_tokenizer import CONTINUOUS
 
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
-from cosmos_launch import encode
+from cosmos_launch import encode, encode_rank
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
@@ -21,6 +22,7 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train
+from cosmos_train.train.signals import StopSignals
 
 NUM_WINDOWS = 12
 """That the run takes."""
@@ -77,7 +79,13 @@ def train_here(run: WorldDiTRun) -> int:
 
 def encode_share(run: WorldDiTRun) -> int:
     """Make this rank's shards of a finished cache."""
-    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed))
+    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed), StopSignals())
+
+
+def encode_as_rank(environment: dict[str, str], arguments: list[str]) -> int:
+    """Be a process of `tokenize`, the rank that these variables say."""
+    os.environ.update(environment)
+    return encode_rank.main(arguments)
 
 
 def trained(run_dir: Path) -> dict[int, dict[str, float]]:

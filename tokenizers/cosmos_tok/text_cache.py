@@ -43,11 +43,20 @@ def encoder_digest(folder: Path) -> str:
 class CachedTextEncoder:
     """A text encoder (cosmos_tok.text.TextEncoder) in front of another one, which is loaded when a text is new."""
 
-    def __init__(self, folder: Path, max_tokens: int, cache: Path, device: torch.device | str = "cpu") -> None:
-        """folder: the encoder's, as for FolderTextEncoder; cache: where states are kept, made if it is not there."""
+    def __init__(
+        self,
+        folder: Path,
+        max_tokens: int,
+        cache: Path,
+        device: torch.device | str = "cpu",
+        *,
+        digest: str | None = None,
+    ) -> None:
+        """folder: the encoder's, as for FolderTextEncoder; cache: where states are kept, made if it is not there;
+        digest: the folder's, where it is known already: to compute it is to read all weights."""
         self.max_tokens, self.cache = max_tokens, cache
         self.num_computed = 0
-        self._identity = f"{encoder_digest(folder)} max_tokens={max_tokens}"
+        self._identity = f"{digest or encoder_digest(folder)} max_tokens={max_tokens}"
         self._load: Callable[[], TextEncoder] = lambda: FolderTextEncoder(folder, max_tokens, device)
         self._loaded: TextEncoder | None = None
         self._is_told = False
