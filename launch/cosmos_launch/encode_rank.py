@@ -1,7 +1,7 @@
 """A process of `cosmos-train tokenize RUN.yaml --nproc N`: `python -m cosmos_launch.encode_rank RUN.yaml [overrides]`.
 
-Started by `cosmos-train tokenize`, or by torchrun or srun with the same arguments, on any number of machines that share
-the folder of the cache.
+Started by `cosmos-train tokenize`, by the nodes of `cosmos-train submit --tokenize`, or by torchrun with the same
+arguments, on any number of machines that share the folder of the cache.
 """
 
 import logging

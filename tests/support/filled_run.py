@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support import tiny_t5, tiny_world, training
 from support.footage import CARPHONE
@@ -13,6 +15,7 @@ from support.tiny_tokenizer import CONTINUOUS
 from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
 from cosmos_launch import encode, encode_rank
+from cosmos_tok import text_cache
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
@@ -77,9 +80,23 @@ def train_here(run: WorldDiTRun) -> int:
     return task.windows.encoder.num_encoded  # pyright: ignore[reportAttributeAccessIssue] latents.fill=true
 
 
-def encode_share(run: WorldDiTRun) -> int:
-    """Make this rank's shards of a finished cache."""
-    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed), StopSignals())
+def encode_share(run: WorldDiTRun) -> tuple[int, list[Path]]:
+    """Make this rank's shards of a finished cache. Returns the exit code, and the folders whose weights it hashed."""
+    hashed: list[Path] = []
+
+    def noting(digest: Callable[[Path], str]) -> Callable[[Path], str]:
+        def noted(folder: Path) -> str:
+            hashed.append(folder)
+            return digest(folder)
+
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "tokenizer_digest", noting(encode.tokenizer_digest))
+        for module in (encode, text_cache):
+            patch.setattr(module, "encoder_digest", noting(text_cache.encoder_digest))
+        code = encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed), StopSignals())
+    return code, hashed
 
 
 def encode_as_rank(environment: dict[str, str], arguments: list[str]) -> int:
