@@ -24,8 +24,8 @@ from cosmos_data.errors import DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
 from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample
-from cosmos_data.shard_file import remove_abandoned
+from cosmos_data.plan import Sample, read_quarantine
+from cosmos_data.shard_file import key_of, remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_launch.progress import progress
@@ -293,9 +293,12 @@ def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
 
 
 def _windows_asked(run: WorldDiTRun | WorldARRun) -> str:
-    """The settings, besides those that LatentMetadata has, that `choose_windows` goes by."""
+    """The settings, besides those that LatentMetadata has, that `choose_windows` goes by. Shards are named by them, so
+    one that is left out here makes a cache of another's windows."""
     data, latents = run.data, run.latents
     settings = {"hop_frames": latents.hop_frames, "target_fps": data.target_fps, "resize": data.resize}
+    if data.quarantine:
+        settings["quarantine"] = key_of(sorted(read_quarantine(data.quarantine)))[:16]
     if latents.planned_per_clip:
         settings |= {"planned_per_clip": latents.planned_per_clip, "seed": run.seed, "flip": data.flip}
     return " ".join(f"{name}={value}" for name, value in settings.items())
