@@ -110,7 +110,7 @@ class ClusterConfig:
     15 more, in which a job that is not done by then is queued again."""
     launcher: Literal["torchrun", "ft_launcher"] = "torchrun"
     """What starts a node's ranks. ft_launcher, of nvidia-resiliency-ext on the nodes, starts them again after a failure
-    within the job, up to max_retries times, before the job is queued again."""
+    within the job, up to max_retries times, before the job is queued again. Latent caches are made under torchrun."""
     max_retries: CountOrZero = 3
     """Times that a job is queued again after a crash. Preemption and the time limit do not count."""
     retry_backoff_sec: CountOrZero = 60

@@ -142,12 +142,16 @@ class WorldRun(RunConfig):
     def window_files(self) -> Iterator[tuple[str, str]]:
         """(key, path) of all that the windows are read from, or made of."""
         if self.latents.fill:
-            yield from self.data.files()
-            yield "latents.tokenizer", self.latents.tokenizer
+            yield from self.cache_files()
             return
         yield "latents.folder", self.latents.folder
         if self.latents.image_folder is not None:
             yield "latents.image_folder", self.latents.image_folder
+
+    def cache_files(self) -> Iterator[tuple[str, str]]:
+        """(key, path) of all that a latent cache is made of."""
+        yield from self.data.files()
+        yield "latents.tokenizer", self.latents.tokenizer
 
     def _check_windows(self) -> None:
         check_ranges(self, "")

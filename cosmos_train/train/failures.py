@@ -42,10 +42,10 @@ def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: s
         write_whole(path, "\t".join(map(str, fields)) + "\n")
 
 
-def first_failure(folder: Path) -> Failure | None:
-    """The cause of the others, or None where no rank failed."""
+def read_failures(folder: Path) -> list[Failure]:
+    """Of all ranks that failed, the cause of the others first."""
     failures = [_parse(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*")]
-    return min(failures, key=lambda failure: (not failure.was_silent, failure.time), default=None)
+    return sorted(failures, key=lambda failure: (not failure.was_silent, failure.time))
 
 
 def has_failed(folder: Path) -> bool:

@@ -31,7 +31,7 @@ from cosmos_data.window_conditions import conditions_of
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import text_encoder_folder
-from cosmos_tok.text_cache import CachedTextEncoder
+from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -93,7 +93,12 @@ class WindowMaker:
             encoder_folder = text_encoder_folder(run.text.encoder)
             precision = run.text.precision_on(mesh.device.type)
             self._text = CachedTextEncoder(
-                encoder_folder, run.text.max_tokens, TextCache(states), mesh.device, precision
+                encoder_folder,
+                run.text.max_tokens,
+                TextCache(states),
+                mesh.device,
+                precision,
+                digest=from_main(mesh, lambda: encoder_digest(encoder_folder)),
             )
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:

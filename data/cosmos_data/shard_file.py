@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.errors import DataError, StorageError
+from cosmos_data.writer import is_gone, own_name
 
 VERSION = 1
 FACTS_KEY, DIGEST_KEY = b"cosmos_data.shard", b"cosmos_data.sha256"
@@ -40,7 +40,7 @@ NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 """Errors of a folder that is not for us to write in; others are of the disk."""
 
 ABANDONED_SEC = 3600
-"""A file that has been in the making for so long is of a process that was killed."""
+"""A file in the making for so long is of a process that was killed; that of one of this machine is known at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
 def written(path: Path) -> Iterator[Path]:
     """A file to write instead of `path`, which it becomes at the end of the block, flushed to the disk; where the block
     fails nothing is left of it. Raises as write_shard does."""
-    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{uuid4().hex[:8]}{PARTIAL}")
+    aside = path.with_name(f".{path.name}.{own_name()}.{uuid4().hex[:8]}{PARTIAL}")
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -162,7 +162,7 @@ def remove_abandoned(folder: Path) -> None:
     oldest = time.time() - ABANDONED_SEC
     for path in folder.glob(f".*{PARTIAL}"):
         with contextlib.suppress(OSError):  # another process was faster, or may do it
-            if path.stat().st_mtime < oldest:
+            if is_gone(path.name.split(".")[-3]) or path.stat().st_mtime < oldest:
                 path.unlink()
 
 

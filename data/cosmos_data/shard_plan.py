@@ -15,12 +15,11 @@ from cosmos_data.clip import Split
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
+from cosmos_data.order import SAMPLE_ORDER
 from cosmos_data.plan import Part, Sample, SamplePlan, central_sample, clips_by_size, read_quarantine, usable_clips
-from cosmos_data.rows import plain_values
 from cosmos_data.shard_file import key_of
 from cosmos_data.window import strides_for
-from cosmos_data.window_cache import KEY_VERSION, shown_by
-from cosmos_data.window_conditions import BARE, conditions_of
+from cosmos_data.window_cache import KEY_VERSION
 
 
 class Windows(Protocol):
@@ -132,24 +131,16 @@ def plan_shards(groups: Sequence[WindowGroup], per_shard: Mapping[tuple[int, int
     return shards
 
 
-def shard_key(
-    samples: Sequence[Sample],
-    *,
-    split: Split,
-    tokenizer_digest: str,
-    dtype: torch.dtype,
-    text: str,
-    size_px: tuple[int, int] | None,
-) -> str:
-    """Of the shard with the latents of these windows, whose captions are in the text shard of that key. size_px: what
-    the shard says of them (latent_shards.write_latent_shard)."""
-    windows = [[sample.clip.clip_id, sample.start_frame, sample.fps, *shown_by(sample)] for sample in samples]
-    said: dict[str, Any] = {} if size_px is None else {"size_px": size_px}
-    conditions = [conditions_of(sample) for sample in samples]
-    if any(one != BARE for one in conditions):
-        said["conditions"] = [plain_values(one) for one in conditions]
-    of_all = [KEY_VERSION, tokenizer_digest, str(dtype), text, split, windows]
-    return key_of([*of_all, said] if said else of_all)
+def shard_key(shard: PlannedShard, *, plan: Mapping[str, Any], dtype: torch.dtype) -> str:
+    """The key of the shard with these windows' latents. No window is made for it: going through finished shards costs
+    as much as there are shards.
+
+    Args:
+        plan: all that the windows and their latents are a function of (latents.LatentMetadata), as values JSON knows.
+        dtype: of the latents.
+    """
+    numbers = [shard.numbers.start, shard.numbers.stop]
+    return key_of([KEY_VERSION, SAMPLE_ORDER, dict(plan), str(dtype), shard.split, shard.size_px, numbers])
 
 
 def _regular(clips: Manifest, config: DataConfig, hop_frames: int) -> list[Windows]:

@@ -11,12 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import RunConfig
+from cosmos_train.config.schema import RunConfig, WorldRun
 
 EXCLUDE = "--exclude="
+Stage = Literal["tokenize", "train"]
+"""What a job is for: to make the latent caches of runs, or to train them."""
+RANKS_OF: dict[Stage, str] = {"tokenize": "cosmos_launch.encode_rank", "train": "cosmos_launch.worker"}
+"""The module that each rank of such a job runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,19 @@ class Batch:
     runs: tuple[RunConfig, ...]
     cluster: ClusterConfig
     nodes: Nodes
+    stage: Stage = "train"
 
     @property
     def run_dirs(self) -> list[Path]:
         """Of each run, absolute."""
         return [Path(run.run_dir).resolve() for run in self.runs]
+
+    @property
+    def caches(self) -> list[Path]:
+        """Folders of the latent caches that the job makes, absolute, one for each run; of a job that trains, none."""
+        if self.stage == "train":
+            return []
+        return [Path(run.latents.folder).resolve() for run in self.runs if isinstance(run, WorldRun)]
 
     @property
     def home(self) -> Path:
@@ -95,7 +108,7 @@ def _options(batch: Batch, after: Sequence[str]) -> list[str]:
     cluster, own = batch.cluster, batch.cluster.sbatch_options
     excluded = [option.removeprefix(EXCLUDE) for option in own if option.startswith(EXCLUDE)] + batch.bad_nodes()
     given = [
-        ("--job-name", batch.home.name),
+        ("--job-name", batch.home.name + ("-tokenize" if batch.stage == "tokenize" else "")),
         ("--array", f"0-{len(batch.runs) - 1}" if batch.is_array else None),
         ("--nodes", str(batch.nodes)),
         ("--gpus-per-node", str(cluster.gpus_per_node) if cluster.gpus_per_node else None),
@@ -132,7 +145,8 @@ def _settings(batch: Batch, submission: Path) -> list[str]:
         "PYTHON": cluster.python or sys.executable,
         "MIN_NODES": str(batch.nodes.least),
         "RANKS_PER_NODE": str(cluster.num_ranks_per_node),
-        "LAUNCHER": cluster.launcher,
+        "RANK_MODULE": RANKS_OF[batch.stage],
+        "LAUNCHER": cluster.launcher if batch.stage == "train" else "torchrun",
         "MAX_RETRIES": str(cluster.max_retries),
         "RETRY_BACKOFF_SEC": str(cluster.retry_backoff_sec),
         "HEALTH_CHECK": cluster.health_check,
@@ -140,6 +154,7 @@ def _settings(batch: Batch, submission: Path) -> list[str]:
     }
     return [
         f"RUN_DIRS=({shlex.join(map(str, batch.run_dirs))})",
+        f"CACHES=({shlex.join(map(str, batch.caches))})",
         *(f"{name}={shlex.quote(value)}" for name, value in values.items()),
         f"SRUN_OPTIONS=({shlex.join(srun_options)})",
         f"CONTAINER=({shlex.join(inside)})",

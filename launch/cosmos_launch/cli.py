@@ -96,6 +96,22 @@ def _add_submit(commands: Commands) -> None:
     submit.add_argument(
         "--chain", action="store_true", help="one run after the other, each from the weights of the one before"
     )
+    tokenize = submit.add_mutually_exclusive_group()
+    tokenize.add_argument(
+        "--tokenize",
+        dest="stages",
+        action="store_const",
+        const=("tokenize", "train"),
+        help="first a job that makes the runs' latent caches, on the same nodes; training waits for it",
+    )
+    tokenize.add_argument(
+        "--tokenize-only",
+        dest="stages",
+        action="store_const",
+        const=("tokenize",),
+        help="that job alone; `submit --after JOB` then trains, also on another number of nodes",
+    )
+    submit.set_defaults(stages=("train",))
     submit.add_argument("--dry-run", action="store_true", help="print the batch scripts and leave")
 
 
@@ -292,6 +308,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         after=arguments.after,
         each=arguments.each,
         chain=arguments.chain,
+        stages=arguments.stages,
         dry_run=arguments.dry_run,
     )
 
@@ -368,17 +385,21 @@ def _tokenize_clips(arguments: argparse.Namespace, *, threads_per_rank: int) -> 
     num_ranks = 1 if arguments.nproc is None else arguments.nproc
     if num_ranks < 1:
         raise ConfigError(f"--nproc {num_ranks} must be at least 1")
-    ranks = own_ranks(arguments.nproc)
+    ranks, stop = own_ranks(arguments.nproc), None
     if arguments.nproc is None and not ranks.is_given:
         check_not_copied()
+    starts_ranks = num_ranks > 1 and not ranks.is_given
+    if arguments.is_whole_process:
+        from cosmos_launch.stopping import listen_as_launcher, listen_as_rank
+
+        stop = listen_as_launcher() if starts_ranks else listen_as_rank()
     words = [arguments.source, *arguments.overrides, *(["--debug"] if arguments.debug else [])]
-    if num_ranks > 1 and not ranks.is_given:
-        return run_ranks(
-            [sys.executable, "-m", "cosmos_launch.encode_rank", *words], num_ranks, threads_per_rank=threads_per_rank
-        )
+    if starts_ranks:
+        command = [sys.executable, "-m", "cosmos_launch.encode_rank", *words]
+        return run_ranks(command, num_ranks, threads_per_rank=threads_per_rank, stop=stop)
     from cosmos_launch.encode_rank import main as encode
 
-    return encode(words)
+    return encode(words, stop)
 
 
 def _tokenize_files(arguments: argparse.Namespace) -> int:

@@ -2,25 +2,24 @@
 
 Which windows each shard of the cache holds is a function of the manifest and the settings (cosmos_data.shard_plan), and
 so is a shard's name. Every process makes whole shards, its share of them, and takes those that are there as they are:
-so a command that was killed goes on where it was, and several may fill one folder. Whitening statistics, of the
-training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
+so a command that was stopped or killed goes on where it was, and several may fill one folder. Whitening statistics, of
+the training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
 holds codes, which need none. The index comes last: the cache is complete or absent.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_data import latent_shards, text_shards
-from cosmos_data.clip import Split
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
 from cosmos_data.errors import ClipError, DataError
@@ -37,7 +36,7 @@ from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
-from cosmos_tok.text_cache import CachedTextEncoder
+from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel import init
@@ -45,10 +44,13 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.ahead import make_ahead, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import STATISTICS
+
+T = TypeVar("T")
 
 LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
@@ -56,17 +58,22 @@ LONGEST_WAIT_MIN = 7 * 24 * 60.0
 MIB = 2**20
 
 
-def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device) -> TextEncoder:
-    """The configured encoder, from its folder or package; behind a cache of its states where there is one."""
+def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device, *, digest: str | None = None) -> TextEncoder:
+    """The configured encoder, from its folder or package; behind a cache of its states where there is one. digest: the
+    folder's (text_cache.encoder_digest), where it is known already."""
     folder = text_encoder_folder(run.text.encoder)
     text, precision = run.text, run.text.precision_on(device.type)
     if text.cache is not None:
-        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision)
+        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision, digest=digest)
     return FolderTextEncoder(folder, text.max_tokens, device, precision)
 
 
-def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
-    """This process's share, and on the first rank the index. Returns the exit code.
+class _Stopped(Exception):
+    """This process was asked to stop."""
+
+
+def encode_clips(run: WorldDiTRun | WorldARRun, stop: StopSignals) -> int:
+    """This process's share, and on the first rank the index. Returns the exit code, 75 where it was asked to `stop`.
 
     Raises:
         DataError, TokenizerError, ValueError: the input is wrong.
@@ -77,7 +84,7 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     )
     is_alone = mesh.world.size() == 1
     try:
-        exit_code = encode_share(run, mesh)
+        exit_code = encode_share(run, mesh, stop)
     except Exception:
         if is_alone:  # of several, others would fail of that before this one has told its reason
             init.stop()
@@ -86,12 +93,12 @@ def encode_clips(run: WorldDiTRun | WorldARRun) -> int:
     return exit_code
 
 
-def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
-    """The same, of processes that have met."""
+def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -> int:
+    """The same, of processes that have met. They stop together: whoever is asked waits until all are."""
     folder, started = Path(run.latents.folder), time.perf_counter()
     manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
-        tokenizer_digest=tokenizer_digest(Path(run.latents.tokenizer)),
+        tokenizer_digest=_first_rank_says(lambda: tokenizer_digest(Path(run.latents.tokenizer)), mesh),
         text_encoder=run.text.identity_on(mesh.device.type),
         manifest_digest=manifest.digest,
         window_frames=run.data.num_frames,
@@ -105,7 +112,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
         LatentStore(folder).require(**asdict(metadata))
         if mesh.is_main:
             print(f"{folder} is complete already")
-        return 0
+        return DONE
     tokenizer, codec = load_tokenizer(Path(run.latents.tokenizer))
     is_codes = isinstance(run, WorldARRun)
     if is_codes:
@@ -122,27 +129,30 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> int:
             for px in run.data.sizes_px
         }
         shards = plan_shards(windows, per_shard)
-        maker = _ShardMaker(run, folder, metadata, encoder, choose_decoder(run.data, [manifest], mesh.device), mesh)
+        decoder = choose_decoder(run.data, [manifest], mesh.device)
+        maker = _ShardMaker(run, folder, metadata, encoder, decoder, mesh, stop)
         made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
-    if mesh.is_main:
+    if made is None:
+        if mesh.is_main:
+            print(f"{folder}: stopped; the shards that are finished stay, and the same command goes on")
+    elif mesh.is_main:
         _finish(folder, metadata, made)
         _tell(folder, sum(len(group.windows) for group in windows), run.data.num_frames, time.perf_counter() - started)
     dist.barrier(group=mesh.world)
-    return 0
+    return STOPPED if made is None else DONE
 
 
 @dataclass(kw_only=True, slots=True)
 class _Shard:
     """A planned shard, as far as it is made."""
 
-    split: Split
-    samples: list[Sample]
-    text: TextShard
+    planned: PlannedShard
     key: str
-    size_px: tuple[int, int] | None
-    """What it says of its windows' size."""
-    found: LatentShard | None
+    text: TextShard
+    found: LatentShard | None = None
     """Where it was there already."""
+    samples: list[Sample] = field(default_factory=list)
+    """Its windows, of one that is to be made."""
     parts: list[Tensor] = field(default_factory=list)
     """Latents [B, C, T, H, W] of its first windows."""
     num_made: int = 0
@@ -153,7 +163,7 @@ class _Shard:
         """Keep the latents of the next windows, and count them in where statistics are taken."""
         self.parts.append(z_BCTHW)
         self.num_made += len(z_BCTHW)
-        if self.split == "train" and z_BCTHW.is_floating_point():
+        if self.planned.split == "train" and z_BCTHW.is_floating_point():
             self.statistics = self.statistics or LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
             self.statistics.update(z_BCTHW)
 
@@ -174,25 +184,37 @@ class _ShardMaker:
         encoder: WindowEncoder,
         decoder: Decoder,
         mesh: Mesh,
+        stop: StopSignals,
     ) -> None:
         self._run, self._folder, self._metadata, self._mesh = run, folder, metadata, mesh
-        self._encoder, self._decoder = encoder, decoder
+        self._encoder, self._decoder, self._stop = encoder, decoder, stop
+        self._text_digest = None
+        if run.text.cache is not None:
+            text_folder = text_encoder_folder(run.text.encoder)
+            self._text_digest = _first_rank_says(lambda: encoder_digest(text_folder), mesh)
         for name in (latent_shards.FOLDER, text_shards.FOLDER):
             remove_abandoned(folder / name)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         """Loaded where a text shard is wanted that is not there."""
-        return load_text_encoder(self._run, self._mesh.device)
+        return load_text_encoder(self._run, self._mesh.device, digest=self._text_digest)
 
-    def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]]:
-        """(line of the index, statistics) of each."""
-        total = sum(len(shard.numbers) for shard in shards)
-        if not self._mesh.is_main:
-            return self._make(shards, lambda done: None)
-        ranks = self._mesh.dp.size()
-        with progress("tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes", "windows") as advance:
-            return self._make(shards, lambda done: advance(done, total))
+    def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
+        """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
+        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.dp.size()
+        title = "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
+        with progress(title, "windows") if self._mesh.is_main else nullcontext(_say_nothing) as advance:
+
+            def tell(done: int) -> None:
+                advance(done, total)
+                if self._stop.is_asked:
+                    raise _Stopped
+
+            try:
+                return self._make(shards, tell)
+            except _Stopped:
+                return None
 
     def _make(self, shards: list[PlannedShard], tell: Callable[[int], None]) -> list[tuple[ShardEntry, Any]]:
         """While a shard is written, the next one's first two batches are encoded and further ones decoded, and no more:
@@ -205,7 +227,7 @@ class _ShardMaker:
             for shard, z_BCTHW in encoded:
                 if z_BCTHW is not None:
                     shard.add(z_BCTHW)
-                done += len(shard.samples if z_BCTHW is None else z_BCTHW)
+                done += len(shard.planned.numbers if z_BCTHW is None else z_BCTHW)
                 tell(done)
                 if shard.is_whole:
                     latents = self._write(shard) if shard.found is None else shard.found
@@ -214,28 +236,23 @@ class _ShardMaker:
 
     def _batches(self, shards: Iterable[PlannedShard]) -> Iterator[tuple[_Shard, list[Sample]]]:
         """What is to be decoded of each shard, in order; of one that is there, nothing."""
-        for shard in map(self._name, shards):
+        for shard in map(self._begin, shards):
             if shard.found is not None:
                 yield shard, []
                 continue
             for start in range(0, len(shard.samples), WINDOWS_AT_ONCE):
                 yield shard, shard.samples[start : start + WINDOWS_AT_ONCE]
 
-    def _name(self, planned: PlannedShard) -> _Shard:
-        samples, size_px = planned.samples(), self._size_to_say(planned)
-        text = self._text([sample.caption for sample in samples])
-        key = shard_key(
-            samples,
-            split=planned.split,
-            tokenizer_digest=self._metadata.tokenizer_digest,
-            dtype=self._encoder.dtype,
-            text=text.file.path.stem,
-            size_px=size_px,
-        )
-        found = None
+    def _begin(self, planned: PlannedShard) -> _Shard:
+        """A shard that another start, or another process, has made, or one that is to be made."""
+        key = shard_key(planned, plan=asdict(self._metadata), dtype=self._encoder.dtype)
         if latent_path(self._folder, key).exists():
             found = open_latent_shard(self._folder, key, self._metadata.tokenizer_digest)
-        return _Shard(split=planned.split, samples=samples, text=text, key=key, size_px=size_px, found=found)
+            if text_path(self._folder, found.text).exists():
+                return _Shard(planned=planned, key=key, text=open_text_shard(self._folder, found.text), found=found)
+        samples = planned.samples()
+        text = self._text([sample.caption for sample in samples])
+        return _Shard(planned=planned, key=key, text=text, samples=samples)
 
     def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
         shard, samples = of
@@ -274,10 +291,10 @@ class _ShardMaker:
             shard.key,
             [_row(sample, row_of[sample.caption]) for sample in shard.samples],
             torch.cat(shard.parts),
-            split=shard.split,
+            split=shard.planned.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
             text=shard.text.file.path.stem,
-            size_px=shard.size_px,
+            size_px=self._size_to_say(shard.planned),
             statistics=None if shard.statistics is None else shard.statistics.to_lists(),
         )
 
@@ -318,18 +335,33 @@ def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) ->
     )
 
 
-def _first_rank_says(find: Callable[[], bool], mesh: Mesh) -> bool:
-    """What it finds may change while others look."""
-    said = [find() if mesh.is_main else False]
+def _say_nothing(done: int, total: int) -> None:
+    """Where another process tells of the progress."""
+
+
+def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
+    """What it finds, which may take long, or change while others look. Raises on all ranks what it raises there."""
+    said: list[Any] = [None, None]
+    if mesh.is_main:
+        try:
+            said[0] = find()
+        except Exception as error:
+            said[1] = error
     dist.broadcast_object_list(said, src=0, group=mesh.world)
-    return said[0]
+    found, error = said
+    if error is not None:
+        raise error
+    return found
 
 
-def _of_all_ranks(mine: list[Any], mesh: Mesh) -> list[Any]:
-    """What ranks made of every so-many-eth, in the order of all."""
+def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
+    """What ranks made of every so-many-eth, in the order of all; None where one of them stopped."""
     size = mesh.dp.size()
-    shares: list[list[Any]] = [[]] * size
-    dist.all_gather_object(shares, mine, group=mesh.dp)
+    gathered: list[list[Any] | None] = [None] * size
+    dist.all_gather_object(gathered, mine, group=mesh.dp)
+    shares = [share for share in gathered if share is not None]
+    if len(shares) < size:
+        return None
     return [shares[number % size][number // size] for number in range(sum(len(share) for share in shares))]
 
 

@@ -1,22 +1,26 @@
-"""What a run reads that must be there before it is queued: data, caches, other runs. Looked for without torch."""
+"""What a job reads that must be there before it is queued: data, caches, other runs. Looked for without torch."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cosmos_launch.batch_script import Stage
 from cosmos_train.config.cluster import ContainerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldRun
 from cosmos_train.train.checkpoint_folder import CHECKPOINTS, newest_checkpoint
 
 
-def check_inputs(run: RunConfig, container: ContainerConfig, *, made_before: Sequence[Path] = ()) -> None:
+def check_inputs(
+    run: RunConfig, container: ContainerConfig, *, stage: Stage = "train", made_before: Sequence[Path] = ()
+) -> None:
     """Raises ConfigError for the first that is not there.
 
     Args:
         container: paths inside its image are not looked for.
-        made_before: folders of runs that end before this one starts.
+        stage: what is to be done with the run.
+        made_before: folders of runs, and of caches, that are made before this one starts.
     """
-    for key, name in inputs_of(run):
+    for key, name in inputs_of(run) if stage == "train" else inputs_of_cache(run):
         path = container.outside(Path(name).absolute())
         if path is None or any(path.is_relative_to(folder.absolute()) for folder in made_before):
             continue
@@ -42,3 +46,9 @@ def inputs_of(run: RunConfig) -> Iterator[tuple[str, str]]:
             yield "tokenizer_from", run.tokenizer_from
     elif isinstance(run, WorldRun):
         yield from run.window_files()
+
+
+def inputs_of_cache(run: RunConfig) -> Iterator[tuple[str, str]]:
+    """(key, path) of all files and folders that a run's latent cache is made of."""
+    if isinstance(run, WorldRun):
+        yield from run.cache_files()

@@ -1,9 +1,10 @@
-"""One node of a Slurm job: `python -m cosmos_launch.node RUN.yaml RANKS LAUNCHER RESTARTS`, one process a node.
+"""One node of a Slurm job: `python -m cosmos_launch.node RUN.yaml RANKS LAUNCHER RESTARTS MODULE`, one process a node.
 
-srun starts it. LAUNCHER is torchrun or ft_launcher (cosmos_launch.resilient, which starts ranks again, RESTARTS times).
-It is called as a function: so the run's own exit code comes out of it, where a launcher's is 1 for everything, and a
-rank that was killed is written down with its host. torchrun is told of this node by Slurm's variables, and of the
-first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
+srun starts it. Each rank runs MODULE: cosmos_launch.worker, which trains, or cosmos_launch.encode_rank, which makes the
+run's latent cache (under torchrun). LAUNCHER is torchrun or ft_launcher (cosmos_launch.resilient, which starts ranks
+again, RESTARTS times). It is called as a function: so the run's own exit code comes out of it, where a launcher's is 1
+for everything, and a rank that was killed is written down with its host. torchrun is told of this node by Slurm's
+variables, and of the first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     """Run this node's ranks. Returns 0, 75 where all stopped to be queued again, or the first failure's code."""
     from cosmos_train.config.load import load_run
 
-    run_yaml, num_ranks, launcher, max_restarts = arguments
+    run_yaml, num_ranks, launcher, max_restarts, module = arguments
     threads = load_run(run_yaml).train.threads_per_rank
     own_cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", 1))
     os.environ["OMP_NUM_THREADS"] = str(threads or max(1, own_cpus // int(num_ranks)))
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     os.environ[LAUNCHER] = str(os.getpid())
     try:
         if launcher == "torchrun":
-            return _run_torchrun(run_yaml, num_ranks)
+            return _run_torchrun(module, run_yaml, num_ranks)
         return _run_ft_launcher(run_yaml, int(num_ranks), int(max_restarts))
     finally:
         # A rank that was killed leaves the processes that write its checkpoints, and srun would wait for their output.
@@ -85,7 +86,7 @@ def _run_ft_launcher(run_yaml: str, num_ranks: int, max_restarts: int) -> int:
     return _settle(ended) if ended else 1
 
 
-def _run_torchrun(run_yaml: str, num_ranks: str) -> int:
+def _run_torchrun(module: str, run_yaml: str, num_ranks: str) -> int:
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SEC)
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -99,7 +100,7 @@ def _run_torchrun(run_yaml: str, num_ranks: str) -> int:
         f"--master-port={os.environ['MASTER_PORT']}",
         "--signals-to-handle=SIGINT",
         "--module",
-        "cosmos_launch.worker",
+        module,
         run_yaml,
     ]
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cosmos_launch.failure import FAILURES, host_name
 from cosmos_launch.stopping import INTERRUPTED, LAUNCHER
-from cosmos_train.train.failures import describe, first_failure, record_failure
+from cosmos_train.train.failures import describe, read_failures, record_failure
 from cosmos_train.train.signals import STOP_SIGNALS, STOPPED, StopSignals
 
 GRACE_SEC = 5.0
@@ -79,9 +79,10 @@ def _wait(ranks: list[subprocess.Popen], failures: Path, stop: StopSignals) -> i
             for rank, code in failed:
                 record_exit(failures, rank, code)
             _end(ranks, grace_sec=GRACE_SEC)
-            first = first_failure(failures)
-            assert first is not None
-            if first.was_silent or (first.code != 2 and len(ranks) > 1):  # what is wrong with the input was told once
+            first, *others = read_failures(failures)
+            # What is wrong with the input was told once, but other ranks may have failed of that one's end since.
+            is_told = len(ranks) == 1 or (first.code == 2 and all(other.sentence == first.sentence for other in others))
+            if first.was_silent or not is_told:
                 print(f"cosmos-train: {describe(first)}", file=sys.stderr)
             return first.code
         if None not in codes:

@@ -57,8 +57,8 @@ def say_what_interrupts_do(received: Sequence[int]) -> None:
     """At the first Ctrl-C."""
     if received[-1] == signal.SIGINT and received.count(signal.SIGINT) == 1 and rank_for_messages() == 0:
         print(
-            "cosmos-train: the run finishes its step, saves and leaves; Ctrl-C again leaves at once, and steps that "
-            "are not saved are lost",
+            "cosmos-train: leaves when what goes on is finished and saved; Ctrl-C again leaves at once, and what is "
+            "not saved is lost",
             file=sys.stderr,
             flush=True,
         )

@@ -2,10 +2,11 @@
 
     RUN/slurm/001/          one submission: run.yaml, cluster.yaml, environment.txt, code/, train.sbatch, failures/
     RUN/slurm/*.log         what its jobs printed
-    RUN/slurm/jobs.tsv      a line for each job that was queued for the run: its number, its submission
+    RUN/slurm/jobs.tsv      a line for each job that was queued to train the run: its number, its submission
     RUN/slurm/crashes.tsv   what its jobs crashed of; suspects.txt: nodes that may be why, left out after two times
 
 Several runs are one job array, with one submission in the folder that theirs lie in: run-0.yaml, run-1.yaml, ...
+A job that makes a latent cache has a submission of its own, in the folder of the run that is trained on the cache.
 A job runs the copy of the code, so that a checkout can go on changing while a run waits in the queue.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cosmos_launch.batch_script import Batch, Nodes, render
+from cosmos_launch.batch_script import Batch, Nodes, Stage, render
 from cosmos_launch.code_version import describe_environment, note_code
 from cosmos_launch.inputs import check_inputs
 from cosmos_launch.run_folder import check_is_same_run, check_is_writable
@@ -28,7 +29,7 @@ from cosmos_launch.slurm import jobs_in_queue, queue
 from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import configs_dir, load_run_on_cluster, to_yaml
-from cosmos_train.config.schema import RunConfig
+from cosmos_train.config.schema import RunConfig, WorldRun
 from cosmos_train.config.validate import check_run
 
 PACKAGES = ("cosmos_train", "cosmos_launch", "cosmos_data", "cosmos_tok")
@@ -45,11 +46,15 @@ def submit(
     after: Sequence[str],
     each: str | None,
     chain: bool,
+    stages: Sequence[Stage],
     dry_run: bool,
 ) -> int:
     """Queue a run; or several, or one for each value of `each`, as an array; or several as a chain. Print the jobs.
 
     Returns the exit code. Nothing is written or queued before all of it is checked.
+
+    Args:
+        stages: what is queued of them, in this order: to make their latent caches, to train them, or both.
 
     Raises:
         ConfigError: a run can not be trained on this cluster and so many nodes, lacks what it reads, or its folder is
@@ -59,7 +64,7 @@ def submit(
     for job in after:
         if not re.fullmatch(r"\d+(_\d+)?", job):
             raise ConfigError(f"--after {job} is no number of a job")
-    batches = _plan(run_names, overrides, cluster_name, Nodes.parse(nodes), each=each, chain=chain)
+    batches = _plan(run_names, overrides, cluster_name, Nodes.parse(nodes), each=each, chain=chain, stages=stages)
     if not dry_run:
         _check_place(batches, after)
     before = tuple(after)
@@ -78,15 +83,16 @@ def _plan(
     *,
     each: str | None,
     chain: bool,
+    stages: Sequence[Stage] = ("train",),
 ) -> list[Batch]:
-    """The jobs in their order: one, or one for each stage of a chain."""
+    """The jobs in their order: one for all caches, where they are to be made; one, or one for each stage of a chain."""
     if each is not None and len(run_names) > 1:
         raise ConfigError(f"--each {each} makes variants of one run, and {len(run_names)} are named; name one")
     if chain and len(run_names) < 2:
         raise ConfigError("--chain queues stages one after the other; name two runs or more, in their order")
     members = _variants(each) if each is not None else [([], "")]
     loaded = [
-        _load(name, [*overrides, *more], cluster_name, nodes, suffix=suffix)
+        _load(name, [*overrides, *more], cluster_name, nodes, suffix=suffix, stages=stages)
         for name in run_names
         for more, suffix in members
     ]
@@ -99,10 +105,30 @@ def _plan(
             f"run_dir={runs[0].run_dir} and run_dir={runs[-1].run_dir} have no folder in common for the submission and "
             "the logs of their array; submit the runs one by one"
         )
+    batches = [Batch(_one_for_each_cache(runs), cluster, nodes, "tokenize")] if "tokenize" in stages else []
+    if "train" not in stages:
+        return batches
     if chain:
         runs[1:] = [_next_stage(stage, before) for before, stage in pairwise(runs)]
-        return [Batch((run,), cluster, nodes) for run in runs]
-    return [Batch(tuple(runs), cluster, nodes)]
+        return batches + [Batch((run,), cluster, nodes) for run in runs]
+    return [*batches, Batch(tuple(runs), cluster, nodes)]
+
+
+def _one_for_each_cache(runs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
+    """The first run of each latent cache."""
+    firsts: dict[Path, RunConfig] = {}
+    for run in runs:
+        if not isinstance(run, WorldRun):
+            raise ConfigError(
+                f"--tokenize: {run.run_dir} is a {run.recipe} run, which has no latent cache; leave it out"
+            )
+        if run.latents.fill:
+            raise ConfigError(
+                f"--tokenize: {run.run_dir} has latents.fill=true and makes its cache as it trains; set "
+                "latents.fill=false, or leave out --tokenize"
+            )
+        firsts.setdefault(Path(run.latents.folder).resolve(), run)
+    return tuple(firsts.values())
 
 
 def _variants(each: str) -> list[tuple[list[str], str]]:
@@ -117,13 +143,19 @@ def _variants(each: str) -> list[tuple[list[str], str]]:
 
 
 def _load(
-    run_name: str, overrides: Sequence[str], cluster_name: str, nodes: Nodes, *, suffix: str
+    run_name: str,
+    overrides: Sequence[str],
+    cluster_name: str,
+    nodes: Nodes,
+    *,
+    suffix: str,
+    stages: Sequence[Stage],
 ) -> tuple[RunConfig, ClusterConfig]:
-    """Load and check for every number of nodes that Slurm may give."""
+    """Load and check; what is to be trained, for every number of nodes that Slurm may give."""
     run, cluster = load_run_on_cluster(run_name, cluster_name, overrides)
     if suffix:
         run = dataclasses.replace(run, run_dir=str(Path(run.run_dir) / suffix))
-    for count in range(nodes.least, nodes.most + 1):
+    for count in range(nodes.least, nodes.most + 1) if "train" in stages else ():
         try:
             check_run(run, count * cluster.num_ranks_per_node)
         except ConfigError as error:
@@ -175,9 +207,10 @@ def _check_place(batches: Sequence[Batch], after: Sequence[str]) -> None:
                     )
             check_is_writable(run_dir)
             if not after:  # what is not there yet may be what is waited for
-                check_inputs(run, container, made_before=earlier)
-            _check_not_queued(run_dir, after)
-        earlier += batch.run_dirs
+                check_inputs(run, container, stage=batch.stage, made_before=earlier)
+            if batch.stage == "train":
+                _check_not_queued(run_dir, after)
+        earlier += batch.caches or batch.run_dirs
 
 
 def _check_not_queued(run_dir: Path, after: Sequence[str]) -> None:
@@ -199,13 +232,15 @@ def _submit(batch: Batch, after: Sequence[str]) -> str:
     script = submission / "train.sbatch"
     script.write_text(render(batch, after=after, submission=submission), encoding="utf-8")
     job = queue(script, batch.cluster.name)
-    for task, run_dir in zip((task for task, _ in batch.tasks), batch.run_dirs, strict=True):
-        number = f"{job}_{task}" if task else job
-        (run_dir / "slurm").mkdir(parents=True, exist_ok=True)
-        with (run_dir / "slurm" / "jobs.tsv").open("a") as file:
-            file.write(f"{number}\t{submission}\n")
+    numbers = [f"{job}_{task}" if task else job for task, _ in batch.tasks]
+    for number, made in zip(numbers, batch.caches or batch.run_dirs, strict=True):
         log = batch.home / "slurm" / f"{number}.log"
-        print(f"job {number}: {run_dir} on {batch.nodes} nodes of {batch.cluster.name}; log: {log}")
+        print(f"job {number}: {made} on {batch.nodes} nodes of {batch.cluster.name}; log: {log}")
+    if batch.stage == "train":
+        for number, run_dir in zip(numbers, batch.run_dirs, strict=True):
+            (run_dir / "slurm").mkdir(parents=True, exist_ok=True)
+            with (run_dir / "slurm" / "jobs.tsv").open("a") as file:
+                file.write(f"{number}\t{submission}\n")
     if batch.bad_nodes():
         print(f"without {', '.join(batch.bad_nodes())}: named twice in slurm/suspects.txt, which may be removed")
     return job

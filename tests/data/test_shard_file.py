@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from cosmos_data.errors import DataError, StorageError
 from cosmos_data.shard_file import ABANDONED_SEC, ShardFile, key_of, open_shard, remove_abandoned, write_shard, written
+from cosmos_data.writer import own_name
 
 SCHEMA = pa.schema([pa.field("name", pa.string())])
 KEY = key_of(["a", 1])
@@ -120,7 +122,50 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_killed_is_removed_when_it_is_old(tmp_path: Path):
+def writing(folder: Path, name: str, told: int) -> None:
+    """Writes a file, says so, and goes on until somebody ends it."""
+    with written(folder / name) as aside:
+        aside.write_text("half")
+        os.write(told, b"x")
+        signal.pause()
+
+
+def start_writing(folder: Path, name: str) -> int:
+    """The number of a process that does, when it has begun."""
+    read, told = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            writing(folder, name, told)
+        finally:
+            os._exit(1)
+    assert os.read(read, 1) == b"x"
+    os.close(read)
+    os.close(told)
+    return child
+
+
+def test_what_was_killed_here_is_removed_at_once(tmp_path: Path):
+    """Not what others write, here or, as far as one can tell from here, elsewhere."""
+    killed, alive = start_writing(tmp_path, "a.arrow"), start_writing(tmp_path, "b.arrow")
+    try:
+        half, whole = sorted(tmp_path.iterdir())
+        elsewhere = half.with_name(half.name.replace(own_name().partition("-")[0], "0123456789abcdef"))
+        elsewhere.write_text("half")
+        # Processes take each other's numbers in the course of time.
+        reused = whole.with_name(f"{whole.name.rpartition(f'-{alive}-')[0]}-{alive}-1.0.partial")
+        reused.write_text("half")
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+        remove_abandoned(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([whole, elsewhere])
+    finally:
+        for child in (killed, alive):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_what_was_killed_elsewhere_is_removed_when_it_is_old(tmp_path: Path):
     old, new, shard = (tmp_path / name for name in (".a.arrow.x.partial", ".b.arrow.x.partial", "a.arrow"))
     for path in (old, new, shard):
         path.write_text("")

@@ -44,6 +44,14 @@ def test_each_step_asks_for_the_job_s_cpus():
     assert run_bash(program, "on_nodes") == f"{nodes}<--cpus-per-task=96>{image}<python><-m><x>{nodes}{image}"
 
 
+def test_a_cache_has_come_further_with_each_shard(tmp_path: Path):
+    """What is half-written does not count, or a job that crashes at the same window would be tried for ever."""
+    (tmp_path / "windows").mkdir()
+    for name in ("windows/a.arrow", "windows/b.arrow", "windows/.c.arrow.x.partial", "index.json"):
+        (tmp_path / name).touch()
+    assert run_bash(f"CACHE={tmp_path}; progress", "progress") == "2\n"
+
+
 def test_a_damaged_checkpoint_is_not_the_newest(tmp_path: Path):
     folders = ("step-00000300", "step-00000400.damaged", "step-00000500.partial", "step-00000200", "step-00000600")
     for name in folders:

@@ -1,6 +1,7 @@
 """`cosmos-train tokenize RUN.yaml`: a finished cache is compared with what is asked for; of a run that fills its own,
 windows ahead of it. Such a run is sampled and judged without its cache."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from support import filled_run
 
+from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentStore
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
@@ -117,7 +119,9 @@ def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path,
     line = ["tokenize", write_yaml(inputs, tmp_path, fill=False)]
     assert main(line) == 0 and "windows, " in capfd.readouterr().out
     assert main(line) == 0 and "is complete already" in capfd.readouterr().out
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"digest": "0" * 64}))
     for change, said in (
+        (f"data.quarantine={tmp_path}/bad.jsonl", " quarantine="),
         ("data.height_px=48", "was made with height_px=32, and this run has 48; remove it and make it again"),
         ("data.width_px=32", "was made with width_px=48, and this run has 32"),
         ("data.frame_stride=2", "was made with frame_stride=1, and this run has 2"),
@@ -175,3 +179,13 @@ def test_clips_of_two_aspects_with_conditions(inputs: Path, tmp_path: Path, capf
     assert "was made with windows=hop_frames=1 target_fps=None resize=pad buckets=256, and" in capfd.readouterr().err
     assert main([*line, "data.blend={other.arrow: 2}", f"latents.folder={tmp_path / 'blended'}"]) == 2
     assert "a finished latent cache has each window once" in capfd.readouterr().err
+
+
+def test_what_windows_are_a_function_of_is_said_of_a_cache():
+    """Shards are named by that: a setting that is new here belongs to encode._windows_asked, or to reading."""
+    in_metadata = {"manifest", "num_frames", "frame_stride", "height_px", "width_px"}
+    in_windows_asked = {"target_fps", "resize", "flip", "quarantine", "buckets"}
+    of_no_finished_cache = {"blend"}
+    of_reading = {"decoder", "max_bad_share", "prefetch_batches", "memory_mib", "stall_sec", "num_workers"}
+    known = in_metadata | in_windows_asked | of_no_finished_cache | of_reading
+    assert {setting.name for setting in dataclasses.fields(DataConfig)} == known

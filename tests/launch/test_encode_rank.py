@@ -1,27 +1,34 @@
-"""Processes that make the shards of a latent cache: one or several, killed and started again, beside other jobs, they
-give the same bytes."""
+"""Processes that make the shards of a latent cache: one or several, stopped or killed and started again, beside other
+jobs, they give the same bytes."""
 
+import dataclasses
 import multiprocessing
 import random
 import shutil
-import subprocess
-import sys
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from support import filled_run
+from support.nodes import start_node
 from support.ranks import RankPool
 
 from cosmos_data.latents import INDEX_NAME, LatentStore, is_finished
+from cosmos_data.plan import Sample
+from cosmos_data.shard_file import remove_abandoned
+from cosmos_data.shard_plan import RegularWindows
 from cosmos_launch.cli import main
+from cosmos_launch.stopping import ASKED
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import to_yaml
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.train.signals import STOPPED
 from cosmos_train.windows.kept import STATISTICS
 
 NUM_WINDOWS = 4 * 22
@@ -75,32 +82,45 @@ def wait_for_shards(cache: Path, number: int, is_running: Callable[[], bool]) ->
         time.sleep(0.001)
 
 
-def without_half_written(cache: Path) -> dict[str, bytes]:
-    """What a killed process was writing may lie there, under a name that nobody reads."""
-    return {name: content for name, content in files_of(cache).items() if not name.endswith(".partial")}
+def line_with_texts(inputs: Path, unbroken: Path, folder: Path) -> list[str]:
+    """The same, beside captions that are encoded already: processes that are killed anyway need not load T5."""
+    shutil.copytree(unbroken / "text", folder / "cache" / "text")
+    return line(inputs, folder)
+
+
+def start_rank(command: list[str], rank: int = 0, num_ranks: int = 1, port: int = 0) -> BaseProcess:
+    """A process of its own for one rank of the job that the command names; imports are shared with those of pools."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cosmos_train.recipes.world_dit"])
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {name: str(value) for name, value in own.items()}
+    process = context.Process(target=filled_run.encode_as_rank, args=(environment, command[1:]), daemon=True)
+    process.start()
+    return process
 
 
 def test_two_processes_killed_at_random_and_one_that_goes_on(inputs: Path, unbroken: Path, tmp_path: Path):
     """All of them at once, as when a machine goes down."""
-    command = line(inputs, tmp_path)
-    job = psutil.Popen([sys.executable, "-m", "cosmos_launch.cli", *command, "--nproc", "2"], stdout=subprocess.DEVNULL)
-    wait_for_shards(tmp_path / "cache", random.randint(1, NUM_SHARDS // 2), lambda: job.poll() is None)
-    for process in [job, *job.children(recursive=True)]:
+    command = line_with_texts(inputs, unbroken, tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = [start_rank(command, rank, 2, port) for rank in range(2)]
+    wait_for_shards(tmp_path / "cache", random.randint(1, NUM_SHARDS // 2), lambda: all(p.is_alive() for p in job))
+    for process in job:
         process.kill()
-    job.wait()
+    for process in job:
+        process.join()
     assert not is_finished(tmp_path / "cache")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "windows").glob("[!.]*.arrow")}
     assert kept and main(command) == 0
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items()), "they are taken as they are"
-    assert without_half_written(tmp_path / "cache") == files_of(unbroken)
+    assert files_of(tmp_path / "cache") == files_of(unbroken), "and what was half-written is gone"
 
 
 def test_two_jobs_fill_a_folder_and_one_is_killed(inputs: Path, unbroken: Path, tmp_path: Path):
-    command = line(inputs, tmp_path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cosmos_train.recipes.world_dit"])  # as for the pools of ranks, which share it
-    other = context.Process(target=main, args=(command,), daemon=True)
-    other.start()
+    command = line_with_texts(inputs, unbroken, tmp_path)
+    other = start_rank(command)
 
     def kill_later() -> None:
         wait_for_shards(tmp_path / "cache", random.randint(2, NUM_SHARDS - 2), lambda: True)
@@ -114,14 +134,31 @@ def test_two_jobs_fill_a_folder_and_one_is_killed(inputs: Path, unbroken: Path, 
     finally:
         killer.join()
         other.join()
-    assert without_half_written(tmp_path / "cache") == files_of(unbroken)
+    remove_abandoned(tmp_path / "cache" / "windows")
+    assert files_of(tmp_path / "cache") == files_of(unbroken)
+
+
+def test_a_node_that_is_asked_to_stop_and_one_process_that_goes_on(inputs: Path, unbroken: Path, tmp_path: Path):
+    """As srun starts it, torchrun and two ranks. Its exit code sends the job back to the queue."""
+    command, cache = line_with_texts(inputs, unbroken, tmp_path), tmp_path / "cache"
+    with start_node(command[1], tmp_path / "failures", module="cosmos_launch.encode_rank") as node:
+        wait_for_shards(cache, 1, lambda: node.poll() is None)
+        node.send_signal(signal.SIGUSR1)
+        assert node.wait(LIMIT_SEC) == STOPPED
+    assert [path.name for path in (tmp_path / "failures").iterdir()] == [ASKED]
+    assert 0 < num_shards(cache) < NUM_SHARDS and not list(cache.rglob("*.partial"))
+    assert main(command) == 0
+    assert files_of(cache) == files_of(unbroken)
 
 
 def test_ranks_share_the_work(inputs: Path, unbroken: Path, tmp_path: Path, ranks: Callable[[int], RankPool]):
+    """Weights, of which T5 has 45 GB, are hashed by the first for all."""
     run = run_of(inputs, tmp_path)
-    assert ranks(2).run(filled_run.encode_share, run) == [0, 0]
+    run = dataclasses.replace(run, text=dataclasses.replace(run.text, cache=str(tmp_path / "texts")))
+    hashed = [inputs / "tokenizer", inputs / "t5"]
+    assert ranks(2).run(filled_run.encode_share, run) == [(0, hashed), (0, [])]
     assert files_of(tmp_path / "cache") == files_of(unbroken)
-    assert ranks(2).run(filled_run.encode_share, run) == [0, 0], "it is complete already"
+    assert ranks(2).run(filled_run.encode_share, run) == [(0, hashed[:1]), (0, [])], "it is complete already"
 
 
 def test_what_was_made(unbroken: Path):
@@ -179,4 +216,26 @@ def test_a_damaged_shard_and_one_of_another_tokenizer(
         assert not is_finished(cache)
     path.unlink()
     assert main(command) == 0
+    assert files_of(cache) == files_of(unbroken)
+
+
+def test_what_is_there_is_found_without_making_a_window(
+    inputs: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """But for that of a shard whose captions' states are missing."""
+    command, cache = line(inputs, tmp_path), tmp_path / "cache"
+    shutil.copytree(unbroken, cache)
+    num_made, make = [0], RegularWindows.__getitem__
+
+    def counted(windows: RegularWindows, number: int) -> Sample:
+        num_made[0] += 1
+        return make(windows, number)
+
+    monkeypatch.setattr(RegularWindows, "__getitem__", counted)
+    (cache / INDEX_NAME).unlink()
+    assert main(command) == 0 and num_made == [0]
+    [text] = (cache / "text").iterdir()
+    for path in (cache / INDEX_NAME, text):
+        path.unlink()
+    assert main(command) == 0 and num_made == [WINDOWS_PER_SHARD]
     assert files_of(cache) == files_of(unbroken)

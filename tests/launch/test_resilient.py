@@ -20,7 +20,7 @@ from cosmos_launch import resilient
 from cosmos_launch.failure import STOPPED
 from cosmos_train.config.load import to_yaml
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.failures import first_failure, record_failure
+from cosmos_train.train.failures import read_failures, record_failure
 
 RECORDED = json.loads((Path(__file__).with_name("data") / "ft_launcher_0.4.1.json").read_text())
 NODE = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1"}
@@ -31,7 +31,7 @@ def start_node(tmp_path: Path, run_yaml: Path, port: int, *more_packages: Path) 
     environment = os.environ | NODE | {"MASTER_PORT": str(port), "COSMOS_TRAIN_FAILURES": str(tmp_path / "failures")}
     environment |= {"SLURMD_NODENAME": "n1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([*map(str, more_packages), *sys.path])
-    command = [sys.executable, "-m", "cosmos_launch.node", run_yaml, "2", "ft_launcher", "2"]
+    command = [sys.executable, "-m", "cosmos_launch.node", run_yaml, "2", "ft_launcher", "2", "cosmos_launch.worker"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -52,8 +52,8 @@ def test_where_it_is_not_installed_the_node_says_so_and_the_job_is_not_tried_aga
     _, err = node.communicate(timeout=100)
     assert node.returncode == 2, err
     assert "cluster.launcher=ft_launcher needs nvidia-resiliency-ext" in err and "set cluster.launcher=torchrun" in err
-    failure = first_failure(tmp_path / "failures")
-    assert failure is not None and (failure.code, failure.host, failure.rank) == (2, "n1", 0)
+    failure = read_failures(tmp_path / "failures")[0]
+    assert (failure.code, failure.host, failure.rank) == (2, "n1", 0)
 
 
 def test_failures_of_a_start_are_its_own_and_those_of_the_last_become_the_job_s(tmp_path: Path):
@@ -63,8 +63,8 @@ def test_failures_of_a_start_are_its_own_and_those_of_the_last_become_the_job_s(
     done = subprocess.run(line, env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
     assert done.returncode == 2 and not (tmp_path / "ended").exists()
     resilient._keep_last(tmp_path)
-    failure = first_failure(tmp_path)
-    assert failure is not None and failure.rank == 0 and "missing.yaml" in failure.sentence
+    failure = read_failures(tmp_path)[0]
+    assert failure.rank == 0 and "missing.yaml" in failure.sentence
 
 
 @pytest.mark.skipif(not APART.is_dir(), reason="nvidia-resiliency-ext has no package for this machine (make setup)")

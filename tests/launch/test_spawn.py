@@ -70,6 +70,22 @@ def told(rank: int, sentence: str) -> str:
     return f"cosmos-train: the first error was of rank {rank} on {platform.node()}: {sentence}\n"
 
 
+def test_wrong_input_of_one_rank_stands_last_where_another_fails_of_its_end(
+    run: Callable[..., int], short_grace: None, capfd: pytest.CaptureFixture[str]
+):
+    code = """
+from cosmos_launch.failure import write_down
+from cosmos_train.config.errors import ConfigError
+while not rank and not (folder / "failed1").exists():
+    time.sleep(0.01)
+write_down(ConfigError("a shard is torn") if rank else RuntimeError("connection closed by peer"), rank=rank)
+say("failed")
+sys.exit(2 if rank else 1)
+"""
+    assert run(code) == 2
+    assert capfd.readouterr().err.endswith(told(1, "a shard is torn"))
+
+
 def test_every_rank_knows_its_place(run: Callable[..., int], tmp_path: Path):
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert run(f"say('env', ' '.join(os.environ[n] for n in {names}))", 3) == 0

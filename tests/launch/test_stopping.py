@@ -21,6 +21,7 @@ import pytest
 from support import tiny_tokenizer, tiny_world
 from support.asked import run_asked_when
 from support.footage import carphone_clips
+from support.nodes import FT_LAUNCHER, start_node
 from support.ranks import RankPool
 
 from cosmos_launch.stopping import ASKED, INTERRUPTED, LAUNCHER
@@ -138,7 +139,7 @@ def test_ctrl_c_saves_and_says_what_a_second_one_does(launch: Callable[[], Termi
     terminal = launch()
     (tmp_path / "hold").touch()
     terminal.press_ctrl_c()
-    wait_until(lambda: terminal.shows("Ctrl-C again leaves at once, and steps that are not saved are lost"))
+    wait_until(lambda: terminal.shows("Ctrl-C again leaves at once, and what is not saved is lost"))
     (tmp_path / "hold").unlink()
     assert terminal.process.wait(WAIT_SEC) == STOPPED
     assert len(list(tmp_path.glob("saved*"))) == 2
@@ -244,22 +245,11 @@ def test_a_training_in_a_terminal_that_is_closed_is_saved(run_yaml: Path):
     assert saved.exists()
 
 
-FT_LAUNCHER = Path(sys.prefix) / "ft_launcher"
 WITHOUT = pytest.mark.skipif(not FT_LAUNCHER.is_dir(), reason="nvidia-resiliency-ext has no package for this machine")
 
 
-def start_node(run_yaml: Path, launcher: str, failures: Path) -> subprocess.Popen:
-    """With two ranks, as srun starts it."""
-    port = 20000 + os.getpid() % 10000
-    environment = ENVIRONMENT | {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COSMOS_TRAIN_FAILURES": str(failures)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(FT_LAUNCHER), environment["PYTHONPATH"]])
-    line = [sys.executable, "-m", "cosmos_launch.node", str(run_yaml), "2", launcher, "2"]
-    return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
-
-
 def test_ranks_that_come_after_the_signal_stop_before_their_first_step(run_yaml: Path, tmp_path: Path):
-    node = start_node(run_yaml, "torchrun", tmp_path / "failures")
+    node = start_node(run_yaml, tmp_path / "failures")
     wait_until(lambda: blocks(node.pid, signal.SIGUSR1), node)
     assert not psutil.Process(node.pid).children()
     node.send_signal(signal.SIGUSR1)
@@ -276,7 +266,7 @@ def blocks(pid: int, number: signal.Signals) -> bool:
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("ft_launcher", marks=WITHOUT)])
 def test_ranks_of_a_node_end_with_it(run_yaml: Path, launcher: str, tmp_path: Path):
     """Also those that only begin to run, and what ft_launcher has forked to watch them."""
-    node = start_node(run_yaml, launcher, tmp_path)
+    node = start_node(run_yaml, tmp_path, launcher)
     process = psutil.Process(node.pid)
     wait_until(lambda: len(ranks_of(process)) == 2, node)
     started = process.children()

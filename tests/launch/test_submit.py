@@ -29,6 +29,7 @@ GOLDENS = {
     "cpu_two_nodes": ON_CPUS,
     "cpu_two_nodes_array": f"{ON_CPUS} --each seed=1,2",
     "cpu_two_nodes_ft_launcher": f"{ON_CPUS} cluster.launcher=ft_launcher",
+    "cpu_two_nodes_tokenize": f"{ON_CPUS} --tokenize-only",
     "a100_slurm": f"{PRETRAIN} a100_slurm",
     "gb200_slurm": f"{PRETRAIN} gb200_slurm",
     "h100_slurm": f"{PRETRAIN} h100_slurm",
@@ -98,6 +99,8 @@ def test_scripts_pass_bash_and_shellcheck(path: Path):
         ("--nodes 2 --each seed=1 run/demo_tokenizer", "--each seed=1 makes variants of one run, and 2 are named"),
         ("--nodes 2 --each cluster.partition=a,b", "the tasks of an array have one cluster"),
         ("--nodes 2 --each seed=1,1", "run_dir=runs/demo/world/seed-1 is that of several of the runs"),
+        ("--nodes 2 --tokenize latents.fill=true", "has latents.fill=true and makes its cache as it trains"),
+        ("--nodes 1 --tokenize run/demo_tokenizer", "demo/tokenizer is a tokenizer run, which has no latent cache"),
         ("--nodes 2 --chain", "--chain queues stages one after the other; name two runs or more"),
         ("--nodes 2 cluster.ranks_per_node=0", "cluster.ranks_per_node=0 must be at least 1"),
         ("--nodes 2 seeed=1", "unknown key seeed; the nearest: seed"),
@@ -202,6 +205,19 @@ def test_shipped_stages_are_chains(capsys: pytest.CaptureFixture[str]):
         submit._plan(pair, [], "h100_slurm", Nodes(16, 16), each=None, chain=True)
 
 
+def test_training_waits_for_the_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """One job makes each cache once, for an array as for a chain."""
+    names = stages(tmp_path)
+    for more, dependencies in ((["--chain"], ["7", "NNN", "NNN", "NNN"]), ([], ["7", "NNN"])):
+        script = dry(capsys, *names, *more, "--tokenize", "--after", "7", "--cluster", "cpu_two_nodes")
+        assert directives(script, "dependency") == [f"dependency=afterok:{job}" for job in dependencies]
+        assert script.count("\nCACHES=(/home/me/runs/demo/latents)\n") == 1
+    line = [WORLD, "--cluster", "cpu_two_nodes", "cluster.launcher=ft_launcher", "--tokenize-only"]
+    script = dry(capsys, *line, "--each", "latents.folder=a,b", "--nodes", "3")
+    assert "\nCACHES=(/home/me/a /home/me/b)\n" in script and "\nLAUNCHER=torchrun\n" in script
+    assert directives(script, "array", "job-name") == ["job-name=world-tokenize", "array=0-1"]
+
+
 def test_a_chain_in_the_wrong_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names = stages(tmp_path, third="one")
     said = refused(capsys, *names, "--chain", "--cluster", "cpu_two_nodes")
@@ -300,6 +316,19 @@ def test_what_another_job_will_make_need_not_be_there(
     assert "there is no sbatch here" in capsys.readouterr().err
     assert main([*line, "latents.folder=nowhere"]) == 2
     assert "latents.folder=nowhere is not there" in capsys.readouterr().err
+
+
+def test_what_a_cache_is_made_of_is_there_and_the_cache_need_not_be(
+    ready: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    line = [*ready, "latents.folder=nowhere", "data.manifest=here", "latents.tokenizer=here", "--tokenize"]
+    assert main(line) == 2
+    assert "data.manifest=here is not there" in capsys.readouterr().err
+    Path("here").mkdir()
+    assert main(line) == 1
+    assert "there is no sbatch here" in capsys.readouterr().err
+    assert not Path("run/slurm/jobs.tsv").exists()
 
 
 def test_a_container_that_shows_the_folders_is_taken(

@@ -191,17 +191,9 @@ def test_asked_before_the_first_step_it_is_queued_again_and_no_node_is_suspected
     job.wait_until((tmp_path / "checked").exists, "the health check")
     ask()
     job.start_again_at_once()
-    job.wait_until(lambda: has_rank(job), "a rank")
+    job.wait_until(lambda: job.has_rank(0), "a rank")
     ask()
     subprocess.run(["scancel", job.number], check=True)
     assert not job.losses and "before the first step: nothing is lost" in job.log
     for name in ("suspects.txt", "crashes.tsv"):
         assert (job.run_dir / "slurm" / name).read_text() == ""
-
-
-def has_rank(job: Job) -> bool:
-    try:
-        job.rank_pid(0)
-    except AssertionError:
-        return False
-    return True

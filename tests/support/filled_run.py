@@ -1,9 +1,12 @@
 """A run of the tiny world model that encodes its own windows, of real footage, and all that it needs."""
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support import clips, tiny_t5, tiny_world, training
 from support.footage import CARPHONE, FOOTAGE
@@ -16,7 +19,8 @@ from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
 from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
-from cosmos_launch import encode
+from cosmos_launch import encode, encode_rank
+from cosmos_tok import text_cache
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
@@ -26,6 +30,7 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train
+from cosmos_train.train.signals import StopSignals
 from cosmos_train.windows.filled import FilledWindows
 
 NUM_WINDOWS = 12
@@ -125,9 +130,29 @@ def kept_windows(cache: Path) -> dict[str, int]:
     }
 
 
-def encode_share(run: WorldDiTRun) -> int:
-    """Make this rank's shards of a finished cache."""
-    return encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed))
+def encode_share(run: WorldDiTRun) -> tuple[int, list[Path]]:
+    """Make this rank's shards of a finished cache. Returns the exit code, and the folders whose weights it hashed."""
+    hashed: list[Path] = []
+
+    def noting(digest: Callable[[Path], str]) -> Callable[[Path], str]:
+        def noted(folder: Path) -> str:
+            hashed.append(folder)
+            return digest(folder)
+
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "tokenizer_digest", noting(encode.tokenizer_digest))
+        for module in (encode, text_cache):
+            patch.setattr(module, "encoder_digest", noting(text_cache.encoder_digest))
+        code = encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed), StopSignals())
+    return code, hashed
+
+
+def encode_as_rank(environment: dict[str, str], arguments: list[str]) -> int:
+    """Be a process of `tokenize`, the rank that these variables say."""
+    os.environ.update(environment)
+    return encode_rank.main(arguments)
 
 
 def trained(run_dir: Path) -> dict[int, dict[str, float]]:

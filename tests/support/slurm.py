@@ -13,6 +13,8 @@ from support import training
 
 CLUSTER = Path(__file__).resolve().parents[2] / "slurm" / "testcluster" / "cluster.sh"
 LIMIT_SEC = 300.0
+RANKS = {b"cosmos_launch.worker", b"cosmos_launch.encode_rank"}
+"""What a rank's command line says it is; a node's does, too."""
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
@@ -42,11 +44,19 @@ class Job:
     def update(self, setting: str) -> None:
         subprocess.run(["scontrol", "update", f"JobId={self.number}", setting], check=True, capture_output=True)
 
+    def has_rank(self, rank: int) -> bool:
+        """Whether its process is there."""
+        try:
+            self.rank_pid(rank)
+        except AssertionError:
+            return False
+        return True
+
     def rank_pid(self, rank: int) -> int:
         """The process of a rank of this run, which on this cluster is a process of this host."""
         for line, environment, pid in _processes():
-            is_worker = b"cosmos_launch.worker" in line and any(str(self.run_dir).encode() in word for word in line)
-            if is_worker and f"RANK={rank}".encode() in environment:
+            is_of_run = any(str(self.run_dir).encode() in word for word in line)
+            if is_of_run and RANKS & {*line} and f"RANK={rank}".encode() in environment:
                 return pid
         raise AssertionError(f"there is no rank {rank} of {self.run_dir}\n{self.log}")
 

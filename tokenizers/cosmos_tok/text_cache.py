@@ -53,11 +53,14 @@ class CachedTextEncoder:
         store: StateStore,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
+        *,
+        digest: str | None = None,
     ) -> None:
-        """folder: the encoder's; see FolderTextEncoder."""
+        """folder: the encoder's, see FolderTextEncoder; digest: the folder's, where it is known already: to compute it
+        is to read all weights."""
         self.max_tokens, self.num_computed = max_tokens, 0
         self._store, self._dtype = store, DTYPES[precision]
-        self._identity = f"{encoder_digest(folder)} max_tokens={max_tokens}"
+        self._identity = f"{digest or encoder_digest(folder)} max_tokens={max_tokens}"
         if precision != "fp32":
             self._identity += f" {precision}"
         self._load: Callable[[], TextEncoder] = lambda: FolderTextEncoder(folder, max_tokens, device, precision)
