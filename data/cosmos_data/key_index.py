@@ -20,9 +20,9 @@ class Run(NamedTuple):
 
 
 class KeyIndex:
-    """Keys are SHA-256, of which the first 8 bytes are held: whoever finds a place compares the whole key there.
+    """Holds the first 8 bytes of each SHA-256: whoever finds a place compares the whole key there.
 
-    One thread at a time.
+    One thread may use it at a time.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class KeyIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all runs."""
+        """Return the memory that all runs take."""
         return sum(array.nbytes for run in self.runs for array in run)
 
     def add(self, shard: int, starts_N: np.ndarray) -> None:
-        """A new shard's keys in the order of its rows: of each its first 8 bytes, uint64."""
+        """Add a new shard's keys in the order of its rows: of each its first 8 bytes, uint64."""
         rows_N = np.argsort(starts_N, kind="stable").astype(np.uint32)
         run = Run(starts_N[rows_N], np.full(len(starts_N), shard, np.uint32), rows_N)
         while self.runs and len(self.runs[-1].starts_N) < 2 * len(run.starts_N):
@@ -47,11 +47,11 @@ class KeyIndex:
             self.runs.append(run)
 
     def drop(self, shard: int) -> None:
-        """Its keys are found no more. They take room until their run is merged."""
+        """Find a shard's keys no more. They take room until their run is merged."""
         self._gone.add(shard)
 
     def find(self, start: int) -> Iterator[tuple[int, int]]:
-        """(shard, row) of each key that begins with these 8 bytes; two keys may."""
+        """Yield (shard, row) of each key that begins with these 8 bytes; two keys may."""
         wanted = np.uint64(start)
         for run in self.runs:
             place = int(np.searchsorted(run.starts_N, wanted))

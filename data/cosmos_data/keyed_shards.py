@@ -95,7 +95,10 @@ def _is_overdue(gathered: _Gathered) -> bool:
 
 
 class KeyedShards:
-    """The shards of one kind with the same facts in a folder, where others may lie too. For any number of threads."""
+    """Keeps tensors on the shards of one kind and with the same facts, beside which others may lie.
+
+    Any number of threads may use it.
+    """
 
     def __init__(
         self,
@@ -106,8 +109,11 @@ class KeyedShards:
         max_bytes: int | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """facts: what all values depend on, in values that JSON knows. max_bytes: of all shards in the folder, whoever
-        wrote them; None: no limit. shard_bytes: that make a shard, fewer where the limit is low."""
+        """Open the folder, which need not exist.
+
+        facts: what all values depend on, in values that JSON knows. max_bytes: of all shards in the folder, whoever
+        wrote them; None: no limit. shard_bytes: that make a shard, fewer where the limit is low.
+        """
         self.folder, self._kind = folder, kind
         self._facts = json.loads(json.dumps(facts))
         self._prefix = f"{key_of([kind, self._facts])[:16]}-"
@@ -137,7 +143,7 @@ class KeyedShards:
         """Since they were counted."""
 
     def read(self, key: str) -> Kept | None:
-        """What was written under the key, in memory of the caller's own; None where nothing is, or it is damaged."""
+        """Return what was written under the key, in the caller's own memory; None where it is not there, or damaged."""
         self._write_due(_is_overdue)
         with self._lock:
             for gathered in (*self._gathered.values(), *self._leaving):
@@ -151,7 +157,7 @@ class KeyedShards:
         return found
 
     def write(self, key: str, value: Tensor, about: Mapping[str, Any] | None = None) -> None:
-        """value: [n, *shape], which is copied. Where it can not be kept, the log says so once."""
+        """Keep a copy of a value [n, *shape]. Where it can not be kept, the log says so once."""
         assert len(key) == KEY_DIGITS and value.ndim, f"{key!r} is no SHA-256, or {tuple(value.shape)} no rows"
         kept = Kept(value.detach().cpu().clone(memory_format=torch.contiguous_format), dict(about or {}))
         with self._lock:
@@ -346,7 +352,7 @@ class KeyedShards:
 
 
 class _OpenShard:
-    """A shard to read rows of: what it says of them is in memory, their data are in the open file."""
+    """Reads rows of a shard: what it says of them is in memory, their data are in the open file."""
 
     def __init__(self, path: Path, kind: str, facts: Mapping[str, Any]) -> None:
         self._path = path
@@ -361,10 +367,11 @@ class _OpenShard:
         self._used_sec = -float("inf")
 
     def key(self, row: int) -> str:
+        """Return the whole key of a row."""
         return self._rows.column("key")[row].as_py()
 
     def read(self, row: int) -> Kept:
-        """Raises ValueError or OSError where it is damaged, FileNotFoundError where it is gone."""
+        """Read a row's value. Raises ValueError or OSError where it is damaged, FileNotFoundError where it is gone."""
         about, crc32 = (self._rows.column(name)[row].as_py() for name in ("about", "crc32"))
         first_byte, end = self._ends[row : row + 2].tolist()
         content = torch.empty(end - first_byte, dtype=torch.uint8)
@@ -376,7 +383,7 @@ class _OpenShard:
         return Kept(value, json.loads(about))
 
     def mark_as_used(self) -> None:
-        """The least recently used go first. Raises FileNotFoundError where it is gone."""
+        """Set the time by which the least recently used go. Raises FileNotFoundError where it is gone."""
         if time.monotonic() - self._used_sec < USED_SEC:
             return
         self._used_sec = time.monotonic()

@@ -105,7 +105,7 @@ class Manifest:
         return column.null_count < len(column)
 
     def captions(self) -> pa.Array:
-        """Every caption, of clips and of parts of clips, once, in the order of the alphabet."""
+        """Return every caption of clips and of parts of clips, once, in the order of the alphabet."""
         parts = pc.list_flatten(self.arrow_column("captions"))  # pyright: ignore[reportAttributeAccessIssue]
         texts = [*self.arrow_column("caption").chunks, *(chunk.field("text") for chunk in parts.chunks)]
         return pa.chunked_array(texts, pa.string()).cast(pa.large_string()).unique().sort()  # may be beyond 2 GiB

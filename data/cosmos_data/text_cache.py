@@ -16,7 +16,7 @@ KIND = "filled text"
 
 
 class TextCache:
-    """States of texts of any number of encoders, by a SHA-256 of encoder and text. For any number of threads."""
+    """Keeps states of any number of encoders by a SHA-256 of encoder and text. Any number of threads may use it."""
 
     def __init__(self, folder: str | Path) -> None:
         self._shards = KeyedShards(Path(folder), kind=KIND, facts={})
@@ -28,12 +28,12 @@ class TextCache:
             )
 
     def read(self, key: str) -> tuple[Tensor, int] | None:
-        """States [S, E] and how many tokens were cut off; None where they are not there, or damaged."""
+        """Return states [S, E] and how many tokens were cut off; None where they are not there, or damaged."""
         kept = self._shards.read(key)
         return None if kept is None else (kept.value, kept.about["dropped"])
 
     def write(self, key: str, text: str, states_SE: Tensor, dropped: int) -> None:
-        """Kept at once for this process, and for others when a shard is full, or at `flush`."""
+        """Keep states [S, E] at once for this process, and for others when a shard is full, or at `flush`."""
         self._shards.write(key, states_SE, {"text": text, "dropped": dropped})
 
     def flush(self) -> None:

@@ -37,7 +37,7 @@ def shown_by(sample: Sample) -> list[Any]:
 
 
 class WindowCache:
-    """Of one tokenizer and number type. For any number of threads."""
+    """Keeps windows of one tokenizer and number type. Any number of threads may use it."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class WindowCache:
         max_bytes: int | None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """max_bytes: of shards in the folder, whoever wrote them; None: no limit. shard_bytes: see KeyedShards."""
+        """Open a cache. max_bytes: of its shards, whoever wrote them; None: no limit. shard_bytes: see KeyedShards."""
         self.dtype = dtype
         self._identity = [KEY_VERSION, tokenizer_digest, str(dtype)]
         self._shards = KeyedShards(
@@ -66,16 +66,16 @@ class WindowCache:
             )
 
     def key(self, sample: Sample) -> str:
-        """What the latents of a window are a function of; its number in a run is not."""
+        """Return a SHA-256 of what the latents of a window are a function of; its number in a run is not."""
         return hashlib.sha256(json.dumps([self._identity, *shown_by(sample)], sort_keys=True).encode()).hexdigest()
 
     def read(self, sample: Sample) -> Tensor | None:
-        """z [C, T, H, W]; None where it is not there, or damaged."""
+        """Return z [C, T, H, W]; None where it is not there, or damaged."""
         kept = self._shards.read(self.key(sample))
         return None if kept is None else kept.value[0]
 
     def write(self, sample: Sample, z_CTHW: Tensor) -> None:
-        """Kept at once for this process, and for others when a shard is full, or at `flush`."""
+        """Keep z at once for this process, and for others when a shard is full, or at `flush`."""
         assert z_CTHW.dtype == self.dtype, f"{z_CTHW.dtype} latents in a cache of {self.dtype}"
         self._shards.write(self.key(sample), z_CTHW[None])
 

@@ -96,7 +96,7 @@ class FolderTextEncoder:
             )
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """States of each prompt; the others have no influence but rounding, and on a CPU none."""
+        """Return states of each prompt; the others have no influence but rounding, and on a CPU none."""
         if isinstance(prompts, str) or not prompts:
             raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
         whole = self._tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
@@ -112,7 +112,7 @@ class FolderTextEncoder:
         return TextStates(states_BSE=states_BSE, length_B=length_B, dropped_B=whole_B - length_B)
 
     def flush(self) -> None:
-        """Nothing: no states are kept."""
+        """Do nothing: no states are kept."""
 
     @torch.no_grad()
     def _states(self, batch: Sequence[Sequence[int]]) -> Tensor:
@@ -126,8 +126,8 @@ class FolderTextEncoder:
 
 
 def in_batches(lengths: Sequence[int], tokens_at_once: int) -> list[list[int]]:
-    """Numbers of the texts of these lengths, short ones first, in batches of one text, or of at most so many tokens, in
-    which padding is counted."""
+    """Put texts of these lengths, short ones first, into batches of one text, or of at most so many tokens, in which
+    padding is counted. Return the texts' numbers."""
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batches and (len(batches[-1]) + 1) * lengths[number] <= tokens_at_once:

@@ -16,10 +16,10 @@ ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
 
 
 class StateStore(Protocol):
-    """What keeps states; cosmos_data.text_cache has one that processes and nodes share. A key is a SHA-256."""
+    """Keeps states by a SHA-256; cosmos_data.text_cache has one that processes and nodes share."""
 
     def read(self, key: str) -> tuple[Tensor, int] | None:
-        """States [S, E] of a text's own tokens and how many were cut off; None where they are not there."""
+        """Return states [S, E] of a text's own tokens and how many were cut off; None where they are not there."""
         ...
 
     def write(self, key: str, text: str, states_SE: Tensor, dropped: int) -> None:
@@ -77,7 +77,7 @@ class CachedTextEncoder:
         return self._encoder.width
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """States of each prompt on the CPU, from the store where it has them."""
+        """Return states of each prompt on the CPU, from the store where it has them."""
         if isinstance(prompts, str) or not prompts:
             raise TokenizerError(f"prompts={prompts!r} is not a list of at least one prompt; pass [prompt]")
         kept = {prompt: self._store.read(self._key(prompt)) for prompt in prompts}
