@@ -102,7 +102,7 @@ def _add_submit(commands: Commands) -> None:
         dest="stages",
         action="store_const",
         const=("tokenize", "train"),
-        help="first a job that makes the runs' latent caches, on the same nodes; training waits for it",
+        help="first a job that makes the runs' latent caches, on as many nodes; training waits for it",
     )
     tokenize.add_argument(
         "--tokenize-only",
