@@ -128,7 +128,8 @@ class FilledWindows:
         run = maker.run
         self.plan, self.maker, self._mesh = plan, maker, mesh
         self._kind: Kind = kind
-        text = run.text.identity_on(mesh.device.type) if maker.text_width else ""
+        # As of a CPU: a run may go on where another kind of device computes its texts, and its latents, differently.
+        text = run.text.identity_on("cpu") if maker.text_width else ""
         self.digest = hashlib.sha256(json.dumps([plan.digest, maker.tokenizer_digest, text]).encode()).hexdigest()
         self.origin = Origin(
             tokenizer_digest=maker.tokenizer_digest,
