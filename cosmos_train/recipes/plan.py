@@ -37,7 +37,7 @@ from cosmos_train.recipes.world_batches import check_fits
 from cosmos_train.recipes.world_dit import step_cost
 from cosmos_train.train.ema import profiles
 from cosmos_train.windows.cached import CachedWindows
-from cosmos_train.windows.window import Kind, Shape
+from cosmos_train.windows.stream import Kind, Shape
 
 FP32_BYTES = 4
 RELEASED_TOKENIZERS = {

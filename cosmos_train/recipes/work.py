@@ -6,7 +6,7 @@ from fractions import Fraction
 from cosmos_train.config.schema import WorldRun
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.windows.source import image_share
-from cosmos_train.windows.window import Kind, Shape
+from cosmos_train.windows.stream import Kind, Shape
 
 
 def mean_cost(

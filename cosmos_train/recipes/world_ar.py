@@ -27,7 +27,7 @@ from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.train.metrics import as_perplexity
 from cosmos_train.windows.ahead import make_ahead
 from cosmos_train.windows.source import open_source
-from cosmos_train.windows.window import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
+from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from cosmos_train.objectives.edm import NoiseDraw, draw_noise
 from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.windows.ahead import make_ahead
 from cosmos_train.windows.source import WindowSource
-from cosmos_train.windows.window import Kind, WindowBatch, WindowFacts, stack_latents, stack_text
+from cosmos_train.windows.stream import Kind, WindowBatch, WindowFacts, stack_latents, stack_text
 
 
 @dataclass(frozen=True, slots=True)

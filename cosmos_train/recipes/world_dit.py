@@ -20,7 +20,7 @@ from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.metrics import as_ratio
 from cosmos_train.windows.source import open_source
-from cosmos_train.windows.window import KINDS, Kind, Shape
+from cosmos_train.windows.stream import KINDS, Kind, Shape
 
 
 class WorldDiTTask:

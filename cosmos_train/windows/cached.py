@@ -3,17 +3,18 @@
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
+from cosmos_data.encoded import Window
 from cosmos_data.latents import LatentStore
 from cosmos_data.order import Alternation, IndexPlan
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun
 from cosmos_train.windows.kept import STATISTICS, origin_of
-from cosmos_train.windows.window import Kind, Window, WindowFacts
+from cosmos_train.windows.stream import Kind, WindowFacts
 
 
 class CachedWindows:
-    """The training windows of one cache (see window.WindowStream). A latent is small, and read when it is wanted."""
+    """The training windows of one cache (see stream.WindowStream). A latent is small, and read when it is wanted."""
 
     def __init__(self, folder: str, seed: int, *, step_size: int) -> None:
         """step_size: places that follow each other and have windows of one shape."""
@@ -42,15 +43,7 @@ class CachedWindows:
 
     def at(self, place: int) -> Window:
         """The window at one place."""
-        found = self.store.window(self.number(place))
-        return Window(
-            z_CTHW=found.z_CTHW,
-            text_SE=found.text_SE,
-            fps=found.fps,
-            padding_1HW=found.padding_1HW,
-            caption=found.caption,
-            conditions=found.conditions,
-        )
+        return self.store.window(self.number(place))
 
     def number(self, place: int) -> int:
         """Number in the cache of the window at a place."""

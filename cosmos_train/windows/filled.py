@@ -20,14 +20,13 @@ from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
+from cosmos_data.encoded import Window, known_of
 from cosmos_data.errors import ClipError
-from cosmos_data.latents import padding_cells
 from cosmos_data.loader import QUARANTINE, VideoBatch, VideoBatches
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, SamplePlan, read_parts
 from cosmos_data.text_cache import TextCache
 from cosmos_data.window_cache import WindowCache
-from cosmos_data.window_conditions import conditions_of
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import text_encoder_folder
@@ -41,7 +40,7 @@ from cosmos_train.train.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import kept_origin, kept_statistics, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import merged_in_order
-from cosmos_train.windows.window import Kind, Origin, Shape, Window, WindowFacts
+from cosmos_train.windows.stream import Kind, Origin, Shape, WindowFacts
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class WindowMaker:
 
 
 class FilledWindows:
-    """The planned windows of a run, of one kind (see window.WindowStream)."""
+    """The planned windows of a run, of one kind (see stream.WindowStream)."""
 
     def __init__(self, maker: WindowMaker, plan: SamplePlan, mesh: Mesh, *, kind: Kind) -> None:
         """plan: of samples of that kind alone."""
@@ -196,7 +195,10 @@ class FilledWindows:
             attempts_B = torch.tensor([sample.attempt for sample in made.samples])
         hand_over([z_BCTHW, text_BSE, attempts_B], self._mesh, maker_rank)
         samples = [self.plan.sample(*pair) for pair in zip(places, attempts_B.tolist(), strict=True)]
-        return [_window(*parts) for parts in zip(samples, z_BCTHW, text_BSE, strict=True)]
+        return [
+            Window.of(known_of(sample), z_CTHW=z_CTHW, text_SE=text_SE, size_px=(sample.height_px, sample.width_px))
+            for sample, z_CTHW, text_SE in zip(samples, z_BCTHW, text_BSE, strict=True)
+        ]
 
     def _shape(self, place: int) -> Shape:
         sample = self.plan.sample(place)
@@ -260,16 +262,3 @@ def latent_shape(
 
 def _reads_text(run: WorldDiTRun | WorldARRun) -> bool:
     return isinstance(run, WorldDiTRun) or run.model.cross_attention
-
-
-def _window(sample: Sample, z_CTHW: Tensor, text_SE: Tensor) -> Window:
-    inner = sample.inner
-    place = None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px)
-    return Window(
-        z_CTHW=z_CTHW,
-        text_SE=text_SE,
-        fps=sample.fps,
-        padding_1HW=padding_cells(place, z_CTHW.shape[2:], (sample.height_px, sample.width_px)),
-        caption=sample.caption,
-        conditions=conditions_of(sample),
-    )

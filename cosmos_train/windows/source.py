@@ -19,7 +19,7 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.windows.cached import open_cached
 from cosmos_train.windows.filled import open_filled
 from cosmos_train.windows.kept import keep
-from cosmos_train.windows.window import KINDS, Kind, Shape, WindowBatch, WindowFacts, WindowStream
+from cosmos_train.windows.stream import KINDS, Kind, Shape, WindowBatch, WindowFacts, WindowStream
 
 
 class Turn(NamedTuple):

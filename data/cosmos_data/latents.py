@@ -19,22 +19,19 @@ Letters: C latent channels; T, H, W latent frames, rows, columns; S text tokens;
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from cosmos_data.clip import Split
+from cosmos_data.encoded import KnownWindow, Window
 from cosmos_data.errors import DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard
 from cosmos_data.shard_file import AGAIN, written
 from cosmos_data.text_shards import TextShard, open_text_shard, text_path
-from cosmos_data.window_conditions import WindowConditions
 
 FORMAT_VERSION = 3
 OLDEST_VERSION = 2
@@ -87,35 +84,6 @@ class ShardEntry:
     text_kind: str
     """Width and type of its text states."""
     max_text_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentWindow:
-    """What is known of a window without reading its latents."""
-
-    clip_id: str
-    start_frame: int
-    split: Split
-    caption: str
-    """Of the window's own frames."""
-    fps: float
-    """Frames per second of the window, its stride counted in."""
-    inner_px: tuple[int, int, int, int] | None
-    """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
-    conditions: WindowConditions
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class CachedWindow(LatentWindow):
-    """A window as it is read."""
-
-    z_CTHW: Tensor
-    """Latents, not whitened; or codes, with C = 1."""
-    padding_1HW: Tensor
-    """1 at cells that are padding."""
-    text_SE: Tensor
-    """Zeros from text_length on; S is the same for all windows of the cache."""
-    text_length: int
 
 
 def entry_of(folder: Path, shard: LatentShard, text: TextShard) -> ShardEntry:
@@ -209,26 +177,20 @@ class LatentStore:
             return range(0)
         return range(self._ends[wanted[0]] - self._entries[wanted[0]].num_windows, self._ends[wanted[-1]])
 
-    def describe(self, k: int) -> LatentWindow:
+    def describe(self, k: int) -> KnownWindow:
         """All but the tensors."""
         shard, text, number = self._find(k)
-        return LatentWindow(**_known_of(shard, text, shard.row(number)))
+        return _known_of(shard, text, shard.row(number))
 
-    def window(self, k: int) -> CachedWindow:
-        """All of it, copied."""
+    def window(self, k: int) -> Window:
+        """All of it, copied. S of its text states is the same for all windows of the cache."""
         shard, text, number = self._find(k)
         row = shard.row(number)
         states_SE = text.states(row.text_row)
         text_SE = states_SE.new_zeros(self.max_text_tokens, text.width)
         text_SE[: len(states_SE)] = states_SE
         size_px = shard.size_px or (self.metadata.height_px, self.metadata.width_px)
-        return CachedWindow(
-            **_known_of(shard, text, row),
-            z_CTHW=shard.latents(number),
-            padding_1HW=padding_cells(row.inner_px, shard.shape[2:], size_px),
-            text_SE=text_SE,
-            text_length=len(states_SE),
-        )
+        return Window.of(_known_of(shard, text, row), z_CTHW=shard.latents(number), text_SE=text_SE, size_px=size_px)
 
     def require(self, **asked: str | int) -> None:
         """Raises `DataError` where the cache was made with something else than what is named here, by the fields of
@@ -274,35 +236,16 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / INDEX_NAME).is_file()
 
 
-def padding_cells(
-    inner_px: tuple[int, int, int, int] | None, latent_HW: Sequence[int], window_px: tuple[int, int]
-) -> Tensor:
-    """[1, H, W], 1 at padding: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes it.
-
-    inner_px: top, left, height and width of the picture in the window; window_px: height and width of that.
-    """
-    height, width = latent_HW
-    if inner_px is None:
-        return torch.zeros(1, height, width)
-    top, left, inner_height, inner_width = inner_px
-    rows_px = torch.arange(height) * window_px[0] // height
-    columns_px = torch.arange(width) * window_px[1] // width
-    is_row = (rows_px >= top) & (rows_px < top + inner_height)
-    is_column = (columns_px >= left) & (columns_px < left + inner_width)
-    return (~(is_row[:, None] & is_column)).float()[None]
-
-
-def _known_of(shard: LatentShard, text: TextShard, row: WindowRow) -> dict[str, Any]:
-    """The fields of LatentWindow."""
-    return {
-        "clip_id": row.clip_id,
-        "start_frame": row.start_frame,
-        "split": shard.split,
-        "caption": text.caption(row.text_row),
-        "fps": row.fps,
-        "inner_px": row.inner_px,
-        "conditions": row.conditions,
-    }
+def _known_of(shard: LatentShard, text: TextShard, row: WindowRow) -> KnownWindow:
+    return KnownWindow(
+        clip_id=row.clip_id,
+        start_frame=row.start_frame,
+        split=shard.split,
+        caption=text.caption(row.text_row),
+        fps=row.fps,
+        inner_px=row.inner_px,
+        conditions=row.conditions,
+    )
 
 
 def index_digest(index: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from cosmos_data import latent_shards, text_shards
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
+from cosmos_data.encoded import known_of
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
@@ -31,7 +32,7 @@ from cosmos_data.shard_file import key_of, remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.text_cache import TextCache
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
-from cosmos_data.window_conditions import conditions_of, conditions_said
+from cosmos_data.window_conditions import conditions_said
 from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
@@ -306,14 +307,14 @@ def batches_ahead(data: DataConfig) -> int:
 
 
 def _row(sample: Sample, text_row: int) -> WindowRow:
-    inner = sample.inner
+    known = known_of(sample)
     return WindowRow(
-        clip_id=sample.clip.clip_id,
-        start_frame=sample.start_frame,
+        clip_id=known.clip_id,
+        start_frame=known.start_frame,
         text_row=text_row,
-        fps=sample.fps,
-        inner_px=None if inner is None else (inner.top_px, inner.left_px, inner.height_px, inner.width_px),
-        conditions=conditions_of(sample),
+        fps=known.fps,
+        inner_px=known.inner_px,
+        conditions=known.conditions,
     )
 
 

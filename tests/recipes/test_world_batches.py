@@ -21,7 +21,7 @@ from cosmos_train.train.loop import DONE
 from cosmos_train.windows.cached import CachedWindows, open_cached
 from cosmos_train.windows.kept import STATISTICS
 from cosmos_train.windows.source import WindowSource
-from cosmos_train.windows.window import Kind
+from cosmos_train.windows.stream import Kind
 
 IMAGES = (4, 1, 4, 6)
 

@@ -15,7 +15,7 @@ from cosmos_train.parallel import init
 from cosmos_train.windows.cached import CachedWindows
 from cosmos_train.windows.filled import plan_filled
 from cosmos_train.windows.source import open_source
-from cosmos_train.windows.window import stack_latents
+from cosmos_train.windows.stream import stack_latents
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a world model is trained on: windows of clips, encoded, with all that is known of them.
+"""What streams of windows have alike, whatever their windows come from.
 
 C latent channels; T, H, W latent frames, rows, columns; S text tokens; E width of a text state.
 """
@@ -12,31 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_data.window_conditions import WindowConditions
+from cosmos_data.encoded import Window
 from cosmos_tok.whitening import LatentStatistics
 
 Kind = Literal["image", "video"]
 KINDS: tuple[Kind, Kind] = ("image", "video")
 Shape = tuple[int, ...]
 """[C, T, H, W]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
-    """What a tokenizer and a text encoder made of a window, and what its clip says of these frames."""
-
-    z_CTHW: Tensor
-    """Latents, not whitened; or codes, with C = 1."""
-    text_SE: Tensor
-    """States of the caption; zeros may follow those of its tokens."""
-    fps: float
-    """Frames per second of the window, its stride counted in."""
-    padding_1HW: Tensor
-    """1 where a latent cell is padding."""
-    caption: str
-    """Of the window's own frames."""
-    conditions: WindowConditions
-    """Camera, actions and path, cut and transformed to the window."""
 
 
 @dataclass(frozen=True, slots=True)
