@@ -147,7 +147,7 @@ def _add_tokenize(commands: Commands) -> None:
     tokenize.add_argument(
         "--nproc",
         type=int,
-        help="processes on this machine that share a finished cache's shards; 1, or what torchrun says",
+        help="processes on this machine that share the windows; 1, or what torchrun says",
     )
     tokenize.add_argument("--text", action="store_true", help="only the captions, into the run's text.cache")
     tokenize.add_argument(
@@ -360,20 +360,12 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"{arguments.source} is a {run.recipe} run; tokenize takes a world model's, which names a cache"
         )
-    if arguments.nproc is not None and (arguments.text or run.latents.fill):
-        raise ConfigError("--nproc shares the shards of a finished cache; --text and latents.fill=true have none")
+    if arguments.text and (arguments.nproc, arguments.samples) != (None, None):
+        raise ConfigError("--text encodes every caption in one process; leave out --nproc and --samples")
     if arguments.text:
         from cosmos_launch.encode_text import encode_text
 
         return encode_text(run.text, run.data)
-    if run.latents.fill:
-        if arguments.samples is not None and arguments.samples < 1:
-            raise ConfigError(f"--samples {arguments.samples} must be at least 1")
-        from cosmos_launch.encode_ahead import encode_ahead
-
-        return encode_ahead(run, arguments.samples)
-    if arguments.samples is not None:
-        raise ConfigError("--samples is for a run with latents.fill=true; others take all windows of a finished cache")
     return _tokenize_clips(arguments, threads_per_rank=run.train.threads_per_rank)
 
 
@@ -394,6 +386,7 @@ def _tokenize_clips(arguments: argparse.Namespace, *, threads_per_rank: int) -> 
 
         stop = listen_as_launcher() if starts_ranks else listen_as_rank()
     words = [arguments.source, *arguments.overrides, *(["--debug"] if arguments.debug else [])]
+    words += [] if arguments.samples is None else [f"--samples={arguments.samples}"]
     if starts_ranks:
         command = [sys.executable, "-m", "cosmos_launch.encode_rank", *words]
         return run_ranks(command, num_ranks, threads_per_rank=threads_per_rank, stop=stop)

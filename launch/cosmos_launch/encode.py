@@ -80,12 +80,17 @@ def encode_clips(run: WorldDiTRun | WorldARRun, stop: StopSignals) -> int:
         DataError, TokenizerError, ValueError: the input is wrong.
         StorageError: the disk is full, or gone.
     """
+    return in_groups(run, lambda mesh: encode_share(run, mesh, stop))
+
+
+def in_groups(run: WorldDiTRun | WorldARRun, encode: Callable[[Mesh], int]) -> int:
+    """What `encode` returns, called when this process and the others of `tokenize` have met."""
     mesh = init.start(
         ParallelConfig(), seed=run.seed, timeout_min=LONGEST_WAIT_MIN, rendezvous_sec=run.train.rendezvous_sec
     )
     is_alone = mesh.world.size() == 1
     try:
-        exit_code = encode_share(run, mesh, stop)
+        exit_code = encode(mesh)
     except Exception:
         if is_alone:  # of several, others would fail of that before this one has told its reason
             init.stop()

@@ -11,33 +11,33 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from cosmos_launch.encode import in_groups
 from cosmos_launch.progress import progress
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
-from cosmos_train.parallel import init
-from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar, world_batches
+from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.filled import FilledWindows, plan_filled
 from cosmos_train.windows.source import WindowSource, places_of
 
 
-def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None) -> int:
-    """This process's share, of those that torchrun has started. Returns the exit code.
+def encode_ahead(run: WorldDiTRun | WorldARRun, num_samples: int | None, stop: StopSignals) -> int:
+    """This process's share. Returns the exit code, 75 where any was asked to `stop`.
 
-    num_samples: how many of the run's samples; None: an epoch, each clip once.
+    num_samples: how many of the run's samples, by all processes; None: an epoch, each clip once.
 
     Raises:
         ConfigError, DataError, TokenizerError, ValueError: something is missing, does not fit, or the folder does not
             hold so many windows.
     """
-    try:
-        return _encode(run, num_samples, init.start(ParallelConfig(), seed=run.seed))
-    finally:
-        init.stop()
+    if num_samples is not None and num_samples < 1:
+        raise ConfigError(f"--samples {num_samples} must be at least 1")
+    return in_groups(run, lambda mesh: encode_share(run, num_samples, mesh, stop))
 
 
-def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) -> int:
+def encode_share(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh, stop: StopSignals) -> int:
+    """The same, of processes that have met."""
     _require_writable(Path(run.latents.folder))
     streams = plan_filled(run, mesh)
     for stream in streams.values():
@@ -53,23 +53,28 @@ def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: Mesh) 
     _require_room(run, num_bytes * mesh.world.size())
     maker, total = streams["video"].maker, sum(len(turn.places) for turn in mine)
     try:
-        _fill(asked, total)
+        _fill(asked, total, stop)
     finally:  # what is encoded stays, also where the command is stopped
         maker.flush()
-    counts = torch.tensor([maker.encoder.num_encoded, total], device=mesh.device)
+    counts = torch.tensor([maker.encoder.num_encoded, total, int(stop.is_asked)], device=mesh.device)
     dist.all_reduce(counts, group=mesh.world)
-    num_encoded, num_asked = counts.tolist()
+    num_encoded, num_asked, num_stopped = counts.tolist()
+    if num_stopped:
+        if mesh.is_main:
+            print(f"{run.latents.folder}: stopped; what is encoded stays, and the same command goes on")
+        return STOPPED
     num_trained = run.train.num_steps * run.train.global_batch_size
     if mesh.is_main:
         print(
             f"{num_encoded} windows encoded, {num_asked - num_encoded} were there already; the run takes "
             f"{num_trained} samples: {run.latents.folder}"
         )
-    return 0
+    return DONE
 
 
-def _fill(asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total: int) -> None:
-    """Encode the windows at these places of each stream, and their captions. total: number of all of them."""
+def _fill(asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total: int, stop: StopSignals) -> None:
+    """Encode the windows at these places of each stream, and their captions, until it is asked to stop. total: number
+    of all of them."""
     done = 0
     with progress("tokenize", "windows") as advance:
         for stream, places in asked:
@@ -77,6 +82,8 @@ def _fill(asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total:
                 stream.maker.encode_text([sample.caption for sample in batch.samples])
                 done += len(batch.samples)
                 advance(done, total)
+                if stop.is_asked:
+                    return
 
 
 def _require_writable(folder: Path) -> None:

@@ -122,11 +122,6 @@ def _one_for_each_cache(runs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
             raise ConfigError(
                 f"--tokenize: {run.run_dir} is a {run.recipe} run, which has no latent cache; leave it out"
             )
-        if run.latents.fill:
-            raise ConfigError(
-                f"--tokenize: {run.run_dir} has latents.fill=true and makes its cache as it trains; set "
-                "latents.fill=false, or leave out --tokenize"
-            )
         firsts.setdefault(Path(run.latents.folder).resolve(), run)
     return tuple(firsts.values())
 

@@ -4,12 +4,14 @@ windows ahead of it. Such a run is sampled and judged without its cache."""
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support import filled_run
+from support.ranks import RankPool
 
 from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentStore
@@ -23,6 +25,7 @@ from cosmos_tok.text import FolderTextEncoder
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.train.signals import DONE, STOPPED
 from cosmos_train.windows.kept import STATISTICS
 
 
@@ -51,6 +54,22 @@ def test_a_run_finds_all_that_was_encoded_ahead(inputs: Path, tmp_path: Path, ca
         assert filled_run.train_here(run) == num_encoded
     trained = [filled_run.trained(tmp_path / name / "run") for name in ("ahead", "as_it_goes")]
     assert len(trained[0]) == 3 and trained[0] == trained[1]
+
+
+def test_processes_share_what_is_encoded_ahead(inputs: Path, tmp_path: Path, ranks: Callable[[int], RankPool]):
+    run = filled_run.make_run(inputs, tmp_path / "cache", tmp_path / "run")
+    assert ranks(2).run(filled_run.encode_ahead, run, filled_run.NUM_WINDOWS, False) == [DONE, DONE]
+    kept = filled_run.kept_windows(tmp_path / "cache")
+    assert len(kept) == filled_run.NUM_WINDOWS and len(set(kept.values())) == 2, "a shard of each"
+    assert filled_run.train_here(run) == 0
+
+
+def test_what_is_encoded_stays_where_it_is_stopped(inputs: Path, tmp_path: Path):
+    run = filled_run.make_run(inputs, tmp_path / "cache", tmp_path / "run")
+    assert filled_run.encode_ahead(run, 5, True) == STOPPED
+    assert 0 < len(filled_run.kept_windows(tmp_path / "cache")) < 5, "the first, and what was made ahead by then"
+    assert filled_run.encode_ahead(run, 5, False) == DONE
+    assert len(filled_run.kept_windows(tmp_path / "cache")) == 5
 
 
 def test_an_epoch_by_default(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -180,11 +180,7 @@ def test_what_was_made(unbroken: Path):
     ("more", "said"),
     [
         (["--nproc", "0"], "--nproc 0 must be at least 1"),
-        (
-            ["--nproc", "2", "--text"],
-            "--nproc shares the shards of a finished cache; --text and latents.fill=true have",
-        ),
-        (["--nproc", "2", "latents.fill=true"], "--nproc shares the shards of a finished cache"),
+        (["--nproc", "2", "--text"], "--text encodes every caption in one process; leave out --nproc and --samples"),
         (["latents.shard_mib=0"], "latents.shard_mib=0"),
     ],
 )

@@ -99,7 +99,6 @@ def test_scripts_pass_bash_and_shellcheck(path: Path):
         ("--nodes 2 --each seed=1 run/demo_tokenizer", "--each seed=1 makes variants of one run, and 2 are named"),
         ("--nodes 2 --each cluster.partition=a,b", "the tasks of an array have one cluster"),
         ("--nodes 2 --each seed=1,1", "run_dir=runs/demo/world/seed-1 is that of several of the runs"),
-        ("--nodes 2 --tokenize latents.fill=true", "has latents.fill=true and makes its cache as it trains"),
         ("--nodes 1 --tokenize run/demo_tokenizer", "demo/tokenizer is a tokenizer run, which has no latent cache"),
         ("--nodes 2 --chain", "--chain queues stages one after the other; name two runs or more"),
         ("--nodes 2 cluster.ranks_per_node=0", "cluster.ranks_per_node=0 must be at least 1"),

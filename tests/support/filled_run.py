@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
 from cosmos_launch import encode, encode_rank
+from cosmos_launch import encode_ahead as ahead
 from cosmos_tok import text_cache
 from cosmos_tok.config import TextConfig, TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
@@ -147,6 +149,14 @@ def encode_share(run: WorldDiTRun) -> tuple[int, list[Path]]:
             patch.setattr(module, "encoder_digest", noting(text_cache.encoder_digest))
         code = encode.encode_share(run, init.start(ParallelConfig(), seed=run.seed), StopSignals())
     return code, hashed
+
+
+def encode_ahead(run: WorldDiTRun, num_samples: int, is_asked: bool) -> int:
+    """Encode this rank's share of the run's first samples; is_asked: to stop, which it does after the first batch."""
+    mesh, stop = init.start(ParallelConfig(), seed=run.seed), StopSignals()
+    if is_asked:
+        stop.ask(signal.SIGTERM)
+    return ahead.encode_share(run, num_samples, mesh, stop)
 
 
 def encode_as_rank(environment: dict[str, str], arguments: list[str]) -> int:
