@@ -34,6 +34,7 @@ from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import hand_over
 from cosmos_train.train.checkpoint import from_main
@@ -86,7 +87,7 @@ class WindowMaker:
         self._cache = WindowCache(folder, tokenizer_digest=self.tokenizer_digest, dtype=self.dtype, max_bytes=limit)
         self.encoder = EncodingDecoder(choose_decoder(run.data, clips, mesh.device), encoder, self._cache)
         self.text_width = run.model.text_width if _reads_text(run) else 0
-        self._text = None
+        self._text, self._copier = None, DeviceCopier(mesh.device)
         if self.text_width:
             states = Path(run.text.cache or folder / "text")
             encoder_folder = text_encoder_folder(run.text.encoder)
@@ -104,13 +105,14 @@ class WindowMaker:
         """States [B, S, E], which are kept too; where the model reads no text E is 0."""
         if self._text is None:
             return torch.zeros(len(captions), self.run.text.max_tokens, 0)
-        states_BSE = self._text.encode(captions).states_BSE
+        with self._copier.stream():  # beside the step's; weights that are loaded now are copied on it, too
+            states_BSE = self._text.encode(captions).states_BSE.cpu()
         if states_BSE.shape[2] != self.text_width:
             raise ConfigError(
                 f"model.text_width={self.text_width}, but text.encoder={self.run.text.encoder} gives states of "
                 f"{states_BSE.shape[2]}; set that"
             )
-        return states_BSE.cpu().float()
+        return states_BSE.float()
 
     def flush(self) -> None:
         """Write what was encoded and is not on the disk yet."""
