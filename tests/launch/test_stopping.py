@@ -208,10 +208,16 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
     """Those that it has started by now."""
     return [
-        child
-        for child in launcher.children()
-        if {"cosmos_launch.worker", "cosmos_launch.resilient"} & {*child.cmdline()}
+        child for child in launcher.children() if {"cosmos_launch.worker", "cosmos_launch.resilient"} & words(child)
     ]
+
+
+def words(process: psutil.Process) -> set[str]:
+    """Of its command line; none of one that has ended."""
+    try:
+        return {*process.cmdline()}
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def import_torch(ranks: list[psutil.Process]) -> bool:

@@ -1,17 +1,33 @@
-"""One rank of those that share a model's layers makes what all of them need."""
+"""Ranks that see the same samples hand to each other what one of them has made."""
 
 from collections.abc import Callable
 
 import pytest
-from support import replicas
+from support import replicas as support_replicas
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 
 
-@pytest.mark.parametrize("parallel", [ParallelConfig(tp=2, cp=2), ParallelConfig(tp=2), ParallelConfig(cp=2)])
-def test_every_rank_has_what_its_replicas_maker_has(ranks: Callable[[int], RankPool], parallel: ParallelConfig):
-    answers = ranks(4).run(replicas.handed_round, parallel)
-    makers = {dp: rank for dp, makes, rank, _, _ in answers if makes}
-    assert len(makers) == 4 // (parallel.tp * parallel.cp) == sum(makes for _, makes, _, _, _ in answers)
-    assert all((first, second) == (makers[dp], 10 * makers[dp]) for dp, _, _, first, second in answers)
+@pytest.mark.parametrize(
+    ("parallel", "replicas"),
+    [
+        (ParallelConfig(tp=2, cp=2), [[0, 1, 2, 3]]),
+        (ParallelConfig(tp=2, pp=2), [[0, 1, 2, 3]]),
+        (ParallelConfig(tp=2), [[0, 1], [2, 3]]),
+        (ParallelConfig(cp=2), [[0, 1], [2, 3]]),
+        (ParallelConfig(pp=2), [[0, 2], [1, 3]]),
+        (ParallelConfig(), [[0], [1], [2], [3]]),
+    ],
+    ids=str,
+)
+def test_each_rank_in_turn_hands_round_what_it_has_made(
+    ranks: Callable[[int], RankPool], parallel: ParallelConfig, replicas: list[list[int]]
+):
+    answers = ranks(4).run(support_replicas.handed_round, parallel)
+    for members in replicas:
+        for rank in members:
+            found, data_parallel = answers[rank]
+            assert found == [[member, 10 * member] for member in members]
+            assert data_parallel == answers[members[0]][1], "they see the same samples"
+    assert len({data_parallel for _, data_parallel in answers}) == len(replicas)

@@ -59,7 +59,10 @@ def test_a_task_of_an_array_that_crashes_is_tried_again_alone(cluster: Path, cac
     for task in tasks:
         task.wait_for_end()
     assert "in the queue again after a crash, retry 1 of 3" in tasks[1].log
-    assert [[start["step"] for start in task.events("start")] for task in tasks] == [[0], [0, 10]]
+    starts = [[start["step"] for start in task.events("start")] for task in tasks]
+    assert starts in ([[0], [0, 10]], [[0], [0, 20]], [[0], [0, 30]]), (
+        "from the newest checkpoint by the time of the kill"
+    )
     assert [load_run(str(task.run_dir / "run.yaml")).seed for task in tasks] == [3, 4]
     suspects = [(task.run_dir / "slurm" / "suspects.txt").read_text().split() for task in tasks]
     assert [len(names) for names in suspects] == [0, 1]

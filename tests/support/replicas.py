@@ -9,13 +9,15 @@ from cosmos_train.parallel.inference import PipelinedForward
 from cosmos_train.parallel.mcore import transformer_config
 
 
-def handed_round(parallel: ParallelConfig) -> tuple[int, bool, int, float, float]:
-    """(replica, whether this rank makes batches, rank, first and second value after the broadcast of the ranks)."""
+def handed_round(parallel: ParallelConfig) -> tuple[list[list[float]], int]:
+    """(what this rank is handed by each rank of its replica in turn, its place among data-parallel ranks)."""
     mesh = init.start(parallel, seed=0)
-    mine = float(mesh.world.rank())
-    tensors = [torch.tensor([mine]), torch.tensor([10 * mine])]
-    replica.broadcast(tensors, mesh)
-    return mesh.dp.rank(), replica.makes_batches(mesh), mesh.world.rank(), tensors[0].item(), tensors[1].item()
+    mine, found = float(mesh.world.rank()), list[list[float]]()
+    for maker_rank in range(mesh.replica.size()):
+        tensors = [torch.tensor([mine]), torch.zeros(2, 0), torch.tensor([10 * mine])]
+        replica.hand_over(tensors, mesh, maker_rank)
+        found.append([tensors[0].item(), tensors[2].item()])
+    return found, mesh.dp.rank()
 
 
 class Scaled(nn.Module):
