@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,12 +26,12 @@ from cosmos_train.objectives.adversarial import (
 )
 from cosmos_train.objectives.config import DiscriminatorConfig
 from cosmos_train.objectives.reconstruction import ReconstructionTerms, weighted_sum
-from cosmos_train.parallel.device_copy import DeviceCopier
+from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.train import checkpoint
-from cosmos_train.windows.ahead import make_ahead
+from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.latent_statistics import measure_latents
 
 log = logging.getLogger(__name__)
@@ -100,15 +100,18 @@ class TokenizerTask:
     def begin(self, run_dir: Path) -> None:
         """Nothing: all of it is in run.yaml."""
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Generator[PixelBatch, None, None]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[tuple[int, Sent], PixelBatch]:
         """Decoded and copied ahead. Clips that can not be decoded are replaced and remembered."""
         quarantine, copier = Path(self.run.run_dir) / QUARANTINE, DeviceCopier(self.mesh.device)
         loader = VideoBatches(self.plan, self.decoder, micro_batches, quarantine=quarantine)
         self.bad_clips = loader.bad_clips
-        sent = ((batch.samples[0], copier.send([batch.pixels_B3THW])) for batch in loader)
-        for first, pixels in make_ahead(sent, 1):
-            (pixels_B3THW,) = pixels.wait()
-            yield PixelBatch(pixels_B3THW, first.index // self.run.train.global_batch_size)
+        sent = ((batch.samples[0].index, copier.send([batch.pixels_B3THW])) for batch in loader)
+        return Ahead(sent, self._arrived, 1)
+
+    def _arrived(self, of: tuple[int, Sent]) -> PixelBatch:
+        first_index, pixels = of
+        (pixels_B3THW,) = pixels.wait()
+        return PixelBatch(pixels_B3THW, first_index // self.run.train.global_batch_size)
 
     def forward_loss(
         self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None

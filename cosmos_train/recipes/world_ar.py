@@ -1,7 +1,7 @@
 """Training an autoregressive world model on the codes of a discrete tokenizer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
 from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.train.metrics import as_perplexity
-from cosmos_train.windows.ahead import make_ahead
+from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
 
@@ -75,7 +75,7 @@ class WorldARTask:
         """Keep where the windows come from."""
         self.source.keep(run_dir)
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[TokenBatch]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[Sent, TokenBatch]:
         """Codes of the planned windows and images."""
         copier, has_text = DeviceCopier(self.mesh.device), self.run.model.cross_attention
 
@@ -84,8 +84,8 @@ class WorldARTask:
             return copier.send([stack_latents(batch.windows)[:, 0], *text_BSE])
 
         # The first stage of a pipeline is so many micro-batches ahead of the last.
-        ahead = make_ahead(map(sent, self.source.batches(micro_batches)), 2 * self.mesh.pp.size())
-        return (self._tokens(*sent_batch.wait()) for sent_batch in ahead)
+        ahead = map(sent, self.source.batches(micro_batches))
+        return Ahead(ahead, lambda batch: self._tokens(*batch.wait()), 2 * self.mesh.pp.size())
 
     def _tokens(self, codes_BTHW: Tensor, text_BSE: Tensor | None = None) -> TokenBatch:
         return TokenBatch.of(codes_BTHW, text_BSE, self.run)

@@ -1,6 +1,6 @@
 """What a diffusion world model's run reads: whitened latents of videos and of images, each with its noise."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,8 +11,8 @@ from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.flops import num_tokens
 from cosmos_train.objectives.edm import NoiseDraw, draw_noise
-from cosmos_train.parallel.device_copy import DeviceCopier
-from cosmos_train.windows.ahead import make_ahead
+from cosmos_train.parallel.device_copy import DeviceCopier, Sent
+from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import WindowSource
 from cosmos_train.windows.stream import Kind, WindowBatch, WindowFacts, stack_latents, stack_text
 
@@ -54,11 +54,11 @@ class WorldBatches:
             check_fits(run.model, facts)
         check_condition_frames(run, source.facts["video"])
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[tuple[WorldBatch, Sent], WorldBatch]:
         """Micro-batches of sample indices, each of one step of the run -> what they are trained on, made ahead."""
         made = map(self.with_noise, self.source.batches(micro_batches))
-        ahead = make_ahead(((batch, self._copier.send(batch.tensors)) for batch in made), self._num_ahead)
-        return (batch.with_tensors(sent.wait()) for batch, sent in ahead)
+        sent = ((batch, self._copier.send(batch.tensors)) for batch in made)
+        return Ahead(sent, lambda pair: pair[0].with_tensors(pair[1].wait()), self._num_ahead)
 
     def with_noise(self, batch: WindowBatch) -> WorldBatch:
         """Whitened, and each window with the draw of its number; texts that the draw drops are zeros. On the CPU."""

@@ -1,8 +1,9 @@
 """Training a diffusion world model, Text2World or Video2World, on cached latents."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
 from cosmos_train.train.metrics import as_ratio
+from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import KINDS, Kind, Shape
 
@@ -47,7 +49,7 @@ class WorldDiTTask:
         """Keep where the windows come from."""
         self.source.keep(run_dir)
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[WorldBatch]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[Any, WorldBatch]:
         """Latents of the planned windows and images with their noise."""
         return self._batches.batches(micro_batches)
 

@@ -1,7 +1,6 @@
 """The loop: set up, start, then load, step, log, save until the run is done or asked to stop."""
 
 import contextlib
-import itertools
 import logging
 import math
 import time
@@ -272,10 +271,11 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     """Load, forward, backward, update, log, save. Returns the exit code."""
     run, task, mesh = session.run, session.task, session.mesh
     last_step = min(run.train.num_steps, run.train.stop_at_step or run.train.num_steps)
-    batches = session.phases.timed_batches(task.batches(_micro_batches(run, mesh, session.step)))
     utilization, window = measure_utilization(run, task, mesh), MetricWindow()
     blocks = BlockStats(session.engine) if run.train.block_stats_every_steps else None
     stopped = session.step < last_step and stops_before_first_step(stop, mesh)
+    asked = _micro_batches(run, mesh, session.step, session.step if stopped else last_step)
+    batches = session.phases.timed_batches(task.batches(asked))
     skipped_in_a_row = 0
     while session.step < last_step and not stopped:
         started, waited_sec = time.perf_counter(), batches.waited_sec
@@ -297,6 +297,7 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
         with session.phases.saving():
             _save_where_due(session, watchdog, is_last=stopped or session.step == last_step)
         watchdog.beat()
+    batches.close()
     return DONE if session.step >= run.train.num_steps else STOPPED
 
 
@@ -366,10 +367,10 @@ def _save_where_due(session: Session, watchdog: Watchdog, *, is_last: bool) -> N
         session.saver.wait()
 
 
-def _micro_batches(run: RunConfig, mesh: Mesh, step: int) -> Iterator[Sequence[int]]:
-    """This rank's sample indices, micro-batch after micro-batch, from where the run stands to its end."""
+def _micro_batches(run: RunConfig, mesh: Mesh, step: int, last_step: int) -> Iterator[Sequence[int]]:
+    """This rank's sample indices, micro-batch after micro-batch, of the steps after `step` up to the last."""
     size = run.train.micro_batch_size
-    for ahead in range(step, run.train.num_steps):
+    for ahead in range(step, last_step):
         mine = rank_slice(ahead, run.train.global_batch_size, mesh.dp.rank(), mesh.dp.size())
         for start in range(0, len(mine), size):
             yield mine[start : start + size]
@@ -440,8 +441,9 @@ def _is_finite_again(session: Session, step: int) -> bool:
     """Whether the samples of a step have a finite loss with the weights as they are now."""
     run, task, mesh = session.run, session.task, session.mesh
     num_micro_batches = run.train.global_batch_size // (run.train.micro_batch_size * mesh.dp.size())
-    samples = list(itertools.islice(_micro_batches(run, mesh, step - 1), num_micro_batches))
+    batches = task.batches(_micro_batches(run, mesh, step - 1, step))
     metrics = session.engine.evaluate(
-        task.forward_loss, task.batches(samples), num_micro_batches=num_micro_batches, num_tokens=task.num_tokens
+        task.forward_loss, batches, num_micro_batches=num_micro_batches, num_tokens=task.num_tokens
     )
+    batches.close()
     return all(map(math.isfinite, metrics.values()))

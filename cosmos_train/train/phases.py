@@ -16,6 +16,7 @@ import torch.distributed as dist
 from cosmos_train.parallel.engine import ForwardLoss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train.rank_times import PHASES, RankTimes
+from cosmos_train.train.task import Batches
 
 Mark = float | torch.cuda.Event
 """A moment: of this process's clock, or of the device's queue."""
@@ -24,7 +25,7 @@ Mark = float | torch.cuda.Event
 class TimedIterator(Iterator):
     """Batches, and how long this process waited for them."""
 
-    def __init__(self, batches: Iterator, mark: Callable[[], Mark]) -> None:
+    def __init__(self, batches: Batches, mark: Callable[[], Mark]) -> None:
         self.batches, self.mark, self.waited_sec = batches, mark, 0.0
         self.waits: list[tuple[Mark, Mark]] = []
         """Since they were taken last."""
@@ -35,6 +36,10 @@ class TimedIterator(Iterator):
         self.waited_sec += time.perf_counter() - started
         self.waits.append((begin, self.mark()))
         return batch
+
+    def close(self) -> None:
+        """Of the batches."""
+        self.batches.close()
 
     def take_waits(self) -> list[tuple[Mark, Mark]]:
         """Begin and end of each since the last call."""
@@ -68,7 +73,7 @@ class PhaseTimer:
         self.steps: list[_Step] = []
         self.saving_sec = 0.0
 
-    def timed_batches(self, batches: Iterator) -> TimedIterator:
+    def timed_batches(self, batches: Batches) -> TimedIterator:
         """The same batches; waiting for them is the phase data."""
         return TimedIterator(batches, self._mark)
 

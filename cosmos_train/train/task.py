@@ -10,6 +10,16 @@ from cosmos_train.models.common.flops import Flops
 from cosmos_train.parallel.engine import EngineConfig
 
 
+class Batches(Protocol):
+    """Micro-batches, which are closed where a run ends in order, after the same number of them on every rank."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
 class Task(Protocol):
     """Model, data and loss of one kind of run, on this rank."""
 
@@ -35,7 +45,7 @@ class Task(Protocol):
         """Called on rank 0 once nothing refuses this start any more: write down what the run must keep."""
         ...
 
-    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Any]:
+    def batches(self, micro_batches: Iterable[Sequence[int]]) -> Batches:
         """Load micro-batches, given the sample indices of each, in order. May read ahead."""
         ...
 

@@ -4,30 +4,72 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Generic, NamedTuple, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-def make_ahead(items: Iterator[T], number: int = 2) -> Generator[T, None, None]:
-    """The same items, so many of them made by another thread, from now on, before they are wanted.
+class _Made(NamedTuple):
+    item: Any = None
+    error: BaseException | None = None
 
-    What that raises is raised where the item would stand. Where the caller stops early, what it was given ahead is made
-    to its end all the same: ranks that make items together have all asked for equally many.
+
+class Ahead(Generic[S, T]):
+    """Iterates over items of which so many are made by another thread, from now on, before they are wanted. What that
+    raises is raised where the item would stand.
+
+    `close` ends it in order: what was asked for ahead is made to its end, since ranks that make items together have all
+    asked for equally many. One that is dropped, as when a rank fails, holds nobody up: its thread may wait for other
+    ranks for ever, and ends with the process.
     """
-    maker = ThreadPoolExecutor(1)
-    waiting = deque(maker.submit(_next, items) for _ in range(number))
 
-    def handed_out() -> Generator[T, None, None]:
-        try:
-            while found := waiting.popleft().result():
-                waiting.append(maker.submit(_next, items))
-                yield found[0]
-        finally:
-            maker.shutdown()
+    def __init__(self, items: Iterator[S], finish: Callable[[S], T], number: int = 2) -> None:
+        """finish: what the thread that wants an item makes of it at last, such as to wait for its copy."""
+        self._finish = finish
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._made: SimpleQueue[_Made] = SimpleQueue()
+        for _ in range(number):
+            self._wanted.put(True)
+        self._thread = Thread(target=_make, args=(items, self._wanted, self._made), daemon=True, name="ahead")
+        self._thread.start()
 
-    return handed_out()
+    def __iter__(self) -> "Ahead[S, T]":
+        return self
+
+    def __next__(self) -> T:
+        made = self._made.get()
+        if made.error is not None:
+            self._made.put(made)  # it would come again
+            raise made.error
+        self._wanted.put(True)
+        return self._finish(made.item)
+
+    def close(self) -> None:
+        """Wait for the thread to end."""
+        self._wanted.put(False)
+        self._thread.join()
+
+    def __del__(self) -> None:
+        self._wanted.put(False)
+
+
+def _make(items: Iterator[S], wanted: SimpleQueue[bool], made: SimpleQueue[_Made]) -> None:
+    try:
+        while wanted.get():
+            made.put(_Made(next(items)))
+    except BaseException as error:  # the end of the items, too: whoever wants them meets it
+        made.put(_Made(error=error))
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def as_it_is(item: T) -> T:
+    """The item, for an Ahead that has nothing to finish."""
+    return item
 
 
 def map_ahead(function: Callable[[S], T], items: Iterable[S], number: int) -> Generator[T, None, None]:
@@ -44,10 +86,3 @@ def map_ahead(function: Callable[[S], T], items: Iterable[S], number: int) -> Ge
             yield found
     finally:
         makers.shutdown(cancel_futures=True)
-
-
-def _next(items: Iterator[T]) -> tuple[T] | tuple[()]:
-    """Nothing at the end; a future can not hold the exception that says so."""
-    for item in items:
-        return (item,)
-    return ()

@@ -46,7 +46,7 @@ from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
-from cosmos_train.windows.ahead import make_ahead, map_ahead
+from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import STATISTICS
@@ -228,7 +228,7 @@ class _ShardMaker:
         made, done = [], 0
         with (
             closing(map_ahead(self._decode, self._batches(shards), batches_ahead(self._run.data))) as decoded,
-            closing(make_ahead(map(self._encode, decoded), 2)) as encoded,
+            closing(Ahead(map(self._encode, decoded), as_it_is)) as encoded,
         ):
             for shard, z_BCTHW in encoded:
                 if z_BCTHW is not None:

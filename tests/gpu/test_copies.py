@@ -10,7 +10,7 @@ from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_train.parallel.device_copy import DeviceCopier
-from cosmos_train.windows.ahead import make_ahead
+from cosmos_train.windows.ahead import Ahead, as_it_is
 from cosmos_train.windows.encoder import WindowEncoder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -34,7 +34,7 @@ def test_values_survive_a_thousand_uses_of_the_same_memory(copier: DeviceCopier,
     and steps that need them are still to come."""
     sent = (copier.send([torch.full((MIB,), number % 251, dtype=torch.uint8)]) for number in range(1000))
     lows_highs = []
-    for number, on_its_way in enumerate(make_ahead(sent, 4)):
+    for number, on_its_way in enumerate(Ahead(sent, as_it_is, 4)):
         if number % 50 == 0:
             torch.cuda._sleep(BUSY_CYCLES)
         (pixels,) = on_its_way.wait()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cosmos_train.windows.ahead import make_ahead, map_ahead
+from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead
 
 
 def test_items_are_made_ahead_in_order_and_elsewhere():
@@ -19,7 +19,7 @@ def test_items_are_made_ahead_in_order_and_elsewhere():
                 third.set()
             yield number
 
-    found = make_ahead(items(), 2)
+    found = Ahead(items(), as_it_is, 2)
     assert next(found) == 0 and third.wait(60), "nobody asked for it yet"
     assert made == [0, 1, 2], "and for no more"
     assert [0, *found] == made == [0, 1, 2, 3, 4]
@@ -31,15 +31,61 @@ def test_an_error_comes_after_the_items_before_it():
         yield 1
         raise ValueError("damaged")
 
-    found = make_ahead(items())
+    found = Ahead(items(), as_it_is)
     assert next(found) == 1
     with pytest.raises(ValueError, match="damaged"):
         next(found)
 
 
 def test_false_items_are_items():
-    assert list(make_ahead(iter([0, None, ""]))) == [0, None, ""]
-    assert list(make_ahead(iter([]))) == []
+    assert list(Ahead(iter([0, None, ""]), as_it_is)) == [0, None, ""]
+    assert list(Ahead(iter([]), as_it_is)) == []
+
+
+def test_the_last_touch_is_the_callers():
+    threads = []
+
+    def finish(number: int) -> int:
+        threads.append(threading.get_ident())
+        return 10 * number
+
+    assert list(Ahead(iter([1, 2]), finish)) == [10, 20] and set(threads) == {threading.get_ident()}
+
+
+def test_what_is_asked_for_ahead_is_made_where_it_is_closed_and_items_end_then():
+    """Ranks that make items together would wait for one that made fewer."""
+    made, ended = [], threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            for number in range(100):
+                made.append(number)
+                yield number
+        finally:
+            ended.set()
+
+    found = Ahead(items(), as_it_is, 3)
+    assert [next(found), next(found)] == [0, 1]
+    found.close()
+    assert made == [0, 1, 2, 3, 4] and ended.is_set()
+
+
+def test_one_that_is_dropped_holds_nobody_up():
+    """As where a rank fails, and its thread waits for another one."""
+    never = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        never.wait()
+
+    found = Ahead(items(), as_it_is, 2)
+    assert next(found) == 0
+    thread = found._thread
+    del found
+    assert thread.is_alive() and thread.daemon
+    never.set()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_what_is_being_made_when_the_caller_stops_is_waited_for():
@@ -52,7 +98,7 @@ def test_what_is_being_made_when_the_caller_stops_is_waited_for():
         ended.append(threading.current_thread())
         yield 1
 
-    found = make_ahead(items(), 1)
+    found = Ahead(items(), as_it_is, 1)
     assert next(found) == 0 and begun.wait(60)
     threading.Timer(0.01, may_end.set).start()
     found.close()
