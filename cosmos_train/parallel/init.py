@@ -22,10 +22,6 @@ RENDEZVOUS_SEC = 300.0
 """Ranks wait so long for each other at the start, unless train.rendezvous_sec says otherwise."""
 
 
-_own_groups: list[dist.ProcessGroup] = []
-"""Those that megatron-core knows nothing of."""
-
-
 class RendezvousError(RuntimeError):
     """The ranks of a run did not meet."""
 
@@ -37,7 +33,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state, tensor_parallel
 
-    from cosmos_train.parallel import adam, cpu
+    from cosmos_train.parallel import adam, cpu, replica
 
 
 def start(
@@ -101,23 +97,9 @@ def build_groups(parallel: ParallelConfig, *, device: torch.device, seed: int) -
         "replicas": parallel_state.get_data_parallel_group(with_context_parallel=True),
         "tp_cp": parallel_state.get_tensor_and_context_parallel_group(),
     }
-    groups["replica"] = groups["tp"] if parallel.ranks_per_replica == 1 else _replica_group(parallel)
     mesh = Mesh(device=device, **cast(dict[str, dist.ProcessGroup], groups))
     log.info("%s of %d on %s: %s", mesh.position, dist.get_world_size(), device, mesh.layout)
     return mesh
-
-
-def _replica_group(parallel: ParallelConfig) -> dist.ProcessGroup:
-    """The ranks of this one's replica, in megatron-core's order: tp runs fastest, then cp, dp and pp."""
-    per_stage, stage_size = parallel.tp * parallel.cp, dist.get_world_size() // parallel.pp
-    backend = "fake" if dist.get_backend() == "fake" else "gloo"
-    ranks = torch.arange(dist.get_world_size()).view(parallel.pp, -1, per_stage).transpose(0, 1).flatten(1).tolist()
-    # Every rank takes part in the making of every group, in one order, also of those that it is not in.
-    groups = [dist.new_group(members, backend=backend) for members in ranks]
-    own = groups[dist.get_rank() % stage_size // per_stage]
-    assert isinstance(own, dist.ProcessGroup)
-    _own_groups.append(own)
-    return own
 
 
 def stop() -> None:
@@ -129,8 +111,8 @@ def stop() -> None:
 
 def _leave_groups() -> None:
     """megatron-core only forgets its groups. With gloo each keeps its threads, some fifty a layout."""
-    groups = [*(parallel_state._global_process_group_list or []), *_own_groups]
-    _own_groups.clear()
+    groups = [*(parallel_state._global_process_group_list or []), *replica.groups]
+    replica.groups.clear()
     parallel_state.destroy_model_parallel()
     for group in groups:
         if group is not None:  # the default group

@@ -22,9 +22,6 @@ class Mesh:
     """Ranks that hold the same parameters and see different samples."""
     replicas: dist.ProcessGroup
     """Ranks that hold the same parameters (dp * cp): gradients are summed over them, optimizer states divided."""
-    replica: dist.ProcessGroup
-    """Ranks that hold the model together and see the same samples (tp * cp * pp). It sends from main memory, so what is
-    read for a step can be handed over while another one computes."""
     tp_cp: dist.ProcessGroup
     """Ranks that together hold the tokens of a sample under sequence parallelism; tp runs fastest."""
 

@@ -60,9 +60,7 @@ class WorldARTask:
 
     def __init__(self, run: WorldARRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.source = open_source(run, mesh)
-        for facts in self.source.facts.values():
-            check_fits(run.model, facts)
+        self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
         self.data_digest = self.source.digest
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))

@@ -50,9 +50,6 @@ class WorldBatches:
         """num_stages: of the pipeline, whose first one is so many micro-batches ahead of the last."""
         self.run, self.source = run, source
         self._copier, self._num_ahead = DeviceCopier(device), 2 * num_stages
-        for facts in source.facts.values():
-            check_fits(run.model, facts)
-        check_condition_frames(run, source.facts["video"])
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[tuple[WorldBatch, Sent], WorldBatch]:
         """Micro-batches of sample indices, each of one step of the run -> what they are trained on, made ahead."""

@@ -18,7 +18,7 @@ from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.work import mean_cost, mean_tokens
-from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
+from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches, check_condition_frames, check_fits
 from cosmos_train.train.metrics import as_ratio
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
@@ -30,7 +30,8 @@ class WorldDiTTask:
 
     def __init__(self, run: WorldDiTRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.source = open_source(run, mesh)
+        self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
+        check_condition_frames(run, self.source.facts["video"])
         self.data_digest = self.source.digest
         self._batches = WorldBatches(run, self.source, mesh.device, num_stages=mesh.pp.size())
         shapes = self.source.shapes

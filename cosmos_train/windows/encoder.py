@@ -1,6 +1,6 @@
-"""A tokenizer that encodes windows to the same bits, whatever the number of processes and of their threads.
+"""A tokenizer that encodes windows, for `tokenize` to the same bits whatever the number of processes and threads.
 
-On a CPU each window is encoded alone and by one thread, since the last digits of a product may depend on how many share
+In the `with` block, on a CPU, each window is encoded alone and by one thread, since the last digits of a product may depend on how many share
 it; several windows are encoded at a time. On a GPU a batch goes through together, on a stream of its own.
 """
 

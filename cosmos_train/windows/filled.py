@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import tee
 from pathlib import Path
@@ -27,19 +27,19 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, SamplePlan, read_parts
 from cosmos_data.text_cache import TextCache
 from cosmos_data.window_cache import WindowCache
-from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.config import Precision, TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.text import text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.replica import hand_over
+from cosmos_train.parallel.replica import Replica
 from cosmos_train.train.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
-from cosmos_train.windows.kept import kept_origin, kept_statistics, require_tokenizer, statistics_digest
+from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import merged_in_order
 from cosmos_train.windows.stream import Kind, Origin, Shape, WindowFacts
 
@@ -75,9 +75,11 @@ class EncodingDecoder:
 class WindowMaker:
     """What a rank makes windows of a run with: tokenizer, text encoder, and the folder that keeps what they give."""
 
-    def __init__(self, run: WorldDiTRun | WorldARRun, clips: Sequence[Manifest], mesh: Mesh) -> None:
-        """clips: those that windows can be of."""
-        self.run = run
+    def __init__(
+        self, run: WorldDiTRun | WorldARRun, clips: Sequence[Manifest], mesh: Mesh, *, precision: Precision
+    ) -> None:
+        """clips: those that windows can be of; precision: what texts are encoded in. Made on all ranks together."""
+        self.run, self.replica, self.precision = run, Replica(mesh), precision
         folder, tokenizer_folder = Path(run.latents.folder), Path(run.latents.tokenizer)
         tokenizer, self.codec = load_tokenizer(tokenizer_folder)
         self.tokenizer_digest = from_main(mesh, lambda: tokenizer_digest(tokenizer_folder))
@@ -91,13 +93,12 @@ class WindowMaker:
         if self.text_width:
             states = Path(run.text.cache or folder / "text")
             encoder_folder = text_encoder_folder(run.text.encoder)
-            precision = run.text.precision_on(mesh.device.type)
             self._text = CachedTextEncoder(
                 encoder_folder,
                 run.text.max_tokens,
                 TextCache(states),
                 mesh.device,
-                precision,
+                self.precision,
                 digest=from_main(mesh, lambda: encoder_digest(encoder_folder)),
             )
 
@@ -124,18 +125,20 @@ class WindowMaker:
 class FilledWindows:
     """The planned windows of a run, of one kind (see stream.WindowStream)."""
 
-    def __init__(self, maker: WindowMaker, plan: SamplePlan, mesh: Mesh, *, kind: Kind) -> None:
-        """plan: of samples of that kind alone."""
+    def __init__(self, maker: WindowMaker, plan: SamplePlan, mesh: Mesh, *, kind: Kind, begun: Kept | None) -> None:
+        """plan: of samples of that kind alone; begun: what the run goes on with, where it does."""
         run = maker.run
-        self.plan, self.maker, self._mesh = plan, maker, mesh
+        self.plan, self.maker, self._mesh, self._begun = plan, maker, mesh, begun
         self._kind: Kind = kind
-        # As of a CPU: a run may go on where another kind of device computes its texts, and its latents, differently.
-        text = run.text.identity_on("cpu") if maker.text_width else ""
+        text = f"{run.text.encoder} max_tokens={run.text.max_tokens}" if maker.text_width else ""
         self.digest = hashlib.sha256(json.dumps([plan.digest, maker.tokenizer_digest, text]).encode()).hexdigest()
         self.origin = Origin(
             tokenizer_digest=maker.tokenizer_digest,
             manifest_digest=Manifest.read(run.data.manifest, verify=False).digest,
             fps=plan.sample(0).fps,
+            latent_shape=latent_shape(run.data, maker.codec),
+            text_precision=maker.precision,
+            settings=window_settings(run),
         )
         num_frames = 1 if kind == "image" else run.data.num_frames
         data, codec = replace(run.data, num_frames=num_frames), maker.codec
@@ -153,7 +156,7 @@ class FilledWindows:
         of its first windows, which are then encoded already when they are trained on."""
         if self.facts.num_codes is not None:
             return
-        kept = from_main(self._mesh, self._kept_statistics)
+        kept = None if self._begun is None else self._begun.statistics.get(self._kind)
         statistics = kept or self._statistics_of_first()
         self.facts = replace(self.facts, statistics=statistics)
         self.digest = hashlib.sha256(f"{self.digest}/{statistics_digest(statistics)}".encode()).hexdigest()
@@ -166,8 +169,7 @@ class FilledWindows:
 
     def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
         """See WindowStream."""
-        group = self._mesh.replica
-        rank, size = group.rank(), group.size()
+        rank, size = self.maker.replica.rank, self.maker.replica.size
         ahead, now = tee(place_lists)
         mine = (places for turn, places in enumerate(ahead) if turn % size == rank)
         made = iter(self.videos(mine))
@@ -195,7 +197,7 @@ class FilledWindows:
             z_BCTHW = made.pixels_B3THW
             text_BSE = maker.encode_text([sample.caption for sample in made.samples])
             attempts_B = torch.tensor([sample.attempt for sample in made.samples])
-        hand_over([z_BCTHW, text_BSE, attempts_B], self._mesh, maker_rank)
+        maker.replica.hand_over([z_BCTHW, text_BSE, attempts_B], maker_rank)
         samples = [self.plan.sample(*pair) for pair in zip(places, attempts_B.tolist(), strict=True)]
         return [
             Window.of(known_of(sample), z_CTHW=z_CTHW, text_SE=text_SE, size_px=(sample.height_px, sample.width_px))
@@ -221,35 +223,61 @@ class FilledWindows:
             {"manifest_digest": self.origin.manifest_digest, "num_windows": str(number)}
         )
 
-    def _kept_statistics(self) -> LatentStatistics | None:
-        """Those of a run that began with this tokenizer and manifest."""
-        run_dir = Path(self.maker.run.run_dir)
-        begun = kept_origin(run_dir)
-        if begun is None or begun.manifest_digest not in ("", self.origin.manifest_digest):
-            return None
-        return kept_statistics(run_dir, self._kind)
 
+def open_filled(
+    run: WorldDiTRun | WorldARRun, mesh: Mesh, check: Callable[[WindowFacts], None]
+) -> dict[Kind, FilledWindows]:
+    """The streams of a run that encodes its windows itself, ready to be trained on. Called on all ranks.
 
-def open_filled(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> dict[Kind, FilledWindows]:
-    """The streams of a run that encodes its windows itself, ready to be trained on. Called on all ranks."""
+    check: raises ConfigError where windows do not fit the model, which is known before one is encoded.
+    """
     streams = plan_filled(run, mesh)
+    for stream in streams.values():
+        check(stream.facts)
     for stream in streams.values():
         stream.take_statistics()
     return streams
 
 
 def plan_filled(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> dict[Kind, FilledWindows]:
-    """The same without statistics: of videos, and of images where the run has a share of them."""
+    """The same without statistics: of videos, and of images where the run has a share of them.
+
+    Raises:
+        ConfigError: the run began with another tokenizer, with texts in another precision, or with other windows.
+    """
     parts, size = read_parts(run.data, "train", verify=mesh.is_main), run.train.global_batch_size
     plans: dict[Kind, SamplePlan] = {"video": SamplePlan(parts, run.seed, run.data, group_size=size)}
     if run.image_share:
         images = size * run.images_per_video
         plans["image"] = SamplePlan(parts, run.seed, run.data, image_share=1.0, group_size=images)
-    maker = WindowMaker(run, plans["video"].parts, mesh)
-    begun = kept_origin(Path(run.run_dir))
+    begun = from_main(mesh, lambda: kept_at_start(run))
+    precision = _text_precision(run, mesh.device.type, begun)
+    maker = WindowMaker(run, plans["video"].parts, mesh, precision=precision)
     if begun is not None:
-        require_tokenizer(run, begun, maker.tokenizer_digest)
-    return {kind: FilledWindows(maker, plan, mesh, kind=kind) for kind, plan in plans.items()}
+        require_tokenizer(run, begun.origin, maker.tokenizer_digest)
+        require_same_settings(begun, window_settings(run))
+    return {kind: FilledWindows(maker, plan, mesh, kind=kind, begun=begun) for kind, plan in plans.items()}
+
+
+def window_settings(run: WorldRun) -> dict[str, str]:
+    """What decides, beside manifests, seed and tokenizer, which windows a run takes, by key of the configuration."""
+    keys = ("num_frames", "height_px", "width_px", "buckets", "frame_stride", "target_fps", "resize", "flip")
+    found = {f"data.{key}": str(getattr(run.data, key)) for key in keys}
+    return found | ({"images_per_video": str(run.images_per_video)} if run.image_share else {})
+
+
+def _text_precision(run: WorldRun, device_type: str, begun: Kept | None) -> Precision:
+    """What texts are encoded in: as the run began, so that it goes on alike on another kind of device, too."""
+    asked = run.text.precision_on(device_type)
+    if begun is None:
+        return asked
+    kept: Precision = "bf16" if begun.origin.text_precision == "bf16" else "fp32"
+    if run.text.precision != "auto" and asked != kept:
+        raise ConfigError(
+            f"text.precision={asked}, but {begun.folder} began with {kept}; set that, or start another run from its "
+            "weights (checkpoint.init_from)"
+        )
+    return kept
 
 
 def latent_shape(

@@ -1,7 +1,7 @@
-"""What a run keeps, in its own folder, of where its windows come from, from its first step on: so it goes on, and is
-sampled and judged, as it began, wherever its latents lie by then.
+"""What a run keeps, in its own folder, of where its windows come from, from its first step on: so it is sampled and
+judged as it was trained, wherever its latents lie by then, and goes on as it began where it encodes them itself.
 
-    RUN/windows.json                                 digests of tokenizer and manifest, frame rate
+    RUN/windows.json                                 digests of tokenizer and manifest, frame rate, settings
     RUN/latent_statistics.safetensors                what latents of videos are whitened with
     RUN/image_latent_statistics.safetensors          and those of images
 """
@@ -9,7 +9,7 @@ sampled and judged, as it began, wherever its latents lie by then.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,12 +18,23 @@ from cosmos_data.latents import LatentStore, is_finished
 from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun
-from cosmos_train.windows.stream import Kind, Origin, WindowStream
+from cosmos_train.train.checkpoint_folder import newest_checkpoint, resolve
+from cosmos_train.windows.stream import KINDS, Kind, Origin, WindowStream
 
 STATISTICS = "latent_statistics.safetensors"
 """Whitening statistics inside a latent cache, as `cosmos-train tokenize` writes them, or inside a run."""
 OF_KIND: dict[Kind, str] = {"video": STATISTICS, "image": f"image_{STATISTICS}"}
 KEPT = "windows.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run has written down."""
+
+    folder: Path
+    origin: Origin
+    statistics: Mapping[Kind, LatentStatistics]
+    """What latents are whitened with; of codes there are none."""
 
 
 def origin_of(store: LatentStore) -> Origin:
@@ -32,6 +43,7 @@ def origin_of(store: LatentStore) -> Origin:
         tokenizer_digest=store.metadata.tokenizer_digest,
         manifest_digest=store.metadata.manifest_digest,
         fps=store.describe(0).fps,
+        latent_shape=store.latent_shape if len(store.shapes) == 1 else None,
     )
 
 
@@ -48,32 +60,59 @@ def keep(run_dir: Path, streams: Mapping[Kind, WindowStream]) -> None:
         aside.replace(path)
 
 
-def kept_origin(run_dir: Path) -> Origin | None:
-    """What a run has written down; None where it has not begun."""
-    path = run_dir / KEPT
-    return Origin(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def read_kept(folder: Path) -> Kept | None:
+    """What the run in a folder has written down; None where it has not begun."""
+    path = folder / KEPT
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("latent_shape") is not None:
+        values["latent_shape"] = tuple(values["latent_shape"])
+    statistics = dict[Kind, LatentStatistics]()
+    for kind in KINDS:
+        if (folder / OF_KIND[kind]).is_file():
+            statistics[kind] = load_statistics(folder / OF_KIND[kind])
+    return Kept(folder, Origin(**values), statistics)
 
 
-def kept_statistics(run_dir: Path, kind: Kind) -> LatentStatistics | None:
-    """What a run is whitened with; None where it has not begun."""
-    path = run_dir / OF_KIND[kind]
-    return load_statistics(path) if path.is_file() else None
+def kept_at_start(run: WorldRun) -> Kept | None:
+    """What the run that this start goes on with has written down: its own where it has a checkpoint, or that of
+    checkpoint.resume_from. Of a run that was stopped before its first checkpoint nothing counts."""
+    if newest_checkpoint(Path(run.run_dir)) is not None:
+        return read_kept(Path(run.run_dir))
+    if run.checkpoint.resume_from is not None:
+        return read_kept(resolve(Path(run.checkpoint.resume_from)).parent.parent)
+    return None
 
 
-def trained_statistics(run: WorldRun) -> LatentStatistics:
-    """What latents of videos were whitened with, also in a run that began before runs kept it."""
-    kept = kept_statistics(Path(run.run_dir), "video")
-    return kept or load_statistics(Path(run.latents.folder) / STATISTICS)
+def trained_with(checkpoint_folder: Path, run: WorldRun) -> tuple[Origin, LatentStatistics | None]:
+    """(where the windows of a run came from, what its videos were whitened with), of one of its checkpoints.
 
+    It is looked for in the run that has the checkpoint, then in run.run_dir, which that run may have left, and, of a
+    run that began before runs kept it, in its finished cache.
 
-def trained_origin(run: WorldRun) -> Origin:
-    """Where the windows of a run came from, also of one that began before runs kept it."""
-    kept = kept_origin(Path(run.run_dir))
-    if kept is None and not is_finished(run.latents.folder):
+    Raises:
+        ConfigError: it is in none of them.
+    """
+    found = read_kept(checkpoint_folder.parent.parent) or read_kept(Path(run.run_dir))
+    if found is not None:
+        return found.origin, found.statistics.get("video")
+    if not is_finished(run.latents.folder):
         raise ConfigError(
             f"{run.run_dir}/{KEPT} is missing, which every run keeps from its first step on; start that run once more"
         )
-    return kept or origin_of(LatentStore(run.latents.folder))
+    path = Path(run.latents.folder) / STATISTICS
+    return origin_of(LatentStore(run.latents.folder)), load_statistics(path) if path.is_file() else None
+
+
+def require_same_settings(begun: Kept, settings: Mapping[str, str]) -> None:
+    """Raises ConfigError where a run would go on with windows that are chosen in another way than it began with."""
+    for key, value in settings.items():
+        if begun.origin.settings.get(key, value) != value:
+            raise ConfigError(
+                f"{key}={value}, but {begun.folder} began with {begun.origin.settings[key]}; set that, or start "
+                "another run from its weights (checkpoint.init_from)"
+            )
 
 
 def require_tokenizer(run: WorldRun, origin: Origin, tokenizer_digest: str) -> None:

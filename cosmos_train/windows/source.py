@@ -7,7 +7,7 @@ is trained on them, nothing depends on it.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import tee
 from pathlib import Path
@@ -88,13 +88,19 @@ class WindowSource:
         return Turn("image", _each(places, per_video), _each(indices, per_video))
 
 
-def open_source(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> WindowSource:
+def open_source(run: WorldDiTRun | WorldARRun, mesh: Mesh, check: Callable[[WindowFacts], None]) -> WindowSource:
     """The run's windows, on every rank: out of finished caches, or encoded when first wanted (latents.fill).
+
+    check: raises ConfigError where windows do not fit the model.
 
     Raises:
         ConfigError, DataError, TokenizerError: what is read is missing, damaged, or does not fit the run.
     """
-    streams = open_filled(run, mesh) if run.latents.fill else open_cached(run)
+    if run.latents.fill:
+        return WindowSource(run, open_filled(run, mesh, check))
+    streams = open_cached(run)
+    for stream in streams.values():
+        check(stream.facts)
     return WindowSource(run, streams)
 
 

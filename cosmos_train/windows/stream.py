@@ -4,7 +4,7 @@ C latent channels; T, H, W latent frames, rows, columns; S text tokens; E width 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, Protocol
 
@@ -61,6 +61,12 @@ class Origin:
     """Empty: the run does not say."""
     fps: float
     """Frames per second of one of them."""
+    latent_shape: Shape | None = None
+    """[C, T, H, W] of those that the model is sampled at; None: as the data section and the tokenizer have it."""
+    text_precision: str = ""
+    """What the run itself encodes texts in; empty where it does not, or in fp32 without saying so."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What else decides which windows a run takes that encodes them itself, by key of the configuration."""
 
 
 class WindowStream(Protocol):

@@ -24,7 +24,8 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.train import checkpoint
 from cosmos_train.windows.filled import latent_shape
-from cosmos_train.windows.kept import require_tokenizer, trained_origin
+from cosmos_train.windows.kept import require_tokenizer
+from cosmos_train.windows.stream import Origin
 
 WHOLE = (
     "parallel.tp=1",
@@ -167,15 +168,15 @@ def _from_file(override: str) -> list[str]:
     return [f"sample.{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def load_codec(run: WorldDiTRun | WorldARRun, device: torch.device) -> dict[str, Any]:
-    """The fields of a TrainedWorld that are about the tokenizer and its windows, which must belong together."""
+def load_codec(run: WorldDiTRun | WorldARRun, origin: Origin, device: torch.device) -> dict[str, Any]:
+    """The fields of a TrainedWorld that are about the tokenizer and its windows, which must belong together. origin:
+    where the run's windows came from."""
     folder = Path(run.latents.tokenizer)
     digest = tokenizer_digest(folder)
     tokenizer, config = load_tokenizer(folder)
     found = {"tokenizer": tokenizer.eval().to(device), "tokenizer_config": config, "tokenizer_digest": digest}
-    origin = trained_origin(run)
     require_tokenizer(run, origin, digest)
-    shape = latent_shape(run.data, config)
+    shape = origin.latent_shape or latent_shape(run.data, config)
     return found | {"manifest_digest": origin.manifest_digest, "latent_shape": shape, "fps": origin.fps}
 
 

@@ -18,6 +18,7 @@ from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.windows.kept import trained_with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,8 @@ def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
         CheckpointError, ConfigError, DataError, TokenizerError: something is missing or does not belong together.
     """
     mesh = init.start(run.parallel, seed=run.seed)
-    codec = load_codec(run, mesh.device)
+    origin, _ = trained_with(folder, run)
+    codec = load_codec(run, origin, mesh.device)
     check_codec(run, codec["tokenizer_config"])
     pieces, engine_config = build_world_ar(
         run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed

@@ -11,13 +11,14 @@ from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
 from cosmos_tok.model import shown, to_unit_range
 from cosmos_tok.whitening import LatentStatistics
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.generate.network import Evaluate, in_turn, on_halves, pipelined
 from cosmos_train.generate.world import Scene, sample_scene
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.windows.kept import trained_statistics
+from cosmos_train.windows.kept import trained_with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,10 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         CheckpointError, ConfigError, DataError, TokenizerError: something is missing or does not belong together.
     """
     mesh = init.start(run.parallel, seed=run.seed)
-    codec = load_codec(run, mesh.device)
+    origin, statistics = trained_with(folder, run)
+    if statistics is None:
+        raise ConfigError(f"{run.run_dir} has no whitening statistics of its videos; start that run once more")
+    codec = load_codec(run, origin, mesh.device)
     pieces, engine_config = build_world_model(
         run.model,
         run.parallel,
@@ -111,7 +115,7 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         run=run,
         mesh=mesh,
         evaluate=on_halves(evaluate, mesh) if run.sample.cfg_parallel else evaluate,
-        statistics=trained_statistics(run),
+        statistics=statistics,
         text=load_text_encoder(run, mesh.device),
         **codec,
         **weights,

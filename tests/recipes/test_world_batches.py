@@ -16,7 +16,7 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches
+from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches, check_condition_frames
 from cosmos_train.train.loop import DONE
 from cosmos_train.windows.cached import CachedWindows, open_cached
 from cosmos_train.windows.kept import STATISTICS
@@ -174,6 +174,7 @@ def test_caches_that_do_not_fit(videos: Path, images: Path):
     with pytest.raises(ConfigError, match=r"3 latent frames, not images; tokenize it with data\.num_frames=1"):
         open_batches(joint(videos, videos))
     run = joint(videos, images)
+    streams, _ = open_batches(run)
     run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, max_condition_frames=3))
     with pytest.raises(ConfigError, match=r"max_condition_frames=3, .* have 3 latent frames .* use at most 2"):
-        open_batches(run)
+        check_condition_frames(run, streams["video"].facts)

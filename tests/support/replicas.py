@@ -12,10 +12,11 @@ from cosmos_train.parallel.mcore import transformer_config
 def handed_round(parallel: ParallelConfig) -> tuple[list[list[float]], int]:
     """(what this rank is handed by each rank of its replica in turn, its place among data-parallel ranks)."""
     mesh = init.start(parallel, seed=0)
+    group = replica.Replica(mesh)
     mine, found = float(mesh.world.rank()), list[list[float]]()
-    for maker_rank in range(mesh.replica.size()):
+    for maker_rank in range(group.size):
         tensors = [torch.tensor([mine]), torch.zeros(2, 0), torch.tensor([10 * mine])]
-        replica.hand_over(tensors, mesh, maker_rank)
+        group.hand_over(tensors, maker_rank)
         found.append([tensors[0].item(), tensors[2].item()])
     return found, mesh.dp.rank()
 

@@ -117,7 +117,7 @@ def test_images_are_frames_of_the_clips_with_statistics_of_their_own(inputs: Pat
     run = dataclasses.replace(
         make_run(inputs, tmp_path / "cache", tmp_path / "run"), image_share=0.5, images_per_video=3
     )
-    source = open_source(run, init.start(run.parallel, seed=0))
+    source = open_source(run, init.start(run.parallel, seed=0), lambda facts: None)
     video, image = source.batches([[0, 1], [4, 5]])
     assert (video.kind, image.kind) == ("video", "image")
     assert [window.z_CTHW.shape for window in image.windows] == [(4, 1, 4, 6)] * 6
@@ -139,7 +139,7 @@ def test_a_step_has_one_size_and_every_clip_its_own(inputs: Path, tmp_path: Path
         manifest=str(tmp_path / "two.arrow"), num_frames=1, height_px=256, width_px=256, buckets="256", resize="pad"
     )
     run = dataclasses.replace(make_run(inputs, tmp_path / "cache", tmp_path / "run"), data=data)
-    source = open_source(run, init.start(run.parallel, seed=0))
+    source = open_source(run, init.start(run.parallel, seed=0), lambda facts: None)
     shapes = source.facts["video"].shapes
     assert shapes.keys() == {(4, 1, 32, 40), (4, 1, 24, 40)} and sum(shapes.values()) == 1
     steps = [{window.z_CTHW.shape for window in batch.windows} for batch in source.batches([range(4), range(4, 8)])]
@@ -176,3 +176,39 @@ def test_a_run_goes_on_with_what_it_began_with(run: Runner, inputs: Path, tmp_pa
     begun = make_run(inputs, tmp_path / "cache", tmp_path / "stopped", tokenizer="other_tokenizer")
     with pytest.raises(ConfigError, match=r"tokenizer=.* has digest .* began with [0-9a-f]{12}; name that tokenizer"):
         WorldDiTTask(begun, init.start(begun.parallel, seed=0))
+
+
+def test_settings_of_a_run_that_goes_on_are_those_it_began_with(run: Runner, inputs: Path, tmp_path: Path):
+    """Of one that was stopped before its first checkpoint none counts: it begins again, with statistics of its own."""
+    run(tmp_path / "cache", tmp_path / "begun", stop_at_step=2)
+    mesh = init.start(ParallelConfig(), seed=0)
+    begun = make_run(inputs, tmp_path / "cache", tmp_path / "begun")
+    other = dataclasses.replace(begun, data=dataclasses.replace(begun.data, frame_stride=2))
+    with pytest.raises(ConfigError, match=r"data\.frame_stride=2, but .*begun began with 1; set that, or start"):
+        open_source(other, mesh, lambda facts: None)
+    exact = dataclasses.replace(begun, text=dataclasses.replace(begun.text, precision="bf16"))
+    with pytest.raises(ConfigError, match=r"text\.precision=bf16, but .*begun began with fp32; set that"):
+        open_source(exact, mesh, lambda facts: None)
+
+    fewer = dataclasses.replace(begun.latents, statistics_windows=2)
+    again = dataclasses.replace(
+        begun,
+        latents=fewer,
+        run_dir=str(tmp_path / "elsewhere"),
+        checkpoint=dataclasses.replace(begun.checkpoint, resume_from=begun.run_dir),
+    )
+    source, resumed = (open_source(one, mesh, lambda facts: None) for one in (begun, again))
+    assert source.digest == resumed.digest, "it whitens as the run that it goes on with"
+
+    shutil.rmtree(tmp_path / "begun" / "checkpoints")
+    new = open_source(dataclasses.replace(other, latents=fewer), mesh, lambda facts: None)
+    statistics = new.facts["video"].statistics
+    assert statistics is not None and statistics.metadata["num_windows"] == "2"
+
+
+def test_what_does_not_fit_is_told_before_a_window_is_encoded(inputs: Path, tmp_path: Path):
+    run = make_run(inputs, tmp_path / "cache", tmp_path / "run")
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, latent_channels=3))
+    with pytest.raises(ConfigError, match=r"model\.latent_channels=3, but latents\.tokenizer=.* has 4; set 4"):
+        WorldDiTTask(run, init.start(run.parallel, seed=0))
+    assert not kept_windows(tmp_path / "cache")

@@ -63,7 +63,7 @@ def test_steps_of_a_finished_cache_have_one_shape_and_epochs_every_window(run: W
     train = dataclasses.replace(run.train, global_batch_size=2)
     run = dataclasses.replace(run, data=data, latents=latents, train=train)
     encode_share(run)
-    source = open_source(run, init.start(run.parallel, seed=0))
+    source = open_source(run, init.start(run.parallel, seed=0), lambda facts: None)
     wide, high = LatentStore(tmp_path / "cache").shapes
     shares = source.facts["video"].shapes
     assert (float(shares[wide]), float(shares[high])) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
