@@ -1,7 +1,8 @@
 """A tokenizer that encodes windows, for `tokenize` to the same bits whatever the number of processes and threads.
 
-In the `with` block, on a CPU, each window is encoded alone and by one thread, since the last digits of a product may depend on how many share
-it; several windows are encoded at a time. On a GPU a batch goes through together, on a stream of its own.
+In the `with` block, on a CPU, each window is encoded alone and by one thread, since the last digits of a product may
+depend on how many share it; several windows are encoded at a time. On a GPU a batch goes through together, on a stream
+of its own.
 """
 
 from concurrent.futures import ThreadPoolExecutor
