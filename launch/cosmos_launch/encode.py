@@ -137,7 +137,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
         shards = plan_shards(windows, per_shard)
         decoder = choose_decoder(run.data, [manifest], mesh.device)
         maker = _ShardMaker(run, folder, metadata, encoder, decoder, mesh, stop)
-        made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
+        made = _of_all_ranks(maker.make_all(shards[mesh.world.rank() :: mesh.world.size()]), mesh)
     if made is None:
         if mesh.is_main:
             print(f"{folder}: stopped; the shards that are finished stay, and the same command goes on")
@@ -208,7 +208,7 @@ class _ShardMaker:
 
     def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
         """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
-        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.dp.size()
+        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.world.size()
         title = "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
         with progress(title, "windows") if self._mesh.is_main else nullcontext(_say_nothing) as advance:
 
@@ -362,9 +362,9 @@ def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
 
 def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
     """What ranks made of every so-many-eth, in the order of all; None where one of them stopped."""
-    size = mesh.dp.size()
+    size = mesh.world.size()
     gathered: list[list[Any] | None] = [None] * size
-    dist.all_gather_object(gathered, mine, group=mesh.dp)
+    dist.all_gather_object(gathered, mine, group=mesh.world)  # of all groups it alone waits LONGEST_WAIT_MIN
     shares = [share for share in gathered if share is not None]
     if len(shares) < size:
         return None
