@@ -18,11 +18,11 @@ def check_inputs(
     Args:
         container: paths inside its image are not looked for.
         stage: what is to be done with the run.
-        made_before: folders of runs, and of caches, that are made before this one starts.
+        made_before: folders of runs, and of caches, that are made before this one starts; as the node knows them.
     """
     for key, name in inputs_of(run) if stage == "train" else inputs_of_cache(run):
         path = container.outside(Path(name).absolute())
-        if path is None or any(path.is_relative_to(folder.absolute()) for folder in made_before):
+        if path is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in made_before):
             continue
         if not path.exists():
             raise ConfigError(

@@ -330,6 +330,31 @@ def test_what_a_cache_is_made_of_is_there_and_the_cache_need_not_be(
     assert not Path("run/slurm/jobs.tsv").exists()
 
 
+@pytest.fixture
+def unmade(ready: list[str]) -> list[str]:
+    """That run beside what its cache is made of, as the first words of a command that makes it."""
+    for name in ("manifest", "tokenizer"):
+        Path(name).mkdir()
+    return [*ready, "data.manifest=manifest", "latents.tokenizer=tokenizer", "--tokenize"]
+
+
+@pytest.mark.parametrize("is_mounted", [False, True])
+def test_a_cache_is_made_before_training_under_whatever_name_it_has(
+    unmade: list[str], is_mounted: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Below a link, and in a container that shows it elsewhere: the script counts shards where they lie on the node."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    here = Path.cwd()
+    Path("disk").mkdir()
+    Path("link").symlink_to("disk")
+    mounts = f"['{here}:{here}', '{here}/link:/data']"
+    container = [f"cluster.container={{runtime: apptainer, image: x.sif, mounts: {mounts}}}"] if is_mounted else []
+    folder = "/data/cache" if is_mounted else "link/cache"
+    assert main([*unmade, *container, f"latents.folder={folder}"]) == 1
+    assert "there is no sbatch here" in capsys.readouterr().err
+    assert f"\nCACHES=({here}/disk/cache)\n" in Path("run/slurm/001/train.sbatch").read_text()
+
+
 def test_a_container_that_shows_the_folders_is_taken(
     ready: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
