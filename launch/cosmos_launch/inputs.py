@@ -25,9 +25,10 @@ def check_inputs(
         if path is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in made_before):
             continue
         if not path.exists():
+            how = ", with `tokenize` and data.num_frames=1" if key == "latents.image_folder" else ""
             raise ConfigError(
-                f"{key}={name} is not there ({path}); make it first, correct the path, or name the job that makes it "
-                "with --after"
+                f"{key}={name} is not there ({path}); make it first{how}, correct the path, or name the job that makes "
+                "it with --after"
             )
         if key.startswith("checkpoint.") and (path / CHECKPOINTS).is_dir() and newest_checkpoint(path) is None:
             raise ConfigError(

@@ -105,11 +105,9 @@ def _plan(
             f"run_dir={runs[0].run_dir} and run_dir={runs[-1].run_dir} have no folder in common for the submission and "
             "the logs of their array; submit the runs one by one"
         )
-    batches = (
-        [Batch(_one_for_each_cache(runs, cluster.container), cluster, nodes, "tokenize")]
-        if "tokenize" in stages
-        else []
-    )
+    batches = []
+    if "tokenize" in stages:
+        batches.append(Batch(_one_for_each_cache(runs, cluster.container), cluster, nodes, "tokenize"))
     if "train" not in stages:
         return batches
     if chain:
@@ -119,14 +117,16 @@ def _plan(
 
 
 def _one_for_each_cache(runs: Sequence[RunConfig], container: ContainerConfig) -> tuple[RunConfig, ...]:
-    """The first run of each latent cache."""
-    firsts: dict[Path, RunConfig] = {}
+    """The first run of each finished cache, and all that fill one: of a folder that they share each has its own
+    windows."""
+    firsts: dict[tuple[Path, str], RunConfig] = {}
     for run in runs:
         if not isinstance(run, WorldRun):
             raise ConfigError(
                 f"--tokenize: {run.run_dir} is a {run.recipe} run, which has no latent cache; leave it out"
             )
-        firsts.setdefault(cache_of(run, container), run)
+        filled_by = run.run_dir if run.latents.fill else ""
+        firsts.setdefault((cache_of(run, container), filled_by), run)
     return tuple(firsts.values())
 
 
