@@ -9,7 +9,7 @@ holds codes, which need none. The index comes last: the cache is complete or abs
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -208,9 +208,8 @@ class _ShardMaker:
 
     def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
         """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
-        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.world.size()
-        title = "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
-        with progress(title, "windows") if self._mesh.is_main else nullcontext(_say_nothing) as advance:
+        total = sum(len(shard.numbers) for shard in shards)
+        with progress(progress_title(self._mesh), "windows", is_told=self._mesh.is_main) as advance:
 
             def tell(done: int) -> None:
                 advance(done, total)
@@ -305,6 +304,12 @@ class _ShardMaker:
         )
 
 
+def progress_title(mesh: Mesh) -> str:
+    """Of the first process, which tells of its own share alone."""
+    ranks = mesh.world.size()
+    return "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
+
+
 def batches_ahead(data: DataConfig) -> int:
     """That may be decoded before they are encoded: one at least."""
     windows_bytes = WINDOWS_AT_ONCE * 3 * data.num_frames * max(height * width for height, width in data.sizes_px)
@@ -339,10 +344,6 @@ def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) ->
     print(
         f"{num_windows} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
     )
-
-
-def _say_nothing(done: int, total: int) -> None:
-    """Where another process tells of the progress."""
 
 
 def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
