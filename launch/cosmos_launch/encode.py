@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,13 +45,12 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.train.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.ahead import make_ahead, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import STATISTICS
-
-T = TypeVar("T")
 
 LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
@@ -104,7 +103,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
     folder, started = Path(run.latents.folder), time.perf_counter()
     manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
-        tokenizer_digest=_first_rank_says(lambda: tokenizer_digest(Path(run.latents.tokenizer)), mesh),
+        tokenizer_digest=from_main(mesh, lambda: tokenizer_digest(Path(run.latents.tokenizer))),
         text_encoder=run.text.identity_on(mesh.device.type),
         manifest_digest=manifest.digest,
         window_frames=run.data.num_frames,
@@ -114,7 +113,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
         windows=_windows_asked(run),
         conditions=conditions_said(manifest),
     )
-    if _first_rank_says(lambda: is_finished(folder), mesh):
+    if from_main(mesh, lambda: is_finished(folder)):
         LatentStore(folder).require(**asdict(metadata))
         if mesh.is_main:
             print(f"{folder} is complete already")
@@ -197,7 +196,7 @@ class _ShardMaker:
         self._text_digest = None
         if run.text.cache is not None:
             text_folder = text_encoder_folder(run.text.encoder)
-            self._text_digest = _first_rank_says(lambda: encoder_digest(text_folder), mesh)
+            self._text_digest = from_main(mesh, lambda: encoder_digest(text_folder))
         for name in (latent_shards.FOLDER, text_shards.FOLDER):
             remove_abandoned(folder / name)
 
@@ -344,21 +343,6 @@ def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) ->
     print(
         f"{num_windows} windows, {num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.0f} frames/s: {folder}"
     )
-
-
-def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
-    """What it finds, which may take long, or change while others look. Raises on all ranks what it raises there."""
-    said: list[Any] = [None, None]
-    if mesh.is_main:
-        try:
-            said[0] = find()
-        except Exception as error:
-            said[1] = error
-    dist.broadcast_object_list(said, src=0, group=mesh.world)
-    found, error = said
-    if error is not None:
-        raise error
-    return found
 
 
 def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
