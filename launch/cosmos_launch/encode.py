@@ -22,7 +22,7 @@ from torch import Tensor
 from cosmos_data import latent_shards, text_shards
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.encoded import known_of
+from cosmos_data.encoded import KnownWindow, known_of
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
@@ -158,6 +158,8 @@ class _Shard:
     """Where it was there already."""
     samples: list[Sample] = field(default_factory=list)
     """Its windows, of one that is to be made."""
+    known: list[KnownWindow] = field(default_factory=list)
+    """What is known of each."""
     parts: list[Tensor] = field(default_factory=list)
     """Latents [B, C, T, H, W] of its first windows."""
     num_made: int = 0
@@ -255,8 +257,9 @@ class _ShardMaker:
             if text_path(self._folder, found.text).exists():
                 return _Shard(planned=planned, key=key, text=open_text_shard(self._folder, found.text), found=found)
         samples = planned.samples()
-        text = self._text([sample.caption for sample in samples])
-        return _Shard(planned=planned, key=key, text=text, samples=samples)
+        known = [known_of(sample) for sample in samples]  # impossible conditions are found before anything is encoded
+        text = self._text([window.caption for window in known])
+        return _Shard(planned=planned, key=key, text=text, samples=samples, known=known)
 
     def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
         shard, samples = of
@@ -293,7 +296,7 @@ class _ShardMaker:
         return latent_shards.write_latent_shard(
             self._folder,
             shard.key,
-            [_row(sample, row_of[sample.caption]) for sample in shard.samples],
+            [_row(known, row_of[known.caption]) for known in shard.known],
             torch.cat(shard.parts),
             split=shard.planned.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
@@ -315,8 +318,7 @@ def batches_ahead(data: DataConfig) -> int:
     return max(1, min(data.prefetch_batches, data.memory_mib * MIB // windows_bytes))
 
 
-def _row(sample: Sample, text_row: int) -> WindowRow:
-    known = known_of(sample)
+def _row(known: KnownWindow, text_row: int) -> WindowRow:
     return WindowRow(
         clip_id=known.clip_id,
         start_frame=known.start_frame,
