@@ -141,21 +141,19 @@ def tidy(run_dir: Path, config: CheckpointConfig, source: Source, mesh: Mesh) ->
 
 
 def from_main(mesh: Mesh, find: Callable[[], T]) -> T:
-    """What rank 0 finds, on every rank: over a network file system others may not see the newest folder yet.
-
-    Raises:
-        CheckpointError: on every rank, where it was raised on rank 0.
-    """
-    answer: list[Any] = [None]
+    """What rank 0 finds, on every rank: over a network file system others may not see the newest folder yet, and what
+    takes long is done once. Raises on every rank what it raises there."""
+    said: list[Any] = [None, None]
     if mesh.is_main:
         try:
-            answer = [find()]
-        except CheckpointError as error:
-            answer = [error]
-    dist.broadcast_object_list(answer, src=0, group=mesh.world, device=mesh.device)
-    if isinstance(answer[0], CheckpointError):
-        raise answer[0]
-    return answer[0]
+            said[0] = find()
+        except Exception as error:
+            said[1] = error
+    dist.broadcast_object_list(said, src=0, group=mesh.world, device=mesh.device)
+    found, error = said
+    if error is not None:
+        raise error
+    return found
 
 
 def damage_on_all(folder: Path, mesh: Mesh, *, contents: bool, only: Collection[str] | None = None) -> str:

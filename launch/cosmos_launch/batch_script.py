@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cosmos_train.config.cluster import ClusterConfig
+from cosmos_train.config.cluster import ClusterConfig, ContainerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig, WorldRun
 
@@ -60,10 +60,10 @@ class Batch:
 
     @property
     def caches(self) -> list[Path]:
-        """Folders of the latent caches that the job makes, absolute, one for each run; of a job that trains, none."""
+        """Folders of the latent caches that the job makes, one for each run (cache_of); of a job that trains, none."""
         if self.stage == "train":
             return []
-        return [Path(run.latents.folder).resolve() for run in self.runs if isinstance(run, WorldRun)]
+        return [cache_of(run, self.cluster.container) for run in self.runs if isinstance(run, WorldRun)]
 
     @property
     def home(self) -> Path:
@@ -85,6 +85,12 @@ class Batch:
         suspects = [run_dir / "slurm" / "suspects.txt" for run_dir in self.run_dirs]
         hosts = Counter(host for path in suspects if path.is_file() for host in path.read_text().split())
         return sorted(host for host, count in hosts.items() if count > 1)
+
+
+def cache_of(run: WorldRun, container: ContainerConfig) -> Path:
+    """The folder of a run's latent cache as the node knows it, not its container: absolute, without links."""
+    folder = Path(run.latents.folder).absolute()
+    return (container.outside(folder) or folder).resolve()
 
 
 def render(batch: Batch, *, after: Sequence[str], submission: Path) -> str:

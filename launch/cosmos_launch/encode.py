@@ -9,11 +9,11 @@ holds codes, which need none. The index comes last: the cache is complete or abs
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from torch import Tensor
 from cosmos_data import latent_shards, text_shards
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.encoded import known_of
+from cosmos_data.encoded import KnownWindow, known_of
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
@@ -45,13 +45,12 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.train.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import STATISTICS
-
-T = TypeVar("T")
 
 LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
@@ -104,7 +103,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
     folder, started = Path(run.latents.folder), time.perf_counter()
     manifest = Manifest.read(run.data.manifest, verify=mesh.is_main)
     metadata = LatentMetadata(
-        tokenizer_digest=_first_rank_says(lambda: tokenizer_digest(Path(run.latents.tokenizer)), mesh),
+        tokenizer_digest=from_main(mesh, lambda: tokenizer_digest(Path(run.latents.tokenizer))),
         text_encoder=run.text.identity_on(mesh.device.type),
         manifest_digest=manifest.digest,
         window_frames=run.data.num_frames,
@@ -114,7 +113,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
         windows=_windows_asked(run),
         conditions=conditions_said(manifest),
     )
-    if _first_rank_says(lambda: is_finished(folder), mesh):
+    if from_main(mesh, lambda: is_finished(folder)):
         LatentStore(folder).require(**asdict(metadata))
         if mesh.is_main:
             print(f"{folder} is complete already")
@@ -137,7 +136,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, mesh: Mesh, stop: StopSignals) -
         shards = plan_shards(windows, per_shard)
         decoder = choose_decoder(run.data, [manifest], mesh.device)
         maker = _ShardMaker(run, folder, metadata, encoder, decoder, mesh, stop)
-        made = _of_all_ranks(maker.make_all(shards[mesh.dp.rank() :: mesh.dp.size()]), mesh)
+        made = _of_all_ranks(maker.make_all(shards[mesh.world.rank() :: mesh.world.size()]), mesh)
     if made is None:
         if mesh.is_main:
             print(f"{folder}: stopped; the shards that are finished stay, and the same command goes on")
@@ -159,6 +158,8 @@ class _Shard:
     """Where it was there already."""
     samples: list[Sample] = field(default_factory=list)
     """Its windows, of one that is to be made."""
+    known: list[KnownWindow] = field(default_factory=list)
+    """What is known of each."""
     parts: list[Tensor] = field(default_factory=list)
     """Latents [B, C, T, H, W] of its first windows."""
     num_made: int = 0
@@ -197,7 +198,7 @@ class _ShardMaker:
         self._text_digest = None
         if run.text.cache is not None:
             text_folder = text_encoder_folder(run.text.encoder)
-            self._text_digest = _first_rank_says(lambda: encoder_digest(text_folder), mesh)
+            self._text_digest = from_main(mesh, lambda: encoder_digest(text_folder))
         for name in (latent_shards.FOLDER, text_shards.FOLDER):
             remove_abandoned(folder / name)
 
@@ -208,9 +209,8 @@ class _ShardMaker:
 
     def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
         """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
-        total, ranks = sum(len(shard.numbers) for shard in shards), self._mesh.dp.size()
-        title = "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
-        with progress(title, "windows") if self._mesh.is_main else nullcontext(_say_nothing) as advance:
+        total = sum(len(shard.numbers) for shard in shards)
+        with progress(progress_title(self._mesh), "windows", is_told=self._mesh.is_main) as advance:
 
             def tell(done: int) -> None:
                 advance(done, total)
@@ -257,8 +257,9 @@ class _ShardMaker:
             if text_path(self._folder, found.text).exists():
                 return _Shard(planned=planned, key=key, text=open_text_shard(self._folder, found.text), found=found)
         samples = planned.samples()
-        text = self._text([sample.caption for sample in samples])
-        return _Shard(planned=planned, key=key, text=text, samples=samples)
+        known = [known_of(sample) for sample in samples]  # impossible conditions are found before anything is encoded
+        text = self._text([window.caption for window in known])
+        return _Shard(planned=planned, key=key, text=text, samples=samples, known=known)
 
     def _decode(self, of: tuple[_Shard, list[Sample]]) -> tuple[_Shard, Sent | None]:
         shard, samples = of
@@ -295,7 +296,7 @@ class _ShardMaker:
         return latent_shards.write_latent_shard(
             self._folder,
             shard.key,
-            [_row(sample, row_of[sample.caption]) for sample in shard.samples],
+            [_row(known, row_of[known.caption]) for known in shard.known],
             torch.cat(shard.parts),
             split=shard.planned.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
@@ -305,14 +306,19 @@ class _ShardMaker:
         )
 
 
+def progress_title(mesh: Mesh) -> str:
+    """Of the first process, which tells of its own share alone."""
+    ranks = mesh.world.size()
+    return "tokenize" if ranks == 1 else f"tokenize, first of {ranks} processes"
+
+
 def batches_ahead(data: DataConfig) -> int:
     """That may be decoded before they are encoded: one at least."""
     windows_bytes = WINDOWS_AT_ONCE * 3 * data.num_frames * max(height * width for height, width in data.sizes_px)
     return max(1, min(data.prefetch_batches, data.memory_mib * MIB // windows_bytes))
 
 
-def _row(sample: Sample, text_row: int) -> WindowRow:
-    known = known_of(sample)
+def _row(known: KnownWindow, text_row: int) -> WindowRow:
     return WindowRow(
         clip_id=known.clip_id,
         start_frame=known.start_frame,
@@ -341,30 +347,11 @@ def _tell(folder: Path, num_windows: int, window_frames: int, seconds: float) ->
     )
 
 
-def _say_nothing(done: int, total: int) -> None:
-    """Where another process tells of the progress."""
-
-
-def _first_rank_says(find: Callable[[], T], mesh: Mesh) -> T:
-    """What it finds, which may take long, or change while others look. Raises on all ranks what it raises there."""
-    said: list[Any] = [None, None]
-    if mesh.is_main:
-        try:
-            said[0] = find()
-        except Exception as error:
-            said[1] = error
-    dist.broadcast_object_list(said, src=0, group=mesh.world)
-    found, error = said
-    if error is not None:
-        raise error
-    return found
-
-
 def _of_all_ranks(mine: list[Any] | None, mesh: Mesh) -> list[Any] | None:
     """What ranks made of every so-many-eth, in the order of all; None where one of them stopped."""
-    size = mesh.dp.size()
+    size = mesh.world.size()
     gathered: list[list[Any] | None] = [None] * size
-    dist.all_gather_object(gathered, mine, group=mesh.dp)
+    dist.all_gather_object(gathered, mine, group=mesh.world)  # of all groups it alone waits LONGEST_WAIT_MIN
     shares = [share for share in gathered if share is not None]
     if len(shares) < size:
         return None

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cosmos_launch.encode import in_groups
+from cosmos_launch.encode import in_groups, progress_title
+from cosmos_launch.encode_text import TEXTS_AT_ONCE
 from cosmos_launch.progress import progress
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
@@ -53,7 +54,7 @@ def encode_share(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: M
     _require_room(run, num_bytes * mesh.world.size())
     maker, total = streams["video"].maker, sum(len(turn.places) for turn in mine)
     try:
-        _fill(asked, total, stop)
+        _fill(asked, total, mesh, stop)
     finally:  # what is encoded stays, also where the command is stopped
         maker.flush()
     counts = torch.tensor([maker.encoder.num_encoded, total, int(stop.is_asked)], device=mesh.device)
@@ -72,18 +73,26 @@ def encode_share(run: WorldDiTRun | WorldARRun, num_samples: int | None, mesh: M
     return DONE
 
 
-def _fill(asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total: int, stop: StopSignals) -> None:
+def _fill(
+    asked: Sequence[tuple[FilledWindows, Sequence[Sequence[int]]]], total: int, mesh: Mesh, stop: StopSignals
+) -> None:
     """Encode the windows at these places of each stream, and their captions, until it is asked to stop. total: number
     of all of them."""
     done = 0
-    with progress("tokenize", "windows") as advance:
+    with progress(progress_title(mesh), "windows", is_told=mesh.is_main) as advance:
         for stream, places in asked:
+            captions: list[str] = []
             for batch in stream.videos(places):
-                stream.maker.encode_text([sample.caption for sample in batch.samples])
+                captions += [sample.caption for sample in batch.samples]
+                if not done or len(captions) >= TEXTS_AT_ONCE:  # a text encoder that does not fit is told at once
+                    stream.maker.encode_text(captions)
+                    captions.clear()
                 done += len(batch.samples)
                 advance(done, total)
                 if stop.is_asked:
                     return
+            if captions:
+                stream.maker.encode_text(captions)
 
 
 def _require_writable(folder: Path) -> None:

@@ -18,16 +18,17 @@ def check_inputs(
     Args:
         container: paths inside its image are not looked for.
         stage: what is to be done with the run.
-        made_before: folders of runs, and of caches, that are made before this one starts.
+        made_before: folders of runs, and of caches, that are made before this one starts; as the node knows them.
     """
     for key, name in inputs_of(run) if stage == "train" else inputs_of_cache(run):
         path = container.outside(Path(name).absolute())
-        if path is None or any(path.is_relative_to(folder.absolute()) for folder in made_before):
+        if path is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in made_before):
             continue
         if not path.exists():
+            how = ", with `tokenize` and data.num_frames=1" if key == "latents.image_folder" else ""
             raise ConfigError(
-                f"{key}={name} is not there ({path}); make it first, correct the path, or name the job that makes it "
-                "with --after"
+                f"{key}={name} is not there ({path}); make it first{how}, correct the path, or name the job that makes "
+                "it with --after"
             )
         if key.startswith("checkpoint.") and (path / CHECKPOINTS).is_dir() and newest_checkpoint(path) is None:
             raise ConfigError(

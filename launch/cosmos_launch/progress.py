@@ -11,8 +11,12 @@ LINE_EVERY_SEC = 5.0
 
 
 @contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to call with (done, total) whenever something is done."""
+def progress(title: str, unit: str, *, is_told: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function to call with (done, total) whenever something is done. is_told: False where another process
+    tells of its own."""
+    if not is_told:
+        yield lambda done, total: None
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn(title), MofNCompleteColumn(), TextColumn(unit), BarColumn(), TimeElapsedColumn())

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cosmos_launch.batch_script import Batch, Nodes, Stage, render
+from cosmos_launch.batch_script import Batch, Nodes, Stage, cache_of, render
 from cosmos_launch.code_version import describe_environment, note_code
 from cosmos_launch.inputs import check_inputs
 from cosmos_launch.run_folder import check_is_same_run, check_is_writable
 from cosmos_launch.slurm import jobs_in_queue, queue
-from cosmos_train.config.cluster import ClusterConfig
+from cosmos_train.config.cluster import ClusterConfig, ContainerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import configs_dir, load_run_on_cluster, to_yaml
 from cosmos_train.config.schema import RunConfig, WorldRun
@@ -105,7 +105,9 @@ def _plan(
             f"run_dir={runs[0].run_dir} and run_dir={runs[-1].run_dir} have no folder in common for the submission and "
             "the logs of their array; submit the runs one by one"
         )
-    batches = [Batch(_one_for_each_cache(runs), cluster, nodes, "tokenize")] if "tokenize" in stages else []
+    batches = []
+    if "tokenize" in stages:
+        batches.append(Batch(_one_for_each_cache(runs, cluster.container), cluster, nodes, "tokenize"))
     if "train" not in stages:
         return batches
     if chain:
@@ -114,15 +116,17 @@ def _plan(
     return [*batches, Batch(tuple(runs), cluster, nodes)]
 
 
-def _one_for_each_cache(runs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
-    """The first run of each latent cache."""
-    firsts: dict[Path, RunConfig] = {}
+def _one_for_each_cache(runs: Sequence[RunConfig], container: ContainerConfig) -> tuple[RunConfig, ...]:
+    """The first run of each finished cache, and all that fill one: of a folder that they share each has its own
+    windows."""
+    firsts: dict[tuple[Path, str], RunConfig] = {}
     for run in runs:
         if not isinstance(run, WorldRun):
             raise ConfigError(
                 f"--tokenize: {run.run_dir} is a {run.recipe} run, which has no latent cache; leave it out"
             )
-        firsts.setdefault(Path(run.latents.folder).resolve(), run)
+        filled_by = run.run_dir if run.latents.fill else ""
+        firsts.setdefault((cache_of(run, container), filled_by), run)
     return tuple(firsts.values())
 
 

@@ -4,6 +4,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import torch
+
+from cosmos_data import window_cache
+from cosmos_data.keyed_shards import KeyedShards
 from cosmos_launch.batch_script import template_path
 
 
@@ -50,6 +54,14 @@ def test_a_cache_has_come_further_with_each_shard(tmp_path: Path):
     for name in ("windows/a.arrow", "windows/b.arrow", "windows/.c.arrow.x.partial", "index.json"):
         (tmp_path / name).touch()
     assert run_bash(f"CACHE={tmp_path}; progress", "progress") == "2\n"
+
+
+def test_a_cache_that_runs_fill_has_come_further_with_each_shard(tmp_path: Path):
+    shards = KeyedShards(tmp_path / window_cache.FOLDER, kind=window_cache.KIND, facts={})
+    for number in range(3):
+        assert run_bash(f"CACHE={tmp_path}; progress", "progress") == f"{number}\n"
+        shards.write(f"{number:064x}", torch.zeros(1, 4))
+        shards.flush()
 
 
 def test_a_damaged_checkpoint_is_not_the_newest(tmp_path: Path):

@@ -19,7 +19,7 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
 from cosmos_data.video import probe_video
 from cosmos_data.window_conditions import WindowConditions, conditions_of
-from cosmos_launch import encode
+from cosmos_launch import encode, encode_ahead
 from cosmos_launch.cli import main
 from cosmos_tok.text import FolderTextEncoder
 from cosmos_tok.whitening import load_statistics
@@ -106,29 +106,59 @@ def test_what_can_not_be_filled_ahead(inputs: Path, tmp_path: Path, capfd: pytes
         assert said in capfd.readouterr().err
 
 
-def test_captions_of_a_finished_cache_are_encoded_together_and_once(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    """Some captions at a time; where there is a text cache, another cache of latents finds them there."""
-    captions = ("rain", "a ball", "red rain", "a red ball a red ball a red ball")
-    clips = zip(Manifest.read(inputs / "footage.arrow"), captions, strict=True)
-    Manifest(replace(clip, caption=caption) for clip, caption in clips).write(tmp_path / "clips.arrow")
-    line = ["tokenize", write_yaml(inputs, tmp_path, fill=False), f"data.manifest={tmp_path}/clips.arrow"]
-    line.append(f"text.cache={tmp_path}/texts")
+CAPTIONS = ("rain", "a ball", "red rain", "a red ball a red ball a red ball")
+
+
+def write_captions(inputs: Path, folder: Path) -> str:
+    """A manifest of the same clips, each with a caption of its own, as a setting."""
+    clips = zip(Manifest.read(inputs / "footage.arrow"), CAPTIONS, strict=True)
+    Manifest(replace(clip, caption=caption) for clip, caption in clips).write(folder / "clips.arrow")
+    return f"data.manifest={folder}/clips.arrow"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Texts that the text encoder computes, as they are handed to it."""
     asked: list[list[str]] = []
     encode_texts = FolderTextEncoder.encode
     monkeypatch.setattr(
         FolderTextEncoder, "encode", lambda self, texts: asked.append(list(texts)) or encode_texts(self, texts)
     )
+    return asked
+
+
+def test_captions_are_encoded_ahead_some_at_a_time(
+    inputs: Path, tmp_path: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """After the first, of which it is seen whether the text encoder fits the model."""
+    monkeypatch.setattr(encode_ahead, "TEXTS_AT_ONCE", 2)
+    line = ["tokenize", write_yaml(inputs, tmp_path), write_captions(inputs, tmp_path)]
+    assert main(line) == 0
+    [first], others = asked
+    assert len(others) == 2 and sorted([first, *others]) == sorted(CAPTIONS[:3])
+    assert main(line) == 0 and len(asked) == 2
+
+
+def test_captions_of_a_finished_cache_are_encoded_together_and_once(
+    inputs: Path,
+    tmp_path: Path,
+    asked: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Some captions at a time; where there is a text cache, another cache of latents finds them there."""
+    line = ["tokenize", write_yaml(inputs, tmp_path, fill=False), write_captions(inputs, tmp_path)]
+    line.append(f"text.cache={tmp_path}/texts")
+    direct = FolderTextEncoder(inputs / "t5", 8).encode(CAPTIONS)
+    asked.clear()
     monkeypatch.setattr(encode, "TEXTS_AT_ONCE", 2)
     for name in ("cache", "other"):
         assert main([*line, f"latents.folder={tmp_path / name}"]) == 0
-        assert f"caption cut by 2 tokens to text.max_tokens=8: {captions[3]}" in capfd.readouterr().out
-        assert sorted(text for texts in asked for text in texts) == sorted(captions), "nothing is encoded twice"
+        assert f"caption cut by 2 tokens to text.max_tokens=8: {CAPTIONS[3]}" in capfd.readouterr().out
+        assert sorted(text for texts in asked for text in texts) == sorted(CAPTIONS), "nothing is encoded twice"
         assert max(map(len, asked)) == 2
         store = LatentStore(tmp_path / name)
-        direct = encode_texts(FolderTextEncoder(inputs / "t5", 8), list(captions))
-        wanted = {caption: direct.states_BSE[n, : int(direct.length_B[n])] for n, caption in enumerate(captions)}
+        wanted = {caption: direct.states_BSE[n, : int(direct.length_B[n])] for n, caption in enumerate(CAPTIONS)}
         for k in (*store.indices("train"), *store.indices("heldout")):
             states_SE = wanted[store.describe(k).caption]
             assert torch.equal(store.window(k).text_SE[: len(states_SE)], states_SE)

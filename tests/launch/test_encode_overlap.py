@@ -16,8 +16,10 @@ from torch import Tensor
 
 from cosmos_data import latent_shards
 from cosmos_data.build import build_manifest
+from cosmos_data.conditions import Action
 from cosmos_data.decode import PyAVDecoder
 from cosmos_data.latent_shards import LatentShard
+from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
 from cosmos_launch.encode import batches_ahead
 from cosmos_tok.model import CausalVideoTokenizer
@@ -148,6 +150,17 @@ def test_an_error_of_a_thread_is_told_as_it_is(
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
         assert not thread.is_alive()
+
+
+def test_impossible_conditions_are_told_before_anything_of_their_shard_is_encoded(
+    inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    clips = Manifest.read(inputs / "footage.arrow").clips
+    action = Action(names=("x",), units=("m",), rate_hz=clips[0].fps, frame_of_reference="base", values=(0.0,) * 29)
+    Manifest((replace(clips[0], action=action), *clips[1:])).write(tmp_path / "impossible.arrow")
+    assert tokenize(inputs, tmp_path, f"data.manifest={tmp_path}/impossible.arrow") == 2
+    assert "29 values; 30 steps" in capfd.readouterr().err
+    assert not list((tmp_path / "cache").rglob("*.arrow")), "captions come first, and there are no states of any"
 
 
 def test_batches_ahead_fit_into_memory(inputs: Path, tmp_path: Path):

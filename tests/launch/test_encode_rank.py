@@ -161,6 +161,11 @@ def test_ranks_share_the_work(inputs: Path, unbroken: Path, tmp_path: Path, rank
     assert ranks(2).run(filled_run.encode_share, run) == [(0, hashed[:1]), (0, [])], "it is complete already"
 
 
+def test_what_was_made_is_gathered_over_the_group_of_the_long_wait(ranks: Callable[[int], RankPool]):
+    """That of all ranks: others give up after half an hour (encode.LONGEST_WAIT_MIN)."""
+    assert ranks(2).run(filled_run.gather_made) == [[0, 1], [0, 1]]
+
+
 def test_what_was_made(unbroken: Path):
     """Regular windows of both splits, whitening statistics of the first."""
     store = LatentStore(unbroken)

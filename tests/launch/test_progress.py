@@ -22,3 +22,9 @@ def test_a_line_now_and_then_with_the_time_left(capsys: pytest.CaptureFixture[st
         for done in (1, 2, 3, 4):
             advance(done, 8)
     assert capsys.readouterr().out == "read: 2/8 videos, 18 s left\nread: 4/8 videos, 12 s left\n"
+
+
+def test_nothing_where_another_process_tells(capsys: pytest.CaptureFixture[str]):
+    with progress("read", "videos", is_told=False) as advance:
+        advance(3, 3)
+    assert capsys.readouterr() == ("", "")

@@ -217,6 +217,17 @@ def test_training_waits_for_the_caches(tmp_path: Path, capsys: pytest.CaptureFix
     assert directives(script, "array", "job-name") == ["job-name=world-tokenize", "array=0-1"]
 
 
+def test_each_run_that_fills_a_cache_has_its_windows_encoded_ahead(capsys: pytest.CaptureFixture[str]):
+    """Also in a folder that they share, where a finished cache would be the same for all."""
+    line = [WORLD, "--cluster", "cpu_two_nodes", "--tokenize-only", "--each", "seed=1,2,3", "latents.fill=true"]
+    script = dry(capsys, *line)
+    caches = " ".join(3 * ["/home/me/runs/demo/latents"])
+    assert f"\nCACHES=({caches})\n" in script
+    world = "/home/me/runs/demo/world"
+    assert f"\nRUN_DIRS=({world}/seed-1 {world}/seed-2 {world}/seed-3)\n" in script
+    assert directives(script, "array") == ["array=0-2"]
+
+
 def test_a_chain_in_the_wrong_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names = stages(tmp_path, third="one")
     said = refused(capsys, *names, "--chain", "--cluster", "cpu_two_nodes")
@@ -328,6 +339,39 @@ def test_what_a_cache_is_made_of_is_there_and_the_cache_need_not_be(
     assert main(line) == 1
     assert "there is no sbatch here" in capsys.readouterr().err
     assert not Path("run/slurm/jobs.tsv").exists()
+
+
+@pytest.fixture
+def unmade(ready: list[str]) -> list[str]:
+    """That run beside what its cache is made of, as the first words of a command that makes it."""
+    for name in ("manifest", "tokenizer"):
+        Path(name).mkdir()
+    return [*ready, "data.manifest=manifest", "latents.tokenizer=tokenizer", "--tokenize"]
+
+
+@pytest.mark.parametrize("is_mounted", [False, True])
+def test_a_cache_is_made_before_training_under_whatever_name_it_has(
+    unmade: list[str], is_mounted: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Below a link, and in a container that shows it elsewhere: the script counts shards where they lie on the node."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    here = Path.cwd()
+    Path("disk").mkdir()
+    Path("link").symlink_to("disk")
+    mounts = f"['{here}:{here}', '{here}/link:/data']"
+    container = [f"cluster.container={{runtime: apptainer, image: x.sif, mounts: {mounts}}}"] if is_mounted else []
+    folder = "/data/cache" if is_mounted else "link/cache"
+    assert main([*unmade, *container, f"latents.folder={folder}"]) == 1
+    assert "there is no sbatch here" in capsys.readouterr().err
+    assert f"\nCACHES=({here}/disk/cache)\n" in Path("run/slurm/001/train.sbatch").read_text()
+
+
+def test_a_cache_of_images_is_not_among_those_that_are_made(unmade: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*unmade, "latents.folder=nowhere", "image_share=0.5", "latents.image_folder=images"]) == 2
+    said = capsys.readouterr().err
+    assert "latents.image_folder=images is not there" in said
+    assert "make it first, with `tokenize` and data.num_frames=1, correct the path" in said
+    assert not Path("run").exists()
 
 
 def test_a_container_that_shows_the_folders_is_taken(

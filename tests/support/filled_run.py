@@ -151,6 +151,12 @@ def encode_share(run: WorldDiTRun) -> tuple[int, list[Path]]:
     return code, hashed
 
 
+def gather_made() -> list[int] | None:
+    """What all ranks made, of which each made one shard; in a layout whose data-parallel group is the rank alone."""
+    mesh = init.start(ParallelConfig(tp=2), seed=0)
+    return encode._of_all_ranks([mesh.world.rank()], mesh)
+
+
 def encode_ahead(run: WorldDiTRun, num_samples: int, is_asked: bool) -> int:
     """Encode this rank's share of the run's first samples; is_asked: to stop, which it does after the first batch."""
     mesh, stop = init.start(ParallelConfig(), seed=run.seed), StopSignals()

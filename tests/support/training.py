@@ -106,6 +106,11 @@ def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
     return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
 
 
+def read_by_main(path: Path) -> str:
+    """The text of a file that rank 0 reads for all."""
+    return checkpoint.from_main(init.start(ParallelConfig(), seed=0), path.read_text)
+
+
 def seen_from_own_folder(folders: Sequence[Path], run_dir: str, config: CheckpointConfig) -> checkpoint.Source:
     """The same, of paths that are relative to another folder on each rank, as if each had another file system."""
     mesh = init.start(ParallelConfig(), seed=0)

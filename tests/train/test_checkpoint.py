@@ -135,6 +135,14 @@ def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, unin
         assert name == "CheckpointError" and "neither a complete checkpoint" in message
 
 
+def test_what_rank_0_fails_of_is_raised_on_all_ranks(ranks: Callable[[int], RankPool], tmp_path: Path):
+    """Whatever it is: the others would wait for rank 0 until their collective gives up."""
+    (tmp_path / "file").write_text("found")
+    assert ranks(2).run(training.read_by_main, tmp_path / "file") == ["found", "found"]
+    failures = ranks(2).run(training.failure_of, training.read_by_main, tmp_path / "nowhere")
+    assert [name for name, _ in failures] == ["FileNotFoundError", "FileNotFoundError"]
+
+
 def test_the_count_of_updates_is_the_largest_of_all_ranks(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path
 ):
