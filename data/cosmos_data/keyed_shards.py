@@ -395,8 +395,8 @@ class KeyedShards:
         try:
             with os.scandir(self.folder) as entries:
                 return [entry for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]
-        except FileNotFoundError:
-            return []  # not there yet
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # not there yet, or nowhere, which is said where a shard is written
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
