@@ -6,11 +6,13 @@ What is written is gathered, and becomes a shard when there is enough of it, whe
 process that is killed loses what it had gathered. A process finds the shards of others by listing the folder where
 something is missing. Two processes may keep the same key, which costs room and nothing else. Where the folder would
 hold more than `max_bytes`, shards go that were not read for the longest time; a reader sees one that has gone as one
-that never was. So it sees a damaged one, which the log names. From a folder that can not be written to, what is there
-is read.
+that never was. So it sees a damaged one, which the log names. What the system can not do just now (too many open
+files, a server that does not answer) says nothing about a shard: it is a miss, and tried again. From a folder that can
+not be written to, what is there is read.
 
-A row has a checksum, which is compared whenever it is read; comparing a shard's SHA-256 would read all of it for one
-row. Data are read and not mapped: where a mapped file is cut off, or removed by another node, its reader is killed.
+A row has a checksum, also of its shape, which is compared whenever it is read; comparing a shard's SHA-256 would read
+all of it for one row. Data are read and not mapped: where a mapped file is cut off, or removed by another node, its
+reader is killed.
 """
 
 import json
@@ -20,8 +22,8 @@ import time
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -32,7 +34,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cosmos_data.errors import DataError, StorageError
+from cosmos_data.errors import DataError
 from cosmos_data.key_index import KeyIndex
 from cosmos_data.shard_file import SUFFIX, ShardFile, key_of, open_shard, remove_abandoned, write_shard
 
@@ -61,6 +63,11 @@ KEPT_SHARE = 0.9
 RECOUNT_SHARE = 0.02
 """Of `max_bytes`, that a process writes before it looks again what others have written: n processes together pass the
 limit by n times that, or n shards, at most."""
+
+FORMAT = 2
+"""To be raised when older shards can not be read any more."""
+
+REMEDY = "it can be removed: what it held is made again"
 
 KEY_DIGITS = 64
 SCHEMA = pa.schema(
@@ -116,7 +123,7 @@ class KeyedShards:
         """
         self.folder, self._kind = folder, kind
         self._facts = json.loads(json.dumps(facts))
-        self._prefix = f"{key_of([kind, self._facts])[:16]}-"
+        self._prefix = f"{key_of([FORMAT, kind, self._facts])[:16]}-"
         self._max_bytes = max_bytes
         self._shard_bytes = shard_bytes if max_bytes is None else min(shard_bytes, max_bytes // SHARDS_OF_LIMIT)
         self._lock = Lock()
@@ -129,16 +136,19 @@ class KeyedShards:
         """Of each shard by its number, also of those that have gone."""
         self._numbers: dict[str, int] = {}
         """By name, of those in the index."""
-        self._damaged: dict[str, int] = {}
-        """Inode of each file, by its name."""
+        self._damaged: dict[str, FileIdentity] = {}
+        """By name."""
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._look_at_sec = -float("inf")
         self._disk = Lock()
         """One shard is written at a time."""
         self._is_told = False
         """That shards can not be written."""
+        self._told_errors: set[int | None] = set()
+        """Numbers of the system's errors, of each of which the log speaks once."""
         remove_abandoned(folder)
-        self._counted_bytes = 0 if max_bytes is None else sum(size for _, size, _ in self._files())
+        self._counted_bytes = max_bytes or 0
+        """Before they were ever counted it may be all."""
         self._written_bytes = 0
         """Since they were counted."""
 
@@ -157,7 +167,7 @@ class KeyedShards:
         return found
 
     def write(self, key: str, value: Tensor, about: Mapping[str, Any] | None = None) -> None:
-        """Keep a copy of a value [n, *shape]. Where it can not be kept, the log says so once."""
+        """Keep a copy of a value [n, *shape]. Where it can not be kept, the log says so, once until one is again."""
         assert len(key) == KEY_DIGITS and value.ndim, f"{key!r} is no SHA-256, or {tuple(value.shape)} no rows"
         kept = Kept(value.detach().cpu().clone(memory_format=torch.contiguous_format), dict(about or {}))
         with self._lock:
@@ -211,15 +221,20 @@ class KeyedShards:
             if name in self._damaged:
                 path.unlink(missing_ok=True)
             if not path.exists():  # else another process was faster
-                write_shard(path, facts, SCHEMA, index, [one.value for one in kept])
+                write_shard(path, facts, SCHEMA, index, [one.value for one in kept], remedy=REMEDY)
             with self._lock:
                 self._damaged.pop(name, None)
-                self._add(name, path.stat().st_ino)
-            self._limit(path.stat().st_size)
-        except (DataError, StorageError, OSError) as error:
+                self._add(name)
+            num_bytes = path.stat().st_size
+        except (DataError, OSError) as error:
+            if isinstance(_of_system(error), FileNotFoundError):
+                return  # evicted by another process
             if not self._is_told:
                 logger.warning("what is new is not kept, and made each time: %s", error)
             self._is_told = True
+            return
+        self._is_told = False
+        self._limit(num_bytes)
 
     def _find(self, key: str) -> Kept | None:
         with self._lock:
@@ -231,14 +246,19 @@ class KeyedShards:
         return None
 
     def _read_row(self, number: int, row: int, key: str) -> Kept | None:
-        """None where the row has another key, or the shard is gone or damaged."""
+        """None where the row has another key, or the shard is gone or damaged, or can not be read just now."""
         try:
-            shard = self._opened(number)
-            return shard.read(row) if shard.key(row) == key else None
+            with _damage_told():
+                shard = self._opened(number)
+                return shard.read(row) if shard.key(row) == key else None
         except FileNotFoundError:
             self._forget(number)  # evicted by another process
-        except (DataError, OSError, ValueError) as error:
+        except DataError as error:
             self._set_aside(number, error)
+        except OSError as error:
+            with self._lock:
+                self._open.pop(number, None)  # what a server has forgotten can be opened anew
+            self._tell_error(error)
         return None
 
     def _opened(self, number: int) -> "_OpenShard":
@@ -258,25 +278,38 @@ class KeyedShards:
             started_sec = time.monotonic()
             if started_sec < self._look_at_sec:
                 return
-            found = {Path(entry).stem: entry.inode() for entry in self._entries(self._prefix)}
+            try:
+                found = {Path(entry).stem for entry in self._entries(self._prefix)}
+            except OSError as error:
+                self._look_at_sec = started_sec + LOOK_AGAIN_SEC
+                self._tell_error(error)
+                return
             took_sec = time.monotonic() - started_sec
             self._look_at_sec = started_sec + max(LOOK_AGAIN_SEC, took_sec / LOOK_SHARE)
-            for name in self._numbers.keys() - found.keys():
+            for name in self._numbers.keys() - found:
                 self._remove(self._numbers[name])
-            for name in found.keys() - self._numbers.keys():
-                self._add(name, found[name])
+            for name in found - self._numbers.keys():
+                self._add(name)
 
-    def _add(self, name: str, inode: int) -> None:
+    def _add(self, name: str) -> None:
         """Its keys into the index, where they are not there. Under the lock."""
-        if name in self._numbers or self._damaged.get(name) == inode:
+        if name in self._numbers:
             return
-        number = len(self._names)
+        number, path = len(self._names), self._path(name)
         try:
-            starts_N = _key_starts(_open_checked(self._path(name), self._kind, self._facts))
+            identity = _identity(path.stat())
+            if self._damaged.get(name) == identity:
+                return
+            try:
+                with _damage_told():
+                    starts_N = _key_starts(_open_checked(path, self._kind, self._facts))
+            except DataError as error:
+                self._tell_damaged(name, identity, error)
+                return
         except FileNotFoundError:
             return  # evicted by another process
-        except (DataError, OSError, ValueError) as error:
-            self._tell_damaged(name, inode, error)
+        except OSError as error:
+            self._tell_error(error)
             return
         self._names.append(name)
         self._numbers[name] = number
@@ -297,14 +330,28 @@ class KeyedShards:
     def _set_aside(self, number: int, error: Exception) -> None:
         with self._lock:
             name = self._names[number]
-            if self._numbers.get(name) == number:  # else another thread was faster
-                self._remove(number)
-                with suppress(FileNotFoundError):
-                    self._tell_damaged(name, self._path(name).stat().st_ino, error)
+            if self._numbers.get(name) != number:
+                return  # another thread was faster
+            shard = self._open.get(number)
+            self._remove(number)
+            try:
+                identity = _identity(self._path(name).stat()) if shard is None else shard.identity()
+            except FileNotFoundError:
+                return  # evicted by another process
+            except OSError as passing:
+                self._tell_error(passing)
+                return
+            self._tell_damaged(name, identity, error)
 
-    def _tell_damaged(self, name: str, inode: int, error: Exception) -> None:
-        self._damaged[name] = inode
-        logger.warning("%s is passed over, and what it held is made again: %s", self._path(name), error)
+    def _tell_damaged(self, name: str, identity: "FileIdentity", error: Exception) -> None:
+        if name not in self._damaged:
+            logger.warning("%s is passed over, and what it held is made again: %s", self._path(name), error)
+        self._damaged[name] = identity
+
+    def _tell_error(self, error: OSError) -> None:
+        if error.errno not in self._told_errors:
+            logger.warning("%s can not be read just now, and is tried again: %s", self.folder, error)
+        self._told_errors.add(error.errno)
 
     def _limit(self, num_bytes: int) -> None:
         """After so many bytes were written. Counts anew, because other processes write and evict too."""
@@ -313,7 +360,10 @@ class KeyedShards:
         self._written_bytes += num_bytes
         is_full = self._counted_bytes + self._written_bytes > self._max_bytes
         if is_full or self._written_bytes > RECOUNT_SHARE * self._max_bytes:
-            self._counted_bytes, self._written_bytes = self._evict(self._max_bytes), 0
+            try:
+                self._counted_bytes, self._written_bytes = self._evict(self._max_bytes), 0
+            except OSError as error:  # tried again after the next shard
+                self._tell_error(error)
 
     def _evict(self, max_bytes: int) -> int:
         """Bytes that are left in the folder."""
@@ -341,11 +391,12 @@ class KeyedShards:
         return found
 
     def _entries(self, prefix: str = "") -> list[os.DirEntry[str]]:
+        """Raises OSError where the folder is there and can not be listed, which does not make it empty."""
         try:
             with os.scandir(self.folder) as entries:
                 return [entry for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]
-        except OSError:
-            return []  # not there yet, or closed to us, which is said where a shard is written
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # not there yet, or nowhere, which is said where a shard is written
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
@@ -364,14 +415,21 @@ class _OpenShard:
         self._rows = pa.ipc.read_record_batch(mapped.serialize(), mapped.schema)
         _, ends, _ = shard.batch.column("data").buffers()
         self._ends = shard.data_start + np.frombuffer(ends, np.int64, len(shard) + 1)
+        bounds = np.array([0, *self._ends, os.fstat(self._descriptor).st_size])
+        if (bounds[1:] < bounds[:-1]).any():
+            raise ValueError("its rows' data do not lie one after the other in the file")
         self._used_sec = -float("inf")
+
+    def identity(self) -> "FileIdentity":
+        """Return that of the open file, which need not be the one that has its name by now."""
+        return _identity(os.fstat(self._descriptor))
 
     def key(self, row: int) -> str:
         """Return the whole key of a row."""
         return self._rows.column("key")[row].as_py()
 
     def read(self, row: int) -> Kept:
-        """Read a row's value. Raises ValueError or OSError where it is damaged, FileNotFoundError where it is gone."""
+        """Read a row's value. Raises whatever there is where it is damaged, which _damage_told turns into DataError."""
         about, crc32 = (self._rows.column(name)[row].as_py() for name in ("about", "crc32"))
         first_byte, end = self._ends[row : row + 2].tolist()
         content = torch.empty(end - first_byte, dtype=torch.uint8)
@@ -395,16 +453,58 @@ class _OpenShard:
             return  # not ours to touch
 
 
-def _open_checked(path: Path, kind: str, facts: Mapping[str, Any]) -> ShardFile:
-    """Raises FileNotFoundError where there is none, `DataError` where it is another's, or cut off."""
+class FileIdentity(NamedTuple):
+    """What differs when a file was made anew, or touched, although it has the inode of the old one."""
+
+    inode: int
+    changed_ns: int
+    num_bytes: int
+
+
+def _identity(stat: os.stat_result) -> FileIdentity:
+    return FileIdentity(stat.st_ino, stat.st_ctime_ns, stat.st_size)
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Whatever a damaged shard leads to becomes a `DataError`; what the system can not do stays an OSError.
+
+    What a shard says of itself has no checksum of its own, so a bit of it that changed may be met anywhere.
+    """
     try:
-        shard = open_shard(path, kind, remedy="it can be removed")
-    except DataError:
-        path.stat()  # raises where it was evicted meanwhile
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pa.ArrowException,
+    ) as error:
+        of_system = _of_system(error)
+        if of_system is not None:
+            raise of_system from None
+        raise DataError(f"{type(error).__name__}: {error}; {REMEDY}") from error
+    except OSError as error:
+        if error.errno is None:  # of pyarrow, for bytes that are missing
+            raise DataError(f"{error}; {REMEDY}") from error
         raise
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """What the operating system refused, where that is the cause."""
+    cause = error.__cause__ if isinstance(error, DataError) else error
+    return cause if isinstance(cause, OSError) and cause.errno is not None else None
+
+
+def _open_checked(path: Path, kind: str, facts: Mapping[str, Any]) -> ShardFile:
+    """Raises `DataError` where it is not there, another's, or cut off."""
+    shard = open_shard(path, kind, remedy=REMEDY)
     found = {name: shard.facts.get(name) for name in facts}
     if found != facts:
         raise DataError(f"it was made with {found} and not with {facts}")
+    shard.batch.drop_columns(["data"]).validate(full=True)  # what is not valid may end the process
     return shard
 
 
@@ -417,4 +517,5 @@ def _key_starts(shard: ShardFile) -> np.ndarray:
 
 def _crc32(key: str, about: str, value: Tensor) -> int:
     """Of a row."""
-    return zlib.crc32(value.flatten().view(torch.uint8).numpy().data, zlib.crc32(f"{key}{about}".encode()))
+    said = f"{key}{about}{value.dtype}{list(value.shape)}"
+    return zlib.crc32(value.flatten().view(torch.uint8).numpy().data, zlib.crc32(said.encode()))

@@ -89,9 +89,16 @@ def key_of(what: Any) -> str:
 
 
 def write_shard(
-    path: Path, facts: Mapping[str, Any], schema: pa.Schema, rows: Sequence[Mapping[str, Any]], data: Sequence[Tensor]
+    path: Path,
+    facts: Mapping[str, Any],
+    schema: pa.Schema,
+    rows: Sequence[Mapping[str, Any]],
+    data: Sequence[Tensor],
+    *,
+    remedy: str = AGAIN,
 ) -> ShardFile:
-    """Write a shard and open it. facts: with its `kind` and `key`; schema: of the rows; data: a tensor for each row.
+    """Write a shard and open it. facts: with its `kind` and `key`; schema: of the rows; data: a tensor for each row;
+    remedy: where what is there under this name, or was written, is not what it should be.
 
     Raises:
         DataError: there is a shard of this name with another content, or the folder can not be written to.
@@ -113,8 +120,8 @@ def write_shard(
         with aside.open("wb") as file, pa.ipc.new_file(file, whole) as writer:
             writer.write_batch(batch)
         if path.exists():  # another process was faster
-            _check_is_equal(path, facts["kind"], digest)
-    return open_shard(path, facts["kind"])
+            _check_is_equal(path, facts["kind"], digest, remedy)
+    return open_shard(path, facts["kind"], remedy=remedy)
 
 
 def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
@@ -190,11 +197,11 @@ def _flush(path: Path) -> None:
         os.close(opened)
 
 
-def _check_is_equal(path: Path, kind: str, digest: str) -> None:
-    if open_shard(path, kind).digest != digest:
+def _check_is_equal(path: Path, kind: str, digest: str, remedy: str) -> None:
+    if open_shard(path, kind, remedy=remedy).digest != digest:
         raise DataError(
             f"{path} is there with other bytes, although its name says that it was made of the same: another kind of "
-            f"device or another version made it; {AGAIN}, or name another folder"
+            f"device or another version made it; {remedy}, or name another folder"
         )
 
 

@@ -32,9 +32,9 @@ class TextCache:
         kept = self._shards.read(key)
         return None if kept is None else (kept.value, kept.about["dropped"])
 
-    def write(self, key: str, text: str, states_SE: Tensor, dropped: int) -> None:
+    def write(self, key: str, states_SE: Tensor, dropped: int) -> None:
         """Keep states [S, E] at once for this process, and for others when a shard is full, or at `flush`."""
-        self._shards.write(key, states_SE, {"text": text, "dropped": dropped})
+        self._shards.write(key, states_SE, {"dropped": dropped})
 
     def flush(self) -> None:
         """Write what was gathered. Where that fails, the log says so once, and what was to be kept is not."""

@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
+PROCESSES = Path("/proc")
+"""Where the kernel tells of them; it may hide those of other users there."""
+
 
 def own_name() -> str:
     """This process's."""
@@ -22,7 +25,16 @@ def is_gone(name: str) -> bool:
     """Whether a process was of this machine and has ended; False where nobody here can tell."""
     machine, _, process = name.partition("-")
     number, _, ticks = process.partition("-")
-    return machine == _machine() and number.isdecimal() and str(_start_ticks(int(number))) != ticks
+    if machine != _machine() or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass  # another user's, which lives
+    started_ticks = _start_ticks(int(number))
+    return started_ticks is not None and str(started_ticks) != ticks
 
 
 @cache
@@ -36,10 +48,10 @@ def _machine() -> str:
 
 
 def _start_ticks(number: int) -> int | None:
-    """When the process of this number started; None where there is none, or only its exit code is left."""
+    """When the process of this number started; 0 where only its exit code is left, None where it is not to be seen."""
     try:
-        stat = Path(f"/proc/{number}/stat").read_text()
+        stat = (PROCESSES / str(number) / "stat").read_text()
     except OSError:
         return None
     state, *fields = stat.rpartition(")")[2].split()  # the program's name, before it, may hold anything
-    return None if state in "ZX" else int(fields[18])
+    return 0 if state in "ZX" else int(fields[18])

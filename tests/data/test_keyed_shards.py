@@ -1,6 +1,7 @@
 """What is kept by key is found by key, whoever shares the folder, fills its disk, damages its files or is killed."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import math
@@ -25,6 +26,7 @@ from cosmos_data.keyed_shards import KeyedShards
 
 FORK = multiprocessing.get_context("fork")
 ROW_BYTES = 4 * 24
+NUM_DAMAGES = 300
 
 
 def key(number: int) -> str:
@@ -194,6 +196,147 @@ def test_a_damaged_shard_is_not_there(
     assert len(caplog.records) == 1
 
 
+def damaged(content: bytes, seed: int) -> bytes:
+    """Some bits flipped, a block of zeros, or the end missing; also all of it."""
+    drawn, changed = random.Random(seed), bytearray(content)
+    if seed % 3 == 0:
+        return content[: drawn.randrange(len(content)) if seed else 0]
+    if seed % 3 == 1:
+        first_byte = drawn.randrange(len(content))
+        end = min(len(content), first_byte + drawn.randrange(1, 64))
+        changed[first_byte:end] = bytes(end - first_byte)
+        return bytes(changed)
+    for _ in range(drawn.randrange(1, 8)):
+        changed[drawn.randrange(len(content))] ^= 1 << drawn.randrange(8)
+    return bytes(changed)
+
+
+def test_whatever_is_damaged_nothing_wrong_is_read(tmp_path: Path, look_always: None):
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [path] = tmp_path.iterdir()
+    content, num_found = path.read_bytes(), 0
+    for seed in range(NUM_DAMAGES):
+        path.write_bytes(damaged(content, seed))
+        num_found += len(found(store_of(tmp_path), range(3)))
+    assert 0 < num_found < 2 * NUM_DAMAGES
+
+
+def test_a_shape_that_changed_is_damage(tmp_path: Path):
+    """It is a fact of the shard, of which one bit makes [4, 6] from [4, 2]."""
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [path] = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert content.count(b'"shape": [4, 6]') == 2, "at the head and at the end of the file"
+    path.write_bytes(content.replace(b'"shape": [4, 6]', b'"shape": [4, 2]'))
+    assert store_of(tmp_path).read(key(0)) is None
+
+
+def test_what_another_process_repairs_is_there_again(tmp_path: Path, look_always: None):
+    """File systems give the new file the inode of the old one."""
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [path] = tmp_path.iterdir()
+    content, store = path.read_bytes(), store_of(tmp_path)
+    change_a_byte(path)
+    assert len(found(store, range(3))) < 3
+    told = path.stat()
+    path.write_bytes(content)
+    while path.stat().st_ctime_ns == told.st_ctime_ns:  # the kernel's clock has ticks
+        os.utime(path)
+    assert path.stat().st_ino == told.st_ino and found(store, range(3)) == [0, 1, 2]
+
+
+def test_damage_is_of_the_file_that_was_read(tmp_path: Path, look_always: None):
+    """It may have been replaced meanwhile."""
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [path] = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert found(store, range(3)) == [0, 1, 2], "which opens it"
+    change_a_byte(path)
+    (tmp_path / "aside").write_bytes(content)
+    (tmp_path / "aside").replace(path)
+    assert found(store, range(3)) == [0, 1, 2]
+
+
+def test_too_many_open_files_say_nothing_about_a_shard(tmp_path: Path, look_always: None):
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+
+    def is_read() -> bool:
+        said, newcomer, reader = Said(), store_of(tmp_path), store_of(tmp_path)
+        assert found(reader, range(3)) == [0, 1, 2]
+        reader._open.clear()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+        assert found(reader, range(3)) == found(newcomer, range(3)) == []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        assert found(reader, range(3)) == found(newcomer, range(3)) == [0, 1, 2]
+        return ["just now" in text and "Too many open files" in text for text in said.texts] == [True, True]
+
+    assert in_a_child(is_read) == 0
+
+
+def test_a_folder_that_can_not_be_listed_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, look_always: None
+):
+    """Nothing is forgotten, and nothing evicted, before it can be listed again."""
+    store = store_of(tmp_path, max_bytes=1)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        fill(store, range(3))
+        assert found(store, range(4)) == [0, 1, 2]
+    [record] = caplog.records
+    assert record.getMessage().endswith("can not be read just now, and is tried again: [Errno 5] Input/output error")
+    fill(store, range(3, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_evicted_as_soon_as_it_is_written_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    write_shard = keyed_shards.write_shard
+
+    def evict(path: Path, *rest, **named) -> None:
+        write_shard(path, *rest, **named)
+        path.unlink()
+
+    monkeypatch.setattr(keyed_shards, "write_shard", evict)
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    assert found(store, range(3)) == [] and not caplog.records
+
+
+def test_a_damaged_shard_of_a_faster_process_has_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """That of a cache which fills, not that of a finished one."""
+    write_shard = keyed_shards.write_shard
+
+    def come_second(path: Path, *rest, **named) -> None:
+        path.write_text("half")
+        write_shard(path, *rest, **named)
+
+    monkeypatch.setattr(keyed_shards, "write_shard", come_second)
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [record] = caplog.records
+    assert record.getMessage().endswith(f"; {keyed_shards.REMEDY}")
+
+
 def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -216,11 +359,11 @@ def test_what_is_being_written_is_found_and_awaited(tmp_path: Path, monkeypatch:
     begun, may_end = threading.Event(), threading.Event()
     write_shard = keyed_shards.write_shard
 
-    def write_slowly(*arguments) -> shard_file.ShardFile:
+    def write_slowly(*arguments, **named) -> shard_file.ShardFile:
         begun.set()
         assert may_end.wait(60)
         happened.append("written")
-        return write_shard(*arguments)
+        return write_shard(*arguments, **named)
 
     monkeypatch.setattr(keyed_shards, "write_shard", write_slowly)
     fill(store, range(3))
@@ -367,6 +510,9 @@ def test_a_full_disk(tmp_path: Path):
         fill(filler, range(3, 6))  # there is room for these
         filler.flush()
         assert found(store_of(tmp_path), range(6)) == [0, 1, 2, 3, 4, 5] and len(list(tmp_path.iterdir())) == 2
+        filler.write(key(9), torch.zeros(2**16))
+        filler.flush()
+        assert len(said.texts) == 2, "what fails after it went well is said again"
         return "can not be written (File too large); make room" in text
 
     assert in_a_child(is_read) == 0

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from cosmos_data import writer
 from cosmos_data.errors import DataError, StorageError
 from cosmos_data.shard_file import ABANDONED_SEC, ShardFile, key_of, open_shard, remove_abandoned, write_shard, written
 from cosmos_data.writer import own_name
@@ -163,6 +164,25 @@ def test_what_was_killed_here_is_removed_at_once(tmp_path: Path):
         for child in (killed, alive):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def test_who_can_not_be_seen_may_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The kernel may hide other users' processes in /proc."""
+    machine, ended = own_name().partition("-")[0], os.fork()
+    if not ended:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    monkeypatch.setattr(writer, "PROCESSES", tmp_path)
+    assert writer.is_gone(f"{machine}-{ended}-1") and not writer.is_gone(f"{machine}-{os.getpid()}-1")
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:  # root may send a signal to anyone
+                os.setuid(65534)
+            os._exit(writer.is_gone(f"{machine}-1-1"))
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_was_killed_elsewhere_is_removed_when_it_is_old(tmp_path: Path):

@@ -22,7 +22,7 @@ class StateStore(Protocol):
         """Return states [S, E] of a text's own tokens and how many were cut off; None where they are not there."""
         ...
 
-    def write(self, key: str, text: str, states_SE: Tensor, dropped: int) -> None:
+    def write(self, key: str, states_SE: Tensor, dropped: int) -> None:
         """Keep them, at the latest until `flush`. Nothing is raised where that can not be done."""
         ...
 
@@ -111,6 +111,6 @@ class CachedTextEncoder:
         counts = zip(encoded.length_B.tolist(), encoded.dropped_B.tolist(), strict=True)
         for prompt, states_SE, (length, dropped) in zip(prompts, encoded.states_BSE.cpu(), counts, strict=True):
             found[prompt] = states_SE[:length].to(self._dtype), dropped  # what was computed in bf16 loses nothing
-            self._store.write(self._key(prompt), prompt, *found[prompt])
+            self._store.write(self._key(prompt), *found[prompt])
         self.num_computed += len(prompts)
         return found
