@@ -36,7 +36,7 @@ from cosmos_data.window_conditions import conditions_said
 from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
-from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
+from cosmos_tok.text import DTYPES, FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -281,13 +281,14 @@ class _ShardMaker:
         key = text_key(self._metadata.text_encoder, captions)
         if text_path(self._folder, key).exists():
             return open_text_shard(self._folder, key)
-        states = {}
+        states, dtype = {}, DTYPES[self._run.text.precision_on(self._mesh.device.type)]
         for start in range(0, len(captions), TEXTS_AT_ONCE):
             some = captions[start : start + TEXTS_AT_ONCE]
             encoded = self._text_encoder.encode(some)
             tell_cut(some, encoded, self._run.text.max_tokens)
             for caption, states_SE, length in zip(some, encoded.states_BSE, encoded.length_B.tolist(), strict=True):
-                states[caption] = states_SE[:length].cpu().clone()  # and not a view, which would keep the padding too
+                own_SE = states_SE[:length].to("cpu", dtype)  # in which they were computed
+                states[caption] = own_SE.clone()  # and not a view, which would keep the padding too
         self._text_encoder.flush()
         return write_text_shard(self._folder, self._metadata.text_encoder, states)
 

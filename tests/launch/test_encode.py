@@ -27,6 +27,7 @@ from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.train.signals import DONE, STOPPED
 from cosmos_train.windows.kept import STATISTICS
+from cosmos_train.windows.stream import stack_text
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_what_can_not_be_filled_ahead(inputs: Path, tmp_path: Path, capfd: pytes
         assert said in capfd.readouterr().err
 
 
-CAPTIONS = ("rain", "a ball", "red rain", "a red ball a red ball a red ball")
+CAPTIONS: tuple[str, ...] = ("rain", "a ball", "red rain", "a red ball a red ball a red ball")
 
 
 def write_captions(inputs: Path, folder: Path) -> str:
@@ -162,6 +163,23 @@ def test_captions_of_a_finished_cache_are_encoded_together_and_once(
         for k in (*store.indices("train"), *store.indices("heldout")):
             states_SE = wanted[store.describe(k).caption]
             assert torch.equal(store.window(k).text_SE[: len(states_SE)], states_SE)
+
+
+def test_states_that_are_computed_in_bf16_are_kept_in_bf16(inputs: Path, tmp_path: Path):
+    """Without loss, in half the room, and a run is trained on them."""
+    settings = ["text.precision=bf16", write_captions(inputs, tmp_path)]
+    assert main(["tokenize", write_yaml(inputs, tmp_path, fill=False), *settings]) == 0
+    store = LatentStore(tmp_path / "cache")
+    windows = [store.window(k) for k in store.indices("train")]
+    direct_BSE = FolderTextEncoder(inputs / "t5", 8, precision="bf16").encode(CAPTIONS).states_BSE
+    wanted = dict(zip(CAPTIONS, direct_BSE, strict=True))
+    text_BSE = stack_text(windows, 8)
+    assert text_BSE.dtype == torch.bfloat16
+    assert torch.equal(text_BSE.float(), torch.stack([wanted[window.caption] for window in windows]))
+    run = load_run(str(tmp_path / "run.yaml"), settings)
+    assert isinstance(run, WorldDiTRun)
+    filled_run.train_here(run)
+    assert len(filled_run.trained(tmp_path / "run")) == 3
 
 
 def test_a_finished_cache_is_of_what_was_asked_for(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

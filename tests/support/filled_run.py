@@ -119,8 +119,7 @@ def train_here(run: WorldDiTRun) -> int:
     assert train(run, task, mesh, code_version="test") == DONE
     init.stop()
     videos = task.source.streams["video"]
-    assert isinstance(videos, FilledWindows)
-    return videos.maker.encoder.num_encoded
+    return videos.maker.encoder.num_encoded if isinstance(videos, FilledWindows) else 0
 
 
 def kept_windows(cache: Path) -> dict[str, int]:
