@@ -4,7 +4,8 @@
 
 There are two data sets. A manifest of so many clips, of sizes of five aspect buckets, is written once as an Arrow file;
 all of its rows lead to five real videos. A finished latent cache has as many windows, small ones, each with its own
-caption, in shards of WINDOWS_PER_SHARD. Each line of figures comes from a fresh process:
+caption, in shards of WINDOWS_PER_SHARD. Each line of figures is the best of NUM_PROCESSES fresh processes, figure by
+figure:
 
     manifest     opens it as rank 0 does (every byte is compared with the file's SHA-256) and as other ranks do, makes a
                  sample plan of one cell and one of twenty (two manifests, five buckets, images and videos), and draws
@@ -13,8 +14,9 @@ caption, in shards of WINDOWS_PER_SHARD. Each line of figures comes from a fresh
                  Python's imports included
     cache        opens the cache and reads windows at random
 
-Memory is what the process grew by, its own pages and those of mapped files. Beside seconds stand those of processor
-time (cpu), which a busy machine disturbs less: goals are of these.
+Memory is what the process grew by, its own pages and those of mapped files. Goals are of seconds that pass; beside them
+stand those of processor time (cpu), which tell where a miss is due to a busy machine. The goal of the first batch is
+one for any number of rows.
 """
 
 import argparse
@@ -34,15 +36,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 GOALS = {
-    "open_cpu_sec": ("seconds a million rows to open, verify, select and plan", 2.0),
+    "open_sec": ("seconds a million rows to open, verify, select and plan", 2.0),
     "memory_mib": ("MiB a million rows that a rank grows by", 200.0),
     "sample_us": ("microseconds a sample, of one cell or twenty", 100.0),
-    "first_batch_cpu_sec": ("seconds from the manifest on disk to the first batch after a resume", 2.0),
+    "first_batch_sec": ("seconds from the manifest on disk to the first batch after a resume", 2.0),
     "cache_open_ms": ("milliseconds a shard to open a latent cache", 0.2),
     "cache_memory_kib": ("KiB a shard that a rank grows by", 20.0),
     "window_us": ("microseconds a window of a latent cache, at random", 2000.0),
 }
 DRAWS, FAR, BATCH = 3000, 10**9, 4
+NUM_PROCESSES = 3
 WINDOWS_PER_SHARD = 1000
 
 
@@ -199,17 +202,18 @@ def main() -> int:
         print(f"wrote {arguments.rows} rows and {num_shards} shards in {time.perf_counter() - started:.0f} s")
         found: dict[str, float] = {}
         for what, path in paths.items():
-            figures = in_new_process(what, path)
+            runs = [in_new_process(what, path) for _ in range(NUM_PROCESSES)]
+            figures = {name: min(run[name] for run in runs) for name in runs[0]}
             rounded = {name: round(value, 3) for name, value in figures.items()}
             print(json.dumps({"of": what, "rows": arguments.rows, "commit": commit(), **rounded}), flush=True)
             found |= figures
     millions = max(1.0, arguments.rows / 1e6)
     measured = {
-        "open_cpu_sec": found["open_cpu_sec"] / millions,
+        "open_sec": found["open_sec"] / millions,
         "memory_mib": found["memory_mib"] / millions,
         "sample_us": max(found["sample_us_one"], found["sample_us_twenty"]),
-        "first_batch_cpu_sec": found["first_batch_cpu_sec"] / millions,
-        "cache_open_ms": 1e3 * found["cache_open_cpu_sec"] / num_shards,
+        "first_batch_sec": found["first_batch_sec"],
+        "cache_open_ms": 1e3 * found["cache_open_sec"] / num_shards,
         "cache_memory_kib": 1024 * found["cache_memory_mib"] / num_shards,
         "window_us": found["window_us"],
     }

@@ -34,7 +34,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cosmos_data.errors import DataError
+from cosmos_data.errors import DataError, StorageError
 from cosmos_data.key_index import KeyIndex
 from cosmos_data.shard_file import SUFFIX, ShardFile, key_of, open_shard, remove_abandoned, write_shard
 
@@ -227,8 +227,8 @@ class KeyedShards:
                 self._add(name)
             num_bytes = path.stat().st_size
         except (DataError, OSError) as error:
-            if isinstance(_of_system(error), FileNotFoundError):
-                return  # evicted by another process
+            if not isinstance(error, StorageError) and isinstance(_of_system(error), FileNotFoundError):
+                return  # written, and evicted by another process
             if not self._is_told:
                 logger.warning("what is new is not kept, and made each time: %s", error)
             self._is_told = True

@@ -37,5 +37,5 @@ class TextCache:
         self._shards.write(key, states_SE, {"dropped": dropped})
 
     def flush(self) -> None:
-        """Write what was gathered. Where that fails, the log says so once, and what was to be kept is not."""
+        """Write what was gathered. Where that fails, the log says so, and what was to be kept is not."""
         self._shards.flush()

@@ -80,5 +80,5 @@ class WindowCache:
         self._shards.write(self.key(sample), z_CTHW[None])
 
     def flush(self) -> None:
-        """Write what was gathered. Where that fails, the log says so once, and what was to be kept is not."""
+        """Write what was gathered. Where that fails, the log says so, and what was to be kept is not."""
         self._shards.flush()

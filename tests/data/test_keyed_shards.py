@@ -319,6 +319,17 @@ def test_what_is_evicted_as_soon_as_it_is_written_was_kept(
     assert found(store, range(3)) == [] and not caplog.records
 
 
+def test_what_goes_while_it_is_written_was_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(shard_file, "_flush", Path.unlink)
+    store = store_of(tmp_path)
+    fill(store, range(3))
+    store.flush()
+    [record] = caplog.records
+    assert record.getMessage().startswith("what is new is not kept")
+
+
 def test_a_damaged_shard_of_a_faster_process_has_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
