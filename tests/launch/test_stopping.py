@@ -208,16 +208,20 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
     """Those that it has started by now."""
     return [
-        child for child in launcher.children() if {"cosmos_launch.worker", "cosmos_launch.resilient"} & words(child)
+        child
+        for child in launcher.children()
+        if module_of(child) in ("cosmos_launch.worker", "cosmos_launch.resilient")
     ]
 
 
-def words(process: psutil.Process) -> set[str]:
-    """Of its command line; none of one that has ended."""
+def module_of(process: psutil.Process) -> str:
+    """What a process of Python runs (-m); empty of one that has ended. A node's forks have the words of the node, which
+    name the module of its ranks, too."""
     try:
-        return {*process.cmdline()}
+        words = process.cmdline()
     except psutil.NoSuchProcess:
-        return set()
+        return ""
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else ""
 
 
 def import_torch(ranks: list[psutil.Process]) -> bool:
