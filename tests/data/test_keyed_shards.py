@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
