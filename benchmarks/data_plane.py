@@ -1,4 +1,4 @@
-"""What a rank pays for a large data set; exits 1 where a goal is missed, and says so in its last line.
+"""Measure what a rank pays for a large data set; exit 1 where a goal is missed, and says so in its last line.
 
     python benchmarks/data_plane.py --rows 1000000
 

@@ -88,7 +88,7 @@ def write_run(folder: Path, workers: int) -> Path:
 
 
 def frames_per_sec(checkout: Path, run: Path) -> float:
-    """What a process of that code says of itself."""
+    """Return what a process of that code says of itself."""
     roots = (checkout, *(checkout / name for name in ("launch", "data", "tokenizers")))
     said = subprocess.run(
         [sys.executable, "-m", "cosmos_launch.cli", "tokenize", str(run)],

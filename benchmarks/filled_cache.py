@@ -1,4 +1,4 @@
-"""What a cache that fills costs by the window; prints JSON lines.
+"""Measure what a cache that fills costs by the window; print JSON lines.
 
     python benchmarks/filled_cache.py --windows 8000 --keys 10000000
 

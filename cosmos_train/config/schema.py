@@ -40,8 +40,8 @@ class LatentsConfig:
     """fill: the whitening statistics are those of the run's first so many windows, and as many images where there are
     any."""
     max_gib: Positive | None = None
-    """Of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no limit.
-    States of texts in the folder do not count, and stay."""
+    """The limit of windows that runs keep in the folder (fill): above so many GiB the least recently used go; null: no
+    limit. States of texts in the folder do not count, and stay."""
     shard_mib: Positive = 256.0
     """Latents in a shard of a finished cache, in MiB: what a kill of `tokenize` loses at most, of each process."""
 

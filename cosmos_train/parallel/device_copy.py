@@ -37,7 +37,7 @@ class DeviceCopier:
     """Copies to one device and back, for any number of threads."""
 
     def __init__(self, device: torch.device) -> None:
-        """What the current stream has been given so far, such as the copies of weights, `stream()` comes after."""
+        """Make the streams. `stream()` comes after what the current stream has been given so far, such as weights."""
         self._device = device
         self._copies = self._work = None
         if device.type == "cuda":
@@ -63,7 +63,7 @@ class DeviceCopier:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def fetch(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """What the current stream computes, on the CPU. The calling thread waits for it, and for nothing else."""
+        """Copy what the current stream computes to the CPU. The calling thread waits for it, and for nothing else."""
         fetched = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into memory that torch pins
         if self._copies is not None:
             copied = torch.cuda.Event(blocking=True)  # sleeps, where others would keep a core busy

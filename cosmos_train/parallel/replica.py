@@ -1,4 +1,4 @@
-"""What the ranks that see the same samples (tp, cp, pp) must have alike, and one of them has made."""
+"""Ranks that see the same samples (tp, cp, pp) hand to each other what one of them has made."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from cosmos_train.parallel.mesh import Mesh
 
 groups: list[dist.ProcessGroup] = []
-"""Those that were made here, for parallel.init to leave."""
+"""Groups that were made here. parallel.init leaves them."""
 
 
 class Replica:
@@ -28,12 +28,12 @@ class Replica:
 
     @property
     def rank(self) -> int:
-        """Of this process among them."""
+        """Return this process's rank among them."""
         return 0 if self._group is None else self._group.rank()
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Return how many they are."""
         return 1 if self._group is None else self._group.size()
 
     def hand_over(self, tensors_on_cpu: Sequence[Tensor], maker_rank: int) -> None:

@@ -141,8 +141,8 @@ def tidy(run_dir: Path, config: CheckpointConfig, source: Source, mesh: Mesh) ->
 
 
 def from_main(mesh: Mesh, find: Callable[[], T]) -> T:
-    """What rank 0 finds, on every rank: over a network file system others may not see the newest folder yet, and what
-    takes long is done once. Raises on every rank what it raises there."""
+    """Return what rank 0 finds, on every rank: over a network file system others may not see the newest folder yet, and
+    what takes long is done once. Raises on every rank what it raises there."""
     said: list[Any] = [None, None]
     if mesh.is_main:
         try:

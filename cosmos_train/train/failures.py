@@ -43,7 +43,7 @@ def record_failure(folder: Path, *, rank: int, host: str, code: int, sentence: s
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """Of all ranks that failed, the cause of the others first."""
+    """Return the failures of all ranks, the cause of the others first."""
     failures = [_parse(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*")]
     return sorted(failures, key=lambda failure: (not failure.was_silent, failure.time))
 

@@ -38,7 +38,7 @@ class TimedIterator(Iterator):
         return batch
 
     def close(self) -> None:
-        """Of the batches."""
+        """Close the batches."""
         self.batches.close()
 
     def take_waits(self) -> list[tuple[Mark, Mark]]:

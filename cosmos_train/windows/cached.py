@@ -39,7 +39,8 @@ class CachedWindows:
 
     def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
         """See WindowStream."""
-        return ([self.at(place) for place in places] for places in place_lists)
+        for places in place_lists:
+            yield [self.at(place) for place in places]
 
     def at(self, place: int) -> Window:
         """The window at one place."""
@@ -52,7 +53,7 @@ class CachedWindows:
         return list(self._ranges.values())[which][self._plans[which].item(group * self._step_size + offset)]
 
     def _name(self, shape: tuple[int, ...]) -> str:
-        """Of what an order is of."""
+        """Return what an order's draws are keyed by."""
         return self.digest if len(self._ranges) == 1 else f"{self.digest}/{'x'.join(map(str, shape))}"
 
 

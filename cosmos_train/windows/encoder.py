@@ -47,7 +47,7 @@ class WindowEncoder:
         return self._copier.send([pixels_B3THW])
 
     def encode(self, pixels: Sent) -> Tensor:
-        """What was sent, of at most WINDOWS_AT_ONCE windows -> latents [B, C, T, H, W] on the CPU.
+        """Encode what was sent, at most WINDOWS_AT_ONCE windows, to latents [B, C, T, H, W] on the CPU.
 
         Raises:
             NotFiniteError: the tokenizer gave NaN or infinity, as one does whose numbers overflow.

@@ -73,7 +73,7 @@ class EncodingDecoder:
 
 
 class WindowMaker:
-    """What a rank makes windows of a run with: tokenizer, text encoder, and the folder that keeps what they give."""
+    """Makes windows of a run on one rank: it has tokenizer, text encoder, and the folder that keeps what they give."""
 
     def __init__(
         self, run: WorldDiTRun | WorldARRun, clips: Sequence[Manifest], mesh: Mesh, *, precision: Precision
@@ -163,7 +163,7 @@ class FilledWindows:
 
     @property
     def mean_bytes(self) -> float:
-        """Of the latents of a window."""
+        """Return the bytes of a window's latents, the mean over all shapes."""
         elements = sum(math.prod(shape) * share for shape, share in self.facts.shapes.items())
         return float(elements) * self.maker.dtype.itemsize
 
@@ -260,14 +260,14 @@ def plan_filled(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> dict[Kind, FilledW
 
 
 def window_settings(run: WorldRun) -> dict[str, str]:
-    """What decides, beside manifests, seed and tokenizer, which windows a run takes, by key of the configuration."""
+    """Return what decides, beside manifests, seed and tokenizer, which windows a run takes, by configuration key."""
     keys = ("num_frames", "height_px", "width_px", "buckets", "frame_stride", "target_fps", "resize", "flip")
     found = {f"data.{key}": str(getattr(run.data, key)) for key in keys}
     return found | ({"images_per_video": str(run.images_per_video)} if run.image_share else {})
 
 
 def _text_precision(run: WorldRun, device_type: str, begun: Kept | None) -> Precision:
-    """What texts are encoded in: as the run began, so that it goes on alike on another kind of device, too."""
+    """Return what texts are encoded in: as the run began, so that it goes on alike on another kind of device, too."""
     asked = run.text.precision_on(device_type)
     if begun is None:
         return asked

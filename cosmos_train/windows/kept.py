@@ -29,16 +29,16 @@ KEPT = "windows.json"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a run has written down."""
+    """Holds what a run has written down."""
 
     folder: Path
     origin: Origin
     statistics: Mapping[Kind, LatentStatistics]
-    """What latents are whitened with; of codes there are none."""
+    """Latents are whitened with them; of codes there are none."""
 
 
 def origin_of(store: LatentStore) -> Origin:
-    """Where the windows of a finished cache come from."""
+    """Return where the windows of a finished cache come from."""
     return Origin(
         tokenizer_digest=store.metadata.tokenizer_digest,
         manifest_digest=store.metadata.manifest_digest,
@@ -61,7 +61,7 @@ def keep(run_dir: Path, streams: Mapping[Kind, WindowStream]) -> None:
 
 
 def read_kept(folder: Path) -> Kept | None:
-    """What the run in a folder has written down; None where it has not begun."""
+    """Read what the run in a folder has written down; return None where it has not begun."""
     path = folder / KEPT
     if not path.is_file():
         return None
@@ -76,7 +76,7 @@ def read_kept(folder: Path) -> Kept | None:
 
 
 def kept_at_start(run: WorldRun) -> Kept | None:
-    """What the run that this start goes on with has written down: its own where it has a checkpoint, or that of
+    """Read what the run that this start goes on with has written down: its own where it has a checkpoint, or that of
     checkpoint.resume_from. Of a run that was stopped before its first checkpoint nothing counts."""
     if newest_checkpoint(Path(run.run_dir)) is not None:
         return read_kept(Path(run.run_dir))
@@ -129,7 +129,7 @@ def _is_equal(one: LatentStatistics, other: LatentStatistics) -> bool:
 
 
 def statistics_digest(statistics: LatentStatistics) -> str:
-    """Of the numbers alone: others would change the scale of a run that goes on."""
+    """Return the digest of the numbers alone: others would change the scale of a run that goes on."""
     sha256 = hashlib.sha256()
     for tensor_CT in (statistics.mean_CT, statistics.std_CT):
         sha256.update(tensor_CT.contiguous().numpy().tobytes())

@@ -80,7 +80,9 @@ def merged_in_order(
     of ranks."""
     shares: list[Mapping[int, LatentStatisticsAccumulator]] = [mine] * group.size()
     dist.all_gather_object(shares, mine, group=group)
-    found = {number: one for share in shares for number, one in share.items()}
+    found = dict[int, LatentStatisticsAccumulator]()
+    for share in shares:
+        found |= share
     first, *others = (found[number] for number in sorted(found))
     for other in others:
         first.merge(other)

@@ -23,7 +23,7 @@ from cosmos_train.windows.stream import KINDS, Kind, Shape, WindowBatch, WindowF
 
 
 class Turn(NamedTuple):
-    """What a micro-batch reads."""
+    """Says what a micro-batch reads."""
 
     kind: Kind
     places: Sequence[int]
@@ -43,7 +43,7 @@ class WindowSource:
 
     @property
     def digest(self) -> str:
-        """What names all that sample indices point into."""
+        """Return the name of all that sample indices point into."""
         videos = self.streams["video"].digest
         if "image" not in self.streams:
             return videos
@@ -52,7 +52,7 @@ class WindowSource:
 
     @property
     def facts(self) -> dict[Kind, WindowFacts]:
-        """What is known of the windows of each kind that there is."""
+        """Return what is known of the windows of each kind that there is."""
         return {kind: stream.facts for kind, stream in self.streams.items()}
 
     @property
@@ -75,7 +75,7 @@ class WindowSource:
             yield WindowBatch(turn.kind, next(windows[turn.kind]), turn.numbers)
 
     def turns(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Turn]:
-        """Where the windows of micro-batches are found."""
+        """Return where the windows of micro-batches are found."""
         return map(self._turn, micro_batches)
 
     def _turn(self, indices: Sequence[int]) -> Turn:
@@ -105,7 +105,7 @@ def open_source(run: WorldDiTRun | WorldARRun, mesh: Mesh, check: Callable[[Wind
 
 
 def image_share(run: WorldRun) -> Fraction:
-    """Of all steps."""
+    """Return the share of image steps among all steps."""
     return Fraction(run.image_share).limit_denominator(10**6)
 
 
@@ -115,5 +115,8 @@ def places_of(kind: Kind, turns: Iterable[Turn]) -> Iterator[Sequence[int]]:
 
 
 def _each(numbers: Sequence[int], times: int) -> list[int]:
-    """What stands in the place of each number: so many that follow each other."""
-    return [number * times + offset for number in numbers for offset in range(times)]
+    """Return what stands in the place of each number: so many that follow each other."""
+    found = list[int]()
+    for number in numbers:
+        found += range(number * times, (number + 1) * times)
+    return found

@@ -28,12 +28,12 @@ class WindowBatch:
     kind: Kind
     windows: list[Window]
     numbers: Sequence[int]
-    """Of each among all windows of this kind's steps: what its randomness is drawn by."""
+    """A window's place among all windows of this kind's steps, by which its randomness is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowFacts:
-    """What is known of all windows of a stream before one is read."""
+    """Says what is known of all windows of a stream before one is read."""
 
     where: str
     """What they come from, as messages name it."""
@@ -66,7 +66,7 @@ class Origin:
     text_precision: str = ""
     """What the run itself encodes texts in; empty where it does not, or in fp32 without saying so."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What else decides which windows a run takes that encodes them itself, by key of the configuration."""
+    """They decide besides which windows a run takes that encodes them itself, by key of the configuration."""
 
 
 class WindowStream(Protocol):
@@ -76,10 +76,10 @@ class WindowStream(Protocol):
     """Names what places point into."""
     facts: WindowFacts
     origin: Origin
-    """What a run keeps of them (cosmos_train.windows.kept)."""
+    """A run keeps this of them (cosmos_train.windows.kept)."""
 
     def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
-        """Those at these places, a list after the other. Called on every rank, with what its own samples are."""
+        """Yield those at these places, a list after the other. It is called on every rank, with its own samples."""
         ...
 
 
