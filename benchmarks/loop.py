@@ -20,7 +20,7 @@ from typing import Any
 from provenance import commit
 
 from cosmos_launch.report import read_metrics
-from cosmos_train.train.rank_times import PHASES
+from cosmos_train.train.telling.rank_times import PHASES
 
 WORK = ("forward", "backward", "optimizer")
 Record = dict[str, Any]

@@ -42,13 +42,13 @@ LAYERS = [
 HOMES = {
     "megatron": [
         "cosmos_train.parallel",
-        "cosmos_train.train.checkpoint",
-        "cosmos_train.train.checkpoint_read",
-        "cosmos_train.train.checkpoint_save",
+        "cosmos_train.train.checkpoint.checkpoint",
+        "cosmos_train.train.checkpoint.read",
+        "cosmos_train.train.checkpoint.save",
     ],
-    "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint"],
+    "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.checkpoint"],
     "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
-    "wandb": ["cosmos_train.train.wandb_run"],
+    "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
     "decord": [],
     "diffusers": ["cosmos_tok.convert", "cosmos_train.interop.compare"],  # run beside ours, where installed
@@ -420,7 +420,7 @@ def test_an_import_downwards_is_fine(tmp_path: Path) -> None:
             "its home is cosmos_data.dali and cosmos_launch",
         ),
         ("data/cosmos_data/decode.py", "from torchcodec.decoders import V", "its home is outside this project"),
-        ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.wandb_run"),
+        ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.telling.wandb_run"),
         ("cosmos_train/interop/x.py", "from diffusers import A", "its home is cosmos_tok.convert"),
         ("cosmos_train/train/loop.py", "import os\nrank = os.environ['RANK']", "may not use os.environ"),
         ("cosmos_train/train/loop.py", "from os import getenv", "may not use os.environ"),
@@ -436,8 +436,8 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
     files = {
         "cosmos_train/parallel/init.py": "import megatron.core",
         "cosmos_train/config/environment.py": "import os\nos.environ.get('RANK')",
-        "cosmos_train/train/checkpoint.py": "from megatron.core import dist_checkpointing",
-        "cosmos_train/train/wandb_run.py": "def f():\n    import wandb",
+        "cosmos_train/train/checkpoint/checkpoint.py": "from megatron.core import dist_checkpointing",
+        "cosmos_train/train/telling/wandb_run.py": "def f():\n    import wandb",
         "data/cosmos_data/dali.py": "from nvidia.dali import fn",
         "launch/cosmos_launch/submit.py": "from os import environ",
     }

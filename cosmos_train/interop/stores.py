@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from cosmos_tok.number_formats import require_finite
 from cosmos_tok.weights import DTYPES
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.train.checkpoint_metadata import PlainReader
+from cosmos_train.train.checkpoint.metadata import PlainReader
 
 MAX_SHARD_BYTES = 5 * 2**30
 """A file of safetensors is closed before it grows beyond this, as diffusers and transformers do."""

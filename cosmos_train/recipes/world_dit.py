@@ -19,7 +19,7 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches, check_condition_frames, check_fits
-from cosmos_train.train.metrics import as_ratio
+from cosmos_train.train.telling.metrics import as_ratio
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import KINDS, Kind, Shape

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosmos_train.train.text_file import write_whole
+from cosmos_train.train.telling.text_file import write_whole
 
 UNKNOWN_HOST = "-"
 """Where no host is to blame, such as a collective in which all hang; it is never left out of a job."""

@@ -19,23 +19,23 @@ from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train import checkpoint
-from cosmos_train.train.alerts import HANGS, NOT_FINITE
-from cosmos_train.train.block_stats import BlockStats
-from cosmos_train.train.checkpoint_folder import prune
+from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import prune
+from cosmos_train.train.checkpoint.lineage import check_continues, describe_start, is_own
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.failures import UNKNOWN_HOST
 from cosmos_train.train.finite import name_not_finite
-from cosmos_train.train.lineage import check_continues, describe_start, is_own
-from cosmos_train.train.metrics import Metrics
-from cosmos_train.train.mfu import Utilization
 from cosmos_train.train.optim import learning_rate
-from cosmos_train.train.phases import PhaseTimer, TimedIterator
-from cosmos_train.train.rank_times import NOTABLE_SHARE
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.train.task import Task
+from cosmos_train.train.telling.alerts import HANGS, NOT_FINITE
+from cosmos_train.train.telling.block_stats import BlockStats
+from cosmos_train.train.telling.metric_window import MetricWindow, measure_utilization, peak_memory
+from cosmos_train.train.telling.metrics import Metrics
+from cosmos_train.train.telling.mfu import Utilization
+from cosmos_train.train.telling.phases import PhaseTimer, TimedIterator
+from cosmos_train.train.telling.rank_times import NOTABLE_SHARE
 from cosmos_train.train.watchdog import Watchdog
-from cosmos_train.train.window import MetricWindow, measure_utilization, peak_memory
 
 log = logging.getLogger(__name__)
 

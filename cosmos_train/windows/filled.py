@@ -37,7 +37,7 @@ from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import Replica
-from cosmos_train.train.checkpoint import from_main
+from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import merged_in_order

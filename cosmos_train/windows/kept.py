@@ -18,7 +18,7 @@ from cosmos_data.latents import LatentStore, is_finished
 from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun
-from cosmos_train.train.checkpoint_folder import newest_checkpoint, resolve
+from cosmos_train.train.checkpoint.folder import newest_checkpoint, resolve
 from cosmos_train.windows.stream import KINDS, Kind, Origin, WindowStream
 
 STATISTICS = "latent_statistics.safetensors"

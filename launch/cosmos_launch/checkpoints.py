@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.train import checkpoint_folder as folders
+from cosmos_train.train.checkpoint import folder as folders
 from cosmos_train.train.config import BestIs, CheckpointConfig
 
 DAMAGED = 1
@@ -155,7 +155,7 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
 
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.train import checkpoint
+    from cosmos_train.train.checkpoint import checkpoint
 
     init.start(ParallelConfig(), seed=0)
     first, second = checkpoint.tensor_names(one), checkpoint.tensor_names(other)

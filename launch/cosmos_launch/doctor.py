@@ -343,7 +343,7 @@ def _wandb() -> Finding:
     if finding.status != "ok":
         return finding
     from cosmos_train.train.config import TrackingConfig
-    from cosmos_train.train.wandb_run import choose_mode
+    from cosmos_train.train.telling.wandb_run import choose_mode
 
     try:
         chosen = choose_mode(TrackingConfig())

@@ -45,7 +45,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
-from cosmos_train.train.checkpoint import from_main
+from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder

@@ -7,7 +7,7 @@ from cosmos_launch.batch_script import Stage
 from cosmos_train.config.cluster import ContainerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldRun
-from cosmos_train.train.checkpoint_folder import CHECKPOINTS, newest_checkpoint
+from cosmos_train.train.checkpoint.folder import CHECKPOINTS, newest_checkpoint
 
 
 def check_inputs(

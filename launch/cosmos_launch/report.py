@@ -20,8 +20,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_train.train.journal import read_records, warn_of
-from cosmos_train.train.text_file import write_whole
+from cosmos_train.train.telling.journal import read_records, warn_of
+from cosmos_train.train.telling.text_file import write_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import read_values, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.yaml_text import parse
-from cosmos_train.train.checkpoint_folder import newest_checkpoint
-from cosmos_train.train.text_file import write_whole
+from cosmos_train.train.checkpoint.folder import newest_checkpoint
+from cosmos_train.train.telling.text_file import write_whole
 
 KEPT = ("seed", "train.global_batch_size", "model", "tokenizer")
 """What checkpoints can not be continued without, of any kind of run."""

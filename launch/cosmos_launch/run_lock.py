@@ -19,8 +19,8 @@ import psutil
 
 from cosmos_launch.slurm import jobs_in_queue, own_job
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.train.checkpoint_folder import remove
-from cosmos_train.train.text_file import write_new
+from cosmos_train.train.checkpoint.folder import remove
+from cosmos_train.train.telling.text_file import write_new
 
 log = logging.getLogger(__name__)
 LOCK = "training.json"

@@ -29,7 +29,7 @@ from cosmos_launch.report import (
 )
 from cosmos_launch.run_records import Record, read_records, said
 from cosmos_launch.status import read_status
-from cosmos_train.train.rank_times import PHASES, RankTimes, read_rank_times
+from cosmos_train.train.telling.rank_times import PHASES, RankTimes, read_rank_times
 
 MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16
 """Shown of the newest videos, of each of them, and of the ranks that are slow."""

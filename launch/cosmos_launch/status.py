@@ -10,8 +10,8 @@ from cosmos_launch.checkpoints import list_damage
 from cosmos_launch.run_records import RunRecords, read_records, said
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
-from cosmos_train.train.checkpoint_folder import list_checkpoints, step_of
-from cosmos_train.train.rank_times import read_rank_times
+from cosmos_train.train.checkpoint.folder import list_checkpoints, step_of
+from cosmos_train.train.telling.rank_times import read_rank_times
 
 NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_host_memory_gib", "peak_gpu_memory_gib")
 """Of the last logged step, where it has them."""

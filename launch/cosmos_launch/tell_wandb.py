@@ -20,8 +20,8 @@ def tell_wandb(checkpoint: Path, out: Path, tracking: TrackingConfig) -> None:
         checkpoint: that the results were made with; its run is told, where it has told W&B of itself.
         out: file or folder of the results; elsewhere than in the run's folder they are nobody else's business.
     """
-    from cosmos_train.train.results import tell_after_training
-    from cosmos_train.train.wandb_run import ID_FILE, choose_mode
+    from cosmos_train.train.telling.results import tell_after_training
+    from cosmos_train.train.telling.wandb_run import ID_FILE, choose_mode
 
     run_dir = checkpoint.resolve().parents[1]
     if not (run_dir / ID_FILE).is_file() or run_dir not in out.resolve().parents:

@@ -14,8 +14,8 @@ from support.ranks import RankPool
 
 from cosmos_launch.cli import main
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint_folder import set_aside
-from cosmos_train.train.checkpoint_judge import _check_of
+from cosmos_train.train.checkpoint.folder import set_aside
+from cosmos_train.train.checkpoint.judge import _check_of
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from support.ranks import RankPool
 from cosmos_launch.cli import main
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train import checkpoint
-from cosmos_train.train.checkpoint_folder import damage_of
+from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import damage_of
 
 
 @pytest.fixture(scope="module")

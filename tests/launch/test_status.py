@@ -9,7 +9,7 @@ from support.checkpoints import write_checkpoint
 from support.run_folder import STEP, write_run
 
 from cosmos_launch.cli import main
-from cosmos_train.train.rank_times import RankTimes
+from cosmos_train.train.telling.rank_times import RankTimes
 
 
 def shown(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

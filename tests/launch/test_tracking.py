@@ -11,7 +11,7 @@ from support.wandb_server import API_KEY
 
 from cosmos_train.config.load import to_yaml
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.wandb_run import FLUSH_SEC
+from cosmos_train.train.telling.wandb_run import FLUSH_SEC
 
 
 def start(config: Path, override: str) -> subprocess.Popen[str]:

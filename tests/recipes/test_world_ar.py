@@ -19,7 +19,7 @@ from cosmos_train.models.world_ar.flops import world_ar_cost
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.plan import make_plan
 from cosmos_train.recipes.world_ar import check_fits, num_tokens, step_cost
-from cosmos_train.train.metrics import ratios
+from cosmos_train.train.telling.metrics import ratios
 from cosmos_train.windows.cached import CachedWindows
 
 

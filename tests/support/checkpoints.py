@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cosmos_train.train import checkpoint_folder as folders
+from cosmos_train.train.checkpoint import folder as folders
 
 
 def unseal(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from cosmos_train.train.checkpoint_folder import MARKER
+from cosmos_train.train.checkpoint.folder import MARKER
 
 OTHER_VALUES = (None, True, 0, -1, 10**30, 1.5, "", "13", [], {}, [1], {"step": 4})
 WAYS = ("flip", "cut", "remove", "other's", "link", "folder", "field", "rename", "swap folders")

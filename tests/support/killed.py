@@ -15,8 +15,10 @@ import pytest
 from support import tiny_tokenizer
 
 from cosmos_train.parallel.engine import Engine
-from cosmos_train.train import checkpoint_files, checkpoint_folder, checkpoint_save
-from cosmos_train.train.checkpoint_files import FileOfRank, WriterProcess
+from cosmos_train.train.checkpoint import files as checkpoint_files
+from cosmos_train.train.checkpoint import folder as checkpoint_folder
+from cosmos_train.train.checkpoint import save as checkpoint_save
+from cosmos_train.train.checkpoint.files import FileOfRank, WriterProcess
 
 SAVE = 2
 """Of this start, in which its rank is killed: so that each start leaves a checkpoint."""

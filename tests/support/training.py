@@ -21,11 +21,12 @@ from cosmos_launch.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train import checkpoint, checkpoint_read
+from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import read as checkpoint_read
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.loop import train
-from cosmos_train.train.window import peak_memory
+from cosmos_train.train.telling.metric_window import peak_memory
 
 
 def run_loop(
