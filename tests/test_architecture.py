@@ -24,6 +24,7 @@ SOURCE_ROOTS = {
 
 LAYERS = [
     ["cosmos_launch"],
+    ["cosmos_train.footprint"],
     ["cosmos_train.recipes"],
     ["cosmos_train.windows"],
     ["cosmos_train.interop"],
@@ -33,7 +34,7 @@ LAYERS = [
         "cosmos_train.evaluate",
         "cosmos_train.guard",
     ],
-    ["cosmos_train.models", "cosmos_train.objectives"],
+    ["cosmos_train.models", "cosmos_train.objectives", "cosmos_train.text"],
     ["cosmos_train.parallel"],
     ["cosmos_data", "cosmos_tok"],
 ]

@@ -32,7 +32,7 @@ def layout_independent_fill(mesh: Mesh, *, seed: int) -> Fill:
 
     @torch.no_grad()
     def fill(name: str, param: Tensor, init: Init) -> None:
-        if param.is_meta:  # of a plan (cosmos_train.recipes.plan): there are no values
+        if param.is_meta:  # of a plan (cosmos_train.footprint): there are no values
             return
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -23,11 +23,11 @@ from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
-from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.train.telling.metrics import as_perplexity
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
+from cosmos_train.windows.work import mean_cost, mean_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.recipes.work import mean_cost, mean_tokens
-from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches, check_condition_frames, check_fits
 from cosmos_train.train.telling.metrics import as_ratio
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import KINDS, Kind, Shape
+from cosmos_train.windows.work import mean_cost, mean_tokens
+from cosmos_train.windows.world_batches import WorldBatch, WorldBatches, check_condition_frames, check_fits
 
 
 class WorldDiTTask:

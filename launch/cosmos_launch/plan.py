@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cosmos_train.config.schema import RunConfig
-from cosmos_train.recipes.plan import Plan, RankKind, make_plan
+from cosmos_train.footprint import Plan, RankKind, make_plan
 
 HEADER = ("pipeline", "ranks", "blocks", "parameters", "weights", "gradients", "optimizer", "EMA", "together", "tokens")
 NOTE = "Of each rank, and from step to step: activations come on top. Tokens are those of a micro-batch."

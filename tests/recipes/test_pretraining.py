@@ -7,7 +7,7 @@ from support import pretraining
 
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.config.validate import check_run
-from cosmos_train.recipes.plan import make_plan
+from cosmos_train.footprint import make_plan
 
 RUNS = pretraining.shipped("dit_*.yaml")
 TOKENS = {"512p": 10_240, "720p": 56_320, "hq": 56_320}

@@ -9,9 +9,9 @@ from support import pretraining
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.config.validate import check_run
+from cosmos_train.footprint import make_plan
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.parallel.param_groups import lr_factor
-from cosmos_train.recipes.plan import make_plan
 
 RUNS = pretraining.shipped("world_ar_*.yaml")
 STAGES = {

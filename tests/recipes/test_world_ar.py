@@ -15,9 +15,9 @@ from support.ranks import RankPool
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import LatentsConfig, WorldARRun
+from cosmos_train.footprint import make_plan
 from cosmos_train.models.world_ar.flops import world_ar_cost
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.plan import make_plan
 from cosmos_train.recipes.world_ar import check_fits, num_tokens, step_cost
 from cosmos_train.train.telling.metrics import ratios
 from cosmos_train.windows.cached import CachedWindows

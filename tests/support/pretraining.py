@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cosmos_train.config.load import configs_dir, load_run
 from cosmos_train.config.schema import RunConfig
-from cosmos_train.recipes.plan import Plan
+from cosmos_train.footprint import Plan
 
 HEADINGS = ("Purpose", "Command", "Hardware", "Memory", "Throughput", "Our choice")
 

@@ -9,8 +9,8 @@ from support import tiny_world
 from cosmos_train.config.schema import LatentsConfig
 from cosmos_train.models.common.flops import Cost, Flops
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.work import mean_cost, mean_tokens
 from cosmos_train.windows.stream import Kind, Shape
+from cosmos_train.windows.work import mean_cost, mean_tokens
 
 VIDEOS = {(4, 3, 2, 2): Fraction(1, 3), (4, 3, 2, 4): Fraction(2, 3)}
 

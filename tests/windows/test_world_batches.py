@@ -16,12 +16,12 @@ from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_batches import WorldBatch, WorldBatches, check_condition_frames
 from cosmos_train.train.loop import DONE
 from cosmos_train.windows.cached import CachedWindows, open_cached
 from cosmos_train.windows.kept import STATISTICS
 from cosmos_train.windows.source import WindowSource
 from cosmos_train.windows.stream import Kind
+from cosmos_train.windows.world_batches import WorldBatch, WorldBatches, check_condition_frames
 
 IMAGES = (4, 1, 4, 6)
 

@@ -14,9 +14,9 @@ from cosmos_tok.store import save_tokenizer
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.footprint import make_plan, plan_sample
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.plan import make_plan, plan_sample
 
 LARGE = "run/pretrain/dit_7b_720p"
 T2W_7B, UNCERTAINTY = 7_236_192_256, 128

@@ -33,11 +33,11 @@ from cosmos_train.parallel.precision import row_multiple
 from cosmos_train.parallel.shard import torch_dtype, whole_shape
 from cosmos_train.recipes import world_ar
 from cosmos_train.recipes.tokenizer import TrainedTokenizer
-from cosmos_train.recipes.world_batches import check_fits
 from cosmos_train.recipes.world_dit import step_cost
 from cosmos_train.train.ema import profiles
 from cosmos_train.windows.cached import CachedWindows
 from cosmos_train.windows.stream import Kind, Shape
+from cosmos_train.windows.world_batches import check_fits
 
 FP32_BYTES = 4
 RELEASED_TOKENIZERS = {
