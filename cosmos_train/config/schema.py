@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
-from cosmos_tok.config import TextConfig, TokenizerConfig, TokenizerError
+from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -16,6 +16,7 @@ from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.objectives.config import EdmConfig, NextTokenConfig, ReconstructionConfig
 from cosmos_train.parallel.config import ParallelConfig, check_heads, check_recipe, check_vocabulary
+from cosmos_train.text.config import TextConfig
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 
 

@@ -29,14 +29,14 @@ from cosmos_data.text_cache import TextCache
 from cosmos_data.window_cache import WindowCache
 from cosmos_tok.config import Precision, TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
-from cosmos_tok.text import text_encoder_folder
-from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import Replica
+from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
+from cosmos_train.text.encoder import text_encoder_folder
 from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest

@@ -36,8 +36,6 @@ from cosmos_data.window_conditions import conditions_said
 from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
-from cosmos_tok.text import DTYPES, FolderTextEncoder, TextEncoder, text_encoder_folder
-from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel import init
@@ -45,6 +43,8 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
+from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead

@@ -28,13 +28,13 @@ from cosmos_launch.encode_files import padded_chunks, padding_of
 from cosmos_launch.progress import progress
 from cosmos_launch.report import MAX_SIDE_PX
 from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
-from cosmos_tok.fvd import VideoFeatures, feature_frames, frechet_distance
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, shown
 from cosmos_tok.number_formats import require_finite
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.config.load import load_protocol
 from cosmos_train.config.protocol import ProtocolConfig
+from cosmos_train.evaluate.fvd import VideoFeatures, feature_frames, frechet_distance
 
 BITS_OF_A_PIXEL = 3 * 8
 BITS_OF_A_LATENT = 16

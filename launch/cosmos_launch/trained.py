@@ -15,13 +15,13 @@ from cosmos_data.errors import DataError
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
-from cosmos_tok.text import TextEncoder
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import find_yaml, load_run, read_values
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.text.encoder import TextEncoder
 from cosmos_train.train.checkpoint import checkpoint
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import require_tokenizer

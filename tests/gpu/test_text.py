@@ -7,9 +7,9 @@ import torch
 from support.tiny_t5 import write_t5
 
 from cosmos_data.text_cache import TextCache
-from cosmos_tok.config import TextConfig
-from cosmos_tok.text import FolderTextEncoder
-from cosmos_tok.text_cache import CachedTextEncoder
+from cosmos_train.text.cache import CachedTextEncoder
+from cosmos_train.text.config import TextConfig
+from cosmos_train.text.encoder import FolderTextEncoder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

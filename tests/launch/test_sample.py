@@ -20,7 +20,6 @@ from cosmos_data.latents import LatentMetadata
 from cosmos_data.video import probe_video
 from cosmos_launch.cli import main
 from cosmos_launch.media import read_first_frames
-from cosmos_tok.config import TextConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics
@@ -28,6 +27,7 @@ from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
+from cosmos_train.text.config import TextConfig
 from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
 

@@ -22,8 +22,7 @@ from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
 from cosmos_launch import encode, encode_rank
 from cosmos_launch import encode_ahead as ahead
-from cosmos_tok import text_cache
-from cosmos_tok.config import TextConfig, TokenizerConfig
+from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
 from cosmos_tok.whitening import LatentStatistics
@@ -31,6 +30,8 @@ from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
+from cosmos_train.text import cache as text_cache
+from cosmos_train.text.config import TextConfig
 from cosmos_train.train.loop import DONE, train
 from cosmos_train.train.signals import StopSignals
 from cosmos_train.windows.filled import FilledWindows

@@ -11,8 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 import cosmos_tok.config
-from cosmos_tok.config import TextConfig, TokenizerConfig
+from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_train.text.config import TextConfig
 
 YAMLS = sorted((Path(__file__).parents[2] / "configs" / "tokenizer").glob("*.yaml"))
 

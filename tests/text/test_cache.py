@@ -12,9 +12,9 @@ from support.tiny_t5 import write_t5
 
 from cosmos_data.shard_file import open_shard
 from cosmos_data.text_cache import KIND, TextCache
-from cosmos_tok import text_cache
-from cosmos_tok.text import FolderTextEncoder, TextEncoder
-from cosmos_tok.text_cache import CachedTextEncoder, encoder_digest
+from cosmos_train.text import cache as text_cache
+from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
+from cosmos_train.text.encoder import FolderTextEncoder, TextEncoder
 
 
 @pytest.fixture(scope="module")

