@@ -153,7 +153,7 @@ def compare_heads(run_dir: Path, given: Path, numbers: Sequence[int]) -> list[di
 
     import torch
 
-    from cosmos_launch.media import read_first_frames
+    from cosmos_data.media import read_first_frames
     from cosmos_launch.trained import open_run
     from cosmos_launch.trained_ar import load_ar
     from cosmos_train.config.schema import WorldARRun

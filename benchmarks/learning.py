@@ -29,9 +29,8 @@ from typing import Any
 
 from provenance import commit
 
+from cosmos_data.media import read_first_frames
 from cosmos_data.simulated import WorldConfig, write_world
-from cosmos_launch.media import read_first_frames
-from cosmos_launch.progress import progress
 from cosmos_launch.report import (
     Fact,
     FrameRow,
@@ -45,6 +44,7 @@ from cosmos_launch.report import (
 )
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.train.telling.progress import progress
 
 NUM_TRAIN, NUM_HELDOUT = 1024, 32
 NUM_PARTS = 5

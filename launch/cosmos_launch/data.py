@@ -13,7 +13,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.metadataset import is_metadataset, read_metadataset
 from cosmos_data.pack import PackRequest, pack_manifest
-from cosmos_launch.progress import progress
+from cosmos_train.train.telling.progress import progress
 
 MOST_PRINTED = 50
 """Findings that are printed; the file of --out has all."""

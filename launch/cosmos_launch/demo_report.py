@@ -11,8 +11,8 @@ from torch import Tensor
 from cosmos_data.config import DataConfig
 from cosmos_data.decode import PyAVDecoder
 from cosmos_data.manifest import Clip, Manifest
+from cosmos_data.media import read_first_frames
 from cosmos_data.plan import cover_windows
-from cosmos_launch.media import read_first_frames
 from cosmos_launch.report import (
     Fact,
     FrameRow,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from cosmos_launch.progress import progress
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.posthoc import reconstruct
+from cosmos_train.train.telling.progress import progress
 
 MAX_MISSED = 0.05
 """Share of the wanted profile that the snapshots may miss without a word."""

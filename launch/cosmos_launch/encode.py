@@ -34,7 +34,6 @@ from cosmos_data.text_cache import TextCache
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.window_conditions import conditions_said
 from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
-from cosmos_launch.progress import progress
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -47,6 +46,7 @@ from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
 from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, text_encoder_folder
 from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
+from cosmos_train.train.telling.progress import progress
 from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead
 from cosmos_train.windows.encoder import WINDOWS_AT_ONCE, WindowEncoder
 from cosmos_train.windows.filled import latent_shape

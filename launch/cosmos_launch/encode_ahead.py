@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from cosmos_launch.encode import in_groups, progress_title
 from cosmos_launch.encode_text import TEXTS_AT_ONCE
-from cosmos_launch.progress import progress
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
+from cosmos_train.train.telling.progress import progress
 from cosmos_train.windows import world_batches
 from cosmos_train.windows.filled import FilledWindows, plan_filled
 from cosmos_train.windows.source import WindowSource, places_of

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
+from cosmos_data.given_clips import Source, find_sources, gathered, read_pixels, scaled_size
 from cosmos_data.location import file_sha256
-from cosmos_launch.clips import Source, find_sources, gathered, read_pixels, scaled_size
-from cosmos_launch.media import mp4_comment, write_mp4_pieces
-from cosmos_launch.progress import progress
+from cosmos_data.media import mp4_comment, write_mp4_pieces
 from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
 from cosmos_tok.model import CausalVideoTokenizer, shown, to_unit_range
 from cosmos_tok.padding import Box, Padding, plan_padding
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
+from cosmos_train.train.telling.progress import progress
 
 SUFFIX = ".safetensors"
 FRAMES_AT_ONCE = 16

@@ -11,11 +11,11 @@ import torch
 from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
 from cosmos_data.text_cache import TextCache
-from cosmos_launch.progress import progress
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.text.cache import CachedTextEncoder
 from cosmos_train.text.config import TextConfig
 from cosmos_train.text.encoder import TextStates, text_encoder_folder
+from cosmos_train.train.telling.progress import progress
 
 TEXTS_AT_ONCE = 128
 """That are handed to the encoder, which makes batches of them: states of 512 tokens of T5-11B are 2 MiB a text."""

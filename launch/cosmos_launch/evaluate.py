@@ -24,7 +24,6 @@ from cosmos_data.plan import Sample
 from cosmos_launch.held_out import RegularWindow, regular_windows
 from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.perplexity import perplexity
-from cosmos_launch.progress import progress
 from cosmos_launch.tell_wandb import tell_wandb
 from cosmos_launch.trained import TrainedWorld, open_run
 from cosmos_launch.trained_ar import CodeWorld
@@ -32,6 +31,7 @@ from cosmos_launch.trained_dit import DiffusionWorld
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.train.telling.progress import progress
 
 WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"

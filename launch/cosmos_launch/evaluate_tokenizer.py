@@ -20,12 +20,11 @@ from torch import Tensor
 
 from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
+from cosmos_data.given_clips import Source, find_sources, read_pixels, scaled_size
 from cosmos_data.location import file_sha256
 from cosmos_data.plan import central_box
 from cosmos_data.transform import cut_and_scale
-from cosmos_launch.clips import Source, find_sources, read_pixels, scaled_size
 from cosmos_launch.encode_files import padded_chunks, padding_of
-from cosmos_launch.progress import progress
 from cosmos_launch.report import MAX_SIDE_PX
 from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
@@ -35,6 +34,7 @@ from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.config.load import load_protocol
 from cosmos_train.config.protocol import ProtocolConfig
 from cosmos_train.evaluate.fvd import VideoFeatures, feature_frames, frechet_distance
+from cosmos_train.train.telling.progress import progress
 
 BITS_OF_A_PIXEL = 3 * 8
 BITS_OF_A_LATENT = 16

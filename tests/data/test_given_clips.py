@@ -13,7 +13,7 @@ from support.footage import CARPHONE
 
 from cosmos_data.build import build_manifest
 from cosmos_data.errors import ClipError, DataError
-from cosmos_launch.clips import find_sources, gathered, read_pixels, scaled_size
+from cosmos_data.given_clips import find_sources, gathered, read_pixels, scaled_size
 
 
 def pictures(folder: Path, *, num_frames: int = 3, size: tuple[int, int] = (20, 14)) -> Path:

@@ -21,10 +21,10 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.folder import find_videos, is_video
 from cosmos_data.location import VideoFile, file_sha256
 from cosmos_data.manifest import Manifest
+from cosmos_data.pictures import read_pictures
 from cosmos_data.transform import cut_and_scale
 from cosmos_data.video import BadVideoError, RgbConverter, probe_video, read_frames
 from cosmos_data.window import central_box
-from cosmos_launch.pictures import read_pictures
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 PICTURES_CODEC = "pictures"

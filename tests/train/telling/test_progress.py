@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cosmos_launch import progress as module
-from cosmos_launch.progress import progress
+from cosmos_train.train.telling import progress as module
+from cosmos_train.train.telling.progress import progress
 
 
 def test_a_line_at_the_end(capsys: pytest.CaptureFixture[str]):

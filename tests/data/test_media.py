@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
+from cosmos_data.media import mp4_comment, read_first_frames, tile, write_mp4, write_mp4_pieces
 from cosmos_data.video import probe_video
-from cosmos_launch.media import mp4_comment, read_first_frames, tile, write_mp4, write_mp4_pieces
 
 
 def window(height_px: int, width_px: int) -> DataConfig:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import ClipError, DataError
+from cosmos_data.given_clips import clip_of_pictures, whole_video
 from cosmos_data.location import VideoFile
 from cosmos_data.opened import BadVideoError, open_container
+from cosmos_data.pictures import read_pictures
 from cosmos_data.plan import central_sample
 from cosmos_data.transform import fit_frames
 from cosmos_data.video import RgbConverter, read_frames
 from cosmos_data.written_colours import matrix_of_size, tag_colours, yuv_frame
-from cosmos_launch.clips import clip_of_pictures, whole_video
-from cosmos_launch.pictures import read_pictures
 
 
 def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:

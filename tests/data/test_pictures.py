@@ -9,9 +9,9 @@ from PIL import Image
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
-from cosmos_launch.clips import find_sources, read_pixels
-from cosmos_launch.media import read_first_frames
-from cosmos_launch.pictures import BACKGROUND_RGB, read_pictures
+from cosmos_data.given_clips import find_sources, read_pixels
+from cosmos_data.media import read_first_frames
+from cosmos_data.pictures import BACKGROUND_RGB, read_pictures
 
 HEIGHT_PX, WIDTH_PX = 48, 64
 
