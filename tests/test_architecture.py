@@ -24,14 +24,14 @@ SOURCE_ROOTS = {
 
 LAYERS = [
     ["cosmos_launch"],
-    ["cosmos_train.footprint"],
+    ["cosmos_train.evaluate"],
+    ["cosmos_train.footprint", "cosmos_train.encoding", "cosmos_train.worlds"],
     ["cosmos_train.recipes"],
     ["cosmos_train.windows"],
     ["cosmos_train.interop"],
     [
         "cosmos_train.train",
         "cosmos_train.generate",
-        "cosmos_train.evaluate",
         "cosmos_train.guard",
     ],
     ["cosmos_train.models", "cosmos_train.objectives", "cosmos_train.text"],

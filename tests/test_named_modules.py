@@ -17,7 +17,7 @@ PACKAGES = {
 """Package -> its source root, and where its tests are."""
 RUN_WHOLE = {
     "cosmos_data.lerobot": "tests/data/test_sources.py",
-    "cosmos_launch.encode_ahead": "tests/launch/test_encode.py",
+    "cosmos_train.encoding.filling_cache": "tests/encoding/test_finished_cache.py",
     "cosmos_launch.text_encoding": "tests/launch/test_cli.py",
     "cosmos_launch.trained_ar": "tests/launch/test_sample_codes.py",
 }

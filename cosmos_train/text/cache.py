@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_data.text_cache import TextCache
 from cosmos_tok.config import Precision, TokenizerError
-from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, TextStates
+from cosmos_train.text.config import TextConfig
+from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, TextStates, text_encoder_folder
 
 ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
 
@@ -114,3 +116,14 @@ class CachedTextEncoder:
             self._store.write(self._key(prompt), *found[prompt])
         self.num_computed += len(prompts)
         return found
+
+
+def load_text_encoder(text: TextConfig, device: torch.device, *, digest: str | None = None) -> TextEncoder:
+    """Give the configured encoder, from its folder or package; behind a cache of its states where there is one.
+
+    digest: the folder's (encoder_digest), where it is known already.
+    """
+    folder, precision = text_encoder_folder(text.encoder), text.precision_on(device.type)
+    if text.cache is not None:
+        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision, digest=digest)
+    return FolderTextEncoder(folder, text.max_tokens, device, precision)

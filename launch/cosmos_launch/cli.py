@@ -363,7 +363,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     if arguments.text and (arguments.nproc, arguments.samples) != (None, None):
         raise ConfigError("--text encodes every caption in one process; leave out --nproc and --samples")
     if arguments.text:
-        from cosmos_launch.encode_text import encode_text
+        from cosmos_train.encoding.captions import encode_text
 
         return encode_text(run.text, run.data)
     return _tokenize_clips(arguments, threads_per_rank=run.train.threads_per_rank)
@@ -402,7 +402,7 @@ def _tokenize_files(arguments: argparse.Namespace) -> int:
         raise ConfigError("tokenize with --tokenizer needs --out, a folder, and takes no overrides of a YAML")
     if arguments.decode and (arguments.padding is not None or arguments.short_side_px is not None):
         raise ConfigError("--padding and --short-side-px belong to encoding; latents say how theirs is undone")
-    from cosmos_launch.encode_files import decode_files, encode_files
+    from cosmos_train.encoding.files import decode_files, encode_files
 
     if arguments.decode:
         return decode_files(Path(arguments.source), arguments.out, tokenizer=arguments.tokenizer)

@@ -42,8 +42,8 @@ def main(arguments: list[str], stop: StopSignals | None = None) -> int:
 
 def _encode(run: WorldDiTRun | WorldARRun, num_samples: int | None, stop: StopSignals) -> int:
     """The windows that a run with latents.fill=true will ask for, or a finished cache."""
-    from cosmos_launch.encode import encode_clips
-    from cosmos_launch.encode_ahead import encode_ahead
+    from cosmos_train.encoding.filling_cache import encode_ahead
+    from cosmos_train.encoding.finished_cache import encode_clips
 
     if run.latents.fill:
         return encode_ahead(run, num_samples, stop)

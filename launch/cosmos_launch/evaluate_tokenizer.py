@@ -24,7 +24,6 @@ from cosmos_data.given_clips import Source, find_sources, read_pixels, scaled_si
 from cosmos_data.location import file_sha256
 from cosmos_data.plan import central_box
 from cosmos_data.transform import cut_and_scale
-from cosmos_launch.encode_files import padded_chunks, padding_of
 from cosmos_launch.report import MAX_SIDE_PX
 from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
@@ -33,6 +32,7 @@ from cosmos_tok.number_formats import require_finite
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.config.load import load_protocol
 from cosmos_train.config.protocol import ProtocolConfig
+from cosmos_train.encoding.files import padded_chunks, padding_of
 from cosmos_train.evaluate.fvd import VideoFeatures, feature_frames, frechet_distance
 from cosmos_train.train.telling.progress import progress
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
 from cosmos_tok.model import shown, to_unit_range
 from cosmos_train.config.schema import WorldARRun
@@ -18,6 +17,7 @@ from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.world_ar import check_codec
+from cosmos_train.text.cache import load_text_encoder
 from cosmos_train.windows.kept import trained_with
 
 
@@ -89,7 +89,7 @@ def load_ar(folder: Path, run: WorldARRun) -> CodeWorld:
         run=run,
         mesh=mesh,
         decoder=Decoder([piece.eval() for piece in pieces], engine_config, mesh),
-        text=load_text_encoder(run, mesh.device) if run.model.cross_attention else None,
+        text=load_text_encoder(run.text, mesh.device) if run.model.cross_attention else None,
         **codec,
         **weights,
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosmos_launch.encode import load_text_encoder
 from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
 from cosmos_tok.model import shown, to_unit_range
 from cosmos_tok.whitening import LatentStatistics
@@ -18,6 +17,7 @@ from cosmos_train.generate.world import Scene, sample_scene
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.text.cache import load_text_encoder
 from cosmos_train.windows.kept import trained_with
 
 
@@ -116,7 +116,7 @@ def load_dit(folder: Path, run: WorldDiTRun) -> DiffusionWorld:
         mesh=mesh,
         evaluate=on_halves(evaluate, mesh) if run.sample.cfg_parallel else evaluate,
         statistics=statistics,
-        text=load_text_encoder(run, mesh.device),
+        text=load_text_encoder(run.text, mesh.device),
         **codec,
         **weights,
     )

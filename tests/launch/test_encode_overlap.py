@@ -21,10 +21,10 @@ from cosmos_data.decode import PyAVDecoder
 from cosmos_data.latent_shards import LatentShard
 from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
-from cosmos_launch.encode import batches_ahead
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 from cosmos_train.config.load import to_yaml
+from cosmos_train.encoding.finished_cache import batches_ahead
 
 WINDOWS_PER_SHARD = 4
 """One batch."""

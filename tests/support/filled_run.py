@@ -20,13 +20,14 @@ from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
 from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
-from cosmos_launch import encode, encode_rank
-from cosmos_launch import encode_ahead as ahead
+from cosmos_launch import encode_rank
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
 from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.encoding import filling_cache as ahead
+from cosmos_train.encoding import finished_cache as encode
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cosmos_launch.encode import in_groups, progress_title
-from cosmos_launch.encode_text import TEXTS_AT_ONCE
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
+from cosmos_train.encoding.captions import TEXTS_AT_ONCE
+from cosmos_train.encoding.finished_cache import in_groups, progress_title
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes import world_ar
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals

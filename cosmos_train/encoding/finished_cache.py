@@ -30,20 +30,19 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, read_quarantine
 from cosmos_data.shard_file import key_of, remove_abandoned
 from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
-from cosmos_data.text_cache import TextCache
 from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.window_conditions import conditions_said
-from cosmos_launch.encode_text import TEXTS_AT_ONCE, tell_cut
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.encoding.captions import TEXTS_AT_ONCE, tell_cut
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.recipes.world_ar import check_codec
-from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
-from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, text_encoder_folder
+from cosmos_train.text.cache import encoder_digest, load_text_encoder
+from cosmos_train.text.encoder import DTYPES, TextEncoder, text_encoder_folder
 from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.train.telling.progress import progress
@@ -56,16 +55,6 @@ LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
 
 MIB = 2**20
-
-
-def load_text_encoder(run: WorldDiTRun | WorldARRun, device: torch.device, *, digest: str | None = None) -> TextEncoder:
-    """The configured encoder, from its folder or package; behind a cache of its states where there is one. digest: the
-    folder's (text_cache.encoder_digest), where it is known already."""
-    folder = text_encoder_folder(run.text.encoder)
-    text, precision = run.text, run.text.precision_on(device.type)
-    if text.cache is not None:
-        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision, digest=digest)
-    return FolderTextEncoder(folder, text.max_tokens, device, precision)
 
 
 class _Stopped(Exception):
@@ -205,7 +194,7 @@ class _ShardMaker:
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         """Loaded where a text shard is wanted that is not there."""
-        return load_text_encoder(self._run, self._mesh.device, digest=self._text_digest)
+        return load_text_encoder(self._run.text, self._mesh.device, digest=self._text_digest)
 
     def make_all(self, shards: list[PlannedShard]) -> list[tuple[ShardEntry, Any]] | None:
         """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""

@@ -19,11 +19,12 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
 from cosmos_data.video import probe_video
 from cosmos_data.window_conditions import WindowConditions, conditions_of
-from cosmos_launch import encode, encode_ahead
 from cosmos_launch.cli import main
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.encoding import filling_cache as encode_ahead
+from cosmos_train.encoding import finished_cache as encode
 from cosmos_train.text.encoder import FolderTextEncoder
 from cosmos_train.train.signals import DONE, STOPPED
 from cosmos_train.windows.kept import STATISTICS

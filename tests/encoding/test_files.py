@@ -15,13 +15,13 @@ from cosmos_data.clip import Clip
 from cosmos_data.given_clips import find_sources, read_pixels
 from cosmos_data.media import mp4_comment
 from cosmos_data.video import probe_video
-from cosmos_launch import encode_files
 from cosmos_launch.cli import main
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.latent_file import load_latents
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.padding import pad
 from cosmos_tok.store import load_tokenizer, save_tokenizer
+from cosmos_train.encoding import files as encode_files
 
 
 def saved_tokenizer(folder: Path, config: TokenizerConfig, seed: int = 0) -> Path:
