@@ -154,11 +154,11 @@ def compare_heads(run_dir: Path, given: Path, numbers: Sequence[int]) -> list[di
     import torch
 
     from cosmos_data.media import read_first_frames
-    from cosmos_launch.trained import open_run
-    from cosmos_launch.trained_ar import load_ar
     from cosmos_train.config.schema import WorldARRun
     from cosmos_train.generate.codes import CodeScene, generate_codes
     from cosmos_train.generate.medusa import generate_guessed_codes
+    from cosmos_train.worlds.trained import open_run
+    from cosmos_train.worlds.trained_ar import load_ar
 
     folder, run = open_run(run_dir, ["sample.temperature=0"])
     assert isinstance(run, WorldARRun), f"{run_dir} is of a {run.recipe} run"

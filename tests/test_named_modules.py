@@ -19,7 +19,7 @@ RUN_WHOLE = {
     "cosmos_data.lerobot": "tests/data/test_sources.py",
     "cosmos_train.encoding.filling_cache": "tests/encoding/test_finished_cache.py",
     "cosmos_launch.text_encoding": "tests/launch/test_cli.py",
-    "cosmos_launch.trained_ar": "tests/launch/test_sample_codes.py",
+    "cosmos_train.worlds.trained_ar": "tests/launch/test_sample_codes.py",
 }
 
 
@@ -67,7 +67,11 @@ def test_a_module_that_no_test_names_is_seen(tmp_path: Path) -> None:
             f"cosmos_train/train/{name}.py"
             for name in ("imported", "within", "started", "mirrored", "lonely", "__init__")
         ]
-        + ["launch/cosmos_launch/trained_ar.py", "tests/train/test_mirrored.py", RUN_WHOLE["cosmos_launch.trained_ar"]],
+        + [
+            "cosmos_train/worlds/trained_ar.py",
+            "tests/train/test_mirrored.py",
+            RUN_WHOLE["cosmos_train.worlds.trained_ar"],
+        ],
         "",
     )
     contents["tests/a/test_a.py"] = "from cosmos_train.train.imported import x\nfrom cosmos_train.train import within"
@@ -76,5 +80,5 @@ def test_a_module_that_no_test_names_is_seen(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert unnamed(tmp_path) == ["cosmos_train.train.lonely"]
-    (tmp_path / RUN_WHOLE["cosmos_launch.trained_ar"]).unlink()
-    assert unnamed(tmp_path) == ["cosmos_train.train.lonely", "cosmos_launch.trained_ar"]
+    (tmp_path / RUN_WHOLE["cosmos_train.worlds.trained_ar"]).unlink()
+    assert unnamed(tmp_path) == ["cosmos_train.train.lonely", "cosmos_train.worlds.trained_ar"]

@@ -22,16 +22,16 @@ from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample
 from cosmos_launch.held_out import RegularWindow, regular_windows
-from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.perplexity import perplexity
 from cosmos_launch.tell_wandb import tell_wandb
-from cosmos_launch.trained import TrainedWorld, open_run
-from cosmos_launch.trained_ar import CodeWorld
-from cosmos_launch.trained_dit import DiffusionWorld
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.train.telling.progress import progress
+from cosmos_train.worlds.load_to_sample import load_to_sample
+from cosmos_train.worlds.trained import TrainedWorld, open_run
+from cosmos_train.worlds.trained_ar import CodeWorld
+from cosmos_train.worlds.trained_dit import DiffusionWorld
 
 WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"

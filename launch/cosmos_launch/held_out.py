@@ -6,8 +6,8 @@ from cosmos_data.clip import Split
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import Sample, usable_clips
 from cosmos_data.shard_plan import RegularWindows
-from cosmos_launch.trained import TrainedWorld
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.worlds.trained import TrainedWorld
 
 
 @dataclass(frozen=True, slots=True)

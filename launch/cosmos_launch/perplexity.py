@@ -14,9 +14,9 @@ from torch import Tensor
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_launch.held_out import regular_windows
-from cosmos_launch.trained_ar import CodeWorld
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch
+from cosmos_train.worlds.trained_ar import CodeWorld
 
 UNIGRAM_WINDOWS = 64
 """Of the training clips, at most."""

@@ -16,15 +16,15 @@ from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
 from cosmos_launch.evaluate import _require_finite, predict, read_captions
 from cosmos_launch.held_out import regular_windows
-from cosmos_launch.load_to_sample import load_to_sample
 from cosmos_launch.sample import Clock, _condition, _generate
 from cosmos_launch.sample_request import SampleRequest
-from cosmos_launch.trained import open_run
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train
+from cosmos_train.worlds.load_to_sample import load_to_sample
+from cosmos_train.worlds.trained import open_run
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cosmos_launch.trained import TrainedWorld
-from cosmos_launch.trained_ar import load_ar
-from cosmos_launch.trained_dit import load_dit
 from cosmos_train.config.environment import own_ranks
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.config.validate import check_code_sampling, check_sampling
+from cosmos_train.worlds.trained import TrainedWorld
+from cosmos_train.worlds.trained_ar import load_ar
+from cosmos_train.worlds.trained_dit import load_dit
 
 
 def load_to_sample(

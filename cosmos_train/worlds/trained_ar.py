@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosmos_launch.trained import OnStep, TrainedWorld, load_codec, load_weights
 from cosmos_tok.model import shown, to_unit_range
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.generate.codes import CodeScene
@@ -19,6 +18,7 @@ from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.text.cache import load_text_encoder
 from cosmos_train.windows.kept import trained_with
+from cosmos_train.worlds.trained import OnStep, TrainedWorld, load_codec, load_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
