@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
@@ -68,3 +69,13 @@ def ranks() -> Iterator[Callable[[int], RankPool]]:
     yield pool
     for started in pools.values():
         started.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave_groups() -> Iterator[None]:
+    """A command that fails leaves its groups to the end of its process, and other modules need a process without."""
+    yield
+    if "cosmos_train.parallel.init" in sys.modules:
+        from cosmos_train.parallel import init
+
+        init.stop()

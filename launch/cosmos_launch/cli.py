@@ -445,16 +445,16 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_world(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.evaluate import evaluate
+    from cosmos_launch.evaluate import evaluate_world
     from cosmos_train.parallel import init
 
-    exit_code = evaluate(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
+    exit_code = evaluate_world(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
     init.stop()
     return exit_code
 
 
 def _evaluate_tokenizer(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.evaluate_tokenizer import evaluate_tokenizer
+    from cosmos_launch.evaluate import evaluate_tokenizer
 
     return evaluate_tokenizer(
         arguments.tokenizer,

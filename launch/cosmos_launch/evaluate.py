@@ -1,190 +1,50 @@
-"""`cosmos-train evaluate world RUN`: does the world model know more of the future than that nothing changes?
+"""`cosmos-train evaluate world RUN` and `evaluate tokenizer FOLDER VIDEOS`: how good a model is, on held-out clips.
 
-Held-out windows are predicted from their first conditioning frames and compared with the truth: by the mean square of
-whitened latents, or, of an autoregressive model, by the share of codes that are others. A prediction is what `sample`
-makes of those frames, of the window's caption and of its number as the seed. The rival repeats the last
-conditioning frame: its pixels, through the tokenizer, so that it has the latents that a video which stands still really
-has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the model's latents decode to, and
-the repeated frame itself, with the video. Of an autoregressive model there is the perplexity as well.
+A world model's figures are written as JSON; a tokenizer's also as a page, OUT/report.html.
 """
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from cosmos_data.decode import choose_decoder
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample
-from cosmos_launch.held_out import RegularWindow, regular_windows
-from cosmos_launch.perplexity import perplexity
 from cosmos_launch.tell_wandb import tell_wandb
-from cosmos_tok.config import NotFiniteError
-from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.train.telling.progress import progress
-from cosmos_train.worlds.load_to_sample import load_to_sample
-from cosmos_train.worlds.trained import TrainedWorld, open_run
-from cosmos_train.worlds.trained_ar import CodeWorld
-from cosmos_train.worlds.trained_dit import DiffusionWorld
-
-WINDOWS_AT_ONCE = 8
-MODEL, RIVAL = "model", "repeat_last_frame"
+from cosmos_launch.tokenizer_page import write_page
+from cosmos_train.evaluate import tokenizer
+from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate
+from cosmos_train.worlds.trained import open_run
 
 
-def evaluate(path: Path, overrides: Sequence[str], *, out: Path, max_windows: int) -> int:
-    """Write the result as JSON and print it. Returns the exit code."""
+def evaluate_world(path: Path, overrides: Sequence[str], *, out: Path, max_windows: int) -> int:
+    """Write what was found as JSON and print it. Returns the exit code."""
     folder, run = open_run(path, overrides)
-    if run.sample.num_condition_frames < 1:
-        raise ConfigError("sample.num_condition_frames=0 leaves no frame to predict from or to repeat; use 1 or more")
-    if max_windows < 1:
-        raise ConfigError(f"--max-windows {max_windows} must be at least 1")
-    if isinstance(run, WorldDiTRun) and not run.model.condition_mask:
-        raise ConfigError(
-            f"{path} is a Text2World model (model.condition_mask=false), which goes on from no given frames and so "
-            "predicts no held-out window; evaluate a Video2World model"
-        )
-    world = load_to_sample(folder, run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
-    chosen = regular_windows(world, "heldout", max_windows)
-    comparison = _compare(world, chosen)
-    facts = comparison.facts(world)
-    _require_finite(facts, comparison.measure)
+    facts = evaluate(folder, run, max_windows=max_windows)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(facts, indent=1))
     tell_wandb(folder, out, run.tracking)
-    means, ratio = comparison.means, facts["ratio"]
+    measure, ratio = facts["measure"], facts["ratio"]
     print(
-        f"{len(chosen)} held-out windows: {comparison.measure} {means[MODEL]:.4f}, repeating the last frame "
-        f"{means[RIVAL]:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
+        f"{facts['num_windows']} held-out windows: {measure} {facts[measure][MODEL]:.4f}, repeating the last frame "
+        f"{facts[measure][RIVAL]:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
         f"better on {facts['windows_won']} -> {out}"
     )
     return 0
 
 
-@dataclass(slots=True)
-class Comparison:
-    """What was found so far, of the model and of its rival."""
-
-    measure: str
-    """Of latents."""
-    samples: list[Sample] = field(default_factory=list)
-    errors: dict[str, list[float]] = field(default_factory=lambda: {MODEL: [], RIVAL: []})
-    """Of each window."""
-    pixel_mse_BT: dict[str, list[Tensor]] = field(default_factory=lambda: {MODEL: [], RIVAL: []})
-    """Of some windows at a time."""
-    codes_BTHW: list[Tensor] = field(default_factory=list)
-    """Of an autoregressive model: the truth, and the text beside it where it reads any."""
-    text_BSE: list[Tensor] = field(default_factory=list)
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Over all windows."""
-        return {name: sum(values) / len(values) for name, values in self.errors.items()}
-
-    def facts(self, world: TrainedWorld) -> dict[str, Any]:
-        """What the JSON file says."""
-        means, num_given = self.means, world.run.sample.num_condition_frames
-        found = {
-            "checkpoint": str(world.checkpoint_folder),
-            "step": world.step,
-            "num_windows": len(self.samples),
-            "num_condition_frames": num_given,
-            self.measure: means,
-            "ratio": means[MODEL] / means[RIVAL] if means[RIVAL] else None,
-            "windows_won": sum(m < r for m, r in zip(*self.errors.values(), strict=True)),
-            "pixel_mse_by_frame": {
-                name: torch.cat(of_some).mean(dim=0)[world.frames_for(num_given) :].tolist()
-                for name, of_some in self.pixel_mse_BT.items()
-            },
-            "windows": [
-                {"clip_id": sample.clip.clip_id, "start_frame": sample.start_frame, MODEL: model, RIVAL: rival}
-                for sample, model, rival in zip(self.samples, *self.errors.values(), strict=True)
-            ],
-            "sample": asdict(world.run.sample),
-        }
-        if isinstance(world, CodeWorld):
-            text_BSE = torch.cat(self.text_BSE) if self.text_BSE else None
-            found["perplexity"] = perplexity(world, torch.cat(self.codes_BTHW), text_BSE)
-        return found
+def evaluate_tokenizer(
+    folder: Path, videos: Path, overrides: Sequence[str], *, out: Path, protocol: str | None, fvd_network: Path | None
+) -> int:
+    """Write OUT/evaluation.json and OUT/report.html. Returns the exit code."""
+    result, shown = tokenizer.evaluate_tokenizer(folder, videos, overrides, protocol=protocol, fvd_network=fvd_network)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(result, indent=1))
+    write_page(out / "report.html", result, shown)
+    print(f"{_in_words(result['overall'])} -> {out}/report.html")
+    return 0
 
 
-def _compare(world: TrainedWorld, chosen: Sequence[RegularWindow]) -> Comparison:
-    comparison = Comparison("code_error" if isinstance(world, CodeWorld) else "latent_mse")
-    num_given = world.run.sample.num_condition_frames
-    clips = {window.sample.clip.clip_id: window.sample.clip for window in chosen}
-    decoder = choose_decoder(world.run.data, [Manifest(clips.values())])
-    with progress("evaluate", "windows") as advance:
-        for start in range(0, len(chosen), WINDOWS_AT_ONCE):
-            some = chosen[start : start + WINDOWS_AT_ONCE]
-            samples = [window.sample for window in some]
-            pixels = decoder.decode(samples)
-            truth, text = world.encode(pixels), read_captions(world, some)
-            predicted, still = predict(world, some, pixels, text), _still(world, pixels, num_given)
-            for name, guess, guess_B3THW in (
-                (MODEL, predicted, world.decode(predicted)),
-                (RIVAL, world.encode(still), still),
-            ):
-                comparison.errors[name] += _errors(world, guess, truth, num_given)
-                comparison.pixel_mse_BT[name].append(_pixel_errors(guess_B3THW, pixels))
-            comparison.samples += samples
-            if isinstance(world, CodeWorld):
-                comparison.codes_BTHW.append(truth)
-                comparison.text_BSE += [] if text is None else [text]
-            advance(len(comparison.samples), len(chosen))
-    return comparison
-
-
-def _require_finite(facts: dict[str, Any], measure: str) -> None:
-    """NotFiniteError where the model was found to compute no numbers."""
-    for name in (measure, "perplexity"):
-        for whose, value in facts.get(name, {}).items():
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"{facts['checkpoint']}: {name} of {whose} is {value}, so its weights or the latents are broken; "
-                    "take a checkpoint of an earlier step"
-                )
-
-
-def read_captions(world: TrainedWorld, windows: Sequence[RegularWindow]) -> Tensor | None:
-    """What the model wants to know of the windows' captions."""
-    return world.read_prompts({f"caption of window {window.number}": window.caption for window in windows})
-
-
-def predict(world: TrainedWorld, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, text: Tensor | None) -> Tensor:
-    """Latents that `sample` makes of each window's first frames, its seed the window's number."""
-    first_frames = world.frames_for(world.run.sample.num_condition_frames)
-    return world.sample_window(
-        text,
-        [window.number for window in windows],
-        world.encode(pixels_B3THW[:, :, :first_frames]),
-        num_latent_frames=world.latent_shape[1],
-        fps_B=[window.sample.fps for window in windows],
-        on_step=lambda _step: None,
-    )
-
-
-def _still(world: TrainedWorld, pixels_B3THW: Tensor, num_given: int) -> Tensor:
-    """The windows as if the last conditioning frame stayed."""
-    last = world.frames_for(num_given)
-    still = pixels_B3THW.clone()
-    still[:, :, last:] = pixels_B3THW[:, :, last - 1 : last]
-    return still
-
-
-def _pixel_errors(guess_B3THW: Tensor, truth_B3THW: Tensor) -> Tensor:
-    """Mean squared difference of each frame [B, T], of pixels from 0 to 1."""
-    return ((guess_B3THW.float() - truth_B3THW.float()) / 255).square().mean(dim=(1, 3, 4))
-
-
-def _errors(world: TrainedWorld, guess: Tensor, truth: Tensor, num_given: int) -> list[float]:
-    """Of each window, behind its conditioning frames: mean squared difference of latents, share of wrong codes."""
-    if isinstance(world, CodeWorld):
-        return (guess != truth)[:, num_given:].float().mean(dim=(1, 2, 3)).tolist()
-    assert isinstance(world, DiffusionWorld)
-    difference = (guess - truth)[:, :, num_given:] / world.run.objective.sigma_data
-    return difference.square().mean(dim=(1, 2, 3, 4)).tolist()
+def _in_words(overall: dict[str, Any]) -> str:
+    parts = [f"{overall['num_clips']} clips: PSNR {overall['psnr_db']:.2f} dB", f"SSIM {overall['ssim']:.4f}"]
+    parts += [f"rFVD {overall['rfvd']:.2f}"] if "rfvd" in overall else ["rFVD not measured (no --fvd-network)"]
+    parts += [f"code usage {overall['code_usage']:.1%}"] if "code_usage" in overall else []
+    return ", ".join([*parts, f"compression {overall['compression']:.1f}"])

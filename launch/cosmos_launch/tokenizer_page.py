@@ -1,36 +1,10 @@
 """The page of a tokenizer's evaluation: its figures, frames side by side with their reconstructions, every clip."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cosmos_launch.report import Fact, FrameRow, FrameRows, Report, Section, Table, Text, write_report
-
-ERROR_GAIN = 8
-"""Differences are drawn so many times as large."""
-
-
-@dataclass(frozen=True, eq=False)
-class ShownFrame:
-    """Pictures uint8 [H, W, 3] of one frame."""
-
-    original: np.ndarray
-    reconstruction: np.ndarray
-    difference: np.ndarray
-    """Absolute, ERROR_GAIN times as large as it is."""
-
-
-@dataclass(frozen=True, eq=False)
-class ShownClip:
-    """A clip's scores and some of its frames."""
-
-    name: str
-    psnr_db: float
-    ssim: float
-    fps: float
-    frames: list[ShownFrame]
+from cosmos_train.evaluate.tokenizer import ERROR_GAIN, ShownClip
 
 
 def write_page(path: Path, result: dict[str, Any], shown: list[ShownClip]) -> None:

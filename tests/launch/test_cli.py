@@ -144,7 +144,8 @@ def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.Monke
 
 def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`sample` and `evaluate` have more options than others; the rest is checked where it is used."""
-    from cosmos_launch import evaluate, sample  # they bring torch, which help should not wait for here either
+    from cosmos_launch import sample
+    from cosmos_train.evaluate import world as evaluate  # they bring torch, which help should not wait for here either
 
     seen = {}
     monkeypatch.setattr(sample, "sample", lambda *given, out: seen.update(given=given, out=out) or 0)

@@ -14,12 +14,12 @@ from torch import Tensor
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
 from cosmos_launch.cli import main
-from cosmos_launch.evaluate import _require_finite, predict, read_captions
-from cosmos_launch.held_out import regular_windows
 from cosmos_launch.sample import Clock, _condition, _generate
 from cosmos_launch.sample_request import SampleRequest
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.evaluate.held_out import regular_windows
+from cosmos_train.evaluate.world import _require_finite, predict, read_captions
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train

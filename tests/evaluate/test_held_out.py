@@ -9,8 +9,8 @@ from support.footage import carphone_clips
 
 from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
-from cosmos_launch.held_out import regular_windows
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.evaluate.held_out import regular_windows
 
 
 def world_of(manifest: Path, manifest_digest: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 import torch
 
-from cosmos_launch.perplexity import unigram_nll
+from cosmos_train.evaluate.perplexity import unigram_nll
 
 
 def test_shares_of_codes_with_one_more_for_each():

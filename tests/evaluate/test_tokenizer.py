@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from cosmos_data.given_clips import find_sources, read_pixels
 from cosmos_launch.cli import main
-from cosmos_launch.evaluate_tokenizer import NUM_SHOWN
 from cosmos_tok.metrics import clip_psnr, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
 from cosmos_tok.padding import pad
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 from cosmos_train.config.load import load_protocol
 from cosmos_train.evaluate.fvd import feature_frames, frechet_distance
+from cosmos_train.evaluate.tokenizer import NUM_SHOWN
 
 
 class MeanColours(nn.Module):

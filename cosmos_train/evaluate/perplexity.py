@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
-from cosmos_launch.held_out import regular_windows
+from cosmos_train.evaluate.held_out import regular_windows
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch
 from cosmos_train.worlds.trained_ar import CodeWorld

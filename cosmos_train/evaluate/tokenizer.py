@@ -1,11 +1,10 @@
-"""`cosmos-train evaluate tokenizer FOLDER VIDEOS`: what is left of videos that were encoded and decoded again.
+"""What is left of videos that a tokenizer encoded and decoded again.
 
 PSNR, SSIM, compression and, of a discrete tokenizer, the use of its codes, by clip and over all clips; over all clips
 also the Fréchet video distance between the clips and their reconstructions (rFVD), where a feature network is given.
-Written are OUT/evaluation.json and OUT/report.html. Clips go through piece by piece, so they may be of any length.
+Clips go through piece by piece, so they may be of any length.
 """
 
-import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,6 @@ from cosmos_data.given_clips import Source, find_sources, read_pixels, scaled_si
 from cosmos_data.location import file_sha256
 from cosmos_data.plan import central_box
 from cosmos_data.transform import cut_and_scale
-from cosmos_launch.report import MAX_SIDE_PX
-from cosmos_launch.tokenizer_page import ERROR_GAIN, ShownClip, ShownFrame, write_page
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, shown
 from cosmos_tok.number_formats import require_finite
@@ -43,12 +40,40 @@ NUM_SHOWN = 3
 """So many of the worst clips and of the best ones are shown."""
 NUM_FRAMES_SHOWN, SHOWN_SEC = 6, 1.0
 """Frames of a clip that are shown, from its first second."""
+MAX_SIDE_PX = 640
+"""Of a shown picture's longer side."""
+ERROR_GAIN = 8
+"""Differences are drawn so many times as large."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShownFrame:
+    """Pictures uint8 [H, W, 3] of one frame."""
+
+    original: np.ndarray
+    reconstruction: np.ndarray
+    difference: np.ndarray
+    """Absolute, ERROR_GAIN times as large as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShownClip:
+    """A clip's scores and some of its frames."""
+
+    name: str
+    psnr_db: float
+    ssim: float
+    fps: float
+    frames: list[ShownFrame]
 
 
 def evaluate_tokenizer(
-    folder: Path, videos: Path, overrides: Sequence[str], *, out: Path, protocol: str | None, fvd_network: Path | None
-) -> int:
-    """Returns the exit code. Raises ConfigError, DataError or TokenizerError where the input is wrong."""
+    folder: Path, videos: Path, overrides: Sequence[str], *, protocol: str | None, fvd_network: Path | None
+) -> tuple[dict[str, Any], list[ShownClip]]:
+    """(What evaluation.json holds, the clips that came out worst and best.)
+
+    Raises ConfigError, DataError or TokenizerError where the input is wrong.
+    """
     config = load_protocol(protocol, overrides)
     sources = _choose(find_sources(videos, pictures_fps=config.pictures_fps, split=config.split), config.max_clips)
     digest = tokenizer_digest(folder)
@@ -71,11 +96,7 @@ def evaluate_tokenizer(
     }
     if fvd_network is not None:
         result["fvd_network"] = {"file": fvd_network.name, "sha256": file_sha256(fvd_network)}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(result, indent=1))
-    write_page(out / "report.html", result, evaluation.shown)
-    print(f"{_in_words(result['overall'])} -> {out}/report.html")
-    return 0
+    return result, evaluation.shown
 
 
 @dataclass
@@ -265,10 +286,3 @@ def _picture(frame_3HW: Tensor) -> np.ndarray:
 
 def _code_use(counts: Tensor) -> dict[str, float]:
     return {name: value.item() for name, value in code_use(counts, len(counts)).items()}
-
-
-def _in_words(overall: dict[str, Any]) -> str:
-    parts = [f"{overall['num_clips']} clips: PSNR {overall['psnr_db']:.2f} dB", f"SSIM {overall['ssim']:.4f}"]
-    parts += [f"rFVD {overall['rfvd']:.2f}"] if "rfvd" in overall else ["rFVD not measured (no --fvd-network)"]
-    parts += [f"code usage {overall['code_usage']:.1%}"] if "code_usage" in overall else []
-    return ", ".join([*parts, f"compression {overall['compression']:.1f}"])
