@@ -440,7 +440,7 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
         "cosmos_train/train/checkpoint/checkpoint.py": "from megatron.core import dist_checkpointing",
         "cosmos_train/train/telling/wandb_run.py": "def f():\n    import wandb",
         "data/cosmos_data/dali.py": "from nvidia.dali import fn",
-        "launch/cosmos_launch/submit.py": "from os import environ",
+        "launch/cosmos_launch/jobs/submit.py": "from os import environ",
     }
     assert home_violations(written(tmp_path, files)) == []
 
@@ -468,14 +468,14 @@ def test_a_video_that_is_written_may_be_opened_anywhere(tmp_path: Path) -> None:
 
 def test_torch_on_the_way_to_help_is_seen(tmp_path: Path) -> None:
     files = {
-        "launch/cosmos_launch/cli.py": "import cosmos_launch.submit",
-        "launch/cosmos_launch/submit.py": "from cosmos_train.recipes.a import b",
+        "launch/cosmos_launch/cli.py": "import cosmos_launch.jobs.submit",
+        "launch/cosmos_launch/jobs/submit.py": "from cosmos_train.recipes.a import b",
         "cosmos_train/recipes/__init__.py": "import torch.nn as nn",
         "cosmos_train/recipes/a.py": "def b():\n    import av",
     }
     assert heavy_violations(written(tmp_path, files), ["cosmos_launch.cli"]) == [
         "cosmos_launch.cli must stay light, but torch.nn comes in through "
-        "cosmos_launch.cli -> cosmos_launch.submit -> cosmos_train.recipes"
+        "cosmos_launch.cli -> cosmos_launch.jobs.submit -> cosmos_train.recipes"
     ]
 
 

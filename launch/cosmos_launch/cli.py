@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cosmos_launch.data_arguments import add_data_commands
-from cosmos_launch.text_encoding import read_text_as_utf8
+from cosmos_launch.jobs.text_encoding import read_text_as_utf8
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except Exception as error:  # every command's errors become one sentence here
-        from cosmos_launch.failure import report_failure
+        from cosmos_launch.jobs.failure import report_failure
         from cosmos_train.config.environment import rank_for_messages
 
         return report_failure(error, rank=rank_for_messages(), debug=arguments.debug)
@@ -249,12 +249,12 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ConfigError("--cluster belongs to --check and --dry-run; `cosmos-train submit` queues a run on a cluster")
     ranks, stop = own_ranks(arguments.nproc), None
     if arguments.is_whole_process:  # who calls main() has signals of its own
-        from cosmos_launch.stopping import listen_as_launcher, listen_as_rank
+        from cosmos_launch.jobs.stopping import listen_as_launcher, listen_as_rank
 
         stop = listen_as_rank() if ranks.is_given else listen_as_launcher()
 
-    from cosmos_launch.run_folder import check_run_folder
-    from cosmos_launch.spawn import run_ranks
+    from cosmos_launch.jobs.run_folder import check_run_folder
+    from cosmos_launch.jobs.spawn import run_ranks
     from cosmos_train.config.load import load_run
     from cosmos_train.config.validate import check_run
 
@@ -263,13 +263,13 @@ def _train(arguments: argparse.Namespace) -> int:
     check_run(run, ranks.world_size if ranks.is_given else num_ranks)
     debug = ["--debug"] if arguments.debug else []
     if ranks.is_given:
-        from cosmos_launch.worker import main as work
+        from cosmos_launch.jobs.worker import main as work
 
         return work([arguments.run, *arguments.overrides, *debug], stop)
     if arguments.nproc is None:
         check_not_copied()
     check_run_folder(run)
-    command = [sys.executable, "-m", "cosmos_launch.worker", arguments.run, *arguments.overrides, *debug]
+    command = [sys.executable, "-m", "cosmos_launch.jobs.worker", arguments.run, *arguments.overrides, *debug]
     return run_ranks(command, num_ranks, threads_per_rank=run.train.threads_per_rank, stop=stop)
 
 
@@ -297,7 +297,7 @@ def _check_or_plan(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.submit import submit
+    from cosmos_launch.jobs.submit import submit
 
     overrides = [word for word in arguments.runs if "=" in word]  # argparse takes all words before an option for runs
     return submit(
@@ -370,7 +370,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
 
 
 def _tokenize_clips(arguments: argparse.Namespace, *, threads_per_rank: int) -> int:
-    from cosmos_launch.spawn import run_ranks
+    from cosmos_launch.jobs.spawn import run_ranks
     from cosmos_train.config.environment import check_not_copied, own_ranks
     from cosmos_train.config.errors import ConfigError
 
@@ -382,15 +382,15 @@ def _tokenize_clips(arguments: argparse.Namespace, *, threads_per_rank: int) -> 
         check_not_copied()
     starts_ranks = num_ranks > 1 and not ranks.is_given
     if arguments.is_whole_process:
-        from cosmos_launch.stopping import listen_as_launcher, listen_as_rank
+        from cosmos_launch.jobs.stopping import listen_as_launcher, listen_as_rank
 
         stop = listen_as_launcher() if starts_ranks else listen_as_rank()
     words = [arguments.source, *arguments.overrides, *(["--debug"] if arguments.debug else [])]
     words += [] if arguments.samples is None else [f"--samples={arguments.samples}"]
     if starts_ranks:
-        command = [sys.executable, "-m", "cosmos_launch.encode_rank", *words]
+        command = [sys.executable, "-m", "cosmos_launch.jobs.encode_rank", *words]
         return run_ranks(command, num_ranks, threads_per_rank=threads_per_rank, stop=stop)
-    from cosmos_launch.encode_rank import main as encode
+    from cosmos_launch.jobs.encode_rank import main as encode
 
     return encode(words, stop)
 
@@ -417,8 +417,8 @@ def _tokenize_files(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.jobs.spawn import run_ranks
     from cosmos_launch.sample_request import SampleRequest
-    from cosmos_launch.spawn import run_ranks
     from cosmos_train.config.environment import own_ranks
 
     request = SampleRequest(
@@ -434,8 +434,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     ranks = own_ranks(arguments.nproc)
     if request.num_ranks > 1 and not ranks.is_given:
         return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], request.num_ranks)
+    from cosmos_launch.jobs.stopping import end_with_launcher
     from cosmos_launch.sample import sample
-    from cosmos_launch.stopping import end_with_launcher
     from cosmos_train.parallel import init
 
     end_with_launcher()

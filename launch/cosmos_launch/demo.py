@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from cosmos_launch.failure import report_failure
+from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.config.errors import ConfigError
 
 MAX_VIDEOS, MAX_CLIPS = 12, 48

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.tell_wandb import tell_wandb
+from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_launch.tokenizer_page import write_page
 from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate

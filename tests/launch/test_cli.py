@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from support.footage import CARPHONE
 
-from cosmos_launch import cli, spawn, worker
+from cosmos_launch import cli
 from cosmos_launch.cli import main
+from cosmos_launch.jobs import spawn, worker
 from cosmos_train.config.load import load_run, to_yaml
 
 COMMANDS = (
@@ -129,7 +130,7 @@ def test_train_starts_a_worker_for_each_rank(monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.delenv(name, raising=False)
     assert main(["train", WORLD, "seed=3", "--nproc", "2", "train.threads_per_rank=5", "--debug"]) == 75
     overrides = ["seed=3", "train.threads_per_rank=5"]
-    assert seen["command"] == [sys.executable, "-m", "cosmos_launch.worker", WORLD, *overrides, "--debug"]
+    assert seen["command"] == [sys.executable, "-m", "cosmos_launch.jobs.worker", WORLD, *overrides, "--debug"]
     assert (seen["n"], seen["threads_per_rank"]) == (2, 5)
 
 

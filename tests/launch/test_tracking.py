@@ -15,7 +15,7 @@ from cosmos_train.train.telling.wandb_run import FLUSH_SEC
 
 
 def start(config: Path, override: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "cosmos_launch.worker", str(config), "tracking.wandb=offline", override]
+    line = [sys.executable, "-m", "cosmos_launch.jobs.worker", str(config), "tracking.wandb=offline", override]
     environment = os.environ | {"WANDB_API_KEY": API_KEY}
     environment.pop("WANDB_SERVICE", None)  # W&B's process of other tests, which would outlive this one
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

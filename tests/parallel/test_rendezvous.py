@@ -9,7 +9,7 @@ import pytest
 
 START = """
 import sys
-from cosmos_launch.failure import report_failure
+from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 try:

@@ -10,7 +10,7 @@ import torch
 from support import tiny_ar, tiny_world
 from support.ranks import RankPool
 
-from cosmos_launch.worker import run_rank
+from cosmos_launch.jobs.worker import run_rank
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.objectives.medusa import further_targets, medusa_loss

@@ -11,8 +11,8 @@ import pytest
 from support import tiny_world
 from support.slurm import ENDS, Job, submit
 
-from cosmos_launch.run_lock import LOCK, Owner, training_alone
-from cosmos_launch.slurm import jobs_in_queue
+from cosmos_launch.jobs.run_lock import LOCK, Owner, training_alone
+from cosmos_launch.jobs.slurm import jobs_in_queue
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.parallel.config import ParallelConfig

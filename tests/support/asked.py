@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cosmos_launch.worker import run_rank
+from cosmos_launch.jobs.worker import run_rank
 from cosmos_train.config.schema import TokenizerRun
 from cosmos_train.recipes import tokenizer
 from cosmos_train.recipes.tokenizer import TokenizerTask

@@ -20,7 +20,7 @@ from cosmos_data.config import DataConfig
 from cosmos_data.manifest import Manifest
 from cosmos_data.rows import record
 from cosmos_data.shard_file import open_shard
-from cosmos_launch import encode_rank
+from cosmos_launch.jobs import encode_rank
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer

@@ -13,7 +13,7 @@ from support import training
 
 CLUSTER = Path(__file__).resolve().parents[2] / "slurm" / "testcluster" / "cluster.sh"
 LIMIT_SEC = 300.0
-RANKS = {b"cosmos_launch.worker", b"cosmos_launch.encode_rank"}
+RANKS = {b"cosmos_launch.jobs.worker", b"cosmos_launch.jobs.encode_rank"}
 """What a rank's command line says it is; a node's does, too."""
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 

@@ -17,7 +17,7 @@ import torch
 from support import tiny_world
 from torch.utils._pytree import tree_leaves
 
-from cosmos_launch.failure import report_failure
+from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
