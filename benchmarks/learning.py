@@ -31,7 +31,7 @@ from provenance import commit
 
 from cosmos_data.media import read_first_frames
 from cosmos_data.simulated import WorldConfig, write_world
-from cosmos_launch.report import (
+from cosmos_launch.pages.page import (
     Fact,
     FrameRow,
     FrameRows,

@@ -320,7 +320,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.run_page import write_run_page
+    from cosmos_launch.pages.run_page import write_run_page
 
     return write_run_page(arguments.run, out=arguments.out)
 

@@ -1,5 +1,5 @@
 """`cosmos-train data build | check | pack`: videos -> a manifest -> what is wrong with it -> clips that are cheap to
-read anywhere in. `data stats` is in `cosmos_launch.data_page`."""
+read anywhere in. `data stats` is in `cosmos_launch.pages.data_page`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

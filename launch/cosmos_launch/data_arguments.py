@@ -106,6 +106,6 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.data_page import stats
+    from cosmos_launch.pages.data_page import stats
 
     return stats(arguments.source, out=arguments.out)

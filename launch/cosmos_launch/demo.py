@@ -170,7 +170,7 @@ def run_demo(out: Path, video: Path | None) -> None:
         f"evaluate world {here}/world --out {here}/evaluation.json sample.num_steps=1",
         result=out / "evaluation.json",
     )
-    from cosmos_launch.demo_report import held_out_clip, write_demo_report
+    from cosmos_launch.pages.demo_page import held_out_clip, write_demo_report
 
     clip = held_out_clip(out)
     stages.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_launch.jobs.tell_wandb import tell_wandb
-from cosmos_launch.tokenizer_page import write_page
+from cosmos_launch.pages.tokenizer_page import write_page
 from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate
 from cosmos_train.worlds.trained import open_run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_launch.checkpoints import list_damage
-from cosmos_launch.run_records import RunRecords, read_records, said
+from cosmos_launch.pages.run_records import RunRecords, read_records, said
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.train.checkpoint.folder import list_checkpoints, step_of

@@ -7,7 +7,7 @@ import pytest
 from support.footage import CARPHONE, carphone_clips
 
 from cosmos_launch.demo import MemoryMeter, Stages, gather_footage
-from cosmos_launch.demo_report import held_out_clip
+from cosmos_launch.pages.demo_page import held_out_clip
 from cosmos_train.config.errors import ConfigError
 
 

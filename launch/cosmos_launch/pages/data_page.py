@@ -10,7 +10,7 @@ from cosmos_data.errors import ClipError
 from cosmos_data.manifest import Manifest
 from cosmos_data.video import RgbConverter, read_frames
 from cosmos_data.window import nearest_bucket
-from cosmos_launch.report import Fact, FrameRow, FrameRows, LossCurve, Report, Section, Table, Text, write_report
+from cosmos_launch.pages.page import Fact, FrameRow, FrameRows, LossCurve, Report, Section, Table, Text, write_report
 
 NUM_PICTURES = 8
 NUM_BINS = 40

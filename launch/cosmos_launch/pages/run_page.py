@@ -14,7 +14,7 @@ import av.error
 from cosmos_data.errors import ClipError
 from cosmos_data.given_clips import whole_video
 from cosmos_data.video import BadVideoError, RgbConverter, read_frames
-from cosmos_launch.report import (
+from cosmos_launch.pages.page import (
     Fact,
     FrameRow,
     FrameRows,
@@ -27,7 +27,7 @@ from cosmos_launch.report import (
     Text,
     write_report,
 )
-from cosmos_launch.run_records import Record, read_records, said
+from cosmos_launch.pages.run_records import Record, read_records, said
 from cosmos_launch.status import read_status
 from cosmos_train.train.telling.rank_times import PHASES, RankTimes, read_rank_times
 

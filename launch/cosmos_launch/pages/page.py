@@ -175,7 +175,7 @@ def render(report: Report) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-{Path(__file__).with_name("report.css").read_text(encoding="utf-8")}</style>
+{Path(__file__).with_name("page.css").read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <main>

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.page import Page
 
-from cosmos_launch.tokenizer_page import write_page
+from cosmos_launch.pages.tokenizer_page import write_page
 from cosmos_train.evaluate.tokenizer import ShownClip, ShownFrame
 
 PROTOCOL = {"window_frames": 17, "ssim_window": "gaussian"}

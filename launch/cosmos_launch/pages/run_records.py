@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.report import read_metrics
+from cosmos_launch.pages.page import read_metrics
 
 Record = dict[str, Any]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from support.run_folder import STEP, write_run
 
-from cosmos_launch.run_records import read_records
+from cosmos_launch.pages.run_records import read_records
 
 
 def start(step: int) -> dict[str, object]:

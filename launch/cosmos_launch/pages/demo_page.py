@@ -13,7 +13,7 @@ from cosmos_data.decode import PyAVDecoder
 from cosmos_data.manifest import Clip, Manifest
 from cosmos_data.media import read_first_frames
 from cosmos_data.plan import cover_windows
-from cosmos_launch.report import (
+from cosmos_launch.pages.page import (
     Fact,
     FrameRow,
     FrameRows,

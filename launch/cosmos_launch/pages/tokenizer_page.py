@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.report import Fact, FrameRow, FrameRows, Report, Section, Table, Text, write_report
+from cosmos_launch.pages.page import Fact, FrameRow, FrameRows, Report, Section, Table, Text, write_report
 from cosmos_train.evaluate.tokenizer import ERROR_GAIN, ShownClip
 
 

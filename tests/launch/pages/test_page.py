@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.page import Page
 
-from cosmos_launch.report import (
+from cosmos_launch.pages.page import (
     Fact,
     FrameRow,
     FrameRows,
