@@ -48,7 +48,7 @@ HOMES = {
         "cosmos_train.train.checkpoint.save",
     ],
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.checkpoint"],
-    "nvidia": ["cosmos_data.dali", "cosmos_launch.doctor"],
+    "nvidia": ["cosmos_data.dali", "cosmos_launch.cli.doctor"],
     "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
     "decord": [],
@@ -57,7 +57,7 @@ HOMES = {
 }
 
 # They open videos to read them: one by a list of formats, the other what it has just written.
-OPENERS = ["cosmos_data.opened", "cosmos_launch.doctor"]
+OPENERS = ["cosmos_data.opened", "cosmos_launch.cli.doctor"]
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
 HEAVY = ["torch", "megatron", "transformer_engine", "nvidia", "av", "wandb", "transformers", "diffusers"]
 PLACES = ["launch", "data", "tokenizers", "configs", "tests"]  # folders that are no packages
@@ -334,7 +334,7 @@ def test_configuration_leaves_are_light(modules: list[Module]) -> None:
 
 def test_the_command_starts_light(modules: list[Module]) -> None:
     names = {module.name for module in modules}
-    violations = heavy_violations(modules, {"cosmos_launch.cli"} & names)
+    violations = heavy_violations(modules, {"cosmos_launch.cli.main"} & names)
     assert not violations, listing(violations)
 
 

@@ -98,7 +98,7 @@ def test_the_configurations_are_found_beside_the_package(python: Path, tmp_path:
 def test_a_job_is_rendered_from_the_wheel_alone(python: Path, tmp_path: Path) -> None:
     program = """
         import contextlib, io, json
-        from cosmos_launch.cli import main
+        from cosmos_launch.cli.main import main
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             code = main("submit run/demo_world --cluster cpu_two_nodes --nodes 2 --dry-run".split())
         print(json.dumps({"code": code, "first": shown.getvalue().splitlines()[0]}))
@@ -121,4 +121,4 @@ def test_the_command_answers_from_the_wheel(python: Path, tmp_path: Path) -> Non
         (command,) = importlib.metadata.entry_points(group="console_scripts", name="cosmos-train")
         print(json.dumps({"value": command.value, "name": command.load().__name__}))
     """
-    assert output_of(python, program, tmp_path) == {"value": "cosmos_launch.cli:main", "name": "main"}
+    assert output_of(python, program, tmp_path) == {"value": "cosmos_launch.cli.main:main", "name": "main"}

@@ -1,8 +1,9 @@
 """What the environment says of ranks and of W&B: the one module that reads these variables, for runs and for `doctor`.
 
 Whoever starts the ranks of a run, torchrun or cosmos_launch.jobs.spawn, gives each RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR and MASTER_PORT. Without them a process is all of its run. Variables that a shell or a pod has left over contradict each
-other or the command line sooner or later; that is an error before anything waits for ranks that nobody starts.
+MASTER_ADDR and MASTER_PORT. Without them a process is all of its run. Variables that a shell or a pod has left over
+contradict each other or the command line sooner or later; that is an error before anything waits for ranks that nobody
+starts.
 
 An empty variable counts as none.
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.config.cluster import ClusterConfig, ContainerConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.gpus import GPUS

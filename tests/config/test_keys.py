@@ -48,7 +48,7 @@ def test_a_key_that_nobody_reads_is_found_out(made_up: Key):
 def test_readers_are_those_that_really_read():
     assert readers(KEYS["optim.warmup_steps"]) == ["cosmos_train.train.optim"]
     assert "cosmos_train.worlds.trained_dit" in readers(KEYS["sample.negative_prompt"])
-    assert "cosmos_launch.sample" not in readers(KEYS["train.num_steps"]), "that is sample.num_steps"
+    assert "cosmos_launch.cli.sample" not in readers(KEYS["train.num_steps"]), "that is sample.num_steps"
 
 
 def test_a_key_that_only_its_section_reads_counts_if_others_ask_the_section():

@@ -9,7 +9,7 @@ from support.tiny_t5 import write_t5
 
 from cosmos_data.conditions import CaptionWindow
 from cosmos_data.manifest import Manifest
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 
 
 @pytest.fixture

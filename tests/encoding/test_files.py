@@ -15,7 +15,7 @@ from cosmos_data.clip import Clip
 from cosmos_data.given_clips import find_sources, read_pixels
 from cosmos_data.media import mp4_comment
 from cosmos_data.video import probe_video
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.latent_file import load_latents
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range

@@ -19,7 +19,7 @@ from cosmos_data.manifest import Manifest
 from cosmos_data.plan import central_sample
 from cosmos_data.video import probe_video
 from cosmos_data.window_conditions import WindowConditions, conditions_of
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import WorldDiTRun

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cosmos_data.decode import choose_decoder
 from cosmos_data.manifest import Manifest
-from cosmos_launch.cli import main
-from cosmos_launch.sample import Clock, _condition, _generate
-from cosmos_launch.sample_request import SampleRequest
+from cosmos_launch.cli.main import main
+from cosmos_launch.cli.sample import Clock, _condition, _generate
+from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.evaluate.held_out import regular_windows

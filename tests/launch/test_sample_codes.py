@@ -22,7 +22,7 @@ from cosmos_data.latents import LatentStore
 from cosmos_data.shard_file import open_shard
 from cosmos_data.simulated import WorldConfig, write_world
 from cosmos_data.video import probe_video
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_launch.jobs.worker import run_rank
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 from support import filled_run
 from support.slurm import LIMIT_SEC, Job, submit
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.config.load import to_yaml
 
 WINDOW_MIB = 4 * 3 * 4 * 6 * 4 / 2**20

@@ -2,9 +2,10 @@
 
 srun starts it, one process a node. Each rank runs MODULE: cosmos_launch.jobs.worker, which trains, or
 cosmos_launch.jobs.encode_rank, which makes the run's latent cache (under torchrun). LAUNCHER is torchrun or ft_launcher
-(cosmos_launch.jobs.resilient, which starts ranks again, RESTARTS times). It is called as a function: so the run's own exit code comes out of it, where a launcher's is 1
-for everything, and a rank that was killed is written down with its host. torchrun is told of this node by Slurm's
-variables, and of the first node by MASTER_ADDR and MASTER_PORT, which slurm/train.sbatch sets.
+(cosmos_launch.jobs.resilient, which starts ranks again, RESTARTS times). It is called as a function: so the run's own
+exit code comes out of it, where a launcher's is 1 for everything, and a rank that was killed is written down with its
+host. torchrun is told of this node by Slurm's variables, and of the first node by MASTER_ADDR and MASTER_PORT, which
+slurm/train.sbatch sets.
 """
 
 import contextlib

@@ -14,6 +14,7 @@ import av.error
 from cosmos_data.errors import ClipError
 from cosmos_data.given_clips import whole_video
 from cosmos_data.video import BadVideoError, RgbConverter, read_frames
+from cosmos_launch.cli.status import read_status
 from cosmos_launch.pages.page import (
     Fact,
     FrameRow,
@@ -28,7 +29,6 @@ from cosmos_launch.pages.page import (
     write_report,
 )
 from cosmos_launch.pages.run_records import Record, read_records, said
-from cosmos_launch.status import read_status
 from cosmos_train.train.telling.rank_times import PHASES, RankTimes, read_rank_times
 
 MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16

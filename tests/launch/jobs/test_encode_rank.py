@@ -23,7 +23,7 @@ from cosmos_data.latents import INDEX_NAME, LatentStore, is_finished
 from cosmos_data.plan import Sample
 from cosmos_data.shard_file import remove_abandoned
 from cosmos_data.shard_plan import RegularWindows
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_launch.jobs.stopping import ASKED
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import to_yaml

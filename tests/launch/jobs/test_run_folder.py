@@ -11,7 +11,7 @@ from support import tiny_world, training
 from support.checkpoints import flip, write_checkpoint
 from support.ranks import RankPool
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_launch.jobs import worker
 from cosmos_launch.jobs.run_folder import check_is_writable, check_run_folder, write_run_folder
 from cosmos_train.config.errors import ConfigError

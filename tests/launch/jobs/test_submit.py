@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import tiny_world
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_launch.jobs import submit
 from cosmos_launch.jobs.batch_script import Batch, Nodes, render
 from cosmos_train.config.load import configs_dir, load_run, load_run_on_cluster, to_yaml
@@ -118,7 +118,7 @@ def test_wrong_input_is_told_before_the_queue(line: str, said: str, capsys: pyte
 def test_torch_is_not_needed():
     program = f"""
 import sys
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 assert main("submit {WORLD} --cluster cpu_two_nodes --nodes 2 --dry-run".split()) == 0
 assert not {{"torch", "megatron", "av", "wandb"}} & set(sys.modules)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import tiny_world
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.parallel.config import ParallelConfig
 

@@ -10,7 +10,7 @@ from support.page import Page
 from support.run_folder import STEP, write_run
 
 from cosmos_data.media import write_mp4
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.train.telling.rank_times import RankTimes
 
 FULL = STEP | {"grad_norm": 2.0, "lr": 1e-3, "peak_host_memory_gib": 1.25, "data_wait_share": 0.1, "psnr_db": 30.0}

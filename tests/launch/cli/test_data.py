@@ -11,11 +11,11 @@ from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifest import Manifest
 from cosmos_data.plan import SamplePlan, read_parts
-from cosmos_launch import data
-from cosmos_launch.data_arguments import add_data_commands
+from cosmos_launch.cli import data
+from cosmos_launch.cli.data_arguments import add_data_commands
 from cosmos_launch.pages import data_page
 
-ENERGON = Path(__file__).parents[1] / "data/formats/energon"
+ENERGON = Path(__file__).parents[2] / "data/formats/energon"
 
 
 def run(line: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 from support import tiny_world, training
 from support.ranks import RankPool
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint import checkpoint

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_launch.cli import main
-from cosmos_launch.plan import HEADER
+from cosmos_launch.cli.dry_run import HEADER
+from cosmos_launch.cli.main import main
 
 LINE = (
     "train run/pretrain/dit_7b_720p --dry-run --world-size 1024 parallel.pp=4 parallel.recompute=full "

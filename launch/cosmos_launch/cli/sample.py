@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_data.media import read_first_frames, tile, write_mp4
+from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
-from cosmos_launch.sample_request import SampleRequest
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.generate.rollout import num_windows, roll_out
 from cosmos_train.generate.world import window_seeds

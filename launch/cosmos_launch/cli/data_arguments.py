@@ -75,7 +75,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
     from cosmos_data.build import build_manifest
     from cosmos_data.shown import Rules
-    from cosmos_launch.data import build
+    from cosmos_launch.cli.data import build
 
     names = ("pixels", "hdr", "interlaced", "background")
     make = partial(
@@ -92,14 +92,14 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.data import check
+    from cosmos_launch.cli.data import check
 
     return check(arguments.source, target_fps=arguments.target_fps, out=arguments.out)
 
 
 def _pack(arguments: argparse.Namespace) -> int:
     from cosmos_data.pack import PackRequest
-    from cosmos_launch.data import pack
+    from cosmos_launch.cli.data import pack
 
     names = ("codec", "height_px", "width_px", "allow_upscale", "gop_frames", "shard_mib")
     return pack(arguments.source, arguments.out, PackRequest(**{name: vars(arguments)[name] for name in names}))

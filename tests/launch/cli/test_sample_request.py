@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cosmos_launch.sample_request import SampleRequest
+from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_train.config.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support import official_ar
 from support.official_dit import official_state, small_config, write_official
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.convert import TOLERANCE
 from cosmos_tok.model import CausalVideoTokenizer
@@ -21,7 +21,7 @@ from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.interop.source import open_world
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cosmos_launch.data_arguments import add_data_commands
+from cosmos_launch.cli.data_arguments import add_data_commands
 from cosmos_launch.jobs.text_encoding import read_text_as_utf8
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
@@ -291,7 +291,7 @@ def _check_or_plan(arguments: argparse.Namespace) -> int:
     if world_size < 1:
         raise ConfigError(f"--world-size {world_size} must be at least 1")
     check_run(run, world_size)  # before torch is imported
-    from cosmos_launch.plan import dry_run
+    from cosmos_launch.cli.dry_run import dry_run
 
     return dry_run(run, world_size, as_json=arguments.json)
 
@@ -314,7 +314,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.status import status
+    from cosmos_launch.cli.status import status
 
     return status(arguments.run, as_json=arguments.json)
 
@@ -326,7 +326,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> int:
-    from cosmos_launch import checkpoints
+    from cosmos_launch.cli import checkpoints
 
     if arguments.action == "prune":
         return checkpoints.prune(
@@ -417,8 +417,8 @@ def _tokenize_files(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
+    from cosmos_launch.cli.sample_request import SampleRequest
     from cosmos_launch.jobs.spawn import run_ranks
-    from cosmos_launch.sample_request import SampleRequest
     from cosmos_train.config.environment import own_ranks
 
     request = SampleRequest(
@@ -434,8 +434,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     ranks = own_ranks(arguments.nproc)
     if request.num_ranks > 1 and not ranks.is_given:
         return run_ranks([sys.executable, "-m", "cosmos_launch.cli", *arguments.argv], request.num_ranks)
+    from cosmos_launch.cli.sample import sample
     from cosmos_launch.jobs.stopping import end_with_launcher
-    from cosmos_launch.sample import sample
     from cosmos_train.parallel import init
 
     end_with_launcher()
@@ -445,7 +445,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_world(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.evaluate import evaluate_world
+    from cosmos_launch.cli.evaluate import evaluate_world
     from cosmos_train.parallel import init
 
     exit_code = evaluate_world(arguments.run, arguments.overrides, out=arguments.out, max_windows=arguments.max_windows)
@@ -454,7 +454,7 @@ def _evaluate_world(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_tokenizer(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.evaluate import evaluate_tokenizer
+    from cosmos_launch.cli.evaluate import evaluate_tokenizer
 
     return evaluate_tokenizer(
         arguments.tokenizer,
@@ -467,13 +467,13 @@ def _evaluate_tokenizer(arguments: argparse.Namespace) -> int:
 
 
 def _ema(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.ema import make_average
+    from cosmos_launch.cli.ema import make_average
 
     return make_average(arguments.run, sigma_rel=arguments.sigma_rel, step=arguments.step, out=arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.convert import convert
+    from cosmos_launch.cli.convert import convert
 
     return convert(
         arguments.source,
@@ -488,16 +488,12 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.doctor import main as doctor
+    from cosmos_launch.cli.doctor import main as doctor
 
     return doctor(json=arguments.json)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from cosmos_launch.explain import explain
+    from cosmos_launch.cli.explain import explain
 
     return explain(arguments.key)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_launch import doctor
-from cosmos_launch.doctor import Finding
+from cosmos_launch.cli import doctor
+from cosmos_launch.cli.doctor import Finding
 from cosmos_train.parallel.apex import has_fused_weight_gradient
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STATUSES = {"ok", "missing", "wrong"}
 
 HIDE = """
@@ -44,7 +44,7 @@ HIDE = """
 
 def doctor_process(prelude: str = "", *, as_json: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """The doctor in a process of its own, after some lines of Python that spoil it."""
-    call = f"import sys\nfrom cosmos_launch.doctor import main\nsys.exit(main(json={as_json}))\n"
+    call = f"import sys\nfrom cosmos_launch.cli.doctor import main\nsys.exit(main(json={as_json}))\n"
     paths = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(prelude) + call],
@@ -132,7 +132,7 @@ def test_json_is_one_array(here: dict[str, Finding]) -> None:
 
 def test_importing_the_doctor_imports_nothing_heavy() -> None:
     heavy = {"torch", "megatron", "av", "nvidia", "numpy", "wandb", "rich"}
-    program = f"import sys, cosmos_launch.doctor; print(sorted({heavy!r} & set(sys.modules)))"
+    program = f"import sys, cosmos_launch.cli.doctor; print(sorted({heavy!r} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).strip() == "[]"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.config.keys import all_keys
 from cosmos_train.config.schema import RUNS
 

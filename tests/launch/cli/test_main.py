@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from support.footage import CARPHONE
 
-from cosmos_launch import cli
-from cosmos_launch.cli import main
+from cosmos_launch.cli import main as cli
+from cosmos_launch.cli.main import main
 from cosmos_launch.jobs import spawn, worker
 from cosmos_train.config.load import load_run, to_yaml
 
@@ -145,7 +145,7 @@ def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.Monke
 
 def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`sample` and `evaluate` have more options than others; the rest is checked where it is used."""
-    from cosmos_launch import sample
+    from cosmos_launch.cli import sample
     from cosmos_train.evaluate import world as evaluate  # they bring torch, which help should not wait for here either
 
     seen = {}
@@ -211,7 +211,7 @@ def test_text_is_utf8_where_there_is_no_locale(tmp_path: Path, locale: str):
 
 def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
     """A process that torchrun started is a rank, and starts no others."""
-    from cosmos_launch import sample
+    from cosmos_launch.cli import sample
 
     seen: list = []
     monkeypatch.setattr(spawn, "run_ranks", lambda command, n: seen.append((command, n)) or 0)

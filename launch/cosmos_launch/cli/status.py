@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.checkpoints import list_damage
+from cosmos_launch.cli.checkpoints import list_damage
 from cosmos_launch.pages.run_records import RunRecords, read_records, said
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run

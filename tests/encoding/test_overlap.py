@@ -20,7 +20,7 @@ from cosmos_data.conditions import Action
 from cosmos_data.decode import PyAVDecoder
 from cosmos_data.latent_shards import LatentShard
 from cosmos_data.manifest import Manifest
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 from cosmos_train.config.load import to_yaml

@@ -19,7 +19,7 @@ from cosmos_data.config import DataConfig
 from cosmos_data.latents import LatentMetadata
 from cosmos_data.media import read_first_frames
 from cosmos_data.video import probe_video
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics

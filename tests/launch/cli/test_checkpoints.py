@@ -12,7 +12,7 @@ from support import tiny_world, training
 from support.checkpoints import flip, write_checkpoint
 from support.ranks import RankPool
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint.folder import set_aside
 from cosmos_train.train.checkpoint.judge import _check_of

@@ -8,7 +8,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.run_folder import STEP, write_run
 
-from cosmos_launch.cli import main
+from cosmos_launch.cli.main import main
 from cosmos_train.train.telling.rank_times import RankTimes
 
 
