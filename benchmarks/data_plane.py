@@ -53,11 +53,11 @@ def real_pictures(folder: Path) -> list[dict[str, Any]]:
     """Rows of one clip of real footage, packed at the sizes of the five buckets."""
     from support.footage import FOOTAGE
 
-    from cosmos_data.build import build_manifest
     from cosmos_data.config import SIZES_PX
-    from cosmos_data.manifest import Manifest
-    from cosmos_data.pack import PackRequest, pack_manifest
-    from cosmos_data.rows import to_row
+    from cosmos_data.manifests.build import build_manifest
+    from cosmos_data.manifests.manifest import Manifest
+    from cosmos_data.manifests.pack import PackRequest, pack_manifest
+    from cosmos_data.manifests.rows import to_row
 
     (folder / "footage").mkdir()
     (folder / "footage/film.mp4").symlink_to(FOOTAGE / "bigbuckbunny.mp4")
@@ -75,8 +75,8 @@ def measure_manifest(path: Path) -> dict[str, float]:
     import numpy as np
 
     from cosmos_data.config import DataConfig
-    from cosmos_data.manifest import Manifest
-    from cosmos_data.plan import Part, SamplePlan
+    from cosmos_data.manifests.manifest import Manifest
+    from cosmos_data.sample_plan.plan import Part, SamplePlan
 
     one = DataConfig(manifest="m", num_frames=9, height_px=192, width_px=192)
     twenty = DataConfig(manifest="m", num_frames=9, height_px=256, width_px=256, buckets="256")
@@ -99,10 +99,10 @@ def measure_manifest(path: Path) -> dict[str, float]:
 def measure_first_batch(path: Path) -> dict[str, float]:
     """Resume at sample FAR."""
     from cosmos_data.config import DataConfig
-    from cosmos_data.decode import PyAVDecoder
-    from cosmos_data.loader import VideoBatches
-    from cosmos_data.manifest import Manifest
-    from cosmos_data.plan import Part, SamplePlan
+    from cosmos_data.decoders.decode import PyAVDecoder
+    from cosmos_data.manifests.manifest import Manifest
+    from cosmos_data.sample_plan.loader import VideoBatches
+    from cosmos_data.sample_plan.plan import Part, SamplePlan
 
     started, started_cpu = time.perf_counter(), time.process_time()
     config = DataConfig(manifest="m", num_frames=17, height_px=256, width_px=256, buckets="256", num_workers=2)
@@ -122,7 +122,7 @@ def measure_cache(folder: Path) -> dict[str, float]:
     """Open, and read windows at random."""
     import numpy as np
 
-    from cosmos_data.latents import LatentStore
+    from cosmos_data.caches.latents import LatentStore
 
     before_mib = resident_mib()
     started, started_cpu = time.perf_counter(), time.process_time()

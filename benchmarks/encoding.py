@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from provenance import commit
 
-from cosmos_data.build import build_manifest
+from cosmos_data.manifests.build import build_manifest
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
 from cosmos_train.config.load import load_run, to_yaml

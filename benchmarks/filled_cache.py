@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from provenance import commit
 
-from cosmos_data.key_index import KeyIndex
-from cosmos_data.keyed_shards import KeyedShards
+from cosmos_data.caches.key_index import KeyIndex
+from cosmos_data.caches.keyed_shards import KeyedShards
 
 KEYS_PER_SHARD = 2500
 NUM_MISSES = 500

@@ -153,7 +153,7 @@ def compare_heads(run_dir: Path, given: Path, numbers: Sequence[int]) -> list[di
 
     import torch
 
-    from cosmos_data.media import read_first_frames
+    from cosmos_data.videos.media import read_first_frames
     from cosmos_train.config.schema import WorldARRun
     from cosmos_train.generate.codes import CodeScene, generate_codes
     from cosmos_train.generate.medusa import generate_guessed_codes

@@ -11,7 +11,7 @@ passed over (decord and webdataset are on no list of requirements). Exits 1 wher
 than ours, or the first batch at any sample takes longer than FIRST_BATCH_SEC.
 
 Everyone gives uint8 RGB at the clip's own size. `levels_from_ours` is how far the first window is from ours, which has
-interpolated chroma (cosmos_data.video.ACCURATE): FFmpeg's default repeats it, in a fifth of the time.
+interpolated chroma (cosmos_data.videos.video.ACCURATE): FFmpeg's default repeats it, in a fifth of the time.
 
     ours          `data pack --codec copy`: the same bytes in tar shards, through the sample plan
     ours_packed   `data pack --codec h264`: the clips encoded again with a key frame every 12, through the sample plan
@@ -44,10 +44,10 @@ import numpy as np
 from provenance import commit
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import PyAVDecoder
-from cosmos_data.loader import VideoBatches
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Part, Sample, SamplePlan
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.loader import VideoBatches
+from cosmos_data.sample_plan.plan import Part, Sample, SamplePlan
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -75,8 +75,8 @@ def write_clip(path: Path, gop_frames: int, number: int) -> None:
 
 def make_clips(folder: Path, gop_frames: int, num_clips: int) -> None:
     """videos/, the same bytes in shards (copied/), and encoded again in shards (packed/)."""
-    from cosmos_data.build import build_manifest
-    from cosmos_data.pack import PackRequest, pack_manifest
+    from cosmos_data.manifests.build import build_manifest
+    from cosmos_data.manifests.pack import PackRequest, pack_manifest
 
     videos = folder / "videos"
     videos.mkdir(parents=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cosmos_data.latents import is_finished
+from cosmos_data.caches.latents import is_finished
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import CONFIG, load_tokenizer
 from cosmos_train.config.errors import ConfigError

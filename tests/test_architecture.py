@@ -48,7 +48,7 @@ HOMES = {
         "cosmos_train.train.checkpoint.save",
     ],
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.checkpoint"],
-    "nvidia": ["cosmos_data.dali", "cosmos_launch.cli.doctor"],
+    "nvidia": ["cosmos_data.decoders.dali", "cosmos_launch.cli.doctor"],
     "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
     "decord": [],
@@ -57,7 +57,7 @@ HOMES = {
 }
 
 # They open videos to read them: one by a list of formats, the other what it has just written.
-OPENERS = ["cosmos_data.opened", "cosmos_launch.cli.doctor"]
+OPENERS = ["cosmos_data.videos.opened", "cosmos_launch.cli.doctor"]
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
 HEAVY = ["torch", "megatron", "transformer_engine", "nvidia", "av", "wandb", "transformers", "diffusers"]
 PLACES = ["launch", "data", "tokenizers", "configs", "tests"]  # folders that are no packages
@@ -216,7 +216,7 @@ def opening_violations(root: Path, modules: list[Module]) -> list[str]:
     """Videos that are opened to be read by any format that FFmpeg knows."""
     return [
         f"{module.path}:{line}: {module.name} may not open a video by av.open, which takes texts that name other files"
-        " for videos, too; use cosmos_data.opened"
+        " for videos, too; use cosmos_data.videos.opened"
         for module in modules
         if not inside_any(module.name, OPENERS)
         for line in lines_that_open((root / module.path).read_text(encoding="utf-8"))
@@ -418,9 +418,13 @@ def test_an_import_downwards_is_fine(tmp_path: Path) -> None:
         (
             "data/cosmos_data/shards.py",
             "import nvidia.dali as dali",
-            "its home is cosmos_data.dali and cosmos_launch",
+            "its home is cosmos_data.decoders.dali and cosmos_launch",
         ),
-        ("data/cosmos_data/decode.py", "from torchcodec.decoders import V", "its home is outside this project"),
+        (
+            "data/cosmos_data/decoders/decode.py",
+            "from torchcodec.decoders import V",
+            "its home is outside this project",
+        ),
         ("cosmos_train/train/loop.py", "import wandb", "its home is cosmos_train.train.telling.wandb_run"),
         ("cosmos_train/interop/x.py", "from diffusers import A", "its home is cosmos_tok.convert"),
         ("cosmos_train/train/loop.py", "import os\nrank = os.environ['RANK']", "may not use os.environ"),
@@ -439,7 +443,7 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
         "cosmos_train/config/environment.py": "import os\nos.environ.get('RANK')",
         "cosmos_train/train/checkpoint/checkpoint.py": "from megatron.core import dist_checkpointing",
         "cosmos_train/train/telling/wandb_run.py": "def f():\n    import wandb",
-        "data/cosmos_data/dali.py": "from nvidia.dali import fn",
+        "data/cosmos_data/decoders/dali.py": "from nvidia.dali import fn",
         "launch/cosmos_launch/jobs/submit.py": "from os import environ",
     }
     assert home_violations(written(tmp_path, files)) == []
@@ -461,7 +465,7 @@ def test_a_video_that_is_opened_elsewhere_is_seen(tmp_path: Path, text: str) -> 
 def test_a_video_that_is_written_may_be_opened_anywhere(tmp_path: Path) -> None:
     files = {
         "launch/cosmos_launch/x.py": "import av\nav.open('a.mp4', 'w')",
-        "data/cosmos_data/opened.py": "import av\nav.open('a.mp4')",
+        "data/cosmos_data/videos/opened.py": "import av\nav.open('a.mp4')",
     }
     assert opening_violations(tmp_path, written(tmp_path, files)) == []
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import torch
 
+from cosmos_data.caches.text_cache import TextCache
 from cosmos_data.config import DataConfig
-from cosmos_data.manifest import Manifest
-from cosmos_data.text_cache import TextCache
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.text.cache import CachedTextEncoder
 from cosmos_train.text.config import TextConfig

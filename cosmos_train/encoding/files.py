@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
-from cosmos_data.given_clips import Source, find_sources, gathered, read_pixels, scaled_size
 from cosmos_data.location import file_sha256
-from cosmos_data.media import mp4_comment, write_mp4_pieces
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.readers.given_clips import Source, find_sources, gathered, read_pixels, scaled_size
+from cosmos_data.videos.media import mp4_comment, write_mp4_pieces
 from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
 from cosmos_tok.model import CausalVideoTokenizer, shown, to_unit_range

@@ -1,8 +1,8 @@
 """`cosmos-train tokenize RUN.yaml`: fill the latent cache that a world model's run names.
 
-Which windows each shard of the cache holds is a function of the manifest and the settings (cosmos_data.shard_plan), and
-so is a shard's name. Every process makes whole shards, its share of them, and takes those that are there as they are:
-so a command that was stopped or killed goes on where it was, and several may fill one folder. Whitening statistics, of
+Which windows each shard of the cache holds is a function of the manifest and the settings (cosmos_data.caches.shard_plan),
+and so is a shard's name. Every process makes whole shards, its share of them, and takes those that are there as they
+are: so a command that was stopped or killed goes on where it was, and several may fill one folder. Whitening statistics, of
 the training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
 holds codes, which need none. The index comes last: the cache is complete or absent.
 """
@@ -19,19 +19,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cosmos_data import latent_shards, text_shards
+from cosmos_data.caches import latent_shards, text_shards
+from cosmos_data.caches.encoded import KnownWindow, known_of
+from cosmos_data.caches.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
+from cosmos_data.caches.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
+from cosmos_data.caches.shard_file import key_of, remove_abandoned
+from cosmos_data.caches.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
+from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.encoded import KnownWindow, known_of
+from cosmos_data.decoders.decode import Decoder, choose_decoder
 from cosmos_data.errors import ClipError, DataError
-from cosmos_data.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
-from cosmos_data.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, read_quarantine
-from cosmos_data.shard_file import key_of, remove_abandoned
-from cosmos_data.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
-from cosmos_data.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
-from cosmos_data.window_conditions import conditions_said
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import Sample, read_quarantine
+from cosmos_data.sample_plan.window_conditions import conditions_said
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun

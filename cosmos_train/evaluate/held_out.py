@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from cosmos_data.clip import Split
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, usable_clips
-from cosmos_data.shard_plan import RegularWindows
+from cosmos_data.caches.shard_plan import RegularWindows
+from cosmos_data.manifests.clip import Split
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import Sample, usable_clips
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.worlds.trained import TrainedWorld
 

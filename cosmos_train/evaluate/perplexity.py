@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cosmos_data.decode import choose_decoder
-from cosmos_data.manifest import Manifest
+from cosmos_data.decoders.decode import choose_decoder
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_train.evaluate.held_out import regular_windows
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch

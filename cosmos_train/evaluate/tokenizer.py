@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_data.clip import Clip
+from cosmos_data.decoders.transform import cut_and_scale
 from cosmos_data.errors import DataError
-from cosmos_data.given_clips import Source, find_sources, read_pixels, scaled_size
 from cosmos_data.location import file_sha256
-from cosmos_data.plan import central_box
-from cosmos_data.transform import cut_and_scale
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.readers.given_clips import Source, find_sources, read_pixels, scaled_size
+from cosmos_data.sample_plan.plan import central_box
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, shown
 from cosmos_tok.number_formats import require_finite

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosmos_data.decode import choose_decoder
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample
+from cosmos_data.decoders.decode import choose_decoder
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import Sample
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_data.order import philox_key, philox_words
+from cosmos_data.sample_plan.order import philox_key, philox_words
 from cosmos_train.generate.config import CodeSampleConfig
 
 

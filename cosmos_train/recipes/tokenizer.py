@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cosmos_data.decode import choose_decoder
-from cosmos_data.loader import QUARANTINE, BadClip, VideoBatches
-from cosmos_data.plan import SamplePlan, read_parts
+from cosmos_data.decoders.decode import choose_decoder
+from cosmos_data.sample_plan.loader import QUARANTINE, BadClip, VideoBatches
+from cosmos_data.sample_plan.plan import SamplePlan, read_parts
 from cosmos_tok.metrics import WINDOW_PX, code_use, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
 from cosmos_tok.store import load_tokenizer, save_tokenizer

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_data.text_cache import TextCache
+from cosmos_data.caches.text_cache import TextCache
 from cosmos_tok.config import Precision, TokenizerError
 from cosmos_train.text.config import TextConfig
 from cosmos_train.text.encoder import DTYPES, FolderTextEncoder, TextEncoder, TextStates, text_encoder_folder
@@ -18,7 +18,7 @@ ENCODER_FILES = (".json", ".model", ".txt", ".safetensors", ".bin")
 
 
 class StateStore(Protocol):
-    """Keeps states by a SHA-256; cosmos_data.text_cache has one that processes and nodes share."""
+    """Keeps states by a SHA-256; cosmos_data.caches.text_cache has one that processes and nodes share."""
 
     def read(self, key: str) -> tuple[Tensor, int] | None:
         """Return states [S, E] of a text's own tokens and how many were cut off; None where they are not there."""

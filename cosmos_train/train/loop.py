@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cosmos_data.order import SAMPLE_ORDER, rank_slice
+from cosmos_data.sample_plan.order import SAMPLE_ORDER, rank_slice
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig

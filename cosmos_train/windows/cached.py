@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
-from cosmos_data.encoded import Window
-from cosmos_data.latents import LatentStore
-from cosmos_data.order import Alternation, IndexPlan
+from cosmos_data.caches.encoded import Window
+from cosmos_data.caches.latents import LatentStore
+from cosmos_data.sample_plan.order import Alternation, IndexPlan
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun

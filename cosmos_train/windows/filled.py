@@ -18,15 +18,15 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from cosmos_data.caches.encoded import Window, known_of
+from cosmos_data.caches.text_cache import TextCache
+from cosmos_data.caches.window_cache import WindowCache
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import Decoder, choose_decoder
-from cosmos_data.encoded import Window, known_of
+from cosmos_data.decoders.decode import Decoder, choose_decoder
 from cosmos_data.errors import ClipError
-from cosmos_data.loader import QUARANTINE, VideoBatch, VideoBatches
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import Sample, SamplePlan, read_parts
-from cosmos_data.text_cache import TextCache
-from cosmos_data.window_cache import WindowCache
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.loader import QUARANTINE, VideoBatch, VideoBatches
+from cosmos_data.sample_plan.plan import Sample, SamplePlan, read_parts
 from cosmos_tok.config import Precision, TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class EncodingDecoder:
-    """A decoder (cosmos_data.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
+    """A decoder (decoders.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
 
     def __init__(self, decoder: Decoder, encoder: WindowEncoder, cache: WindowCache) -> None:
         self._decoder, self._encoder, self._cache = decoder, encoder, cache

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from cosmos_data.latents import LatentStore, is_finished
+from cosmos_data.caches.latents import LatentStore, is_finished
 from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun

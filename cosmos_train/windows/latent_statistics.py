@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import Decoder
-from cosmos_data.loader import VideoBatches
-from cosmos_data.plan import Part, SamplePlan
+from cosmos_data.decoders.decode import Decoder
+from cosmos_data.sample_plan.loader import VideoBatches
+from cosmos_data.sample_plan.plan import Part, SamplePlan
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
 from cosmos_train.parallel.mesh import Mesh

@@ -13,7 +13,7 @@ from itertools import tee
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_data.order import Alternation
+from cosmos_data.sample_plan.order import Alternation
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.windows.cached import open_cached

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_data.encoded import Window
+from cosmos_data.caches.encoded import Window
 from cosmos_tok.whitening import LatentStatistics
 
 Kind = Literal["image", "video"]

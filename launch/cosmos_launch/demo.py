@@ -99,7 +99,7 @@ def gather_footage(folder: Path, video: Path | None) -> None:
             shutil.copy(_default_footage() / f"{name}.mp4", aside)
             (aside / f"{name}.txt").write_text(caption)
     else:
-        from cosmos_data.folder import find_videos
+        from cosmos_data.readers.folder import find_videos
 
         videos = find_videos(video)
         for path in videos[:MAX_VIDEOS]:

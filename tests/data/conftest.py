@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from support.coded_pictures import write_coded
 
-from cosmos_data.build import build_manifest
-from cosmos_data.manifest import Manifest
-from cosmos_data.pack import PackRequest, pack_manifest
-from cosmos_data.shown import Rules
+from cosmos_data.manifests.build import build_manifest
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.pack import PackRequest, pack_manifest
+from cosmos_data.videos.shown import Rules
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from support.torchcodec_frames import decoded, torchcodec_process
 
-from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
-from cosmos_data.dali_limits import dali_obstacle
-from cosmos_data.decode import PyAVDecoder
-from cosmos_data.plan import Part, SamplePlan
-from cosmos_data.video import RgbConverter, probe_video, read_frames
+from cosmos_data.decoders.dali_limits import dali_obstacle
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.manifests.build import build_manifest
+from cosmos_data.sample_plan.plan import Part, SamplePlan
+from cosmos_data.videos.video import RgbConverter, probe_video, read_frames
 
 NUM_FRAMES = 40
 

@@ -14,13 +14,13 @@ import pytest
 from support.clips import CLIP
 from support.many import SHAPE_CTHW, write_many_rows, write_many_windows
 
+from cosmos_data.caches.latents import LatentStore
 from cosmos_data.config import SIZES_PX, DataConfig
-from cosmos_data.latents import LatentStore
-from cosmos_data.manifest import Manifest
-from cosmos_data.order import ROUNDS, Alternation, IndexPlan
-from cosmos_data.plan import Part, SamplePlan
-from cosmos_data.rows import to_row
-from cosmos_data.table import ClipTable
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.rows import to_row
+from cosmos_data.manifests.table import ClipTable
+from cosmos_data.sample_plan.order import ROUNDS, Alternation, IndexPlan
+from cosmos_data.sample_plan.plan import Part, SamplePlan
 
 ROWS, TIMES = 1000, 10
 CONFIG = DataConfig(manifest="m", num_frames=9, height_px=256, width_px=256, buckets="256")

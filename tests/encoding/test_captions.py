@@ -7,8 +7,8 @@ import pytest
 from support.clips import CLIP
 from support.tiny_t5 import write_t5
 
-from cosmos_data.conditions import CaptionWindow
-from cosmos_data.manifest import Manifest
+from cosmos_data.manifests.conditions import CaptionWindow
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_launch.cli.main import main
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from support.footage import CARPHONE
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 
-from cosmos_data.clip import Clip
-from cosmos_data.given_clips import find_sources, read_pixels
-from cosmos_data.media import mp4_comment
-from cosmos_data.video import probe_video
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.readers.given_clips import find_sources, read_pixels
+from cosmos_data.videos.media import mp4_comment
+from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.latent_file import load_latents

@@ -13,12 +13,12 @@ import torch
 from support import filled_run
 from support.ranks import RankPool
 
+from cosmos_data.caches.latents import LatentStore
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentStore
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import central_sample
-from cosmos_data.video import probe_video
-from cosmos_data.window_conditions import WindowConditions, conditions_of
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import central_sample
+from cosmos_data.sample_plan.window_conditions import WindowConditions, conditions_of
+from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.config.load import load_run, to_yaml

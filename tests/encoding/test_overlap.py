@@ -14,12 +14,12 @@ from support import filled_run, tiny_world
 from support.footage import CARPHONE, FOOTAGE
 from torch import Tensor
 
-from cosmos_data import latent_shards
-from cosmos_data.build import build_manifest
-from cosmos_data.conditions import Action
-from cosmos_data.decode import PyAVDecoder
-from cosmos_data.latent_shards import LatentShard
-from cosmos_data.manifest import Manifest
+from cosmos_data.caches import latent_shards
+from cosmos_data.caches.latent_shards import LatentShard
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.manifests.build import build_manifest
+from cosmos_data.manifests.conditions import Action
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_launch.cli.main import main
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, save_tokenizer

@@ -8,7 +8,7 @@ import pytest
 from support.footage import carphone_clips
 
 from cosmos_data.config import DataConfig
-from cosmos_data.manifest import Manifest
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.evaluate.held_out import regular_windows
 

@@ -12,7 +12,7 @@ from support.footage import CARPHONE
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 from torch import Tensor, nn
 
-from cosmos_data.given_clips import find_sources, read_pixels
+from cosmos_data.readers.given_clips import find_sources, read_pixels
 from cosmos_launch.cli.main import main
 from cosmos_tok.metrics import clip_psnr, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range

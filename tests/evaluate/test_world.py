@@ -11,8 +11,8 @@ from PIL import Image
 from support import filled_run, tiny_world
 from torch import Tensor
 
-from cosmos_data.decode import choose_decoder
-from cosmos_data.manifest import Manifest
+from cosmos_data.decoders.decode import choose_decoder
+from cosmos_data.manifests.manifest import Manifest
 from cosmos_launch.cli.main import main
 from cosmos_launch.cli.sample import Clock, _condition, _generate
 from cosmos_launch.cli.sample_request import SampleRequest

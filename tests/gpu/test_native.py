@@ -12,10 +12,10 @@ from support.footage import carphone_clips
 from support.gpu_dit import NATIVE
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import PyAVDecoder, choose_decoder
-from cosmos_data.manifest import Manifest
-from cosmos_data.pack import PackRequest, pack_manifest
-from cosmos_data.plan import Part, SamplePlan
+from cosmos_data.decoders.decode import PyAVDecoder, choose_decoder
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.pack import PackRequest, pack_manifest
+from cosmos_data.sample_plan.plan import Part, SamplePlan
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_train.parallel import init
 from cosmos_train.train.loop import DONE, STOPPED

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny_t5 import write_t5
 
-from cosmos_data.text_cache import TextCache
+from cosmos_data.caches.text_cache import TextCache
 from cosmos_train.text.cache import CachedTextEncoder
 from cosmos_train.text.config import TextConfig
 from cosmos_train.text.encoder import FolderTextEncoder

@@ -12,8 +12,8 @@ from support.footage import FOOTAGE, carphone_clips
 from support.ranks import RankPool
 from support.tiny_tokenizer import ADVERSARIAL, CONTINUOUS, DISCRETE
 
-from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
+from cosmos_data.manifests.build import build_manifest
 from cosmos_tok.store import load_tokenizer
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run

@@ -1,6 +1,6 @@
 """A clip that needs no file, for what only reads a manifest."""
 
-from cosmos_data.clip import Clip
+from cosmos_data.manifests.clip import Clip
 
 CLIP = Clip(
     clip_id="a",

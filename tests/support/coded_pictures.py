@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cosmos_data.clip import Clip
-from cosmos_data.video import RgbConverter, read_frames
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.videos.video import RgbConverter, read_frames
 
 DARK, BRIGHT = 30, 225
 

@@ -13,13 +13,13 @@ from support import clips, tiny_t5, tiny_world, training
 from support.footage import CARPHONE, FOOTAGE
 from support.tiny_tokenizer import CONTINUOUS
 
-from cosmos_data import window_cache
-from cosmos_data.build import build_manifest
-from cosmos_data.conditions import Action, Camera
+from cosmos_data.caches import window_cache
+from cosmos_data.caches.shard_file import open_shard
 from cosmos_data.config import DataConfig
-from cosmos_data.manifest import Manifest
-from cosmos_data.rows import record
-from cosmos_data.shard_file import open_shard
+from cosmos_data.manifests.build import build_manifest
+from cosmos_data.manifests.conditions import Action, Camera
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.rows import record
 from cosmos_launch.jobs import encode_rank
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer

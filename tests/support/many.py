@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from cosmos_data.latent_shards import WindowRow, write_latent_shard
-from cosmos_data.latents import LatentMetadata, ShardEntry, entry_of, write_index
-from cosmos_data.shard_file import key_of
-from cosmos_data.table import write_table
-from cosmos_data.text_shards import write_text_shard
+from cosmos_data.caches.latent_shards import WindowRow, write_latent_shard
+from cosmos_data.caches.latents import LatentMetadata, ShardEntry, entry_of, write_index
+from cosmos_data.caches.shard_file import key_of
+from cosmos_data.caches.text_shards import write_text_shard
+from cosmos_data.manifests.table import write_table
 
 SHAPE_CTHW, SHAPE_SE = (4, 1, 2, 2), (3, 8)
 METADATA = LatentMetadata(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
-from cosmos_data.order import rank_slice
+from cosmos_data.sample_plan.order import rank_slice
 from cosmos_tok.config import TokenizerConfig
 from cosmos_train.config.schema import TokenizerRun
 from cosmos_train.objectives.adversarial import discriminator_hinge, generator_hinge

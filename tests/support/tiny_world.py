@@ -10,9 +10,9 @@ import torch.distributed as dist
 from support.latent_cache import LatentWriter
 from torch import Tensor, nn
 
+from cosmos_data.caches.latents import LatentMetadata
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentMetadata
-from cosmos_data.order import rank_slice
+from cosmos_data.sample_plan.order import rank_slice
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, RunConfig, WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig

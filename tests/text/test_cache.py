@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from support.tiny_t5 import write_t5
 
-from cosmos_data.shard_file import open_shard
-from cosmos_data.text_cache import KIND, TextCache
+from cosmos_data.caches.shard_file import open_shard
+from cosmos_data.caches.text_cache import KIND, TextCache
 from cosmos_train.text import cache as text_cache
 from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
 from cosmos_train.text.encoder import FolderTextEncoder, TextEncoder

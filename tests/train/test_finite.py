@@ -9,7 +9,7 @@ import torch
 from support import tiny_world, training
 from support.ranks import RankPool
 
-from cosmos_data.order import SAMPLE_ORDER
+from cosmos_data.sample_plan.order import SAMPLE_ORDER
 from cosmos_train.config.load import to_yaml
 from cosmos_train.interop.source import open_world
 from cosmos_train.interop.stores import CheckpointStore

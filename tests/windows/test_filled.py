@@ -14,8 +14,8 @@ from support.footage import CARPHONE, FOOTAGE
 from support.ranks import RankPool
 from support.tiny_tokenizer import DISCRETE
 
-from cosmos_data.build import build_manifest
 from cosmos_data.config import DataConfig
+from cosmos_data.manifests.build import build_manifest
 from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig

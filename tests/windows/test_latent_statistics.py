@@ -11,8 +11,8 @@ from support.footage import carphone_clips
 from support.ranks import RankPool
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE, make_run
 
-from cosmos_data.decode import PyAVDecoder
-from cosmos_data.plan import SamplePlan, read_parts
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.sample_plan.plan import SamplePlan, read_parts
 from cosmos_tok.model import to_unit_range
 from cosmos_tok.store import IMAGE_STATISTICS, STATISTICS, load_tokenizer
 from cosmos_tok.whitening import LatentStatistics, load_statistics

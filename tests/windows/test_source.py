@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.filled_run import encode_share, make_run, write_inputs, write_two_aspects
 
+from cosmos_data.caches.latents import LatentStore
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentStore
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.parallel import init
 from cosmos_train.windows.cached import CachedWindows

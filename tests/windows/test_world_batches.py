@@ -11,7 +11,7 @@ from support import tiny_world, training
 from support.latent_cache import LatentWriter
 from support.ranks import RankPool
 
-from cosmos_data.latents import LatentMetadata
+from cosmos_data.caches.latents import LatentMetadata
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun

@@ -54,7 +54,7 @@ class Progress:
     data_digest: str
     """Digest of what the sample plan is over; another one is refused."""
     sample_order: int = 1
-    """Version of the order in which a plan visits its clips (cosmos_data.order.SAMPLE_ORDER); 1: it is not said."""
+    """Version of the order in which a plan visits its clips (sample_plan.order.SAMPLE_ORDER); 1: it is not said."""
     layout: str
     """Layout that wrote it, for the log; any layout reads it."""
     score: float | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosmos_data.order import SAMPLE_ORDER
+from cosmos_data.sample_plan.order import SAMPLE_ORDER
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.train.checkpoint.folder import CHECKPOINTS, CheckpointError, Progress, read_progress, resolve

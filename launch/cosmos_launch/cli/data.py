@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from cosmos_data.build import Built, listed, said_of_left_out
-from cosmos_data.check import JOURNAL_SUFFIX, Finding, check_manifest
-from cosmos_data.clip import Clip
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import Manifest
-from cosmos_data.metadataset import is_metadataset, read_metadataset
-from cosmos_data.pack import PackRequest, pack_manifest
+from cosmos_data.manifests.build import Built, listed, said_of_left_out
+from cosmos_data.manifests.check import JOURNAL_SUFFIX, Finding, check_manifest
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.pack import PackRequest, pack_manifest
+from cosmos_data.readers.metadataset import is_metadataset, read_metadataset
 from cosmos_train.train.telling.progress import progress
 
 MOST_PRINTED = 50

@@ -73,8 +73,8 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from functools import partial
 
-    from cosmos_data.build import build_manifest
-    from cosmos_data.shown import Rules
+    from cosmos_data.manifests.build import build_manifest
+    from cosmos_data.videos.shown import Rules
     from cosmos_launch.cli.data import build
 
     names = ("pixels", "hdr", "interlaced", "background")
@@ -98,7 +98,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from cosmos_data.pack import PackRequest
+    from cosmos_data.manifests.pack import PackRequest
     from cosmos_launch.cli.data import pack
 
     names = ("codec", "height_px", "width_px", "allow_upscale", "gop_frames", "shard_mib")

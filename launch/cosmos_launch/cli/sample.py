@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from cosmos_data.media import read_first_frames, tile, write_mp4
+from cosmos_data.videos.media import read_first_frames, tile, write_mp4
 from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.generate.network import videos_of_rank

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from cosmos_data.clip import Clip
 from cosmos_data.config import SIZES_PX
 from cosmos_data.errors import ClipError
-from cosmos_data.manifest import Manifest
-from cosmos_data.video import RgbConverter, read_frames
-from cosmos_data.window import nearest_bucket
+from cosmos_data.manifests.clip import Clip
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.window import nearest_bucket
+from cosmos_data.videos.video import RgbConverter, read_frames
 from cosmos_launch.pages.page import Fact, FrameRow, FrameRows, LossCurve, Report, Section, Table, Text, write_report
 
 NUM_PICTURES = 8

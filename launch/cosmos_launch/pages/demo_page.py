@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decode import PyAVDecoder
-from cosmos_data.manifest import Clip, Manifest
-from cosmos_data.media import read_first_frames
-from cosmos_data.plan import cover_windows
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.manifests.manifest import Clip, Manifest
+from cosmos_data.sample_plan.plan import cover_windows
+from cosmos_data.videos.media import read_first_frames
 from cosmos_launch.pages.page import (
     Fact,
     FrameRow,

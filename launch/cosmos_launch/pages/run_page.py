@@ -12,8 +12,8 @@ from typing import Any
 import av.error
 
 from cosmos_data.errors import ClipError
-from cosmos_data.given_clips import whole_video
-from cosmos_data.video import BadVideoError, RgbConverter, read_frames
+from cosmos_data.readers.given_clips import whole_video
+from cosmos_data.videos.video import BadVideoError, RgbConverter, read_frames
 from cosmos_launch.cli.status import read_status
 from cosmos_launch.pages.page import (
     Fact,

@@ -9,13 +9,13 @@ from support.page import Page
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
-from cosmos_data.manifest import Manifest
-from cosmos_data.plan import SamplePlan, read_parts
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import SamplePlan, read_parts
 from cosmos_launch.cli import data
 from cosmos_launch.cli.data_arguments import add_data_commands
 from cosmos_launch.pages import data_page
 
-ENERGON = Path(__file__).parents[2] / "data/formats/energon"
+ENERGON = Path(__file__).parents[2] / "data/readers/formats/energon"
 
 
 def run(line: str) -> int:

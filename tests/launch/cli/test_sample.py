@@ -15,10 +15,10 @@ from support import tiny_tokenizer, tiny_world
 from support.latent_cache import LatentWriter
 from torch import Tensor
 
+from cosmos_data.caches.latents import LatentMetadata
 from cosmos_data.config import DataConfig
-from cosmos_data.latents import LatentMetadata
-from cosmos_data.media import read_first_frames
-from cosmos_data.video import probe_video
+from cosmos_data.videos.media import read_first_frames
+from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from cosmos_data import window_cache
-from cosmos_data.keyed_shards import KeyedShards
+from cosmos_data.caches import window_cache
+from cosmos_data.caches.keyed_shards import KeyedShards
 from cosmos_launch.jobs.batch_script import template_path
 
 

@@ -19,10 +19,10 @@ from support import filled_run
 from support.nodes import start_node
 from support.ranks import RankPool
 
-from cosmos_data.latents import INDEX_NAME, LatentStore, is_finished
-from cosmos_data.plan import Sample
-from cosmos_data.shard_file import remove_abandoned
-from cosmos_data.shard_plan import RegularWindows
+from cosmos_data.caches.latents import INDEX_NAME, LatentStore, is_finished
+from cosmos_data.caches.shard_file import remove_abandoned
+from cosmos_data.caches.shard_plan import RegularWindows
+from cosmos_data.sample_plan.plan import Sample
 from cosmos_launch.cli.main import main
 from cosmos_launch.jobs.stopping import ASKED
 from cosmos_tok.whitening import load_statistics

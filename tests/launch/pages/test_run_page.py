@@ -9,7 +9,7 @@ import torch
 from support.page import Page
 from support.run_folder import STEP, write_run
 
-from cosmos_data.media import write_mp4
+from cosmos_data.videos.media import write_mp4
 from cosmos_launch.cli.main import main
 from cosmos_train.train.telling.rank_times import RankTimes
 

@@ -7,7 +7,7 @@ import pytest
 from support import tiny_world
 from support.checkpoints import write_checkpoint
 
-from cosmos_data.order import SAMPLE_ORDER
+from cosmos_data.sample_plan.order import SAMPLE_ORDER
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint.folder import Progress

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import wandb_files
 
-from cosmos_data.media import write_mp4
+from cosmos_data.videos.media import write_mp4
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.telling.metrics import Metrics
 

@@ -1,0 +1,329 @@
+"""Videos -> a manifest. Every frame is decoded once, so what the manifest lists was really there.
+
+Videos are taken in the order of their source (see `cosmos_data.readers.sources`) and cut where one shot ends and
+another begins, then into consecutive clips. The same source gives the same manifest, wherever it lies.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
+from cosmos_data.manifests.clip import Clip, Pictures, Split
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.readers.found import BadVideo, LeftOut, Source, printable
+from cosmos_data.readers.sources import read_sources
+from cosmos_data.videos.shown import Rules
+from cosmos_data.videos.video import BadVideoError, VideoInfo, probe_video
+
+SAME_RATE = 0.005
+"""Rates of a file and of its data set that differ by no more than this share, such as 30 and 29.97, are one rate that
+was written in two ways: frames are then counted one for one."""
+
+SAME_LENGTH = 0.02
+"""Views whose lengths differ by a larger share (and by more than 2 frames) are not of the same moments."""
+
+
+class Built(NamedTuple):
+    """A build makes this of a source."""
+
+    manifest: Manifest
+    bad: list[BadVideo]
+    left_out: list[LeftOut]
+    num_videos: int
+    """That were found, the bad ones among them."""
+
+    by_time: list[str]
+    """Sentences on videos whose file has another rate than its data set says, and which are therefore read by time."""
+
+
+def build_manifest(
+    source: str | Path,
+    clip_frames: int | None,
+    heldout_every: int | None,
+    *,
+    min_frames: int | None = None,
+    split_shots: bool = True,
+    rules: Rules | None = None,
+    cameras: Sequence[str] = (),
+    splits: Mapping[str, Split] | None = None,
+    max_bad_share: float = 0.05,
+    num_workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Built:
+    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of all these.
+
+    Args:
+        clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
+            (None: clip_frames, or 1).
+        heldout_every: every k-th clip goes to the split "heldout", unless its source names a split (None: none does).
+        split_shots: no clip spans a cut. Episodes of LeRobot are never split.
+        rules: what is made of pictures that are not plain ones (None: what a player shows).
+        cameras: LeRobot's names of the cameras to take (none: all but depth).
+        splits: of an energon folder, the parts to take and what they are here (None: all, `train` to train on).
+        max_bad_share: the largest share (0 to 1) of videos without a clip.
+        progress: called with (videos done, videos in all) after each video.
+
+    Raises:
+        DataError: the request makes no sense, nothing is found, or more videos than max_bad_share give no clip.
+    """
+    path = Path(source).absolute()
+    min_frames = (clip_frames or 1) if min_frames is None else min_frames
+    for name, value in (("clip_frames", clip_frames), ("min_frames", min_frames), ("heldout_every", heldout_every)):
+        if value is not None and value < 1:
+            raise DataError(f"{name}={value} is not a positive count; use 1 or more")
+    if not 0 <= max_bad_share <= 1:
+        raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
+    found = list(read_sources(path, cameras, splits))
+    left_out = [one for one in found if isinstance(one, LeftOut)]
+    videos = list(_with_own_names([one for one in found if not isinstance(one, LeftOut)]))
+    if not videos:
+        raise DataError(f"{printable(str(path))} holds no video; {_said(left_out) or 'nothing is in it'}")
+
+    def examine(source: Source | BadVideo) -> list[Clip] | BadVideo:
+        if isinstance(source, BadVideo):
+            return source
+        try:
+            return _clips_of(source, clip_frames, min_frames, split_shots=split_shots, rules=rules or Rules())
+        except (DataError, BadVideoError) as error:
+            return BadVideo(_place(source), str(error))
+        except OSError as error:
+            return BadVideo(_place(source), f"it can not be read ({error.strerror})")
+
+    clips: list[Clip] = []
+    bad: list[BadVideo] = []
+    decided: set[str] = set()
+    by_time: list[str] = []
+    with ThreadPoolExecutor(num_workers) as pool:
+        for done, (read, made) in enumerate(zip(videos, pool.map(examine, videos), strict=True), start=1):
+            if isinstance(made, BadVideo):
+                bad.append(made)
+            else:
+                clips += made
+                assert isinstance(read, Source)
+                if read.split is not None:
+                    decided.update(clip.clip_id for clip in made)
+                if read.fps is not None and not _is_same_rate(read.fps, made[0].fps):
+                    by_time.append(f"{_place(read)}: {made[0].fps:g} fps, its data set says {read.fps:g}")
+            if progress is not None:
+                progress(done, len(videos))
+
+    if len(bad) > max_bad_share * len(videos):
+        raise DataError(
+            f"{len(bad)} of {len(videos)} videos in {printable(str(path))} give no clip, more than"
+            f" max_bad_share={max_bad_share}; repair or remove them, or raise max_bad_share:\n{listed(bad)}"
+        )
+    return Built(Manifest(tuple(_held_out(clips, heldout_every, decided))), bad, left_out, len(videos), by_time)
+
+
+def said_of_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    """Yield a line for each reason that says how many things it left out, and the first of them."""
+    first: dict[str, LeftOut] = {}
+    for one in left_out:
+        first.setdefault(one.reason, one)
+    counts = Counter(one.reason for one in left_out)
+    for reason, example in first.items():
+        count = counts[reason]
+        yield f"{count}: {reason} ({example.path}{', ...' if count > 1 else ''})"
+
+
+def listed(bad: Sequence[BadVideo]) -> str:
+    """Join a line for each bad video."""
+    return "\n".join(f"  {video.path}: {video.reason}" for video in bad)
+
+
+def _said(left_out: Sequence[LeftOut]) -> str:
+    lines = list(said_of_left_out(left_out))
+    return "left out:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
+def _with_own_names(videos: Sequence[Source | BadVideo]) -> Iterator[Source | BadVideo]:
+    """Sources that can give no good row are bad before anything is decoded."""
+    places: dict[str, str] = {}
+    for video in videos:
+        if isinstance(video, BadVideo):
+            yield video
+            continue
+        place = _place(video)
+        fault = next(_name_faults(video), None)
+        if fault is None and video.name in places:
+            fault = (
+                f"its name {video.name!r} is that of {places[video.name]} too; give each a name of its own (clip_id)"
+            )
+        places.setdefault(video.name, place)
+        yield video if fault is None else BadVideo(place, fault)
+
+
+def _place(source: Source) -> str:
+    """Name a source's file for people, and the source in it, since many may be in one file."""
+    path = source.views[0].file.path
+    return printable(path if path.endswith(source.name) else f"{path}, {source.name}")
+
+
+def _name_faults(source: Source) -> Iterator[str]:
+    """Yield what is wrong with what a source says; its files are not looked at."""
+    for text in (source.name, *(view.file.path for view in source.views), *(view.caption for view in source.views)):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            yield f"its name is not UTF-8 ({printable(text)}); rename it"
+        if "\0" in text:
+            yield f"there is a NUL character in {printable(text)[:80]!r}"
+    names = [view.view for view in source.views]
+    if len(set(names)) < len(names):
+        yield f"its views are named {', '.join(map(repr, names))}; give each view a name of its own"
+    if source.num_frames is not None and source.num_frames < 1:
+        yield f"num_frames={source.num_frames} is no positive count"
+    for view in source.views:
+        if view.start_frame < 0:
+            yield f"start_frame={view.start_frame} is before the file's first frame"
+    if source.split is not None and source.split not in get_args(Split):
+        yield f"split={source.split!r} is unknown; use one of {', '.join(get_args(Split))}"
+
+
+def _clips_of(
+    source: Source, clip_frames: int | None, min_frames: int, *, split_shots: bool, rules: Rules
+) -> list[Clip]:
+    """Raises BadVideoError or DataError where the videos are damaged, too short or do not belong together."""
+    infos = [_probe(view.file, rules) for view in source.views]
+    first = infos[0]
+    for view, info in zip(source.views, infos, strict=True):
+        if abs(info.fps - first.fps) > 1e-3 * first.fps:
+            raise BadVideoError(f"view {view.view or view.file.path} has {info.fps:g} fps, the first {first.fps:g}")
+    source = _in_frames_of(source, first.fps)
+    lengths = [info.num_frames - view.start_frame for view, info in zip(source.views, infos, strict=True)]
+    for view, info, length in zip(source.views, infos, lengths, strict=True):
+        if length < 1:
+            raise BadVideoError(f"it starts at frame {view.start_frame}, and {view.file.path} has {info.num_frames}")
+    if source.num_frames is None:
+        if max(lengths) - min(lengths) > max(2, SAME_LENGTH * max(lengths)):
+            raise BadVideoError(f"its views have {lengths} frames and are not of the same moments; say num_frames")
+        source = replace(source, num_frames=min(lengths))
+    num_frames = source.num_frames
+    assert num_frames is not None
+    if min(lengths) < num_frames:
+        raise BadVideoError(f"it has {min(lengths)} frames from its start on, its source says {num_frames}")
+    for fault in _faults(source, num_frames, first.fps):
+        raise BadVideoError(fault)
+    is_cut = split_shots and not source.is_one_shot
+    cuts = [cut - source.views[0].start_frame for cut in first.cuts] if is_cut else []
+    clips = [
+        _clip(source, infos, start_frame, length)
+        for start_frame, length in cut_points(num_frames, cuts, clip_frames)
+        if length >= min_frames
+    ]
+    if not clips:
+        longest = max(length for _, length in cut_points(num_frames, cuts, None))
+        shot = " in its longest shot" if longest < num_frames else ""
+        raise BadVideoError(f"it has {longest} frames{shot}, a clip needs {min_frames} or more")
+    return clips
+
+
+def _in_frames_of(source: Source, fps: float) -> Source:
+    """A source that counts by its own rate, in frames of the files' rate: by number where the rates are one, else by
+    time, as LeRobot finds its frames."""
+    if source.fps is None:
+        return source
+    counted_per_sec = source.fps if _is_same_rate(source.fps, fps) else fps
+    views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in source.views)
+    if counted_per_sec == source.fps:
+        action = source.action and replace(source.action, rate_hz=fps)
+        return replace(source, views=views, action=action)
+    assert source.num_frames is not None
+    ratio = fps / source.fps
+
+    def frames(number: int) -> int:
+        return math.floor(number * ratio + 1e-6)
+
+    num_frames = frames(source.num_frames)
+    captions = []
+    for window in source.captions:
+        start, end = frames(window.start_frame), frames(window.start_frame + window.num_frames)
+        captions.append(replace(window, start_frame=start, num_frames=end - start))
+    action = source.action and source.action.part(0, num_frames, fps)
+    return replace(source, views=views, num_frames=num_frames, captions=tuple(captions), action=action)
+
+
+def _is_same_rate(said_fps: float, fps: float) -> bool:
+    return abs(said_fps - fps) <= SAME_RATE * fps
+
+
+def _faults(source: Source, num_frames: int, fps: float) -> Iterator[str]:
+    """Of what is said of the whole video, before it is cut."""
+    for view in source.views:
+        if view.camera is not None:
+            yield from view.camera.faults(num_frames)
+    for signal in (source.action, source.ego_trajectory):
+        if signal is not None:
+            yield from signal.faults(num_frames, fps)
+
+
+def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Iterator[tuple[int, int]]:
+    """(first frame, frames) of the clips between cuts."""
+    for start, end in pairwise([0, *(cut for cut in cuts if 0 < cut < num_frames), num_frames]):
+        step = clip_frames or max(1, end - start)
+        for start_frame in range(start, end, step):
+            yield start_frame, min(step, end - start_frame)
+
+
+def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: int) -> Clip:
+    """Frames of a source, with what belongs to them."""
+    fps = infos[0].fps
+    total = source.num_frames
+    assert total is not None
+    views = []
+    for view, info in zip(source.views, infos, strict=True):
+        at = view.start_frame + start_frame
+        pictures = Pictures(
+            path=view.file.path,
+            offset_bytes=view.file.offset_bytes,
+            size_bytes=view.file.size_bytes,
+            start_frame=at,
+            digest="",
+            caption=view.caption,
+            view=view.view,
+            camera=view.camera and view.camera.part(start_frame, num_frames, total),
+            **info.pictures(),
+        )
+        views.append(replace(pictures, digest=pictures.digest_of(_sha256(view.file), num_frames)))
+    captions = (
+        replace(window, start_frame=first_frame - start_frame, num_frames=common)
+        for window in source.captions
+        if (common := window.overlap(start_frame, num_frames))
+        for first_frame in [max(window.start_frame, start_frame)]
+    )
+    return Clip(
+        clip_id=f"{source.name}@{start_frame}",
+        num_frames=num_frames,
+        fps=fps,
+        duration_sec=num_frames / fps,
+        split=source.split or "train",
+        captions=tuple(captions),
+        views=tuple(views[1:]),
+        action=source.action and source.action.part(start_frame, num_frames, fps),
+        ego_trajectory=source.ego_trajectory and source.ego_trajectory.part(start_frame, num_frames, fps),
+        **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
+    )
+
+
+def _held_out(clips: list[Clip], every: int | None, decided: set[str]) -> Iterator[Clip]:
+    """decided: clips whose source says where they belong."""
+    for number, clip in enumerate(clips, start=1):
+        is_held_out = every is not None and number % every == 0 and clip.clip_id not in decided
+        yield replace(clip, split="heldout") if is_held_out else clip
+
+
+# Several sources may be parts of one file.
+@lru_cache(maxsize=64)
+def _probe(file: VideoFile, rules: Rules) -> VideoInfo:
+    return probe_video(file, rules)
+
+
+@lru_cache(maxsize=64)
+def _sha256(file: VideoFile) -> str:
+    return file.sha256()

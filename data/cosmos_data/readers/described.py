@@ -1,0 +1,109 @@
+"""JSON may say this of a video; here it is read, and becomes a source with the video's files."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
+from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
+from cosmos_data.manifests.rows import CAMERA, SCHEMA, json_object, record, typed, unknown_keys
+from cosmos_data.readers.found import Source, SourceView
+
+_VIEW = [
+    pa.field("path", pa.string()),
+    pa.field("view", pa.string()),
+    pa.field("start_frame", pa.int64()),
+    pa.field("caption", pa.string()),
+    pa.field("camera", CAMERA),
+]
+LISTING = pa.struct(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("num_frames", pa.int64()),
+        pa.field("split", pa.string()),
+        *_VIEW,
+        pa.field("views", pa.list_(pa.struct(_VIEW))),
+        *(SCHEMA.field(name) for name in ("captions", "action", "ego_trajectory")),
+    ]
+)
+"""The words of the manifest's columns; the rest is found by decoding the video."""
+
+
+def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
+    """(what JSON says in the words of LISTING, its other keys, which programs that fetch videos write).
+
+    Raises:
+        DataError: it is no such object, or another key looks like a word of LISTING that was misspelled.
+    """
+    values = json_object(text)
+    known = [field.name for field in LISTING]
+    foreign = [key for key in values if key not in known]
+    for key in foreign:
+        if meant := difflib.get_close_matches(key, known, 1, 0.8):
+            raise DataError(f"unknown key {key!r}; {meant[0]!r} may be meant")
+    own = {key: value for key, value in values.items() if key in known}
+    if unknown := sorted(unknown_keys(own, LISTING)):
+        raise DataError(f"unknown keys {', '.join(unknown)}")
+    return _without_nulls(typed(own, LISTING)), foreign
+
+
+def source_of(
+    name: str, files: Mapping[str, VideoFile], values: Mapping[str, Any], folder: Path | None, row: int
+) -> Source:
+    """Make a source of a row of LISTING and the files by view; the row itself may name further views.
+
+    folder: where paths in the row begin; None: it can not name files.
+    """
+    first, *more = sorted(files)
+    own = {key: values[key] for key in ("view", "start_frame", "caption", "camera") if key in values}
+    views = [_view({"view": first} | own, files[first], row)]
+    others = values.get("views", ())
+    named = {other.get("view"): other for other in others if "path" not in other}
+    views += [_view({"view": view} | named.pop(view, {}), files[view], row) for view in more]
+    if named:
+        raise DataError(f"no video of view {next(iter(named))!r}; name its path")
+    for other in others:
+        if folder is None or "path" not in other:
+            continue
+        rest = {key: value for key, value in other.items() if key != "path"}
+        views.append(_view(rest, file_of(other["path"], folder), row))
+    given = {
+        key: record(kind, values[key], row, f"{key}.")
+        for key, kind in (("action", Action), ("ego_trajectory", EgoTrajectory))
+        if key in values
+    }
+    return Source(
+        name=name,
+        views=tuple(views),
+        num_frames=values.get("num_frames"),
+        split=values.get("split"),
+        captions=tuple(record(CaptionWindow, one, row, "captions.") for one in values.get("captions", ())),
+        **given,
+    )
+
+
+def file_of(path: str, folder: Path) -> VideoFile:
+    """The file that a listing names. DataError where the name is not one of this machine's files."""
+    if "://" in path:
+        raise DataError(f"its path {path!r} is an address; download the video and name the file")
+    place = folder / (Path(path).expanduser() if path.startswith("~/") else path)
+    if "\\" in path and not place.exists():
+        raise DataError(f"its path {path!r} is written as on Windows; write it with slashes")
+    return VideoFile(str(place))
+
+
+def _view(values: dict[str, Any], file: VideoFile, row: int) -> SourceView:
+    if "camera" in values:
+        values = values | {"camera": record(Camera, values["camera"], row, "camera.")}
+    return SourceView(file=file, **values)
+
+
+def _without_nulls(values: Any) -> Any:
+    """null says nothing, as a key that is left out does."""
+    if isinstance(values, dict):
+        return {key: _without_nulls(value) for key, value in values.items() if value is not None}
+    return [_without_nulls(value) for value in values] if isinstance(values, list) else values

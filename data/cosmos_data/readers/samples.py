@@ -1,0 +1,112 @@
+"""Files that belong together by their names, in a folder or in a tar: the views of a video, captions, a description."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cosmos_data.contents import VIDEO_SUFFIXES
+from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
+from cosmos_data.readers.captions import caption_of
+from cosmos_data.readers.described import described, source_of
+from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Of a video's caption, the first one that is there."""
+
+TEXT_SUFFIXES = (*CAPTION_SUFFIXES, ".json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """A file of a sample."""
+
+    name: str
+    file: VideoFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    name: str
+    where: str
+    """Its place, for people."""
+
+    folder: Path | None
+    """Where paths in its description begin; None: it can not name files."""
+
+    videos: dict[str, list[Named]] = field(default_factory=lambda: defaultdict(list))
+    captions: dict[str, list[Named]] = field(default_factory=lambda: defaultdict(list))
+    """Both by view."""
+
+    descriptions: list[Named] = field(default_factory=list)
+
+
+def stem_and_suffix(name: str) -> tuple[str, str]:
+    """a.b.MP4 -> (a.b, .mp4), and of a text that has the whole name of a video before its suffix: a.mp4.txt ->
+    (a, .txt)."""
+    stem, _, last = name.rpartition(".")
+    if not stem:
+        return name, ""
+    suffix = f".{last.lower()}"
+    if suffix in TEXT_SUFFIXES:
+        shorter, _, inner = stem.rpartition(".")
+        if shorter and f".{inner.lower()}" in VIDEO_SUFFIXES:
+            return shorter, suffix
+    return stem, suffix
+
+
+def read_sample(sample: Sample) -> Iterator[Found]:
+    """Its source, or why it is bad; and what is not taken from it."""
+    try:
+        for view, videos in sample.videos.items():
+            if len(videos) > 1:
+                which = f" of view {view}" if view else ""
+                raise DataError(
+                    f"{len(videos)} videos{which} have its name: {_names(videos)}; keep one, or rename them"
+                )
+        values, foreign = {}, list[str]()
+        if sample.descriptions:
+            chosen = _chosen(sample.descriptions, (".json",))
+            values, foreign = described(chosen.file.read_bytes())
+        if sample.folder is None and any("path" in one for one in (values, *values.get("views", ()))):
+            raise DataError("its JSON names a path, and only files of the shard itself can be read")
+        files = {view: videos[0].file for view, videos in sample.videos.items()}
+        source = source_of(sample.name, files, values, sample.folder, 0)
+        said = {files[view]: _caption(named) for view, named in sample.captions.items() if view in files}
+    except DataError as error:
+        yield BadVideo(sample.where, str(error))
+        return
+    except OSError as error:
+        yield BadVideo(sample.where, f"what lies beside it can not be read ({error.strerror})")
+        return
+    # What JSON says goes before the text.
+    views = tuple(replace(view, caption=view.caption or said.get(view.file, "")) for view in source.views)
+    yield replace(source, views=views)
+    yield from left_out_keys(sample.where, foreign)
+    for view, named in sample.captions.items():
+        used = _chosen(named, CAPTION_SUFFIXES) if view in sample.videos else None
+        reason = "a second caption" if used else "a text of a view that has no video"
+        yield from (LeftOut(printable(one.name), reason) for one in named if one is not used)
+
+
+def left_out_keys(where: str, foreign: list[str]) -> Iterator[LeftOut]:
+    """Keys of JSON that is not ours."""
+    if foreign:
+        yield LeftOut(where, f"keys of JSON that say nothing here: {', '.join(sorted(foreign))}")
+
+
+def _caption(named: list[Named]) -> str:
+    return caption_of(_chosen(named, CAPTION_SUFFIXES).file.read_bytes())
+
+
+def _chosen(named: list[Named], suffixes: tuple[str, ...]) -> Named:
+    """The first kind there is, and of that the shortest name. DataError where one name is there twice."""
+    best = min(named, key=lambda one: (suffixes.index(stem_and_suffix(one.name)[1]), len(one.name)))
+    if sum(one.name == best.name for one in named) > 1:
+        raise DataError(f"{printable(best.name)} is there more than once; keep one")
+    return best
+
+
+def _names(named: list[Named]) -> str:
+    return ", ".join(printable(one.name) for one in named)

@@ -1,0 +1,117 @@
+"""What lies at a path, by what it looks like: videos with what is said about them, before any of them is opened.
+
+    a folder of videos     NAME.mp4, with the caption in NAME.txt (or NAME.mp4.txt, NAME.caption) and what else is known
+                           (cosmos_data.readers.described) in NAME.json or NAME.mp4.json, where they exist
+    a listing              JSON lines (cosmos_data.readers.listing)
+    WebDataset tars        cosmos_data.readers.webdataset
+    LeRobot, energon       cosmos_data.readers.lerobot, cosmos_data.readers.energon
+
+A folder may hold tars and such data sets beside its videos. Captions, cameras, actions and trajectories are of the
+whole video; the build cuts them with it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from cosmos_data.contents import Content, look_at
+from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
+from cosmos_data.manifests.clip import Split
+from cosmos_data.readers.energon import is_energon, read_energon
+from cosmos_data.readers.folder import Folder, sort_of, walk
+from cosmos_data.readers.found import Found, LeftOut, printable
+from cosmos_data.readers.lerobot import is_lerobot, read_lerobot
+from cosmos_data.readers.listing import read_listing
+from cosmos_data.readers.poses import refuse_poses
+from cosmos_data.readers.samples import CAPTION_SUFFIXES, TEXT_SUFFIXES, Named, Sample, read_sample, stem_and_suffix
+from cosmos_data.readers.webdataset import read_tar
+
+
+def read_sources(path: Path, cameras: Sequence[str] = (), splits: Mapping[str, Split] | None = None) -> Iterator[Found]:
+    """Everything that is found there.
+
+    Args:
+        cameras: LeRobot's names of the cameras to take (none: all but depth).
+        splits: of an energon folder, the parts to take (None: all).
+
+    Raises:
+        DataError: nothing of these kinds is there, or a data set's own description is wrong.
+    """
+    if path.is_dir():
+        if splits is not None:
+            yield from read_energon(path, "", splits)
+        elif is_lerobot(path) or is_energon(path):
+            yield from _read_data_set(path, "", cameras)
+        else:
+            yield from _read_folder(path, cameras)
+        return
+    try:
+        content = look_at(path)
+    except OSError as error:
+        raise DataError(
+            f"{printable(str(path))} can not be read ({error.strerror}); give a folder, a .jsonl listing or a .tar"
+        ) from error
+    if path.suffix in (".jsonl", ".json"):
+        yield from read_listing(path)
+    elif content.kind == "tar" or path.suffix == ".tar":
+        yield from read_tar(path, path.stem)
+    else:
+        hint = "; give the folder it lies in" if content.kind == "video" else ""
+        raise DataError(f"{printable(str(path))} is {content.what}, and no folder, .jsonl listing or .tar{hint}")
+
+
+def _read_data_set(path: Path, prefix: str, cameras: Sequence[str]) -> Iterator[Found]:
+    """prefix: begins the names of its sources."""
+    return read_lerobot(path, prefix, cameras) if is_lerobot(path) else read_energon(path, prefix)
+
+
+def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
+    folder = walk(root)
+    refuse_poses(str(root), folder.files)
+    yield from folder.others
+    texts = _texts_by_stem(folder)
+    used = set[str]()
+    for name in sorted(folder.files | folder.data_sets):
+        if name in folder.data_sets:
+            yield from _read_data_set(folder.data_sets[name], f"{name}/", cameras)
+            continue
+        path = folder.files[name]
+        if stem_and_suffix(path.name)[1] in TEXT_SUFFIXES:
+            continue
+        sort = sort_of(path)
+        if not isinstance(sort, Content):
+            yield sort
+        elif sort.kind == "tar":
+            yield from read_tar(path, str(PurePosixPath(name).with_suffix("")))
+        else:
+            beside = texts.get(_stem(name), [])
+            used.update(beside)
+            yield from read_sample(_sample(name, path, beside, folder))
+    for name in sorted({name for names in texts.values() for name in names} - used):
+        yield LeftOut(printable(str(folder.files[name])), "a text that belongs to no video")
+
+
+def _stem(name: str) -> str:
+    """Where a video and the texts beside it agree."""
+    path = PurePosixPath(name)
+    return str(path.parent / stem_and_suffix(path.name)[0])
+
+
+def _texts_by_stem(folder: Folder) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for name in folder.files:
+        if stem_and_suffix(PurePosixPath(name).name)[1] in TEXT_SUFFIXES:
+            texts.setdefault(_stem(name), []).append(name)
+    return texts
+
+
+def _sample(name: str, path: Path, beside: Sequence[str], folder: Folder) -> Sample:
+    sample = Sample(name=name, where=printable(str(path)), folder=path.parent)
+    sample.videos[""].append(Named(name=name, file=VideoFile(str(path))))
+    for text in beside:
+        named = Named(name=text, file=VideoFile(str(folder.files[text])))
+        if stem_and_suffix(PurePosixPath(text).name)[1] in CAPTION_SUFFIXES:
+            sample.captions[""].append(named)
+        else:
+            sample.descriptions.append(named)
+    return sample
