@@ -8,8 +8,8 @@ from cosmos_data.errors import DataError
 from cosmos_data.readers.found import printable
 
 REMEDY = (
-    "list the videos in a .jsonl, with camera or action where they are wanted (see cosmos_data.readers.listing), or build"
-    " from a folder that holds only the videos"
+    "list the videos in a .jsonl, with camera or action where they are wanted (see cosmos_data.readers.listing), or"
+    " build from a folder that holds only the videos"
 )
 
 
