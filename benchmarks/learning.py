@@ -5,8 +5,8 @@
     python benchmarks/learning.py --kind ar --out runs/learning_ar        # the autoregressive model
 
 The path of real footage from end to end: videos and a manifest (cosmos_data.manifests.simulated), a tokenizer, its
-latents, a world model, `cosmos-train evaluate` on seeds that were never trained on; the runs are those of KINDS.
-Videos are compared in pixels: a diffusion model's expected future, one step from pure noise, and an autoregressive model's
+latents, a world model, `cosmos-train evaluate` on seeds that were never trained on; the runs are those of KINDS. Videos
+are compared in pixels: a diffusion model's expected future, one step from pure noise, and an autoregressive model's
 likeliest codes. The world model is trained in parts and evaluated after each, given 9 frames and given 1. Whatever is
 there already is not made again.
 

@@ -3,8 +3,9 @@
 Which windows each shard of the cache holds is a function of the manifest and the settings
 (cosmos_data.caches.shard_plan), and so is a shard's name. Every process makes whole shards, its share of them, and
 takes those that are there as they are: so a command that was stopped or killed goes on where it was, and several may
-fill one folder. Whitening statistics, of the training split alone, are gathered by shards and summed in the order of the shards; an autoregressive model's cache
-holds codes, which need none. The index comes last: the cache is complete or absent.
+fill one folder. Whitening statistics, of the training split alone, are gathered by shards and summed in the order of
+the shards; an autoregressive model's cache holds codes, which need none. The index comes last: the cache is complete or
+absent.
 """
 
 import time

@@ -1,10 +1,11 @@
 """The manifest: the versioned list of clips that everything else is a function of, for every kind of run.
 
 One row per clip, in Arrow's file format (cosmos_data.manifests.table); the fields of `clip.Clip` say what each column
-means. The same rows as Parquet and as JSON lines are read too. A clip is a run of consecutive frames of one video file, or of several files that show the same moment: then the row's own columns describe the first view and
-`views` the others, as many as there are. The order of the rows is part of the manifest's meaning (the sample plan
-counts rows), so it is part of its digest; where bytes lie is not: paths below the manifest's folder are stored relative
-to it, and no path or offset enters the digest, only the digest of the bytes that they lead to.
+means. The same rows as Parquet and as JSON lines are read too. A clip is a run of consecutive frames of one video file,
+or of several files that show the same moment: then the row's own columns describe the first view and `views` the
+others, as many as there are. The order of the rows is part of the manifest's meaning (the sample plan counts rows), so
+it is part of its digest; where bytes lie is not: paths below the manifest's folder are stored relative to it, and no
+path or offset enters the digest, only the digest of the bytes that they lead to.
 """
 
 import hashlib

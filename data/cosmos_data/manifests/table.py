@@ -1,7 +1,8 @@
 """A manifest as an Arrow file that is mapped into memory: opening it reads no row, and a row is read when asked for.
 
 The file is Arrow's IPC format, in batches of BATCH_ROWS rows, with the columns of `rows`. Whoever writes it computes
-what the others need of all rows: the digests of the manifest and of its splits, and the SHA-256 of the file itself, with MARK where that stands. One process of a job compares this with the bytes.
+what the others need of all rows: the digests of the manifest and of its splits, and the SHA-256 of the file itself,
+with MARK where that stands. One process of a job compares this with the bytes.
 """
 
 import hashlib
