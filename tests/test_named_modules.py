@@ -18,7 +18,10 @@ PACKAGES = {
 RUN_WHOLE = {
     "cosmos_data.readers.lerobot": "tests/data/readers/test_sources.py",
     "cosmos_train.encoding.filling_cache": "tests/encoding/test_finished_cache.py",
+    "cosmos_launch.cli.encode": "tests/launch/cli/test_main.py",
     "cosmos_launch.cli.evaluate": "tests/evaluate/test_tokenizer.py",
+    "cosmos_launch.cli.sample_ranks": "tests/launch/cli/test_main.py",
+    "cosmos_launch.cli.train": "tests/launch/cli/test_main.py",
     "cosmos_launch.cli.__main__": "tests/launch/cli/test_main.py",
     "cosmos_launch.jobs.text_encoding": "tests/launch/cli/test_main.py",
     "cosmos_train.worlds.trained_ar": "tests/launch/cli/test_sample_codes.py",

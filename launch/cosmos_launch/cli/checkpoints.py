@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -19,6 +19,27 @@ DAMAGED = 1
 
 PORTION = 2**28
 """Elements of each checkpoint that diff holds at once."""
+
+
+def checkpoint(
+    action: Literal["ls", "verify", "prune", "diff"],
+    paths: Sequence[Path],
+    *,
+    keep_last: int | None,
+    keep_every: int,
+    keep_best: int,
+    best_is: BestIs,
+) -> int:
+    """Do one of the four things and return the exit code. What is to be kept matters to `prune` alone."""
+    match action:
+        case "ls":
+            return ls(paths)
+        case "verify":
+            return verify(paths)
+        case "prune":
+            return prune(paths, keep_last=keep_last, keep_every=keep_every, keep_best=keep_best, best_is=best_is)
+        case "diff":
+            return diff(paths)
 
 
 def ls(paths: Sequence[Path]) -> int:
@@ -84,13 +105,11 @@ def verify(paths: Sequence[Path]) -> int:
     return DAMAGED if damaged else 0
 
 
-def prune(paths: Sequence[Path], *, keep_last: int | None, keep_every: int, keep_best: int, best_is: str) -> int:
+def prune(paths: Sequence[Path], *, keep_last: int | None, keep_every: int, keep_best: int, best_is: BestIs) -> int:
     """Remove what need not be kept, and say so."""
     if keep_last is None or keep_last < 1 or keep_every < 0 or keep_best < 0:
         raise ConfigError("checkpoint prune needs --keep-last N of 1 or more; other numbers are 0 or more")
-    keep = CheckpointConfig(
-        keep_last=keep_last, keep_every_steps=keep_every, keep_best=keep_best, best_is=cast(BestIs, best_is)
-    )
+    keep = CheckpointConfig(keep_last=keep_last, keep_every_steps=keep_every, keep_best=keep_best, best_is=best_is)
     for run_dir in paths:
         _of_run(run_dir)
         for folder in folders.prune(run_dir, keep):
@@ -155,17 +174,17 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
 
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.train.checkpoint import checkpoint
+    from cosmos_train.train.checkpoint.checkpoint import read_tensors, tensor_names
 
     init.start(ParallelConfig(), seed=0)
-    first, second = checkpoint.tensor_names(one), checkpoint.tensor_names(other)
+    first, second = tensor_names(one), tensor_names(other)
     found = [f"{name}: only in {one}" for name in sorted(first.keys() - second.keys())]
     found += [f"{name}: only in {other}" for name in sorted(second.keys() - first.keys())]
     both = sorted(first.keys() & second.keys())
     found += [f"{name}: {_kind(first[name])} | {_kind(second[name])}" for name in both if first[name] != second[name]]
     alike = {name: math.prod(first[name][0]) for name in both if first[name] == second[name]}
     for names in track(_portions(alike), "comparing", transient=True, console=Console(stderr=True)):
-        mine, theirs = (checkpoint.read_tensors(folder, names) for folder in (one, other))
+        mine, theirs = (read_tensors(folder, names) for folder in (one, other))
         for name in names:
             distance = float(torch.linalg.vector_norm(mine[name].float() - theirs[name].float()))
             if distance:

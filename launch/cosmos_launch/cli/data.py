@@ -2,35 +2,67 @@
 read anywhere in. `data stats` is in `cosmos_launch.pages.data_page`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from cosmos_data.errors import DataError
-from cosmos_data.manifests.build import Built, listed, said_of_left_out
+from cosmos_data.manifests.build import Built, build_manifest, listed, said_of_left_out
 from cosmos_data.manifests.check import JOURNAL_SUFFIX, Finding, check_manifest
 from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.pack import PackRequest, pack_manifest
 from cosmos_data.readers.metadataset import is_metadataset, read_metadataset
+from cosmos_data.videos.encoding import PackCodec
+from cosmos_data.videos.shown import Rules
 from cosmos_train.train.telling.progress import progress
 
 MOST_PRINTED = 50
 """Findings that are printed; the file of --out has all."""
 
 
-Make = Callable[..., Built]
-"""`build_manifest` with what the command line says of it; takes the source, and keywords."""
+def build(
+    source: Path,
+    out: Path,
+    *,
+    clip_frames: int,
+    min_frames: int | None,
+    keep_shots: bool,
+    heldout_every: int,
+    max_clips: int | None,
+    cameras: Sequence[str],
+    max_bad_share: float,
+    pixels: Literal["square", "stored"],
+    hdr: Literal["tone_map", "refuse", "keep"],
+    interlaced: Literal["deinterlace", "refuse", "keep"],
+    background: str,
+) -> int:
+    """Write the manifest; name what gave no clip, and what was left out. Returns the exit code.
 
-
-def build(source: Path, out: Path, make: Make, *, max_clips: int | None) -> int:
-    """Write the manifest; name what gave no clip, and what was left out. Returns the exit code."""
+    Clips are whole shots where clip_frames is 0, and none is held out where heldout_every is 0. Raises DataError where
+    the source gives no clip or `out` is a folder.
+    """
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; name the manifest to write, such as {out / 'manifest.arrow'}")
+    make = partial(
+        build_manifest,
+        clip_frames=clip_frames or None,
+        heldout_every=heldout_every or None,
+        min_frames=min_frames,
+        split_shots=not keep_shots,
+        max_bad_share=max_bad_share,
+        cameras=cameras,
+        rules=Rules(pixels=pixels, hdr=hdr, interlaced=interlaced, background=background),
+    )
     if is_metadataset(source):
         return _build_blend(source, out, make, max_clips)
     _build_one(source, out, make, max_clips)
     return 0
+
+
+Make = Callable[..., Built]
+"""`build_manifest` with what the command line says of it; it takes the source, and keywords."""
 
 
 def _build_blend(source: Path, out: Path, make: Make, max_clips: int | None) -> int:
@@ -100,8 +132,26 @@ def check(source: Path, *, target_fps: float | None, out: Path | None) -> int:
     return 2 if num_errors else 0
 
 
-def pack(source: Path, out: Path, request: PackRequest) -> int:
+def pack(
+    source: Path,
+    out: Path,
+    *,
+    codec: PackCodec | Literal["copy"],
+    height_px: int | None,
+    width_px: int | None,
+    allow_upscale: bool,
+    gop_frames: int,
+    shard_mib: int | None,
+) -> int:
     """Write the clips and their manifest. Returns the exit code."""
+    request = PackRequest(
+        codec=codec,
+        height_px=height_px,
+        width_px=width_px,
+        allow_upscale=allow_upscale,
+        gop_frames=gop_frames,
+        shard_mib=shard_mib,
+    )
     manifest = Manifest.read(source)
     with progress("pack", "clips") as advance:
         packed = pack_manifest(manifest, out, request, progress=advance)

@@ -77,10 +77,10 @@ class Finding:
 Probe = Callable[[], Finding | list[Finding]]
 
 
-def main(*, json: bool) -> int:
+def doctor(*, as_json: bool) -> int:
     """Look, print and return the exit code: 0, or 1 if something in REQUIRED is missing or wrong."""
     findings = collect()
-    if json:
+    if as_json:
         print(dumps([asdict(finding) for finding in findings], indent=2))
     elif sys.stdout.isatty() and find_spec("rich"):
         _print_table(findings)

@@ -12,6 +12,7 @@ from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_launch.pages.tokenizer_page import write_page
 from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate
+from cosmos_train.parallel import init
 from cosmos_train.worlds.trained import open_run
 
 
@@ -28,6 +29,7 @@ def evaluate_world(path: Path, overrides: Sequence[str], *, out: Path, max_windo
         f"{facts[measure][RIVAL]:.4f}, ratio {'none' if ratio is None else f'{ratio:.3f}'}; "
         f"better on {facts['windows_won']} -> {out}"
     )
+    init.stop()
     return 0
 
 

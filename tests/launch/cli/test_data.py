@@ -1,6 +1,5 @@
 """`cosmos-train data ...` from its words to its files: build, check, pack, stats."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,16 @@ from cosmos_data.errors import DataError
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import SamplePlan, read_parts
 from cosmos_launch.cli import data
-from cosmos_launch.cli.data_arguments import add_data_commands
+from cosmos_launch.cli.commands import Command, Invocation, make_parser
 from cosmos_launch.pages import data_page
 
 ENERGON = Path(__file__).parents[2] / "data/readers/formats/energon"
 
 
 def run(line: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_data_commands(parser)
-    arguments = parser.parse_args(line.split())
-    return arguments.command(arguments)
+    words = vars(make_parser().parse_args(["data", *line.split()]))
+    command: Command = words.pop("command")
+    return command.run(words, Invocation(argv=(), debug=words.pop("debug"), is_whole_process=False))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.footage import CARPHONE
 
-from cosmos_launch.cli import main as cli
+from cosmos_launch.cli import explain
 from cosmos_launch.cli.main import main
 from cosmos_launch.jobs import spawn, worker
 from cosmos_train.config.load import load_run, to_yaml
@@ -145,8 +145,7 @@ def test_train_is_the_worker_where_torchrun_started_it(monkeypatch: pytest.Monke
 
 def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`sample` and `evaluate` have more options than others; the rest is checked where it is used."""
-    from cosmos_launch.cli import sample
-    from cosmos_train.evaluate import world as evaluate  # they bring torch, which help should not wait for here either
+    from cosmos_launch.cli import evaluate, sample  # they bring torch, which help should not wait for here either
 
     seen = {}
     monkeypatch.setattr(sample, "sample", lambda *given, out: seen.update(given=given, out=out) or 0)
@@ -157,7 +156,7 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     assert (request.prompt, request.input_path, request.crop_input) == ("two words", Path("I"), True)
     assert (request.seed, request.num_videos, request.num_frames, request.fps) == (4, 2, 9, 12.5)
     seen.clear()
-    monkeypatch.setattr(evaluate, "evaluate", lambda run, overrides, **more: seen.update(more) or 0)
+    monkeypatch.setattr(evaluate, "evaluate_world", lambda path, overrides, **more: seen.update(more) or 0)
     assert main(["evaluate", "world", "RUN", "--out", "O.json", "--max-windows", "3"]) == 0
     assert seen == {"out": Path("O.json"), "max_windows": 3}
 
@@ -358,7 +357,7 @@ def test_what_megatron_says_of_itself_is_not_shown(work: Path):
 
 
 def test_a_defect_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(cli, "_explain", lambda arguments: 1 // 0)
+    monkeypatch.setattr(explain, "explain", lambda name: 1 // 0)
     assert main(["explain"]) == 1
     err = capfd.readouterr().err
     assert err.startswith("Traceback") and "\ncosmos-train: ZeroDivisionError: " in err

@@ -1,0 +1,195 @@
+"""What may follow each command of `cosmos-train` but `data`; `commands.py` says which function gets it.
+
+A word's `dest` is the name of that function's parameter.
+"""
+
+import argparse
+from pathlib import Path
+
+OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
+
+
+def train(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train train`."""
+    parser.add_argument(
+        "run_name", metavar="run", help="a YAML file, or the name of one under configs/ such as run/demo_world"
+    )
+    parser.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
+    parser.add_argument("--cluster", help="--check, --dry-run: for this cluster (a file, or a name under configs/)")
+    parser.add_argument("--check", action="store_true", help="validate the run for --nproc ranks and leave")
+    parser.add_argument("--dry-run", action="store_true", help="say what each kind of rank would hold, and leave")
+    parser.add_argument("--world-size", type=int, help="--dry-run: so many ranks, on any number of machines")
+    parser.add_argument(
+        "--json", dest="as_json", action="store_true", help="--dry-run: one JSON object instead of a table"
+    )
+
+
+def submit(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train submit`."""
+    parser.add_argument(
+        "run_names", metavar="runs", nargs="+", help="YAML files, or names under configs/; several become one job array"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help=f"{OVERRIDES_HELP}; every run's; cluster.key=value: the cluster file's"
+    )
+    parser.add_argument(
+        "--cluster",
+        dest="cluster_name",
+        metavar="CLUSTER",
+        required=True,
+        help="the cluster's YAML file, or its name under configs/cluster/",
+    )
+    parser.add_argument("--nodes", default="1", help="N nodes, or N-M: at least N, and as many up to M as there are")
+    parser.add_argument("--after", action="append", default=[], metavar="JOB", help="start after this job is done")
+    parser.add_argument(
+        "--each", metavar="KEY=A,B,...", help="an array: the run with each value of a key, each in its own folder"
+    )
+    parser.add_argument(
+        "--chain", action="store_true", help="one run after the other, each from the weights of the one before"
+    )
+    tokenize = parser.add_mutually_exclusive_group()
+    tokenize.add_argument(
+        "--tokenize",
+        dest="stages",
+        action="store_const",
+        const=("tokenize", "train"),
+        help="first a job that makes the runs' latent caches, on as many nodes; training waits for it",
+    )
+    tokenize.add_argument(
+        "--tokenize-only",
+        dest="stages",
+        action="store_const",
+        const=("tokenize",),
+        help="that job alone; `submit --after JOB` then trains, also on another number of nodes",
+    )
+    parser.set_defaults(stages=("train",))
+    parser.add_argument("--dry-run", action="store_true", help="print the batch scripts and leave")
+
+
+def status(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train status`."""
+    parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="one JSON object instead of lines")
+
+
+def report(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train report`."""
+    parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder, which alone is read")
+    parser.add_argument("--out", type=Path, help="HTML file to write; RUN/report.html by default")
+
+
+def checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train checkpoint`."""
+    parser.add_argument("action", choices=("ls", "verify", "prune", "diff"))
+    parser.add_argument("paths", type=Path, nargs="+", help="a run's folder or a checkpoint; diff: two of them")
+    parser.add_argument("--keep-last", type=int, help="prune: keep so many of the newest")
+    parser.add_argument("--keep-every", type=int, default=0, help="prune: and those of every so many steps")
+    parser.add_argument("--keep-best", type=int, default=0, help="prune: and so many with the best scores")
+    parser.add_argument("--best-is", choices=("lowest", "highest"), default="lowest", help="prune: of scores")
+
+
+def tokenize(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train tokenize`."""
+    parser.add_argument("source", help="a world model's YAML; with --tokenizer a folder of videos, or a manifest")
+    parser.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
+    parser.add_argument(
+        "--nproc",
+        type=int,
+        help="processes on this machine that share the windows; 1, or what torchrun says",
+    )
+    parser.add_argument("--text", action="store_true", help="only the captions, into the run's text.cache")
+    parser.add_argument(
+        "--samples", type=int, help="latents.fill=true: of the run's first samples; an epoch by default, each clip once"
+    )
+    parser.add_argument("--out", type=Path, help="--tokenizer: folder for a file of latents, or a video, per clip")
+    parser.add_argument("--decode", action="store_true", help="--tokenizer: SOURCE is latents; make videos of them")
+    parser.add_argument("--padding", choices=("edge", "black", "official"), help="pad what the tokenizer cannot take")
+    parser.add_argument("--short-side-px", type=int, help="shrink larger pictures to this shorter side")
+    parser.add_argument("--fps", type=float, default=24.0, help="frames per second of folders of pictures")
+
+
+def sample(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train sample`."""
+    parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="sample.key=value, parallel.key=value: how and on what layout; sample=sample/released_2ab takes a file's",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for NAME.mp4 and NAME.json")
+    parser.add_argument("--prompt", default="", help="what the video shows")
+    parser.add_argument(
+        "--input",
+        dest="input_path",
+        metavar="INPUT",
+        type=Path,
+        help="Video2World: a video or image whose first frames are the condition",
+    )
+    parser.add_argument(
+        "--crop", dest="crop_input", action="store_true", help="cut the middle out of an --input of another size"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first video")
+    parser.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
+    parser.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")
+    parser.add_argument("--fps", type=float, help="frames per second; the training data's by default")
+    parser.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
+
+
+def evaluate_world(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train evaluate world`."""
+    parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
+    parser.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
+
+
+def evaluate_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train evaluate tokenizer`."""
+    parser.add_argument("folder", metavar="tokenizer", type=Path, help="folder of the tokenizer")
+    parser.add_argument("videos", type=Path, help="a manifest, or a folder of videos or of folders of pictures")
+    parser.add_argument("overrides", nargs="*", help="key=value: overrides of the protocol")
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and report.html")
+    parser.add_argument("--protocol", help="a YAML file, or the name of one under configs/ such as evaluate/davis")
+    parser.add_argument("--fvd-network", type=Path, help="TorchScript file of a feature network; adds rFVD")
+
+
+def ema(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train ema`."""
+    parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder, of optim.ema_sigma_rels")
+    parser.add_argument("--sigma-rel", type=float, required=True, help="relative width, e.g. 0.08")
+    parser.add_argument("--step", type=int, help="as after this step; the last snapshot's by default")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make: a checkpoint with weights alone")
+
+
+def convert(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train convert`."""
+    parser.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    layouts = ("ours", "official", "training", "diffusers", "transformers")
+    parser.add_argument("--to", choices=layouts, default="ours", help="layout")
+    parser.add_argument("--arguments", type=Path, help="JSON of the official constructor's arguments")
+    parser.add_argument(
+        "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"
+    )
+    parser.add_argument(
+        "--statistics",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="what an official tokenizer's latent statistics are rounded to; the official code takes bf16",
+    )
+    parser.add_argument("--tokenizer", type=Path, help="becomes the vae of a world model's diffusers folder")
+    parser.add_argument("--tp", type=int, default=1, help="shards of an autoregressive model's official checkpoint")
+
+
+def doctor(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train doctor`."""
+    parser.add_argument("--json", dest="as_json", action="store_true", help="one JSON array instead of a table")
+
+
+def explain(parser: argparse.ArgumentParser) -> None:
+    """Add the words of `cosmos-train explain`."""
+    parser.add_argument(
+        "name", metavar="key", nargs="?", default="", help="such as train.num_steps; a section, or nothing, lists keys"
+    )
