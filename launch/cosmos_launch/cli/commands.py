@@ -150,7 +150,7 @@ COMMANDS = (
         "doctor",
         "what this machine has, what is missing and what that costs",
         words.doctor,
-        "cosmos_launch.cli.doctor:doctor",
+        "cosmos_launch.cli.doctor.doctor:doctor",
     ),
     Command(
         "explain",

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_launch.cli import doctor
-from cosmos_launch.cli.doctor import Finding
+from cosmos_launch.cli.doctor import child, decoders, doctor, engine, finding, machine
+from cosmos_launch.cli.doctor.decoders import DaliTrial
+from cosmos_launch.cli.doctor.finding import Finding
 from cosmos_train.parallel.apex import has_fused_weight_gradient
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 STATUSES = {"ok", "missing", "wrong"}
 
 HIDE = """
@@ -44,7 +45,7 @@ HIDE = """
 
 def doctor_process(prelude: str = "", *, as_json: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """The doctor in a process of its own, after some lines of Python that spoil it."""
-    call = f"import sys\nfrom cosmos_launch.cli.doctor import main\nsys.exit(main(json={as_json}))\n"
+    call = f"import sys\nfrom cosmos_launch.cli.doctor.doctor import doctor\nsys.exit(doctor(as_json={as_json}))\n"
     paths = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(prelude) + call],
@@ -74,7 +75,7 @@ def test_this_machine_is_complete_enough_to_run(here: dict[str, Finding]) -> Non
 
 
 def test_every_codec_is_really_decoded(here: dict[str, Finding]) -> None:
-    for codec in doctor.CODECS:
+    for codec in decoders.CODECS:
         finding = here[f"video {codec}"]
         assert finding.status == "ok", finding
         assert "PyAV encodes and decodes" in finding.detail
@@ -99,28 +100,30 @@ def test_tracking_is_offline_by_default(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", os.devnull)  # of whoever runs the tests
-    assert doctor._wandb().detail.endswith("runs are offline: there is neither WANDB_API_KEY nor a login")
+    assert machine.probe_wandb().detail.endswith("runs are offline: there is neither WANDB_API_KEY nor a login")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    assert doctor._wandb().detail.endswith("runs are online: WANDB_API_KEY is set")
+    assert machine.probe_wandb().detail.endswith("runs are online: WANDB_API_KEY is set")
 
 
 def test_what_a_run_would_do_is_told_as_the_run_decides_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     for text, told in (("dryrun", "offline"), ("disabled", "disabled"), ("shared", "online")):
         monkeypatch.setenv("WANDB_MODE", text)
-        assert doctor._wandb().detail.endswith(f"runs are {told}: WANDB_MODE={text}")
+        assert machine.probe_wandb().detail.endswith(f"runs are {told}: WANDB_MODE={text}")
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    assert doctor._wandb().status == "wrong" and "WANDB_MODE=ofline is no mode" in doctor._wandb().detail
+    assert machine.probe_wandb().status == "wrong" and "WANDB_MODE=ofline is no mode" in machine.probe_wandb().detail
 
 
 def test_ranks_that_a_shell_has_left_over_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert doctor._ranks().status == "ok" and "as many as --nproc says" in doctor._ranks().detail
+    assert machine.probe_ranks().status == "ok" and "as many as --nproc says" in machine.probe_ranks().detail
     monkeypatch.setenv("RANK", "0")
-    assert doctor._ranks().status == "wrong" and "RANK=0 is set without WORLD_SIZE" in doctor._ranks().detail
+    assert (
+        machine.probe_ranks().status == "wrong" and "RANK=0 is set without WORLD_SIZE" in machine.probe_ranks().detail
+    )
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert "rank 0 of 1" in doctor._ranks().detail
+    assert "rank 0 of 1" in machine.probe_ranks().detail
 
 
 def test_json_is_one_array(here: dict[str, Finding]) -> None:
@@ -132,7 +135,7 @@ def test_json_is_one_array(here: dict[str, Finding]) -> None:
 
 def test_importing_the_doctor_imports_nothing_heavy() -> None:
     heavy = {"torch", "megatron", "av", "nvidia", "numpy", "wandb", "rich"}
-    program = f"import sys, cosmos_launch.cli.doctor; print(sorted({heavy!r} & set(sys.modules)))"
+    program = f"import sys, cosmos_launch.cli.doctor.doctor; print(sorted({heavy!r} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).strip() == "[]"
 
@@ -148,7 +151,7 @@ def test_without_torch() -> None:
 def test_without_pyav_and_dali() -> None:
     code, found = hidden(["av"], ["av", "nvidia-dali-cuda130", "nvidia-dali-cuda120"])
     assert code == 1
-    assert {found[f"video {codec}"]["status"] for codec in doctor.CODECS} == {"missing"}
+    assert {found[f"video {codec}"]["status"] for codec in decoders.CODECS} == {"missing"}
     assert found["PyAV"]["status"] == found["DALI"]["status"] == "missing"
     assert "nvidia-dali-cuda120" in found["DALI"]["remedy"]
 
@@ -167,12 +170,12 @@ def test_an_optional_package_that_is_missing_is_no_failure() -> None:
 
 @pytest.mark.parametrize("package", ["psutil", "omegaconf", "megatron-core"])
 def test_a_required_package_that_is_missing_fails(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == package else "1.0")
-    finding = doctor._package(package, "json", "it is needed")
-    assert finding.status == "missing"
-    assert package in finding.remedy
-    monkeypatch.setattr(doctor, "collect", lambda: [finding])
-    assert doctor.main(json=True) == 1
+    monkeypatch.setattr(finding, "version_of", lambda name: None if name == package else "1.0")
+    found = finding.of_package(package, "json", "it is needed")
+    assert found.status == "missing"
+    assert package in found.remedy
+    monkeypatch.setattr(doctor, "collect", lambda: [found])
+    assert doctor.doctor(as_json=True) == 1
 
 
 def add_distribution(folder: Path, name: str, summary: str) -> None:
@@ -185,34 +188,37 @@ def test_the_apex_of_pyramid_is_told_from_nvidias(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("")
-    assert doctor._apex().status == "wrong"
+    assert engine.probe_apex().status == "wrong"
     (tmp_path / "apex" / "multi_tensor_apply").mkdir()
-    assert doctor._apex().status == "wrong", "built without CUDA, it has no kernel that training uses"
+    assert engine.probe_apex().status == "wrong", "built without CUDA, it has no kernel that training uses"
     (tmp_path / "fused_weight_gradient_mlp_cuda.py").write_text("")
     importlib.invalidate_caches()
-    assert doctor._apex().status == "ok" and has_fused_weight_gradient()
+    assert engine.probe_apex().status == "ok" and has_fused_weight_gradient()
     add_distribution(tmp_path, "apex", "Pyramid toolkit to add sessions and flash messages")
-    finding = doctor._apex()
-    assert finding.status == "wrong"
-    assert "Pyramid" in finding.detail
+    found = engine.probe_apex()
+    assert found.status == "wrong"
+    assert "Pyramid" in found.detail
 
 
 def test_the_stub_of_dali_is_told_from_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_distribution(tmp_path, "nvidia-dali", "A placeholder")
     monkeypatch.syspath_prepend(str(tmp_path))
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if "dali-cuda" in name else real(name))
-    finding = doctor._dali()
-    assert (finding.status, "stub" in finding.detail) == ("wrong", True)
+    found = decoders._dali(None, DaliTrial())
+    assert (found.status, "stub" in found.detail) == ("wrong", True)
 
 
 def test_a_probe_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object) -> Finding:
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    for probe in ("_torch", "_video", "_disk", "_slurm"):
-        monkeypatch.setattr(doctor, probe, fail)
-    assert doctor.main(json=True) == 1
+    for module, probe in (
+        (engine, "probe_torch"),
+        (decoders, "probe_decoders"),
+        (machine, "probe_disk"),
+        (machine, "probe_slurm"),
+    ):
+        monkeypatch.setattr(module, probe, fail)
+    assert doctor.doctor(as_json=True) == 1
     found = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
     for name in ("torch", "video", "disk", "Slurm"):
         assert found[name]["status"] == "wrong"
@@ -226,13 +232,14 @@ def clips() -> dict[str, bytes]:
 def test_a_crash_of_dali_costs_one_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     crash = """
         import json, os, sys
+        print("imported", flush=True)
         for path in sys.argv[1:]:
             if path.endswith("vp8"):
                 os.kill(os.getpid(), 11)
             print(json.dumps([path, 16]), flush=True)
     """
-    monkeypatch.setattr(doctor, "_DALI_CHILD", textwrap.dedent(crash))
-    outcomes = doctor._try_dali(clips())
+    monkeypatch.setattr(decoders, "DALI_CHILD", textwrap.dedent(crash))
+    outcomes = decoders.try_dali(clips()).outcomes
     assert outcomes["vp8"] == (True, "DALI fails: killed by signal 11")
     assert outcomes["mjpeg"] == outcomes["vp9"] == (False, "DALI decodes on the CPU")
 
@@ -240,23 +247,39 @@ def test_a_crash_of_dali_costs_one_codec(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_hang_of_dali_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     hang = """
         import json, sys, time
+        print("imported", flush=True)
         print(json.dumps([sys.argv[1], 15]), flush=True)
         time.sleep(600)
     """
-    monkeypatch.setattr(doctor, "_DALI_CHILD", textwrap.dedent(hang))
-    monkeypatch.setattr(doctor, "CHILD_LIMIT_SEC", 1.0)
-    outcomes = doctor._try_dali(clips())
+    monkeypatch.setattr(decoders, "DALI_CHILD", textwrap.dedent(hang))
+    monkeypatch.setattr(child, "CHILD_LIMIT_SEC", 1.0)
+    outcomes = decoders.try_dali(clips()).outcomes
     assert outcomes["mjpeg"] == (True, "DALI decodes 15 of 16 frames")
     assert outcomes["vp8"] == outcomes["vp9"] == (True, "DALI fails: no answer within 1 s")
 
 
+def test_a_dali_that_does_not_import_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "DALI_CHILD", "raise ImportError('libcuda.so.1 is not there')")
+    trial = decoders.try_dali(clips())
+    assert decoders._dali("nvidia-dali-cuda130 2.4.0", trial).detail.endswith("ImportError: libcuda.so.1 is not there")
+    assert all(is_broken for is_broken, _ in trial.outcomes.values())
+
+
+def test_a_torch_that_dies_is_told_of_all_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "TORCH_CHILD", "import os; os.kill(os.getpid(), 11)")
+    found = engine.probe_torch()
+    assert [one.name for one in found] == ["torch", "CUDA", "collectives"]
+    assert {one.status for one in found} == {"wrong"}
+    assert found[0].detail.endswith("does not import: killed by signal 11")
+
+
 def test_versions_are_compared_as_numbers() -> None:
-    assert doctor._within("2.13.0+cpu", ">=2.11,<2.14")
-    assert doctor._within("2.11.0", ">=2.11,<2.14")
-    assert not doctor._within("2.9.1", ">=2.11,<2.14")
-    assert not doctor._within("2.14.0a0+git", ">=2.11,<2.14")
-    assert doctor._within("0.16.1", "==0.16.1")
-    assert not doctor._within("0.16.10", "==0.16.1")
+    assert finding.is_within("2.13.0+cpu", ">=2.11,<2.14")
+    assert finding.is_within("2.11.0", ">=2.11,<2.14")
+    assert not finding.is_within("2.9.1", ">=2.11,<2.14")
+    assert not finding.is_within("2.14.0a0+git", ">=2.11,<2.14")
+    assert finding.is_within("0.16.1", "==0.16.1")
+    assert not finding.is_within("0.16.10", "==0.16.1")
 
 
 def test_the_supported_versions_are_those_of_the_project() -> None:
@@ -265,4 +288,4 @@ def test_the_supported_versions_are_those_of_the_project() -> None:
     for requirement in project["dependencies"]:
         name, versions = re.split(r"(?=[<>=])", requirement, maxsplit=1)
         declared[name] = versions
-    assert {name: declared[name] for name in doctor.SUPPORTED} == doctor.SUPPORTED
+    assert {name: declared[name] for name in finding.SUPPORTED} == finding.SUPPORTED
