@@ -34,7 +34,7 @@ class MetricWindow:
             self.sums[name] += value
 
     def means(self, run: RunConfig, task: Task, utilization: Utilization | None) -> dict[str, float]:
-        """The window's means, with throughput."""
+        """The window's means, with throughput; of tokens where the model has some."""
         step_sec = self.step_sec / self.num_steps
         samples_per_sec = run.train.global_batch_size / step_sec
         return {
@@ -42,7 +42,7 @@ class MetricWindow:
             "step_sec": step_sec,
             "data_wait_share": self.waited_sec / self.step_sec,
             "samples_per_sec": samples_per_sec,
-            "tokens_per_sec": samples_per_sec * task.num_tokens,
+            **({"tokens_per_sec": samples_per_sec * task.num_tokens} if task.num_tokens else {}),
             **({} if utilization is None else utilization.metrics(step_sec)),
         }
 
