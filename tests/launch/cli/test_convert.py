@@ -1,4 +1,4 @@
-"""`cosmos-train convert`: what it prints, its exit codes, and the Python that README shows."""
+"""`cosmos-train convert`: what it prints, its exit codes, and the Python that docs/python.md shows."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
 from cosmos_train.interop.source import open_world
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def test_a_tokenizer_has_no_tokenizer(checkpoint: Path, capsys: pytest.CaptureFi
     assert "--tp 2 belongs to a world model" in capsys.readouterr().err
 
 
-def test_the_readmes_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of its section, on a tokenizer and on world models of both kinds that wait where it says."""
-    text = README.read_text()
-    section = text[text.index("## Converting") : text.index("## What there is")]
+def test_the_pages_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of these sections, on a tokenizer and on world models of both kinds that wait where it says."""
+    text = PAGE.read_text()
+    section = text[text.index("## Tokenizers of other layouts") :]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(checkpoint.parent)
     (checkpoint.parent / "released").mkdir()

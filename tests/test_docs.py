@@ -1,0 +1,67 @@
+"""README and docs/: links lead somewhere, commands parse, their keys are known, and the rooms are those of the tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cosmos_launch.cli.commands import make_parser
+from cosmos_train.config.keys import all_keys
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = ("cosmos_train", "launch/cosmos_launch", "data/cosmos_data", "tokenizers/cosmos_tok")
+
+
+def indented(page: Path) -> list[str]:
+    """The lines of a page's indented blocks."""
+    return [line.strip() for line in page.read_text().splitlines() if line.startswith("    ")]
+
+
+def typed(page: Path) -> list[list[str]]:
+    """The words of each `cosmos-train` command of a page: of its indented blocks, and in backquotes."""
+    quoted = re.findall(r"`(cosmos-train\s[^`]*)`", page.read_text())
+    lines = [
+        shlex.split(line, comments=True) for line in [*indented(page), *quoted] if line.startswith("cosmos-train ")
+    ]
+    return [words[1:] for words in lines if "COMMAND" not in words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+    lost = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+    assert not lost, f"{page.name} links what is not there: {lost}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page: Path):
+    keys, parser = all_keys(), make_parser()
+    for words in typed(page):
+        arguments, overrides = parser.parse_known_args(words)
+        overrides += [*getattr(arguments, "overrides", []), *getattr(arguments, "run_names", [])]
+        for key in [word.partition("=")[0] for word in overrides if "=" in word or word.startswith("-")]:
+            assert key in keys, f"{page.name}: {' '.join(words)}: {key} is no option and no key"
+    for key in re.findall(r"`([a-z_]+\.[a-z_.]+)=", page.read_text()):
+        assert key in keys, f"{page.name}: {key} is no key"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_targets_of_make_are_there(page: Path):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^ +)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
+def test_every_page_is_listed_in_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_readme_shows_every_room(package: str):
+    shown = "\n".join(indented(ROOT / "README.md"))
+    rooms = [folder.name for folder in (ROOT / package).iterdir() if (folder / "__init__.py").exists()]
+    assert [room for room in rooms if not re.search(rf"\b{room}/", shown)] == []
