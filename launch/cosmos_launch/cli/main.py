@@ -125,8 +125,10 @@ def _add_run_folders(commands: Commands) -> None:
     report = _add(
         commands, "report", _report, "a page about a run: curves over all restarts, speed, memory, ranks, what happened"
     )
-    report.add_argument("run", type=Path, help="the run's folder, which alone is read")
-    report.add_argument("--out", type=Path, help="HTML file to write; RUN/report.html by default")
+    report.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, which alone is read; more add their curves"
+    )
+    report.add_argument("--out", type=Path, help="HTML file to write; report.html in the first folder by default")
 
     checkpoint = _add(commands, "checkpoint", _checkpoint, "list, verify, remove or compare a run's checkpoints")
     checkpoint.add_argument("action", choices=("ls", "verify", "prune", "diff"))
@@ -322,7 +324,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from cosmos_launch.pages.run_page import write_run_page
 
-    return write_run_page(arguments.run, out=arguments.out)
+    return write_run_page(arguments.runs, out=arguments.out)
 
 
 def _checkpoint(arguments: argparse.Namespace) -> int:
