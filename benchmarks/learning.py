@@ -31,17 +31,9 @@ from provenance import commit
 
 from cosmos_data.manifests.simulated import WorldConfig, write_world
 from cosmos_data.videos.media import read_first_frames
-from cosmos_launch.pages.page import (
-    Fact,
-    FrameRow,
-    FrameRows,
-    LossCurve,
-    Report,
-    Section,
-    Table,
-    read_metrics,
-    write_report,
-)
+from cosmos_launch.pages.contents import Charts, Curves, Fact, FrameRow, FrameRows, Report, Section, Table
+from cosmos_launch.pages.page import write_report
+from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.train.telling.progress import progress
@@ -232,14 +224,7 @@ def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any
                 title="Held-out seeds",
                 text="PSNR of the model's future, through the tokenizer, in pixels.",
                 items=[
-                    LossCurve(
-                        series=series,
-                        marks=[],
-                        x_label="step",
-                        y_label="PSNR, dB",
-                        log_y=False,
-                        caption="The 8 frames after those that were given.",
-                    ),
+                    Charts([Curves("PSNR, dB", series)], caption="The 8 frames after those that were given."),
                     Table(header=header, rows=rows, caption="Frames 10 to 17 are the same frames for both."),
                     FrameRows(rows=samples(place), caption="Held-out clips, and what the model makes of 9 frames."),
                 ],

@@ -19,7 +19,7 @@ from typing import Any
 
 from provenance import commit
 
-from cosmos_launch.pages.page import read_metrics
+from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.train.telling.rank_times import PHASES
 
 WORK = ("forward", "backward", "optimizer")

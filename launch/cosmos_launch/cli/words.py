@@ -75,8 +75,14 @@ def status(parser: argparse.ArgumentParser) -> None:
 
 def report(parser: argparse.ArgumentParser) -> None:
     """Add the words of `cosmos-train report`."""
-    parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder, which alone is read")
-    parser.add_argument("--out", type=Path, help="HTML file to write; RUN/report.html by default")
+    parser.add_argument(
+        "run_dirs",
+        metavar="run",
+        nargs="+",
+        type=Path,
+        help="a run's folder, which alone is read; further ones add their curves",
+    )
+    parser.add_argument("--out", type=Path, help="HTML file to write; report.html in the first folder by default")
 
 
 def checkpoint(parser: argparse.ArgumentParser) -> None:

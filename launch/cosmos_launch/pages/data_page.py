@@ -10,7 +10,8 @@ from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.window import nearest_bucket
 from cosmos_data.videos.video import RgbConverter, read_frames
-from cosmos_launch.pages.page import Fact, FrameRow, FrameRows, LossCurve, Report, Section, Table, Text, write_report
+from cosmos_launch.pages.contents import Bars, Charts, Fact, FrameRow, FrameRows, Report, Section, Table, Text
+from cosmos_launch.pages.page import write_report
 
 NUM_PICTURES = 8
 NUM_BINS = 40
@@ -34,14 +35,8 @@ def stats(source: Path, *, out: Path) -> int:
         ],
         sections=[
             Section("Pictures", items=[_pictures(clips)]),
-            Section("Lengths", items=[_histogram((clip.num_frames for clip in clips), "frames of a clip")]),
-            Section(
-                "Frame rates and codecs",
-                items=[
-                    _histogram((round(clip.fps) for clip in clips), "frames per second, rounded"),
-                    _counts("codec", (f"{clip.codec} {clip.pixel_format}" for clip in clips)),
-                ],
-            ),
+            Section("Lengths and frame rates", items=[Charts(_histograms(clips))]),
+            Section("Codecs", items=[_counts("codec", (f"{clip.codec} {clip.pixel_format}" for clip in clips))]),
             Section(
                 "What pictures mean",
                 items=[
@@ -79,14 +74,21 @@ def _pictures(clips: list[Clip]) -> FrameRows:
     return FrameRows(rows)
 
 
-def _histogram(values: Iterable[int], label: str) -> LossCurve:
-    """Counts in bins of equal width, drawn over their lower ends."""
+def _histograms(clips: list[Clip]) -> list[Bars]:
+    return [
+        _histogram("Lengths", (clip.num_frames for clip in clips), "frames of a clip"),
+        _histogram("Frame rates", (round(clip.fps) for clip in clips), "frames per second, rounded"),
+    ]
+
+
+def _histogram(title: str, values: Iterable[int], label: str) -> Bars:
+    """Count values in bins of equal width, which stand over their lower ends."""
     found = list(values)
     low, high = min(found, default=0), max(found, default=0)
     width = max(1, -(-(high - low + 1) // NUM_BINS))
     counts = Counter((value - low) // width for value in found)
-    points = [(low + k * width, float(counts[k])) for k in range((high - low) // width + 1)]
-    return LossCurve({"clips": points}, x_label=f"{label}, in bins of {width}", y_label="clips")
+    bars = [(low + k * width, counts[k]) for k in range((high - low) // width + 1)] if found else []
+    return Bars(title, {"clips": bars}, x_label=label if width == 1 else f"{label}, in bins of {width}")
 
 
 def _counts(name: str, values: Iterable[str]) -> Table:

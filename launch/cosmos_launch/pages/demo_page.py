@@ -13,19 +13,20 @@ from cosmos_data.decoders.decode import PyAVDecoder
 from cosmos_data.manifests.manifest import Clip, Manifest
 from cosmos_data.sample_plan.plan import cover_windows
 from cosmos_data.videos.media import read_first_frames
-from cosmos_launch.pages.page import (
+from cosmos_launch.pages.contents import (
+    Charts,
+    Curves,
     Fact,
     FrameRow,
     FrameRows,
-    LossCurve,
     Mark,
     Report,
     Section,
     Table,
     Text,
-    read_metrics,
-    write_report,
 )
+from cosmos_launch.pages.page import write_report
+from cosmos_launch.pages.run_records import read_metrics
 from cosmos_tok.metrics import psnr, ssim
 from cosmos_tok.model import to_uint8, to_unit_range
 from cosmos_tok.store import load_tokenizer
@@ -102,12 +103,9 @@ def _world_section(out: Path, evaluation: dict[str, Any]) -> Section:
             f"{evaluation['windows_won']} windows)."
         ),
         items=[
-            LossCurve(
-                series={name: _series(records, name) for name in ("loss", "error")},
+            Charts(
+                [Curves(name, {name: _series(records, name)}) for name in ("loss", "error")],
                 marks=marks,
-                x_label="step",
-                y_label="EDM loss",
-                log_y=False,
                 caption="loss: with the learned uncertainty, so it may fall below 0; error: weighted squared error",
             )
         ],
@@ -142,14 +140,7 @@ def _tokenizer_section(out: Path, originals: Tensor, restored: Tensor, clips: li
         text="A causal video tokenizer of the CV8x8x8 architecture at a fraction of its width, on held-out clips.",
         items=[
             FrameRows(rows, caption="Every second frame of a window."),
-            LossCurve(
-                series={"PSNR": _series(records, "psnr_db")},
-                marks=[],
-                x_label="step",
-                y_label="PSNR of training batches, dB",
-                log_y=False,
-                caption="",
-            ),
+            Charts([Curves("PSNR of training batches, dB", {"PSNR": _series(records, "psnr_db")})]),
         ],
     )
 

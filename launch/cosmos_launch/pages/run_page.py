@@ -1,10 +1,12 @@
-"""`cosmos-train report RUN`: how a run went, as a page, read from its folder alone.
+"""`cosmos-train report RUN [RUN2 ...]`: how a run went, as a page, read from its folder alone; others add their curves.
 
 Curves show the branch that counts: of steps that were rolled back and trained again, the last time.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,52 +17,72 @@ from cosmos_data.errors import ClipError
 from cosmos_data.readers.given_clips import whole_video
 from cosmos_data.videos.video import BadVideoError, RgbConverter, read_frames
 from cosmos_launch.cli.status import read_status
-from cosmos_launch.pages.page import (
+from cosmos_launch.pages.contents import (
+    Bars,
+    Charts,
+    Curves,
     Fact,
     FrameRow,
     FrameRows,
-    Item,
-    LossCurve,
     Mark,
+    Points,
     Report,
     Section,
     Table,
     Text,
-    write_report,
 )
+from cosmos_launch.pages.evaluations import Evaluation, read_evaluations
+from cosmos_launch.pages.page import write_report
 from cosmos_launch.pages.run_records import Record, read_records, said
 from cosmos_train.train.telling.rank_times import PHASES, RankTimes, read_rank_times
 
 MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16
 """Shown of the newest videos, of each of them, and of the ranks that are slow."""
-MEASURED = (
-    "samples_per_sec",
-    "tokens_per_sec",
-    "mfu",
-    "tflops_per_gpu",
-    "data_wait_share",
-    "step_sec",
-    "peak_host_memory_gib",
-    "peak_gpu_memory_gib",
-    "time",
-    "step",
-)
-"""Values that are not of the model, with the phases; the rest are drawn as they come."""
+FIRST = ("loss", "grad_norm", "lr")
+"""Drawn before what else a model logs."""
+SPEED = {
+    "samples_per_sec": "samples per second",
+    "tokens_per_sec": "tokens per second",
+    "tflops_per_gpu": "TFLOP/s of a GPU",
+    "mfu": "model FLOPs utilisation",
+    "step_sec": "seconds of a step",
+    "data_wait_share": "share of a step that waits for data",
+}
+PHASE_NAMES = [f"{phase}_sec" for phase in PHASES]
 YEAR_3000 = 32_503_680_000
 """In seconds since 1970."""
 MEMORY = {"peak_host_memory_gib": "process", "peak_gpu_memory_gib": "GPU"}
 
 
-def write_run_page(run_dir: Path, *, out: Path | None) -> int:
-    """Write the page. Raises ConfigError where there is no run. Returns the exit code."""
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what is drawn of it."""
+
+    name: str
+    """What the legend calls it."""
+    folder: Path
+    steps: Sequence[Record]
+
+
+def write_run_page(run_dirs: Sequence[Path], *, out: Path | None) -> int:
+    """Write the page of the first run, with the curves of the others in its charts. Returns the exit code.
+
+    Raises ConfigError where a folder is no run's.
+    """
+    run_dir = run_dirs[0]
     status, records = read_status(run_dir), read_records(run_dir)
+    for other in run_dirs[1:]:
+        read_status(other)  # says which is no run's folder
+    runs = _name_runs(run_dirs)
     steps, events, marks = records.steps, records.events, _marks(records.events)
     report = Report(
-        title=f"Run {run_dir.resolve().name}",
+        title=f"Run {runs[0].name}" + (f" beside {len(runs) - 1} others" if len(runs) > 1 else ""),
         summary=_facts(status, steps),
         sections=[
-            _curves(steps, marks, num_rolled_back=records.num_rolled_back),
-            _speed(steps, marks),
+            _training(runs, marks, num_rolled_back=records.num_rolled_back),
+            _speed(runs, marks),
+            _memory(runs, marks),
+            *_evaluations(runs),
             *_ranks(read_rank_times(run_dir), events),
             *_samples(run_dir),
             _history(status, events),
@@ -69,6 +91,14 @@ def write_run_page(run_dir: Path, *, out: Path | None) -> int:
     )
     print(write_report(out or run_dir / "report.html", report))
     return 0
+
+
+def _name_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """Name runs after their folders; where two have one name, as they were given."""
+    names = [run_dir.resolve().name for run_dir in run_dirs]
+    if len(set(names)) < len(names):
+        names = [str(run_dir) for run_dir in run_dirs]
+    return [Run(name, run_dir, read_records(run_dir).steps) for name, run_dir in zip(names, run_dirs, strict=True)]
 
 
 def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:
@@ -110,38 +140,86 @@ def _marks(events: Iterable[Record]) -> list[Mark]:
     return marks
 
 
-def _curves(steps: Sequence[Record], marks: list[Mark], *, num_rolled_back: int) -> Section:
-    measured = {*MEASURED, *(f"{phase}_sec" for phase in PHASES)}
-    names = dict.fromkeys(name for record in steps for name in record if name not in measured)
-    first = [name for name in ("loss", "grad_norm", "lr") if name in names]
-    order = [*first, *(name for name in names if name not in first)] or ["loss"]
+def _training(runs: Sequence[Run], marks: Sequence[Mark], *, num_rolled_back: int) -> Section:
+    """Chart what the model logs: the loss first, its gradients' norm and its rate, then the rest as it comes."""
+    measured = {*SPEED, *PHASE_NAMES, *MEMORY, "step", "time"}
+    names = [name for name in _names(runs) if name not in measured]
+    first = [name for name in FIRST if name in names] or ["loss"]
+    groups = _grouped([*first, *(name for name in names if name not in first)])
     told = f"{num_rolled_back} logged steps do not count: the run went back to a checkpoint before them."
-    curves: list[Item] = [_curve(steps, [name], name, marks) for name in order]
-    return Section("Training", told if num_rolled_back else "", curves)
+    charts = itertools.chain.from_iterable(_charts(runs, title, members) for title, members in groups.items())
+    return Section("Training", told if num_rolled_back else "", [Charts(list(charts), marks)])
 
 
-def _speed(steps: Sequence[Record], marks: list[Mark]) -> Section:
-    phases = [f"{phase}_sec" for phase in PHASES]
-    present = {name for record in steps for name in record}
-    tokens = [_curve(steps, ["tokens_per_sec"], "tokens per second", marks)] if "tokens_per_sec" in present else []
-    memory = [name for name in MEMORY if name in present]
-    mfu = [_curve(steps, ["mfu"], "model FLOPs utilisation", marks)] if "mfu" in present else []
-    return Section(
-        "Speed and memory",
-        "Phases are means over the ranks. Ranks wait for each other in backward, optimizer and save.",
-        [
-            _curve(steps, ["samples_per_sec"], "samples per second", marks),
-            *tokens,
-            *mfu,
-            _curve(steps, phases, "seconds of a step", marks),
-            _curve(steps, memory, "peak memory of the rank with the most, GiB", marks),
-        ],
-    )
+def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group names as blocks/activation_rms/03 by what stands before their last slash; a name without one is alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition("/")[0] or name, []).append(name)
+    return groups
 
 
-def _curve(steps: Sequence[Record], names: Sequence[str], label: str, marks: list[Mark]) -> LossCurve:
-    series = {name: [(record["step"], record[name]) for record in steps if name in record] for name in names}
-    return LossCurve(series, marks, y_label=label)
+def _speed(runs: Sequence[Run], marks: Sequence[Mark]) -> Section:
+    present = _names(runs)
+    charts = [_chart(runs, title, name) for name, title in SPEED.items() if name in present]
+    phases = _charts(runs, "seconds of a step, by phase", [name for name in PHASE_NAMES if name in present])
+    told = "Phases are means over the ranks. Ranks wait for each other in backward, optimizer and save."
+    return Section("Speed", told, [Charts([*charts, *phases] or [Curves(SPEED["samples_per_sec"], {})], marks)])
+
+
+def _memory(runs: Sequence[Run], marks: Sequence[Mark]) -> Section:
+    present = _names(runs)
+    charts = [_chart(runs, f"GiB of a {what}", name) for name, what in MEMORY.items() if name in present]
+    empty = [Curves("GiB of a process", {})]
+    return Section("Memory", "The peak of the rank with the most.", [Charts(charts or empty, marks)])
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """List what the runs have logged, in the order in which it came."""
+    steps = itertools.chain.from_iterable(run.steps for run in runs)
+    return list(dict.fromkeys(itertools.chain.from_iterable(steps)))
+
+
+def _charts(runs: Sequence[Run], title: str, names: Sequence[str]) -> list[Curves]:
+    """Chart values that belong together: of one run together, of several in a chart each, with a curve for each run."""
+    if len(runs) > 1 or len(names) == 1:
+        return [_chart(runs, name, name) for name in names]
+    return [Curves(title, {name.rpartition("/")[2]: _points(runs[0], name) for name in names})] if names else []
+
+
+def _chart(runs: Sequence[Run], title: str, name: str) -> Curves:
+    return Curves(title, {run.name: _points(run, name) for run in runs})
+
+
+def _points(run: Run, name: str) -> list[tuple[int, float]]:
+    return [(record["step"], record[name]) for record in run.steps if name in record]
+
+
+def _evaluations(runs: Sequence[Run]) -> list[Section]:
+    """Chart what `evaluate world` left in the runs' folders; nothing where it left nothing."""
+    found = {run.name: read_evaluations(run.folder) for run in runs}
+    rows = [
+        (name, one.file, one.step, one.measure, one.num_given, one.num_windows, one.model, one.rival)
+        for name, evaluations in found.items()
+        for one in evaluations
+    ]
+    if not rows:
+        return []
+    header = ("run", "file", "step", "error", "latent frames given", "windows", "model", "repeating the last frame")
+    kinds = dict.fromkeys((one.measure, one.num_given) for one in itertools.chain.from_iterable(found.values()))
+    charts = [_errors(found, measure, num_given) for measure, num_given in kinds]
+    return [Section("Evaluations", "On held-out windows.", [Charts(charts), Table(header, rows)])]
+
+
+def _errors(found: dict[str, list[Evaluation]], measure: str, num_given: int) -> Curves:
+    """Chart one kind of error over steps: of one run beside that of repeating the last frame, of several each run's."""
+    curves: dict[str, Points] = {}
+    for name, evaluations in found.items():
+        alike = [one for one in evaluations if (one.measure, one.num_given) == (measure, num_given)]
+        curves[name] = [(one.step, one.model) for one in alike]
+        if len(found) == 1:
+            curves["repeating the last frame"] = [(one.step, one.rival) for one in alike]
+    return Curves(f"{measure}, {num_given} latent frames given", curves)
 
 
 def _ranks(times: RankTimes | None, events: Iterable[Record]) -> list[Section]:
@@ -159,11 +237,17 @@ def _ranks(times: RankTimes | None, events: Iterable[Record]) -> list[Section]:
             f"Up to step {times.step:,}, seconds of a step. A rank's own are data and forward, in which it does not "
             "wait for all others; the rank with the longest is whom the others wait for.",
             [
+                Charts([_rank_bars(times, slow)]),
                 Table(("host", "own seconds", "times it held up the others"), hosts, "The slowest hosts first."),
                 Table(("rank", "host", *PHASES), rows, "The slowest ranks first."),
             ],
         )
     ]
+
+
+def _rank_bars(times: RankTimes, ranks: Sequence[int]) -> Bars:
+    bars = {phase: [(f"rank {rank}", times.phases[phase][rank]) for rank in ranks] for phase in PHASES}
+    return Bars("seconds of a step by rank", bars, x_label="the slowest first")
 
 
 def _samples(run_dir: Path) -> list[Section]:

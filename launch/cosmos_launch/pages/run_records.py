@@ -1,17 +1,18 @@
 """What metrics.jsonl says of a run over all its starts: the steps that count, and what happened."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.pages.page import read_metrics
+from cosmos_train.train.telling import journal
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RunRecords:
-    """Of a run's folder."""
+    """What a run's folder says of its steps."""
 
     steps: list[Record]
     """Logged steps, rising: of those that were rolled back and trained again, what they were the last time."""
@@ -29,8 +30,28 @@ class RunRecords:
         return max([*started[-1:], *(record["step"] for record in self.steps[-1:])], default=0)
 
 
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read the records of a metrics.jsonl. Lines that a crash has damaged are left out, and named in a warning.
+
+    A step has numbers alone, and a time is a number: what else a line says, such as null, is as if it were not there.
+    """
+    records, damaged = journal.read_records(Path(path))
+    for line in damaged:
+        journal.warn_of(Path(path), line, "left out")
+    return [
+        {name: value for name, value in record.items() if _can_be(name, value, of_event="event" in record)}
+        for record in records
+    ]
+
+
+def _can_be(name: str, value: Any, *, of_event: bool) -> bool:
+    if of_event and name != "time":
+        return value is not None
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
 def read_records(run_dir: Path) -> RunRecords:
-    """Empty before the run's first start."""
+    """Read what a run has said; it is empty before the run's first start."""
     path = run_dir / "metrics.jsonl"
     records = read_metrics(path) if path.is_file() else []
     steps: list[Record] = []
@@ -47,6 +68,6 @@ def read_records(run_dir: Path) -> RunRecords:
 
 
 def said(event: Record, name: str) -> str:
-    """Text that an event says; of one that lacks it, that."""
+    """Return a text that an event says, or that it lacks it."""
     value = event.get(name)
     return value if isinstance(value, str) else f"({name} is not noted)"

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from cosmos_launch.pages.page import Fact, FrameRow, FrameRows, Report, Section, Table, Text, write_report
+from cosmos_launch.pages.contents import Fact, FrameRow, FrameRows, Report, Section, Table, Text
+from cosmos_launch.pages.page import write_report
 from cosmos_train.evaluate.tokenizer import ERROR_GAIN, ShownClip
 
 
