@@ -1,9 +1,11 @@
 """Fixtures that several folders of tests share."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -14,23 +16,26 @@ from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
 
+# A shell's background job ignores Ctrl-C, and so would all that a test starts and then asks to stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of `make test` runs: all that wait for a Slurm, all that share the ranks, or a file of others.
+    """What one worker of `make test` runs in one go: a folder's files that share the ranks, or a file of others.
 
-    The two long ones start first.
+    What waits for a Slurm starts first, since it waits longer than it computes, and what shares the ranks next.
     """
     share_ranks = {item.path for item in items if isinstance(item, pytest.Function) and "ranks" in item.fixturenames}
-
-    def group(item: pytest.Item) -> str:
-        if item.path.parent.name == "slurm":
-            return "slurm"
-        return "ranks" if item.path in share_ranks else str(item.path)
-
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: ("slurm", "ranks", group(item)).index(group(item)))
+        group = folder_of(item) if item.path in share_ranks and folder_of(item) != "slurm" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (folder_of(item) != "slurm", item.path not in share_ranks))
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder of tests/ in which a test lies."""
+    return Path(os.path.relpath(item.path, Path(__file__).parent)).parts[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -41,6 +41,7 @@ SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
+FirstJobId=$FIRST_PORT # other numbers than those of another cluster on this host
 SlurmctldTimeout=10
 SlurmdTimeout=15
 KillWait=30

@@ -20,8 +20,11 @@ POINTS = {
 
 
 def run_asked_when(point: str, run: TokenizerRun, port: int) -> int:
-    """Train as a worker does. Rank 1 gets a SIGTERM at the point's beginning; no other rank gets one."""
-    os.environ["MASTER_PORT"] = str(port)  # a worker leaves its groups at the end, so each run has a meeting of its own
+    """Train as a worker does. Rank 1 gets a SIGTERM at the point's beginning; no other rank gets one.
+
+    port: of the store where the ranks of this run meet.
+    """
+    os.environ["MASTER_PORT"] = str(port)
     owner, name = POINTS[point]
     original = getattr(owner, name)
     with StopSignals() as stop, pytest.MonkeyPatch.context() as patch:

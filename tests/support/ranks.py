@@ -10,18 +10,36 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import TCPStore
+
 TIMEOUT_SEC = 240.0
 MAX_THREADS = 60
 """In a rank, before all are started anew. megatron-core's DDP holds itself through hooks of autograd's nodes, where no
 garbage collector looks, and with it the groups of its layout: gloo's threads, which wake a hundred times a second each.
 """
+
+
+def open_store() -> TCPStore:
+    """The store over which ranks find each other, here instead of in rank 0: its port is its own from the beginning."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def rank_environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
+    """What a rank is told that meets the others at the store (`open_store`) on this port."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch's way to say that rank 0 opens none
+    }
 
 
 class RankPool:
@@ -34,16 +52,15 @@ class RankPool:
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")  # imports once, for all pools
         context.set_forkserver_preload(["cosmos_train.recipes.world_dit"])
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        self.store = open_store()
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         self.num_threads = 0
         for rank in range(self.num_ranks):
             mine, theirs = context.Pipe()
             # Not daemonic: megatron-core starts helper processes to write checkpoints.
-            process = context.Process(target=_serve, args=(theirs, rank, self.num_ranks, port))
+            told = rank_environment(rank, self.num_ranks, self.store.port)
+            process = context.Process(target=_serve, args=(theirs, told))
             process.start()
             self.pipes.append(mine)
             self.processes.append(process)
@@ -79,11 +96,9 @@ class RankPool:
             process.join()
 
 
-def _serve(pipe: Connection, rank: int, num_ranks: int, port: int) -> None:
+def _serve(pipe: Connection, told: dict[str, str]) -> None:
     os.setsid()
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(told)
     import torch
 
     torch.set_num_threads(1)

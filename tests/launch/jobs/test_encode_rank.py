@@ -6,7 +6,6 @@ import multiprocessing
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 import torch
 from support import filled_run
 from support.nodes import start_node
-from support.ranks import RankPool
+from support.ranks import RankPool, open_store, rank_environment
 
 from cosmos_data.caches.latents import INDEX_NAME, LatentStore, is_finished
 from cosmos_data.caches.shard_file import remove_abandoned
@@ -92,9 +91,8 @@ def start_rank(command: list[str], rank: int = 0, num_ranks: int = 1, port: int 
     """A process of its own for one rank of the job that the command names; imports are shared with those of pools."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cosmos_train.recipes.world_dit"])
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = {name: str(value) for name, value in own.items()}
-    process = context.Process(target=filled_run.encode_as_rank, args=(environment, command[1:]), daemon=True)
+    told = rank_environment(rank, num_ranks, port)
+    process = context.Process(target=filled_run.encode_as_rank, args=(told, command[1:]), daemon=True)
     process.start()
     return process
 
@@ -102,10 +100,8 @@ def start_rank(command: list[str], rank: int = 0, num_ranks: int = 1, port: int 
 def test_two_processes_killed_at_random_and_one_that_goes_on(inputs: Path, unbroken: Path, tmp_path: Path):
     """All of them at once, as when a machine goes down."""
     command = line_with_texts(inputs, unbroken, tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    job = [start_rank(command, rank, 2, port) for rank in range(2)]
+    store = open_store()
+    job = [start_rank(command, rank, 2, store.port) for rank in range(2)]
     wait_for_shards(tmp_path / "cache", random.randint(1, NUM_SHARDS // 2), lambda: all(p.is_alive() for p in job))
     for process in job:
         process.kill()

@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from support import tiny_tokenizer, tiny_world
 from support.asked import run_asked_when
 from support.footage import carphone_clips
 from support.nodes import FT_LAUNCHER, start_node
-from support.ranks import RankPool
+from support.ranks import RankPool, open_store
 
 from cosmos_launch.jobs.stopping import ASKED, INTERRUPTED, LAUNCHER
 from cosmos_tok.store import load_tokenizer
@@ -302,10 +301,8 @@ def train_asked_when(pool: RankPool, point: str, manifest: Path, run_dir: Path, 
     """Exit codes of both ranks of a run of two steps, of which rank 1 is asked to stop."""
     loss = ReconstructionConfig()
     run = tiny_tokenizer.make_run(manifest, run_dir, train={"num_steps": 2}, loss=loss, **settings)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return pool.run(run_asked_when, point, run, port)
+    store = open_store()  # a worker leaves its groups at the end, so each run has a meeting of its own
+    return pool.run(run_asked_when, point, run, store.port)
 
 
 @pytest.fixture(scope="module")
