@@ -20,7 +20,7 @@ from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.clip import Split
 from cosmos_data.readers.captions import caption_of
-from cosmos_data.readers.described import source_of
+from cosmos_data.readers.described import video_of
 from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
 from cosmos_data.readers.tarshard import Member, grouped, name_fault, read_members
 from cosmos_data.readers.webdataset import is_system_file
@@ -144,7 +144,7 @@ def _read_shard(
                 yield LeftOut(f"{where}/{printable(key)}", "a sample without a video")
                 continue
             values = {"caption": _caption(by_suffix, fields), "split": split}
-            yield source_of(f"{prefix}{name.removesuffix('.tar')}/{key}", {"": video.file}, values, None, 0)
+            yield video_of(f"{prefix}{name.removesuffix('.tar')}/{key}", {"": video.file}, values, None, 0)
         except DataError as error:
             yield BadVideo(f"{where}/{printable(key)}", str(error))
 
