@@ -20,6 +20,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,8 @@ def _archive_runner(checkpoint: official.Checkpoint, model: CausalVideoTokenizer
         return video.unsqueeze(2) if is_image else video
 
     try:
-        if any(parameter.dtype != torch.float32 for archive in archives for parameter in archive.parameters()):
+        parameters = chain.from_iterable(archive.parameters() for archive in archives)
+        if any(parameter.dtype != torch.float32 for parameter in parameters):
             raise RuntimeError("it is not in float32")
         with torch.inference_mode():
             decode(encode(_clip(model.config)))

@@ -17,6 +17,7 @@ from typing import NamedTuple, get_args
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
+from cosmos_data.manifests.conditions import CaptionWindow
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
@@ -225,7 +226,7 @@ def _clips_of(
 
 
 def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
-    """Give a video that is counted by a rate of its own in frames of its files' rate: by number where the rates are one,
+    """Give a video that counts by a rate of its own in frames of its files' rate: by number where the rates are one,
     else by time, as LeRobot finds its frames."""
     if video.fps is None:
         return video
@@ -291,12 +292,12 @@ def _clip(video: FoundVideo, infos: list[VideoInfo], start_frame: int, num_frame
             **info.pictures(),
         )
         views.append(replace(pictures, digest=pictures.digest_of(_sha256(view.file), num_frames)))
-    captions = (
-        replace(window, start_frame=first_frame - start_frame, num_frames=common)
-        for window in video.captions
-        if (common := window.overlap(start_frame, num_frames))
-        for first_frame in [max(window.start_frame, start_frame)]
-    )
+    captions = list[CaptionWindow]()
+    for window in video.captions:
+        common = window.overlap(start_frame, num_frames)
+        if common:
+            first_frame = max(window.start_frame, start_frame)
+            captions.append(replace(window, start_frame=first_frame - start_frame, num_frames=common))
     return Clip(
         clip_id=f"{video.name}@{start_frame}",
         num_frames=num_frames,

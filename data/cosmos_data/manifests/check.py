@@ -64,7 +64,8 @@ def check_manifest(
             file.write(b"\n")  # after a line torn by a kill
     findings = list(check_rows(manifest, target_fps=target_fps))
     shards = sorted({file.path for file in of_file if file.offset_bytes is not None})
-    findings += [finding for shard in shards for finding in _check_shard(Path(shard))]
+    for shard in shards:
+        findings += _check_shard(Path(shard))
 
     def check(file: VideoFile) -> tuple[str, list[ManifestFinding], bool]:
         key = _state(file, of_file[file])

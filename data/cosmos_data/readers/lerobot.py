@@ -296,7 +296,7 @@ def _texts(tasks: Any) -> list[str]:
     tasks = [tasks] if isinstance(tasks, str) else tasks or []
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise DataError(f"meta/episodes, tasks={str(tasks)[:40]!r} is no list of texts")
-    return [text for task in tasks if (text := text_of(task))]
+    return list(filter(None, map(text_of, tasks)))
 
 
 def _numbers(frames: pa.Table, feature: Feature) -> np.ndarray:

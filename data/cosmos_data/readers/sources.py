@@ -11,6 +11,7 @@ whole video; the build cuts them with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from cosmos_data.contents import Content, look_at
@@ -94,7 +95,7 @@ def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
             beside = texts.get(_stem(name), [])
             used.update(beside)
             yield from read_group(_group(name, path, beside, folder))
-    for name in sorted({name for names in texts.values() for name in names} - used):
+    for name in sorted(set(chain.from_iterable(texts.values())) - used):
         yield LeftOut(printable(str(folder.files[name])), "a text that belongs to no video")
 
 
