@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,12 @@ def plain_state(engine: Engine) -> dict[str, Tensor]:
     """The same weights, and this rank's slices of the moments, as plain tensors, for the others."""
     moments = optimizer_state.states(engine.optimizer, engine.pieces)
     rank = dist.get_rank()
-    flat = {f"{rank}.{kind}.{name}": t for name, (_, kinds) in moments.items() for kind, t in kinds.items()}
-    weights = {name: t for piece in engine.pieces for name, t in piece.state_dict().items() if t is not None}
-    return flat | {f"model.{name}": t for name, t in weights.items()}
+    state = dict[str, Tensor]()
+    for name, (_, kinds) in moments.items():
+        state |= {f"{rank}.{kind}.{name}": tensor for kind, tensor in kinds.items()}
+    for piece in engine.pieces:
+        state |= {f"model.{name}": tensor for name, tensor in piece.state_dict().items() if tensor is not None}
+    return state
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     arguments = parser.parse_args()
     engine = make_engine(arguments.gib)
-    num_params = sum(param.numel() for piece in engine.pieces for param in piece.parameters())
+    num_params = sum(param.numel() for param in chain.from_iterable(piece.parameters() for piece in engine.pieces))
     where = {
         "ranks": dist.get_world_size(),
         "gib": round(num_params * BYTES_PER_PARAM / 2**30, 2),

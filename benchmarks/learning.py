@@ -24,6 +24,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def report(place: Place, curve: Sequence[dict[str, Any]], summary: dict[str, Any
     """Write OUT/report.html."""
     series = {f"given {n}": [(of["step"], of["given"][n]["psnr_db"]) for of in curve] for n in GIVEN}
     series |= {f"repeating 1 of {n}": [(of["step"], of["given"][n]["repeat_psnr_db"]) for of in curve] for n in GIVEN}
-    rows = [(of["step"], n, *(round(value, 2) for value in of["given"][n].values())) for of in curve for n in GIVEN]
+    rows = [(of["step"], n, *(round(value, 2) for value in of["given"][n].values())) for of, n in product(curve, GIVEN)]
     header = ["step", "given frames", "next 8 frames, dB", "repeating the last, dB", "frames 10 to 17, dB"]
     header += ["unigram's perplexity / model's"] * (len(rows[0]) - len(header))
     minutes = f"{summary['step']} steps, {place.nproc} processes"

@@ -194,24 +194,17 @@ def compare(found: list[dict[str, Any]], single: dict[str, Any]) -> dict[str, An
     """The largest errors over ranks and parameters. Raises AssertionError where the ranks lack a part of the model."""
     held = set().union(*(answer["gradients"] for answer in found))
     assert held == single["gradients"].keys(), f"not on any rank: {single['gradients'].keys() - held}"
-    gradients = [
-        (float((gradient - wanted).abs().max() / wanted.abs().max()), name)
-        for answer in found
-        for name, gradient in answer["gradients"].items()
-        for wanted in (single["gradients"][name],)
-    ]
-    parameters = [
-        (float((parameter - single["parameters"][name]).abs().max()), name)
-        for answer in found
-        for name, parameter in answer["parameters"].items()
-    ]
-    losses = [abs(answer["loss"] / single["loss"] - 1) for answer in found]
     assert min(single["grad_norms"]) > tiny_world.CLIP_GRAD_NORM, "a step did not clip, so its norm had no effect"
-    norms = [
-        abs(norm / wanted - 1)
-        for answer in found
-        for norm, wanted in zip(answer["grad_norms"], single["grad_norms"], strict=False)  # tests take fewer steps
-    ]
+    gradients, parameters, norms = list[tuple[float, str]](), list[tuple[float, str]](), list[float]()
+    for answer in found:
+        for name, gradient in answer["gradients"].items():
+            wanted = single["gradients"][name]
+            gradients.append((float((gradient - wanted).abs().max() / wanted.abs().max()), name))
+        for name, parameter in answer["parameters"].items():
+            parameters.append((float((parameter - single["parameters"][name]).abs().max()), name))
+        both = zip(answer["grad_norms"], single["grad_norms"], strict=False)  # tests take fewer steps
+        norms += [abs(norm / wanted - 1) for norm, wanted in both]
+    losses = [abs(answer["loss"] / single["loss"] - 1) for answer in found]
     (gradient_error, gradient_of), (parameter_error, parameter_of) = max(gradients), max(parameters)
     return {
         "loss_error": max(losses),

@@ -17,12 +17,12 @@ from torch import Tensor
 from cosmos_data.errors import DataError
 from cosmos_data.location import file_sha256
 from cosmos_data.manifests.clip import Clip
-from cosmos_data.readers.given_clips import Source, find_sources, gathered, read_pixels, scaled_size
+from cosmos_data.readers.given_clips import GivenClip, find_clips, gathered, read_pixels, scaled_size
 from cosmos_data.videos.media import mp4_comment, write_mp4_pieces
 from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
 from cosmos_tok.model import CausalVideoTokenizer, shown, to_unit_range
-from cosmos_tok.padding import Box, Padding, plan_padding
+from cosmos_tok.padding import InnerBox, Padding, plan_padding
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_train.train.telling.progress import progress
 
@@ -46,31 +46,31 @@ def encode_files(
         raise DataError(f"--short-side-px {short_side_px} must be at least 1")
     if not 0 < fps < math.inf:
         raise DataError(f"--fps {fps} must be greater than 0")
-    digest, sources = tokenizer_digest(tokenizer), find_sources(path, pictures_fps=fps)
+    digest, clips = tokenizer_digest(tokenizer), find_clips(path, pictures_fps=fps)
     model, _ = load_tokenizer(tokenizer)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     transform = {"short_side_px": short_side_px, "padding": padding}
     bad: list[str] = []
     num_done = 0
-    for number, source in enumerate(sources, start=1):
-        place = _place(out, source.name)
+    for number, given in enumerate(clips, start=1):
+        place = _place(out, given.name)
         try:
             origin = LatentOrigin(
                 tokenizer_digest=digest,
-                source_digest=source.digest(),
+                source_digest=given.digest(),
                 transform=transform,
                 dtype=str(model.dtype).removeprefix("torch."),
             )
             if stored_origin(place) == origin:
                 continue
-            save_latents(place, _encode(model, source, origin, f"encode {number}/{len(sources)} {source.name}"))
+            save_latents(place, _encode(model, given, origin, f"encode {number}/{len(clips)} {given.name}"))
             num_done += 1
         except DataError as error:
             bad.append(str(error))
-    print(f"{num_done} clips encoded, {len(sources) - num_done - len(bad)} were done already -> {out}")
+    print(f"{num_done} clips encoded, {len(clips) - num_done - len(bad)} were done already -> {out}")
     if bad:
         listing = "\n".join(f"  {reason}" for reason in bad)
-        raise DataError(f"{len(bad)} of {len(sources)} clips could not be encoded; repair or remove them:\n{listing}")
+        raise DataError(f"{len(bad)} of {len(clips)} clips could not be encoded; repair or remove them:\n{listing}")
     return 0
 
 
@@ -114,7 +114,7 @@ def padding_of(
         raise TokenizerError(
             f"clip {clip.clip_id}: {error}; or name what to pad it with: edge, black or official"
         ) from error
-    return Padding("edge", Box((0, 0, 0), size_THW), size_THW)
+    return Padding("edge", InnerBox((0, 0, 0), size_THW), size_THW)
 
 
 def padded_chunks(frames: Iterator[Tensor], padding: Padding, device: torch.device) -> Iterator[Tensor]:
@@ -125,8 +125,8 @@ def padded_chunks(frames: Iterator[Tensor], padding: Padding, device: torch.devi
         yield padding.pad_sides(to_unit_range(piece[None].to(device)))
 
 
-def _encode(model: CausalVideoTokenizer, source: Source, origin: LatentOrigin, title: str) -> LatentFile:
-    clip = source.describe()
+def _encode(model: CausalVideoTokenizer, given: GivenClip, origin: LatentOrigin, title: str) -> LatentFile:
+    clip = given.describe()
     height_px, width_px = scaled_size(clip, origin.transform["short_side_px"])
     size_THW = (clip.num_frames, height_px, width_px)
     padding = padding_of(clip, size_THW, model.config, origin.transform["padding"])
@@ -140,7 +140,7 @@ def _encode(model: CausalVideoTokenizer, source: Source, origin: LatentOrigin, t
                 advance(done, clip.num_frames)
 
         latents = latents_of(model, padded_chunks(counted(), padding, device))
-    return LatentFile(origin=origin, source=source.name, fps=clip.fps, box=padding.box, latents=latents)
+    return LatentFile(origin=origin, source=given.name, fps=clip.fps, box=padding.box, latents=latents)
 
 
 def _decode(model: CausalVideoTokenizer, stored: LatentFile, title: str) -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ from cosmos_data.caches.shard_file import key_of, remove_abandoned
 from cosmos_data.caches.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.config import DataConfig
-from cosmos_data.decoders.decode import Decoder, choose_decoder
+from cosmos_data.decoders.decode import VideoDecoder, choose_decoder
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, read_quarantine
@@ -179,7 +179,7 @@ class _ShardMaker:
         folder: Path,
         metadata: LatentMetadata,
         encoder: WindowEncoder,
-        decoder: Decoder,
+        decoder: VideoDecoder,
         mesh: Mesh,
         stop: StopSignals,
     ) -> None:

@@ -21,7 +21,7 @@ from cosmos_data.decoders.transform import cut_and_scale
 from cosmos_data.errors import DataError
 from cosmos_data.location import file_sha256
 from cosmos_data.manifests.clip import Clip
-from cosmos_data.readers.given_clips import Source, find_sources, read_pixels, scaled_size
+from cosmos_data.readers.given_clips import GivenClip, find_clips, read_pixels, scaled_size
 from cosmos_data.sample_plan.plan import central_box
 from cosmos_tok.metrics import clip_psnr, code_use, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, shown
@@ -75,7 +75,7 @@ def evaluate_tokenizer(
     Raises ConfigError, DataError or TokenizerError where the input is wrong.
     """
     config = load_protocol(protocol, overrides)
-    sources = _choose(find_sources(videos, pictures_fps=config.pictures_fps, split=config.split), config.max_clips)
+    sources = _choose(find_clips(videos, pictures_fps=config.pictures_fps, split=config.split), config.max_clips)
     digest = tokenizer_digest(folder)
     model, _ = load_tokenizer(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,7 +115,7 @@ class Evaluation:
     """Of each clip and of its reconstruction."""
 
     @torch.inference_mode()
-    def add(self, source: Source, title: str) -> None:
+    def add(self, source: GivenClip, title: str) -> None:
         """Encode, decode and compare one clip."""
         clip = source.describe()
         num_frames = self.config.num_frames(clip.num_frames, clip.fps)
@@ -256,7 +256,7 @@ class CodeCounts:
         return self.model.config.kind == "discrete"
 
 
-def _choose(sources: list[Source], max_clips: int | None) -> list[Source]:
+def _choose(sources: list[GivenClip], max_clips: int | None) -> list[GivenClip]:
     if max_clips is None or len(sources) <= max_clips:
         return sources
     return [sources[place * len(sources) // max_clips] for place in range(max_clips)]

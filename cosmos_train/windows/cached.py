@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
-from cosmos_data.caches.encoded import Window
+from cosmos_data.caches.encoded import EncodedWindow
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.order import Alternation, IndexPlan
 from cosmos_tok.whitening import load_statistics
@@ -37,12 +37,12 @@ class CachedWindows:
             statistics=load_statistics(self.store.folder / STATISTICS) if is_latents else None,
         )
 
-    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
+    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[EncodedWindow]]:
         """See WindowStream."""
         for places in place_lists:
             yield [self.at(place) for place in places]
 
-    def at(self, place: int) -> Window:
+    def at(self, place: int) -> EncodedWindow:
         """The window at one place."""
         return self.store.window(self.number(place))
 

@@ -18,11 +18,11 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from cosmos_data.caches.encoded import Window, known_of
+from cosmos_data.caches.encoded import EncodedWindow, known_of
 from cosmos_data.caches.text_cache import TextCache
 from cosmos_data.caches.window_cache import WindowCache
 from cosmos_data.config import DataConfig
-from cosmos_data.decoders.decode import Decoder, choose_decoder
+from cosmos_data.decoders.decode import VideoDecoder, choose_decoder
 from cosmos_data.errors import ClipError
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.loader import QUARANTINE, VideoBatch, VideoBatches
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class EncodingDecoder:
     """A decoder (decoders.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
 
-    def __init__(self, decoder: Decoder, encoder: WindowEncoder, cache: WindowCache) -> None:
+    def __init__(self, decoder: VideoDecoder, encoder: WindowEncoder, cache: WindowCache) -> None:
         self._decoder, self._encoder, self._cache = decoder, encoder, cache
         self._counting = Lock()
         self.num_encoded = 0
@@ -167,7 +167,7 @@ class FilledWindows:
         elements = sum(math.prod(shape) * share for shape, share in self.facts.shapes.items())
         return float(elements) * self.maker.dtype.itemsize
 
-    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
+    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[EncodedWindow]]:
         """See WindowStream."""
         rank, size = self.maker.replica.rank, self.maker.replica.size
         ahead, now = tee(place_lists)
@@ -186,7 +186,7 @@ class FilledWindows:
         quarantine = Path(self.maker.run.run_dir) / QUARANTINE
         return VideoBatches(self.plan, self.maker.encoder, place_lists, quarantine=quarantine)
 
-    def _handed_over(self, places: Sequence[int], made: VideoBatch | None, maker_rank: int) -> list[Window]:
+    def _handed_over(self, places: Sequence[int], made: VideoBatch | None, maker_rank: int) -> list[EncodedWindow]:
         """made: the batch, on the rank that has made it."""
         maker, batch = self.maker, len(places)
         if made is None:
@@ -200,7 +200,9 @@ class FilledWindows:
         maker.replica.hand_over([z_BCTHW, text_BSE, attempts_B], maker_rank)
         samples = [self.plan.sample(*pair) for pair in zip(places, attempts_B.tolist(), strict=True)]
         return [
-            Window.of(known_of(sample), z_CTHW=z_CTHW, text_SE=text_SE, size_px=(sample.height_px, sample.width_px))
+            EncodedWindow.of(
+                known_of(sample), z_CTHW=z_CTHW, text_SE=text_SE, size_px=(sample.height_px, sample.width_px)
+            )
             for sample, z_CTHW, text_SE in zip(samples, z_BCTHW, text_BSE, strict=True)
         ]
 

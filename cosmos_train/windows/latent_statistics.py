@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decoders.decode import Decoder
+from cosmos_data.decoders.decode import VideoDecoder
 from cosmos_data.sample_plan.loader import VideoBatches
 from cosmos_data.sample_plan.plan import Part, SamplePlan
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
@@ -27,7 +27,7 @@ def measure_latents(
     tokenizer: CausalVideoTokenizer,
     parts: Sequence[Part],
     data: DataConfig,
-    decoder: Decoder,
+    decoder: VideoDecoder,
     mesh: Mesh,
     *,
     num_windows: int,
@@ -48,7 +48,7 @@ def _measure(
     tokenizer: CausalVideoTokenizer,
     parts: Sequence[Part],
     data: DataConfig,
-    decoder: Decoder,
+    decoder: VideoDecoder,
     mesh: Mesh,
     num_windows: int,
 ) -> LatentStatistics | None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_data.caches.encoded import Window
+from cosmos_data.caches.encoded import EncodedWindow
 from cosmos_tok.whitening import LatentStatistics
 
 Kind = Literal["image", "video"]
@@ -26,7 +26,7 @@ class WindowBatch:
     """The windows of a micro-batch, all of one kind and shape."""
 
     kind: Kind
-    windows: list[Window]
+    windows: list[EncodedWindow]
     numbers: Sequence[int]
     """A window's place among all windows of this kind's steps, by which its randomness is drawn."""
 
@@ -78,16 +78,16 @@ class WindowStream(Protocol):
     origin: Origin
     """A run keeps this of them (cosmos_train.windows.kept)."""
 
-    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[Window]]:
+    def windows(self, place_lists: Iterable[Sequence[int]]) -> Iterator[list[EncodedWindow]]:
         """Yield those at these places, a list after the other. It is called on every rank, with its own samples."""
         ...
 
 
-def stack_latents(windows: Sequence[Window]) -> Tensor:
+def stack_latents(windows: Sequence[EncodedWindow]) -> Tensor:
     """[B, C, T, H, W], as the tokenizer gave them."""
     return torch.stack([window.z_CTHW for window in windows])
 
 
-def stack_text(windows: Sequence[Window], max_tokens: int) -> Tensor:
+def stack_text(windows: Sequence[EncodedWindow], max_tokens: int) -> Tensor:
     """[B, S, E]: text states followed by zeros, as the model sees every prompt."""
     return torch.stack([F.pad(window.text_SE, (0, 0, 0, max_tokens - len(window.text_SE))) for window in windows])

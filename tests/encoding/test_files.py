@@ -12,7 +12,7 @@ from support.footage import CARPHONE
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 
 from cosmos_data.manifests.clip import Clip
-from cosmos_data.readers.given_clips import find_sources, read_pixels
+from cosmos_data.readers.given_clips import find_clips, read_pixels
 from cosmos_data.videos.media import mp4_comment
 from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
@@ -56,7 +56,7 @@ ENCODE = "tokenize videos --tokenizer tok --out latents --short-side-px 40 --pad
 def test_latents_are_those_of_the_whole_clip_and_decode_to_its_size(work: Path) -> None:
     assert run(ENCODE) == 0
     file = load_latents(work / "latents/deep/phone.mp4.safetensors")
-    [source] = find_sources(work / "videos", pictures_fps=24)
+    [source] = find_clips(work / "videos", pictures_fps=24)
     clip = source.describe()
     frames = torch.cat(list(read_pixels(clip, num_frames=120, height_px=40, width_px=53)), dim=1)
     model, config = load_tokenizer(work / "tok")
@@ -78,7 +78,7 @@ def test_codes_are_stored_exactly(work: Path) -> None:
     assert run("tokenize shots --tokenizer discrete --out codes --fps 10") == 0
     file = load_latents(work / "codes/one.safetensors")
     model, _ = load_tokenizer(work / "discrete")
-    clip = find_sources(work / "shots", pictures_fps=10)[0].describe()
+    clip = find_clips(work / "shots", pictures_fps=10)[0].describe()
     frames = torch.cat(list(read_pixels(clip, num_frames=9, height_px=16, width_px=24)), dim=1)
     with torch.inference_mode():
         expected = model.indices(model.encode(to_unit_range(frames[None])))[0]

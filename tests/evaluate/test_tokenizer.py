@@ -12,7 +12,7 @@ from support.footage import CARPHONE
 from support.tiny_tokenizer import CONTINUOUS, DISCRETE
 from torch import Tensor, nn
 
-from cosmos_data.readers.given_clips import find_sources, read_pixels
+from cosmos_data.readers.given_clips import find_clips, read_pixels
 from cosmos_launch.cli.main import main
 from cosmos_tok.metrics import clip_psnr, mean_square_error, ssim
 from cosmos_tok.model import CausalVideoTokenizer, to_uint8, to_unit_range
@@ -39,7 +39,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         save_tokenizer(folder / name, CausalVideoTokenizer(config), config, {})
     torch.jit.script(MeanColours()).save(str(folder / "network.pt"))
-    [source] = find_sources(CARPHONE, pictures_fps=24)
+    [source] = find_clips(CARPHONE, pictures_fps=24)
     frames = list(read_pixels(source.describe(), num_frames=33, height_px=30, width_px=36))
     for number, frame in enumerate(frames):
         place = folder / "clips" / "abc"[number // 11]
@@ -66,7 +66,7 @@ def clips() -> list[Tensor]:
     """uint8 [1, 3, 11, 30, 36] each, read independently of the command."""
     return [
         torch.cat(list(read_pixels(source.describe(), num_frames=11, height_px=30, width_px=36)), dim=1)[None]
-        for source in find_sources(Path("clips"), pictures_fps=24)
+        for source in find_clips(Path("clips"), pictures_fps=24)
     ]
 
 

@@ -15,7 +15,7 @@ from cosmos_tok.kl_cosmos import write_folder
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, load_latents, save_latents
 from cosmos_tok.model import CausalVideoTokenizer, to_unit_range
 from cosmos_tok.official import official_tensors
-from cosmos_tok.padding import Box
+from cosmos_tok.padding import InnerBox
 from cosmos_tok.store import load_tokenizer, save_tokenizer
 
 
@@ -72,7 +72,7 @@ def test_weights_of_other_layouts_are_moved_as_well(tmp_path: Path) -> None:
 def test_stored_latents_are_aligned(tmp_path: Path) -> None:
     origin = LatentOrigin(tokenizer_digest="a", source_digest="b", transform={}, dtype="float32")
     z_CTHW = torch.rand(4, 3, 4, 6)
-    file = LatentFile(origin=origin, source="clip", fps=24.0, box=Box((0, 0, 0), (9, 32, 48)), latents=z_CTHW)
+    file = LatentFile(origin=origin, source="clip", fps=24.0, box=InnerBox((0, 0, 0), (9, 32, 48)), latents=z_CTHW)
     save_latents(tmp_path / "z.safetensors", file)
     shift_in_file(tmp_path / "z.safetensors", 4)
     found = load_latents(tmp_path / "z.safetensors").latents

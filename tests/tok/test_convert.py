@@ -498,7 +498,7 @@ def test_a_code_between_two_levels_may_be_either(levels_off_middle: float, nudge
             one.quant_conv.conv3d.weight[0] = 0
             one.quant_conv.conv3d.bias[0] = bias
     source, result = (
-        converting.Source("ours", Path(name), one, converting._our_runner(one))
+        converting.FoundTokenizer("ours", Path(name), one, converting._our_runner(one))
         for name, one in (("source", model), ("result", other))
     )
     if not accepted:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.padding import Box
+from cosmos_tok.padding import InnerBox
 
 SIZES: dict = {"temporal_rate": 4, "channels": 8, "channel_multipliers": (1, 1, 1), "num_res_blocks": 1}
 CONTINUOUS = TokenizerConfig(**SIZES, z_channels=4, latent_channels=4)
@@ -25,7 +25,7 @@ def tokenizer(config: TokenizerConfig) -> CausalVideoTokenizer:
 def encoded(model: CausalVideoTokenizer) -> tuple[torch.Tensor, LatentFile]:
     video = torch.rand(1, 3, 9, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = latents_of(model, video.split(4, dim=2))
-    box = Box((0, 1, 2), (8, 15, 20))
+    box = InnerBox((0, 1, 2), (8, 15, 20))
     return video, LatentFile(origin=ORIGIN, source="a", fps=29.97, box=box, latents=latents)
 
 

@@ -20,6 +20,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Runner:
 
 
 @dataclass
-class Source:
+class FoundTokenizer:
     """A tokenizer as it was found."""
 
     layout: str
@@ -100,7 +101,7 @@ def read_tokenizer(
     `arguments` are those of the official constructor, where a file does not tell its architecture; `weights` is
     `network` or `ema`, for training checkpoints that hold both.
     """
-    source = open_source(Path(path), arguments, weights=weights)
+    source = open_tokenizer(Path(path), arguments, weights=weights)
     return source.model, source.config
 
 
@@ -126,7 +127,7 @@ def convert(
         raise TokenizerError(f"{out} exists already; remove it or convert to another folder")
     if statistics not in STATISTICS_DTYPES:
         raise TokenizerError(f"statistics={statistics} is no number format of them; use bf16 or fp32")
-    found = open_source(Path(source), arguments, weights=weights, statistics=statistics)
+    found = open_tokenizer(Path(source), arguments, weights=weights, statistics=statistics)
     aside = out.with_name(f".{out.name}.converting")
     if aside.exists():
         shutil.rmtree(aside)  # what an interrupted conversion left
@@ -140,14 +141,14 @@ def convert(
     return conversion
 
 
-def open_source(
+def open_tokenizer(
     path: Path, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", statistics: str = "bf16"
-) -> Source:
+) -> FoundTokenizer:
     """Recognise and read a tokenizer of any layout; the arguments are those of `convert`."""
     refuse_broken_links(path)
     if path.is_dir() and _is_ours(path):
         model = load_tokenizer(path)[0].float()
-        found = Source("ours", path, model, _our_runner(model))
+        found = FoundTokenizer("ours", path, model, _our_runner(model))
         found.quantizer_buffers = not load_metadata(path).get(NO_BUFFERS, False)
         found.statistics = load_statistics(path / STATISTICS) if (path / STATISTICS).is_file() else None
         if (path / IMAGE_STATISTICS).is_file():
@@ -158,7 +159,7 @@ def open_source(
         model = official.model_of(config, tensors, str(folder))
         table = kl_cosmos.names(config)
         theirs = {table[name]: tensor for name, tensor in tensors.items()}
-        return Source("diffusers", folder, model, _diffusers_runner(folder, model), theirs, of_video)
+        return FoundTokenizer("diffusers", folder, model, _diffusers_runner(folder, model), theirs, of_video)
     if arguments is None and (beside := (path if path.is_dir() else path.parent) / "arguments.json").is_file():
         arguments = read_arguments(beside)
     checkpoint = official.read_official(path, arguments, weights=weights)
@@ -170,7 +171,7 @@ def open_source(
         )
         for name in ("mean_std.pt", "image_mean_std.pt")
     )
-    return Source(
+    return FoundTokenizer(
         "official",
         path,
         model,
@@ -197,7 +198,7 @@ def read_arguments(path: Path) -> dict[str, Any]:
 # Writing and reading again
 
 
-def _write(folder: Path, source: Source, to: str) -> Source:
+def _write(folder: Path, source: FoundTokenizer, to: str) -> FoundTokenizer:
     """Write the source into a new folder, and read that again."""
     if to == "ours":
         metadata: dict[str, Any] = {"converted_from": source.layout, "source": source.path.name}
@@ -211,11 +212,11 @@ def _write(folder: Path, source: Source, to: str) -> Source:
             statistics=source.statistics,
             image_statistics=source.image_statistics,
         )
-        return open_source(folder)
+        return open_tokenizer(folder)
     folder.mkdir(parents=True)
     if to == "diffusers":
         kl_cosmos.write_folder(folder, source.model, source.statistics)
-        return open_source(folder)
+        return open_tokenizer(folder)
     has_buffers = source.quantizer_buffers
     arguments = official.official_arguments(source.config, quantizer_buffers=has_buffers)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2) + "\n")
@@ -226,9 +227,9 @@ def _write(folder: Path, source: Source, to: str) -> Source:
         torch.save(
             {"model": official.training_tensors(source.model, quantizer_buffers=has_buffers)}, folder / "checkpoint.pt"
         )
-        return open_source(folder / "checkpoint.pt")
+        return open_tokenizer(folder / "checkpoint.pt")
     torch.save(official.official_tensors(source.model, quantizer_buffers=has_buffers), folder / "model.pt")
-    return open_source(folder / "model.pt")
+    return open_tokenizer(folder / "model.pt")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -274,7 +275,8 @@ def _archive_runner(checkpoint: official.Checkpoint, model: CausalVideoTokenizer
         return video.unsqueeze(2) if is_image else video
 
     try:
-        if any(parameter.dtype != torch.float32 for archive in archives for parameter in archive.parameters()):
+        parameters = chain.from_iterable(archive.parameters() for archive in archives)
+        if any(parameter.dtype != torch.float32 for parameter in parameters):
             raise RuntimeError("it is not in float32")
         with torch.inference_mode():
             decode(encode(_clip(model.config)))
@@ -297,7 +299,7 @@ def _clip(config: TokenizerConfig) -> Tensor:
 
 
 @torch.inference_mode()
-def _compare(source: Source, result: Source) -> Conversion:
+def _compare(source: FoundTokenizer, result: FoundTokenizer) -> Conversion:
     clip = _clip(source.config)
     z, z_result = source.runner.encode(clip).float(), result.runner.encode(clip).float()
     if source.config.kind == "discrete" and z.shape == z_result.shape:
@@ -343,7 +345,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item() if a.shape == b.shape else math.inf
 
 
-def _require_tensors_back(source: Source, result: Source) -> None:
+def _require_tensors_back(source: FoundTokenizer, result: FoundTokenizer) -> None:
     """The result, written under the source's names, has the very tensors that the source's file has.
 
     Indices and codebooks are left out: they are made of the levels, which are compared.

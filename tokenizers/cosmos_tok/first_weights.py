@@ -18,6 +18,7 @@ weights that read a constant learn like biases at a multiple of the learning rat
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ def start_as_wavelet_code(encoder: Encoder, decoder: Decoder, between: Sequence[
     """Make a code of both halves of a video tokenizer and the linear maps between them. Branches are silent already."""
     for conv in (*_path_convs(encoder), *_path_convs(decoder), *between):
         _weight(conv).mul_(NOISE)
-    for conv in (*between, *(list(conv.children())[1] for half in (encoder, decoder) for conv in _ends(half))):
+    in_time = [list(end.children())[1] for end in (*_ends(encoder), *_ends(decoder))]
+    for conv in (*between, *in_time):
         _centre(conv).diagonal().add_(1)  # channel k to channel k
     path = _start_encoder(encoder)
     latents = _coarsest(path.channel_of, min(encoder.config.z_channels, encoder.config.latent_channels))
@@ -110,7 +112,7 @@ def start_as_wavelet_code(encoder: Encoder, decoder: Decoder, between: Sequence[
 
 def _start_encoder(encoder: Encoder) -> Path:
     bands = range(8 if encoder.config.patch > 1 else 1)
-    signals = [Signal(colour, (axes,)) for colour in range(len(COLOURS)) for axes in bands]
+    signals = [Signal(colour, (axes,)) for colour, axes in product(range(len(COLOURS)), bands)]
     conv, layers = next(encoder.conv_in.children()), _layers(*encoder.down, encoder.mid)
     out_channels, in_channels = _centre(conv).shape
     signals = _coarsest(signals, _room(out_channels, paired=not any(map(_has_map, layers))))
@@ -158,7 +160,7 @@ def _halve(layer: Downsample, path: Path) -> Path:
     along = (ALONG_W | ALONG_H) * layer.spatial | ALONG_T * layer.temporal
     choices = [axes for axes in range(1, 8) if not axes & ~along]
     found = {Signal(signal.colour, (*signal.along, 0)): channel for signal, channel in path.channel_of.items()}
-    differences = [Signal(s.colour, (*s.along, axes)) for s in path.channel_of for axes in choices]
+    differences = [Signal(s.colour, (*s.along, axes)) for s, axes in product(path.channel_of, choices)]
     taken = {*path.channel_of.values(), *path.constants}
     free = [channel for channel in range(len(_centre(layer.conv3))) if channel not in taken]
     for signal, channel in zip(_coarsest(differences, len(free)), free, strict=False):
@@ -245,7 +247,7 @@ def _has_map(layer: nn.Module) -> bool:
 
 def _layers(*modules: nn.Module) -> list[nn.Module]:
     """All of them and all in them, in the order in which they are run."""
-    return [layer for module in modules for layer in module.modules()]
+    return list(chain.from_iterable(module.modules() for module in modules))
 
 
 def _ends(half: Encoder | Decoder) -> tuple[nn.Module, nn.Module]:

@@ -18,6 +18,8 @@ Filters a, a that are not exactly 1/sqrt(2) scale both directions by the same `g
 B batch, C channels, T frames, H rows, W columns, p patch side (a power of two).
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def patch(video_BCTHW: Tensor, p: int, gain: float = 1.0, *, begun: bool = False
     if not begun:
         x = torch.cat([x[:, :, :1].expand(-1, -1, p - 1, -1, -1), x], dim=2)
     for _ in range(p.bit_length() - 1):
-        corners = [x[:, :, t::2, h::2, w::2] for t in (0, 1) for h in (0, 1) for w in (0, 1)]
+        corners = [x[:, :, t::2, h::2, w::2] for t, h, w in product((0, 1), repeat=3)]
         x = torch.cat(_sums_and_differences(corners), dim=1)
     return x.mul_(gain / p**3).to(video_BCTHW.dtype)
 
@@ -47,7 +49,7 @@ def patch_frames(video_BCTHW: Tensor, p: int, gain: float = 1.0) -> Tensor:
     """[B, C, T, H, W] -> [B, C p^2, T, H/p, W/p], same dtype: every frame by itself, as images are coded."""
     x = _wide(video_BCTHW)
     for _ in range(p.bit_length() - 1):
-        x = torch.cat(_sums_and_differences([x[..., h::2, w::2] for w in (0, 1) for h in (0, 1)]), dim=1)
+        x = torch.cat(_sums_and_differences([x[..., h::2, w::2] for w, h in product((0, 1), repeat=2)]), dim=1)
     return (x * (gain / p**2)).to(video_BCTHW.dtype)
 
 

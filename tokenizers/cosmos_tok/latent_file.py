@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cosmos_tok.config import TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.padding import Box
+from cosmos_tok.padding import InnerBox
 
 FORMAT = "cosmos-latents 1"
 
@@ -47,7 +47,7 @@ class LatentFile:
     source: str
     """The clip's name, for people."""
     fps: float
-    box: Box
+    box: InnerBox
     """Where the clip lies in the video that the latents decode to."""
     latents: Tensor
     """z [C, T', H', W'] or indices [T', H', W'] int32."""
@@ -102,7 +102,7 @@ def load_latents(path: Path) -> LatentFile:
                 origin=LatentOrigin(**json.loads(metadata["origin"])),
                 source=metadata["source"],
                 fps=float(metadata["fps"]),
-                box=Box(tuple(box["start_THW"]), tuple(box["size_THW"])),
+                box=InnerBox(tuple(box["start_THW"]), tuple(box["size_THW"])),
                 latents=stored.get_tensor(name).clone(),  # aligned, as those that were just encoded (see `store`)
             )
     except (OSError, SafetensorError) as error:

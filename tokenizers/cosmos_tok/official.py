@@ -240,7 +240,8 @@ def _bare_names(stored: Mapping[str, Tensor], weights: str, path: Path, notes: l
     if weights not in ("network", "ema"):
         raise TokenizerError(f"weights={weights} is neither network nor ema; use one of them")
     dotted = {name.replace("-", ".") if name.startswith("ema") else name: t for name, t in stored.items()}
-    prefixes = {found[1] for name in dotted if (found := FIRST_TENSOR.fullmatch(name))}
+    first_tensors = filter(None, map(FIRST_TENSOR.fullmatch, dotted))
+    prefixes = {found[1] for found in first_tensors}
     if not prefixes:
         raise TokenizerError(
             f"{path} has an unknown layout: none of its {len(stored)} tensors is encoder.conv_in.0.conv3d.weight "
@@ -292,8 +293,8 @@ def derive_config(tensors: Mapping[str, Tensor], known: _Arguments) -> Tokenizer
         return tuple(tensors[name].shape)
 
     def count(pattern: str) -> int:
-        numbers = {int(found[1]) for name in tensors if (found := re.match(pattern, name))}
-        return len(numbers)
+        matches = filter(None, (re.match(pattern, name) for name in tensors))
+        return len({found[1] for found in matches})
 
     channels, in_channels = shape(f"encoder.conv_in{inner}")[:2]
     num_levels = count(r"encoder\.down\.(\d+)\.block\.")
@@ -465,7 +466,8 @@ def _rates(known: _Arguments) -> tuple[int, int]:
 
 def _wavelet(tensors: Mapping[str, Tensor], known: _Arguments) -> float:
     """The number of the Haar filters, by the buffers; 1/sqrt(2) to float32's precision is 1/sqrt(2)."""
-    found = {v for name, t in tensors.items() if name.endswith(".wavelets") for v in t.flatten().tolist()} or {HAAR}
+    filters = [tensor for name, tensor in tensors.items() if name.endswith(".wavelets")]
+    found = set(torch.cat([tensor.flatten() for tensor in filters]).tolist()) if filters else {HAAR}
     method = known.given.get("patch_method", "haar")
     if method != "haar" or len(found) > 1 or 1.0 in found:
         raise TokenizerError(
@@ -514,11 +516,10 @@ def buffers(config: TokenizerConfig) -> dict[str, Tensor]:
     """What cosmos-predict1 stores beside the weights and expects when it loads strictly."""
     suffix = "3d" if config.media == "video" else ""
     wavelets, places = torch.full((2,), config.wavelet), torch.arange(2)
-    buffers = {
-        f"{part}{suffix}.{name}": value.clone()
-        for part in ("encoder.patcher", "decoder.unpatcher")
-        for name, value in (("wavelets", wavelets), ("_arange", places))
-    }
+    buffers = dict[str, Tensor]()
+    for part in ("encoder.patcher", "decoder.unpatcher"):
+        buffers[f"{part}{suffix}.wavelets"] = wavelets.clone()
+        buffers[f"{part}{suffix}._arange"] = places.clone()
     if config.media == "video":
         buffers["encoder.patcher3d.patch_size_buffer"] = torch.tensor([config.patch], dtype=torch.int32)
     if config.kind == "discrete":

@@ -4,8 +4,8 @@
     black       black rows and columns; the last frame goes on
     official    as NVIDIA's command line pads: half of it on either side, black rows and columns, repeated frames
 
-Latents of padded videos hold the padding; `Box.crop` undoes it at the decoded video. What is padded follows from the
-size alone (`plan_padding`), so that a video of any length can be padded and cropped piece by piece.
+Latents of padded videos hold the padding; `InnerBox.crop` undoes it at the decoded video. What is padded follows
+from the size alone (`plan_padding`), so that a video of any length can be padded and cropped piece by piece.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 
 
 @dataclass(frozen=True)
-class Box:
+class InnerBox:
     """Where the video lies in its padded form: the first frame, row and column, and how many there are of each."""
 
     start_THW: tuple[int, int, int]
@@ -47,7 +47,7 @@ class Padding:
     """What surrounds a video of one size."""
 
     policy: PaddingPolicy
-    box: Box
+    box: InnerBox
     padded_THW: tuple[int, int, int]
 
     @property
@@ -77,12 +77,12 @@ def plan_padding(size_THW: tuple[int, int, int], config: TokenizerConfig, policy
     before = missing[0] // 2, missing[1] // 2, missing[2] // 2
     return Padding(
         policy,
-        Box(before if policy == "official" else (0, 0, 0), size_THW),
+        InnerBox(before if policy == "official" else (0, 0, 0), size_THW),
         (frames + missing[0], height + missing[1], width + missing[2]),
     )
 
 
-def pad(video_BCTHW: Tensor, config: TokenizerConfig, policy: PaddingPolicy) -> tuple[Tensor, Box]:
+def pad(video_BCTHW: Tensor, config: TokenizerConfig, policy: PaddingPolicy) -> tuple[Tensor, InnerBox]:
     """A video in [-1, 1] that the tokenizer takes, as large or larger, and where in it the given one lies."""
     if video_BCTHW.ndim != 5 or not video_BCTHW.is_floating_point() or 0 in video_BCTHW.shape:
         raise TokenizerError(

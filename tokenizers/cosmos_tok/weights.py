@@ -71,7 +71,9 @@ class Weights:
 
     def __init__(self, files: Sequence[_StoredTensors], where: str) -> None:
         """where: the file, or what names them all. TokenizerError where weights are packed in an unknown way."""
-        self._files = {name: file for file in files for name in file.meta}
+        self._files = dict[str, _StoredTensors]()
+        for file in files:
+            self._files |= dict.fromkeys(file.meta, file)
         stored = {name: file.meta[name] for name, file in self._files.items()}
         require_unpacked(list(stored), where)
         self._scales = scales_of(stored, where)

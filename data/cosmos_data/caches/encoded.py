@@ -35,7 +35,7 @@ class KnownWindow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Window(KnownWindow):
+class EncodedWindow(KnownWindow):
     """All of a window."""
 
     z_CTHW: Tensor
@@ -46,7 +46,7 @@ class Window(KnownWindow):
     """States of the caption; zeros may follow those of its tokens."""
 
     @classmethod
-    def of(cls, known: KnownWindow, *, z_CTHW: Tensor, text_SE: Tensor, size_px: tuple[int, int]) -> "Window":
+    def of(cls, known: KnownWindow, *, z_CTHW: Tensor, text_SE: Tensor, size_px: tuple[int, int]) -> "EncodedWindow":
         """size_px: height and width of the window."""
         padding_1HW = padding_cells(known.inner_px, z_CTHW.shape[2:], size_px)
         values = {field.name: getattr(known, field.name) for field in fields(known)}

@@ -6,6 +6,7 @@ A look-up is a binary search in each run.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class KeyIndex:
     @property
     def num_bytes(self) -> int:
         """Return the memory that all runs take."""
-        return sum(array.nbytes for run in self.runs for array in run)
+        return sum(array.nbytes for array in chain.from_iterable(self.runs))
 
     def add(self, shard: int, starts_N: np.ndarray) -> None:
         """Add a new shard's keys in the order of its rows: of each its first 8 bytes, uint64."""

@@ -79,7 +79,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Kept(NamedTuple):
+class KeyedRow(NamedTuple):
     """What is kept under a key."""
 
     value: Tensor
@@ -92,7 +92,7 @@ class Kept(NamedTuple):
 class _Gathered:
     """Of one shape and type, not written yet."""
 
-    rows: dict[str, Kept] = field(default_factory=dict)
+    rows: dict[str, KeyedRow] = field(default_factory=dict)
     num_bytes: int = 0
     since_sec: float = field(default_factory=time.monotonic)
 
@@ -152,14 +152,14 @@ class KeyedShards:
         self._written_bytes = 0
         """Since they were counted."""
 
-    def read(self, key: str) -> Kept | None:
+    def read(self, key: str) -> KeyedRow | None:
         """Return what was written under the key, in the caller's own memory; None where it is not there, or damaged."""
         self._write_due(_is_overdue)
         with self._lock:
             for gathered in (*self._gathered.values(), *self._leaving):
                 if key in gathered.rows:
                     value, about = gathered.rows[key]
-                    return Kept(value.clone(), about)
+                    return KeyedRow(value.clone(), about)
         found = self._find(key)
         if found is None:
             self._look()  # or another thread has, meanwhile
@@ -169,7 +169,7 @@ class KeyedShards:
     def write(self, key: str, value: Tensor, about: Mapping[str, Any] | None = None) -> None:
         """Keep a copy of a value [n, *shape]. Where it can not be kept, the log says so, once until one is again."""
         assert len(key) == KEY_DIGITS and value.ndim, f"{key!r} is no SHA-256, or {tuple(value.shape)} no rows"
-        kept = Kept(value.detach().cpu().clone(memory_format=torch.contiguous_format), dict(about or {}))
+        kept = KeyedRow(value.detach().cpu().clone(memory_format=torch.contiguous_format), dict(about or {}))
         with self._lock:
             gathered = self._gathered.setdefault((value.dtype, *value.shape[1:]), _Gathered())
             if key not in gathered.rows:
@@ -201,7 +201,7 @@ class KeyedShards:
             with self._lock:
                 self._leaving = []
 
-    def _keep(self, rows: Mapping[str, Kept]) -> None:
+    def _keep(self, rows: Mapping[str, KeyedRow]) -> None:
         keys = sorted(rows)
         name = f"{self._prefix}{key_of(keys)}"
         path = self.folder / f"{name}{SUFFIX}"
@@ -236,7 +236,7 @@ class KeyedShards:
         self._is_told = False
         self._limit(num_bytes)
 
-    def _find(self, key: str) -> Kept | None:
+    def _find(self, key: str) -> KeyedRow | None:
         with self._lock:
             places = list(self._index.find(int(key[:16], 16)))
         for number, row in places:
@@ -245,7 +245,7 @@ class KeyedShards:
                 return found
         return None
 
-    def _read_row(self, number: int, row: int, key: str) -> Kept | None:
+    def _read_row(self, number: int, row: int, key: str) -> KeyedRow | None:
         """None where the row has another key, or the shard is gone or damaged, or can not be read just now."""
         try:
             with _damage_told():
@@ -428,7 +428,7 @@ class _OpenShard:
         """Return the whole key of a row."""
         return self._rows.column("key")[row].as_py()
 
-    def read(self, row: int) -> Kept:
+    def read(self, row: int) -> KeyedRow:
         """Read a row's value. Raises whatever there is where it is damaged, which _damage_told turns into DataError."""
         about, crc32 = (self._rows.column(name)[row].as_py() for name in ("about", "crc32"))
         first_byte, end = self._ends[row : row + 2].tolist()
@@ -438,7 +438,7 @@ class _OpenShard:
         value = content.view(self._dtype).view(-1, *self._shape)
         if _crc32(self.key(row), about, value) != crc32:
             raise ValueError(f"row {row} is not what was written")
-        return Kept(value, json.loads(about))
+        return KeyedRow(value, json.loads(about))
 
     def mark_as_used(self) -> None:
         """Set the time by which the least recently used go. Raises FileNotFoundError where it is gone."""

@@ -26,7 +26,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_args
 
-from cosmos_data.caches.encoded import KnownWindow, Window
+from cosmos_data.caches.encoded import EncodedWindow, KnownWindow
 from cosmos_data.caches.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard
 from cosmos_data.caches.shard_file import AGAIN, written
 from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_path
@@ -182,7 +182,7 @@ class LatentStore:
         shard, text, number = self._find(k)
         return _known_of(shard, text, shard.row(number))
 
-    def window(self, k: int) -> Window:
+    def window(self, k: int) -> EncodedWindow:
         """All of it, copied. S of its text states is the same for all windows of the cache."""
         shard, text, number = self._find(k)
         row = shard.row(number)
@@ -190,7 +190,9 @@ class LatentStore:
         text_SE = states_SE.new_zeros(self.max_text_tokens, text.width)
         text_SE[: len(states_SE)] = states_SE
         size_px = shard.size_px or (self.metadata.height_px, self.metadata.width_px)
-        return Window.of(_known_of(shard, text, row), z_CTHW=shard.latents(number), text_SE=text_SE, size_px=size_px)
+        return EncodedWindow.of(
+            _known_of(shard, text, row), z_CTHW=shard.latents(number), text_SE=text_SE, size_px=size_px
+        )
 
     def require(self, **asked: str | int) -> None:
         """Raises `DataError` where the cache was made with something else than what is named here, by the fields of

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class DaliDecoder:
-    """It is a `Decoder` on `device`, of `num_threads` samples at a time on the CPU."""
+    """It is a `VideoDecoder` on `device`, of `num_threads` samples at a time on the CPU."""
 
     def __init__(self, device: torch.device, num_threads: int, stall_sec: float = 120.0) -> None:
         self._device = device
@@ -46,7 +46,7 @@ class DaliDecoder:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        """See `Decoder`."""
+        """See `VideoDecoder`."""
         encoded = []
         for position, sample in enumerate(samples):
             try:

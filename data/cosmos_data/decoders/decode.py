@@ -32,7 +32,7 @@ KEPT_OPEN_BYTES = 256 * 2**20
 """50 files of 320x256 px, 4 of 1280x704."""
 
 
-class Decoder(Protocol):
+class VideoDecoder(Protocol):
     """What executes samples; see this module."""
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
@@ -61,7 +61,7 @@ class PyAVDecoder:
         self._workers = Workers(self._decode_into, num_threads, stall_sec)
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        """See `Decoder`."""
+        """See `VideoDecoder`."""
         return self.begin(samples)()
 
     def begin(self, samples: Sequence[Sample]) -> Callable[[], Tensor]:
@@ -114,13 +114,13 @@ class DecoderPerClip:
     pyav: None: a clip that DALI can not decode is an error.
     """
 
-    def __init__(self, dali: Decoder, pyav: PyAVDecoder | None, device: torch.device) -> None:
+    def __init__(self, dali: VideoDecoder, pyav: PyAVDecoder | None, device: torch.device) -> None:
         self._dali, self._pyav, self._device = dali, pyav, device
         # See DaliDecoder: it does not wait for the training step.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def decode(self, samples: Sequence[Sample]) -> Tensor:
-        """See `Decoder`."""
+        """See `VideoDecoder`."""
         by_dali, by_pyav = list[int](), list[int]()
         for position, sample in enumerate(samples):
             obstacle = dali_obstacle(sample.clip, self._device.type)
@@ -172,7 +172,9 @@ def _merged(parts: Sequence[tuple[list[int], Tensor]], device: torch.device) -> 
     return pixels_B3THW
 
 
-def choose_decoder(config: DataConfig, manifests: Sequence[Manifest], device: str | torch.device = "cpu") -> Decoder:
+def choose_decoder(
+    config: DataConfig, manifests: Sequence[Manifest], device: str | torch.device = "cpu"
+) -> VideoDecoder:
     """Choose the decoder of samples of these manifests. With data.decoder=auto each clip goes to DALI where that can
     decode it and to PyAV elsewhere; the log says how many go where, and why.
 

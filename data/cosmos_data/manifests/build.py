@@ -17,8 +17,9 @@ from typing import NamedTuple, get_args
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
+from cosmos_data.manifests.conditions import CaptionWindow
 from cosmos_data.manifests.manifest import Manifest
-from cosmos_data.readers.found import BadVideo, LeftOut, Source, printable
+from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
 from cosmos_data.videos.shown import Rules
 from cosmos_data.videos.video import BadVideoError, VideoInfo, probe_video
@@ -87,15 +88,15 @@ def build_manifest(
     if not videos:
         raise DataError(f"{printable(str(path))} holds no video; {_said(left_out) or 'nothing is in it'}")
 
-    def examine(source: Source | BadVideo) -> list[Clip] | BadVideo:
-        if isinstance(source, BadVideo):
-            return source
+    def examine(video: FoundVideo | BadVideo) -> list[Clip] | BadVideo:
+        if isinstance(video, BadVideo):
+            return video
         try:
-            return _clips_of(source, clip_frames, min_frames, split_shots=split_shots, rules=rules or Rules())
+            return _clips_of(video, clip_frames, min_frames, split_shots=split_shots, rules=rules or Rules())
         except (DataError, BadVideoError) as error:
-            return BadVideo(_place(source), str(error))
+            return BadVideo(_place(video), str(error))
         except OSError as error:
-            return BadVideo(_place(source), f"it can not be read ({error.strerror})")
+            return BadVideo(_place(video), f"it can not be read ({error.strerror})")
 
     clips: list[Clip] = []
     bad: list[BadVideo] = []
@@ -107,7 +108,7 @@ def build_manifest(
                 bad.append(made)
             else:
                 clips += made
-                assert isinstance(read, Source)
+                assert isinstance(read, FoundVideo)
                 if read.split is not None:
                     decided.update(clip.clip_id for clip in made)
                 if read.fps is not None and not _is_same_rate(read.fps, made[0].fps):
@@ -144,7 +145,7 @@ def _said(left_out: Sequence[LeftOut]) -> str:
     return "left out:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
 
 
-def _with_own_names(videos: Sequence[Source | BadVideo]) -> Iterator[Source | BadVideo]:
+def _with_own_names(videos: Sequence[FoundVideo | BadVideo]) -> Iterator[FoundVideo | BadVideo]:
     """Sources that can give no good row are bad before anything is decoded."""
     places: dict[str, str] = {}
     for video in videos:
@@ -161,59 +162,59 @@ def _with_own_names(videos: Sequence[Source | BadVideo]) -> Iterator[Source | Ba
         yield video if fault is None else BadVideo(place, fault)
 
 
-def _place(source: Source) -> str:
-    """Name a source's file for people, and the source in it, since many may be in one file."""
-    path = source.views[0].file.path
-    return printable(path if path.endswith(source.name) else f"{path}, {source.name}")
+def _place(video: FoundVideo) -> str:
+    """Name a video's file for people, and the video in it, since many may be in one file."""
+    path = video.views[0].file.path
+    return printable(path if path.endswith(video.name) else f"{path}, {video.name}")
 
 
-def _name_faults(source: Source) -> Iterator[str]:
-    """Yield what is wrong with what a source says; its files are not looked at."""
-    for text in (source.name, *(view.file.path for view in source.views), *(view.caption for view in source.views)):
+def _name_faults(video: FoundVideo) -> Iterator[str]:
+    """Yield what is wrong with what is said of a video; its files are not looked at."""
+    for text in (video.name, *(view.file.path for view in video.views), *(view.caption for view in video.views)):
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             yield f"its name is not UTF-8 ({printable(text)}); rename it"
         if "\0" in text:
             yield f"there is a NUL character in {printable(text)[:80]!r}"
-    names = [view.view for view in source.views]
+    names = [view.view for view in video.views]
     if len(set(names)) < len(names):
         yield f"its views are named {', '.join(map(repr, names))}; give each view a name of its own"
-    if source.num_frames is not None and source.num_frames < 1:
-        yield f"num_frames={source.num_frames} is no positive count"
-    for view in source.views:
+    if video.num_frames is not None and video.num_frames < 1:
+        yield f"num_frames={video.num_frames} is no positive count"
+    for view in video.views:
         if view.start_frame < 0:
             yield f"start_frame={view.start_frame} is before the file's first frame"
-    if source.split is not None and source.split not in get_args(Split):
-        yield f"split={source.split!r} is unknown; use one of {', '.join(get_args(Split))}"
+    if video.split is not None and video.split not in get_args(Split):
+        yield f"split={video.split!r} is unknown; use one of {', '.join(get_args(Split))}"
 
 
 def _clips_of(
-    source: Source, clip_frames: int | None, min_frames: int, *, split_shots: bool, rules: Rules
+    video: FoundVideo, clip_frames: int | None, min_frames: int, *, split_shots: bool, rules: Rules
 ) -> list[Clip]:
     """Raises BadVideoError or DataError where the videos are damaged, too short or do not belong together."""
-    infos = [_probe(view.file, rules) for view in source.views]
+    infos = [_probe(view.file, rules) for view in video.views]
     first = infos[0]
-    for view, info in zip(source.views, infos, strict=True):
+    for view, info in zip(video.views, infos, strict=True):
         if abs(info.fps - first.fps) > 1e-3 * first.fps:
             raise BadVideoError(f"view {view.view or view.file.path} has {info.fps:g} fps, the first {first.fps:g}")
-    source = _in_frames_of(source, first.fps)
-    lengths = [info.num_frames - view.start_frame for view, info in zip(source.views, infos, strict=True)]
-    for view, info, length in zip(source.views, infos, lengths, strict=True):
+    video = _in_frames_of(video, first.fps)
+    lengths = [info.num_frames - view.start_frame for view, info in zip(video.views, infos, strict=True)]
+    for view, info, length in zip(video.views, infos, lengths, strict=True):
         if length < 1:
             raise BadVideoError(f"it starts at frame {view.start_frame}, and {view.file.path} has {info.num_frames}")
-    if source.num_frames is None:
+    if video.num_frames is None:
         if max(lengths) - min(lengths) > max(2, SAME_LENGTH * max(lengths)):
             raise BadVideoError(f"its views have {lengths} frames and are not of the same moments; say num_frames")
-        source = replace(source, num_frames=min(lengths))
-    num_frames = source.num_frames
+        video = replace(video, num_frames=min(lengths))
+    num_frames = video.num_frames
     assert num_frames is not None
     if min(lengths) < num_frames:
         raise BadVideoError(f"it has {min(lengths)} frames from its start on, its source says {num_frames}")
-    for fault in _faults(source, num_frames, first.fps):
+    for fault in _faults(video, num_frames, first.fps):
         raise BadVideoError(fault)
-    is_cut = split_shots and not source.is_one_shot
-    cuts = [cut - source.views[0].start_frame for cut in first.cuts] if is_cut else []
+    is_cut = split_shots and not video.is_one_shot
+    cuts = [cut - video.views[0].start_frame for cut in first.cuts] if is_cut else []
     clips = [
-        _clip(source, infos, start_frame, length)
+        _clip(video, infos, start_frame, length)
         for start_frame, length in cut_points(num_frames, cuts, clip_frames)
         if length >= min_frames
     ]
@@ -224,41 +225,41 @@ def _clips_of(
     return clips
 
 
-def _in_frames_of(source: Source, fps: float) -> Source:
-    """A source that counts by its own rate, in frames of the files' rate: by number where the rates are one, else by
-    time, as LeRobot finds its frames."""
-    if source.fps is None:
-        return source
-    counted_per_sec = source.fps if _is_same_rate(source.fps, fps) else fps
-    views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in source.views)
-    if counted_per_sec == source.fps:
-        action = source.action and replace(source.action, rate_hz=fps)
-        return replace(source, views=views, action=action)
-    assert source.num_frames is not None
-    ratio = fps / source.fps
+def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
+    """Give a video that counts by a rate of its own in frames of its files' rate: by number where the rates are one,
+    else by time, as LeRobot finds its frames."""
+    if video.fps is None:
+        return video
+    counted_per_sec = video.fps if _is_same_rate(video.fps, fps) else fps
+    views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in video.views)
+    if counted_per_sec == video.fps:
+        action = video.action and replace(video.action, rate_hz=fps)
+        return replace(video, views=views, action=action)
+    assert video.num_frames is not None
+    ratio = fps / video.fps
 
     def frames(number: int) -> int:
         return math.floor(number * ratio + 1e-6)
 
-    num_frames = frames(source.num_frames)
+    num_frames = frames(video.num_frames)
     captions = []
-    for window in source.captions:
+    for window in video.captions:
         start, end = frames(window.start_frame), frames(window.start_frame + window.num_frames)
         captions.append(replace(window, start_frame=start, num_frames=end - start))
-    action = source.action and source.action.part(0, num_frames, fps)
-    return replace(source, views=views, num_frames=num_frames, captions=tuple(captions), action=action)
+    action = video.action and video.action.part(0, num_frames, fps)
+    return replace(video, views=views, num_frames=num_frames, captions=tuple(captions), action=action)
 
 
 def _is_same_rate(said_fps: float, fps: float) -> bool:
     return abs(said_fps - fps) <= SAME_RATE * fps
 
 
-def _faults(source: Source, num_frames: int, fps: float) -> Iterator[str]:
+def _faults(video: FoundVideo, num_frames: int, fps: float) -> Iterator[str]:
     """Of what is said of the whole video, before it is cut."""
-    for view in source.views:
+    for view in video.views:
         if view.camera is not None:
             yield from view.camera.faults(num_frames)
-    for signal in (source.action, source.ego_trajectory):
+    for signal in (video.action, video.ego_trajectory):
         if signal is not None:
             yield from signal.faults(num_frames, fps)
 
@@ -271,13 +272,13 @@ def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Ite
             yield start_frame, min(step, end - start_frame)
 
 
-def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: int) -> Clip:
-    """Frames of a source, with what belongs to them."""
+def _clip(video: FoundVideo, infos: list[VideoInfo], start_frame: int, num_frames: int) -> Clip:
+    """Make a clip of frames of a video, with what belongs to them."""
     fps = infos[0].fps
-    total = source.num_frames
+    total = video.num_frames
     assert total is not None
     views = []
-    for view, info in zip(source.views, infos, strict=True):
+    for view, info in zip(video.views, infos, strict=True):
         at = view.start_frame + start_frame
         pictures = Pictures(
             path=view.file.path,
@@ -291,28 +292,28 @@ def _clip(source: Source, infos: list[VideoInfo], start_frame: int, num_frames: 
             **info.pictures(),
         )
         views.append(replace(pictures, digest=pictures.digest_of(_sha256(view.file), num_frames)))
-    captions = (
-        replace(window, start_frame=first_frame - start_frame, num_frames=common)
-        for window in source.captions
-        if (common := window.overlap(start_frame, num_frames))
-        for first_frame in [max(window.start_frame, start_frame)]
-    )
+    captions = list[CaptionWindow]()
+    for window in video.captions:
+        common = window.overlap(start_frame, num_frames)
+        if common:
+            first_frame = max(window.start_frame, start_frame)
+            captions.append(replace(window, start_frame=first_frame - start_frame, num_frames=common))
     return Clip(
-        clip_id=f"{source.name}@{start_frame}",
+        clip_id=f"{video.name}@{start_frame}",
         num_frames=num_frames,
         fps=fps,
         duration_sec=num_frames / fps,
-        split=source.split or "train",
+        split=video.split or "train",
         captions=tuple(captions),
         views=tuple(views[1:]),
-        action=source.action and source.action.part(start_frame, num_frames, fps),
-        ego_trajectory=source.ego_trajectory and source.ego_trajectory.part(start_frame, num_frames, fps),
+        action=video.action and video.action.part(start_frame, num_frames, fps),
+        ego_trajectory=video.ego_trajectory and video.ego_trajectory.part(start_frame, num_frames, fps),
         **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
     )
 
 
 def _held_out(clips: list[Clip], every: int | None, decided: set[str]) -> Iterator[Clip]:
-    """decided: clips whose source says where they belong."""
+    """decided: clips whose video says where they belong."""
     for number, clip in enumerate(clips, start=1):
         is_held_out = every is not None and number % every == 0 and clip.clip_id not in decided
         yield replace(clip, split="heldout") if is_held_out else clip

@@ -32,7 +32,7 @@ JOURNAL_SUFFIX = ".check.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class ManifestFinding:
     """One thing that is wrong."""
 
     where: str
@@ -49,7 +49,7 @@ def check_manifest(
     target_fps: float | None = None,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Finding]:
+) -> list[ManifestFinding]:
     """journal: of what was read already, and will be. target_fps: of the run that the clips are for.
 
     progress: called with (files done, files in all).
@@ -64,9 +64,10 @@ def check_manifest(
             file.write(b"\n")  # after a line torn by a kill
     findings = list(check_rows(manifest, target_fps=target_fps))
     shards = sorted({file.path for file in of_file if file.offset_bytes is not None})
-    findings += [finding for shard in shards for finding in _check_shard(Path(shard))]
+    for shard in shards:
+        findings += _check_shard(Path(shard))
 
-    def check(file: VideoFile) -> tuple[str, list[Finding], bool]:
+    def check(file: VideoFile) -> tuple[str, list[ManifestFinding], bool]:
         key = _state(file, of_file[file])
         return (key, known[key], False) if key in known else (key, list(_check_file(file, of_file[file])), True)
 
@@ -81,52 +82,54 @@ def check_manifest(
     return findings
 
 
-def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Iterator[Finding]:
+def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Iterator[ManifestFinding]:
     """What can be seen without the files."""
     first_with: dict[str, str] = {}
     for clip in clips:
         for fault in clip.faults():
-            yield Finding(where=clip.clip_id, text=fault)
+            yield ManifestFinding(where=clip.clip_id, text=fault)
         same = first_with.setdefault(clip.digest, clip.clip_id)
         if same != clip.clip_id:
-            yield Finding(where=clip.clip_id, text=f"it has the same frames as {same}", level="warning")
+            yield ManifestFinding(where=clip.clip_id, text=f"it has the same frames as {same}", level="warning")
         if not clip.caption and not clip.captions:
-            yield Finding(where=clip.clip_id, text="it has no caption", level="warning")
+            yield ManifestFinding(where=clip.clip_id, text="it has no caption", level="warning")
         if clip.num_frames == 1:
-            yield Finding(where=clip.clip_id, text="it has one frame: an image", level="warning")
+            yield ManifestFinding(where=clip.clip_id, text="it has one frame: an image", level="warning")
         if target_fps is not None and stride_for(clip.fps, target_fps) is None:
-            yield Finding(
+            yield ManifestFinding(
                 where=clip.clip_id,
                 text=f"its {clip.fps:g} fps give no whole stride near {target_fps:g} fps; a run leaves it out",
                 level="warning",
             )
 
 
-def _check_shard(path: Path) -> Iterator[Finding]:
+def _check_shard(path: Path) -> Iterator[ManifestFinding]:
     try:
         for _ in read_members(path):
             pass
     except (DataError, OSError) as error:
-        yield Finding(where=str(path), text=str(error).removeprefix(f"{path}: "))
+        yield ManifestFinding(where=str(path), text=str(error).removeprefix(f"{path}: "))
 
 
-def _check_file(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
+def _check_file(file: VideoFile, clips: list[Clip]) -> Iterator[ManifestFinding]:
     """All clips of one file."""
     path = Path(file.path)
     if not path.is_file():
-        yield Finding(where=file.path, text="it is missing")
+        yield ManifestFinding(where=file.path, text="it is missing")
         return
     if path.stat().st_size == 0:
-        yield Finding(where=file.path, text="it has zero bytes")
+        yield ManifestFinding(where=file.path, text="it has zero bytes")
         return
     try:
         sha256 = file.sha256()
         if any(clip.digest_of(sha256, clip.num_frames) != clip.digest for clip in clips):
-            yield Finding(where=file.path, text=f"its bytes are not those of the manifest: {_diagnosis(file, clips)}")
+            yield ManifestFinding(
+                where=file.path, text=f"its bytes are not those of the manifest: {_diagnosis(file, clips)}"
+            )
             return
         yield from _check_header(file, clips)
     except OSError as error:  # FFmpeg's errors among them
-        yield Finding(where=file.path, text=f"it cannot be read ({error.strerror})")
+        yield ManifestFinding(where=file.path, text=f"it cannot be read ({error.strerror})")
 
 
 def _diagnosis(file: VideoFile, clips: list[Clip]) -> str:
@@ -144,7 +147,7 @@ def _diagnosis(file: VideoFile, clips: list[Clip]) -> str:
     return "it is another video, or was coded again"
 
 
-def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
+def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[ManifestFinding]:
     """Good bytes under a wrong name, or rows that were written by hand."""
     container, stream, _ = open_video(file, clips[0].stream_index)
     with container:
@@ -152,20 +155,20 @@ def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[Finding]:
         promised = FORMAT_OF_SUFFIX.get(Path(file.path).suffix.lower())
         if file.offset_bytes is None and promised is not None and promised not in found.split(","):
             text = f"its name ends in {Path(file.path).suffix}, its content is {found}"
-            yield Finding(where=file.path, text=text, level="warning")
+            yield ManifestFinding(where=file.path, text=text, level="warning")
         rate = float(stream.average_rate or 0)
         for clip in clips:
             turned = clip.rotation_deg % 180 != 0
             size = (clip.width_px, clip.height_px) if turned else (clip.height_px, clip.width_px)
             if size != (stream.height, stream.width) and not clip.is_squared:
                 text = f"the manifest says {clip.width_px}x{clip.height_px} px, the file {stream.width}x{stream.height}"
-                yield Finding(where=clip.clip_id, text=text)
+                yield ManifestFinding(where=clip.clip_id, text=text)
             if clip.seek == "rate" and abs(clip.fps - rate) > 1e-3 * rate:
-                yield Finding(where=clip.clip_id, text=f"the manifest says {clip.fps:g} fps, the file {rate:g}")
+                yield ManifestFinding(where=clip.clip_id, text=f"the manifest says {clip.fps:g} fps, the file {rate:g}")
             # Manifests of before name AV1 by its decoder.
             if clip.codec not in (stream.codec.canonical_name, stream.codec_context.name):
                 text = f"the manifest says {clip.codec}, the file {stream.codec.canonical_name}"
-                yield Finding(where=clip.clip_id, text=text)
+                yield ManifestFinding(where=clip.clip_id, text=text)
 
 
 def _state(file: VideoFile, clips: list[Clip]) -> str:
@@ -176,14 +179,14 @@ def _state(file: VideoFile, clips: list[Clip]) -> str:
     return json.dumps([file.url, stat and stat.st_size, stat and stat.st_mtime_ns, rows])
 
 
-def _read_journal(journal: Path | None) -> dict[str, list[Finding]]:
+def _read_journal(journal: Path | None) -> dict[str, list[ManifestFinding]]:
     if journal is None or not journal.is_file():
         return {}
     known = {}
     for line in journal.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-            known[entry["key"]] = [Finding(**finding) for finding in entry["findings"]]
+            known[entry["key"]] = [ManifestFinding(**finding) for finding in entry["findings"]]
         except (ValueError, KeyError, TypeError):
             continue  # a line torn by a kill; its file is read again
     return known

@@ -168,7 +168,9 @@ def write_world(
         "train": range(num_train),
         "heldout": range(FIRST_HELDOUT_SEED, FIRST_HELDOUT_SEED + num_heldout),
     }
-    every = [(split, seed) for split, of_split in seeds.items() for seed in of_split]
+    every = list[tuple[Split, int]]()
+    for split, of_split in seeds.items():
+        every += [(split, seed) for seed in of_split]
     for number, (split, seed) in enumerate(every, start=1):
         path = aside / split / f"{seed:06d}{ENCODINGS[codec].suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

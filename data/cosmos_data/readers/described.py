@@ -1,4 +1,4 @@
-"""JSON may say this of a video; here it is read, and becomes a source with the video's files."""
+"""JSON may say this of a video; here it is read, and becomes a `FoundVideo` with its files."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 from cosmos_data.manifests.rows import CAMERA, SCHEMA, json_object, record, typed, unknown_keys
-from cosmos_data.readers.found import Source, SourceView
+from cosmos_data.readers.found import FoundVideo, FoundView
 
 _VIEW = [
     pa.field("path", pa.string()),
@@ -51,10 +51,10 @@ def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
     return _without_nulls(typed(own, LISTING)), foreign
 
 
-def source_of(
+def video_of(
     name: str, files: Mapping[str, VideoFile], values: Mapping[str, Any], folder: Path | None, row: int
-) -> Source:
-    """Make a source of a row of LISTING and the files by view; the row itself may name further views.
+) -> FoundVideo:
+    """Make a video of a row of LISTING and the files by view; the row itself may name further views.
 
     folder: where paths in the row begin; None: it can not name files.
     """
@@ -76,7 +76,7 @@ def source_of(
         for key, kind in (("action", Action), ("ego_trajectory", EgoTrajectory))
         if key in values
     }
-    return Source(
+    return FoundVideo(
         name=name,
         views=tuple(views),
         num_frames=values.get("num_frames"),
@@ -96,10 +96,10 @@ def file_of(path: str, folder: Path) -> VideoFile:
     return VideoFile(str(place))
 
 
-def _view(values: dict[str, Any], file: VideoFile, row: int) -> SourceView:
+def _view(values: dict[str, Any], file: VideoFile, row: int) -> FoundView:
     if "camera" in values:
         values = values | {"camera": record(Camera, values["camera"], row, "camera.")}
-    return SourceView(file=file, **values)
+    return FoundView(file=file, **values)
 
 
 def _without_nulls(values: Any) -> Any:

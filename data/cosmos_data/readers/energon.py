@@ -10,7 +10,8 @@ field_map (a loader is Python code, which is not run), the video is the sample's
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.clip import Split
 from cosmos_data.readers.captions import caption_of
-from cosmos_data.readers.described import source_of
+from cosmos_data.readers.described import video_of
 from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
 from cosmos_data.readers.tarshard import Member, grouped, name_fault, read_members
 from cosmos_data.readers.webdataset import is_system_file
@@ -56,10 +57,10 @@ def read_energon(folder: Path, prefix: str = "", splits: Mapping[str, Split] | N
     try:
         counts = _described(folder, *INFOS)["shard_counts"]
         said = _described(folder, *SPLITS)
-        excluded = {one for name in said.get("exclude") or () for one in expand_braces(name)}
-        parts = {part: [one for name in names for one in expand_braces(name)] for part, names in _parts(said)}
+        excluded = set(_expanded(said.get("exclude") or ()))
+        parts = {part: _expanded(names) for part, names in _parts(said)}
         fields = _field_map(folder)
-        unknown = [name for names in parts.values() for name in names if name not in counts]
+        unknown = [name for name in chain.from_iterable(parts.values()) if name not in counts]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         if isinstance(error, DataError):
             raise
@@ -93,7 +94,12 @@ def expand_braces(name: str) -> list[str]:
     if len(middles) * len(ends) > MOST_NAMES:
         raise DataError(f"{name[:80]!r} names more than {MOST_NAMES} shards; list them in smaller parts")
     spelled = middles if isinstance(middles, list) else [f"{number:0{len(first)}d}" for number in middles]
-    return [name[: match.start()] + middle + end for middle in spelled for end in ends]
+    return [name[: match.start()] + middle + end for middle, end in product(spelled, ends)]
+
+
+def _expanded(names: Iterable[str]) -> list[str]:
+    """Return what all of these names stand for."""
+    return list(chain.from_iterable(map(expand_braces, names)))
 
 
 def _described(folder: Path, *names: str) -> dict[str, Any]:
@@ -144,21 +150,26 @@ def _read_shard(
                 yield LeftOut(f"{where}/{printable(key)}", "a sample without a video")
                 continue
             values = {"caption": _caption(by_suffix, fields), "split": split}
-            yield source_of(f"{prefix}{name.removesuffix('.tar')}/{key}", {"": video.file}, values, None, 0)
+            yield video_of(f"{prefix}{name.removesuffix('.tar')}/{key}", {"": video.file}, values, None, 0)
         except DataError as error:
             yield BadVideo(f"{where}/{printable(key)}", str(error))
 
 
 def _video(members: Mapping[str, Member], fields: FieldMap) -> Member | None:
     """None: the sample has no video."""
-    places = [place for field in VIDEO_FIELDS for place in fields.get(field, ())]
+    places = _places(VIDEO_FIELDS, fields)
     suffixes = [f".{place[0]}".lower() for place in places] or list(members)
     return next((members[s] for s in suffixes if s.endswith(VIDEO_SUFFIXES) and s in members), None)
 
 
+def _places(names: Sequence[str], fields: FieldMap) -> list[list[str]]:
+    """Return where any of these fields may be, the first place first."""
+    return list(chain.from_iterable(fields.get(name, ()) for name in names))
+
+
 def _caption(members: Mapping[str, Member], fields: FieldMap) -> str:
     """Read the caption at the first place that is there. Raises DataError where its JSON has no such thing."""
-    places = [place for field in CAPTION_FIELDS for place in fields.get(field, ())]
+    places = _places(CAPTION_FIELDS, fields)
     for part, *keys in places or [["txt"]]:
         member = members.get(f".{part}".lower())
         if member is None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cosmos_data.contents import UNFINISHED_SUFFIXES, VIDEO_SUFFIXES, Content, look_at
 from cosmos_data.errors import DataError
+from cosmos_data.readers.file_group import TEXT_SUFFIXES
 from cosmos_data.readers.found import BadVideo, LeftOut, printable
-from cosmos_data.readers.samples import TEXT_SUFFIXES
 
 DATA_SETS = ("meta/info.json", ".nv-meta/.info.json", ".nv-meta/.info.yaml")
 """Files that show a folder to be a LeRobot or an energon data set."""

@@ -9,32 +9,32 @@ from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceView:
-    """One file of a source."""
+class FoundView:
+    """Is one file of a video."""
 
     file: VideoFile
     view: str = ""
     start_frame: int = 0
     start_sec: float = 0.0
-    """Instead of start_frame, where the source counts time; see `Source.fps`."""
+    """Instead of start_frame, where what is said of the video counts time; see `FoundVideo.fps`."""
 
     caption: str = ""
     camera: Camera | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """A video, or several of the same moments, and what is known of it."""
+class FoundVideo:
+    """Is a video, or several of the same moments, and what is known of it."""
 
     name: str
-    """Begins the names of its clips; no other source of the build has it."""
+    """Begins the names of its clips; no other video of the build has it."""
 
-    views: tuple[SourceView, ...]
+    views: tuple[FoundView, ...]
     num_frames: int | None = None
     """From each view's start on; None: to the end of the file."""
 
     fps: float | None = None
-    """The rate that num_frames and the steps of signals count, where the source states one. A file that has another
+    """The rate that num_frames and the steps of signals count, where its data set states one. A file that has another
     rate is read by time."""
 
     split: Split | None = None
@@ -61,7 +61,7 @@ class LeftOut:
     reason: str
 
 
-Found = Source | BadVideo | LeftOut
+Found = FoundVideo | BadVideo | LeftOut
 
 
 def printable(name: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -32,18 +32,18 @@ PICTURES_CODEC = "pictures"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class GivenClip:
     """A clip that was found, and not decoded yet."""
 
     name: str
-    """Unique among the sources: its path under the folder that was given, or its clip_id."""
+    """Unique among those found: its path under the folder that was given, or its clip_id."""
     digest: Callable[[], str]
     """sha256 that stands for its pixels and their times. DataError where a manifest says another one."""
     describe: Callable[[], Clip]
     """Its length, size and frame rate, found by decoding it once. DataError where it is damaged."""
 
 
-def find_sources(path: Path, *, pictures_fps: float, split: Split | Literal["all"] = "all") -> list[Source]:
+def find_clips(path: Path, *, pictures_fps: float, split: Split | Literal["all"] = "all") -> list[GivenClip]:
     """The clips of a manifest, the videos in and below a folder, or else its folders of pictures; never none.
 
     pictures_fps: frames per second of folders of pictures, which do not say.
@@ -62,7 +62,7 @@ def find_sources(path: Path, *, pictures_fps: float, split: Split | Literal["all
     clips = list(manifest if split == "all" else manifest.select(split))
     if not clips:
         raise DataError(f"{path} has no clips of split {split}; use split=all, or build it with --heldout-every")
-    return [source for clip in clips for source in _of_manifest(clip, sha256_of)]
+    return list(chain.from_iterable(_of_manifest(clip, sha256_of) for clip in clips))
 
 
 def whole_video(path: Path) -> Clip:
@@ -130,8 +130,8 @@ def gathered(frames: Iterable[Tensor], count: int) -> Iterator[Tensor]:
 # Videos
 
 
-def _of_video(path: Path, name: str) -> Source:
-    return Source(name, partial(file_sha256, path), partial(_describe_video, path))
+def _of_video(path: Path, name: str) -> GivenClip:
+    return GivenClip(name, partial(file_sha256, path), partial(_describe_video, path))
 
 
 def _describe_video(path: Path) -> Clip:
@@ -141,11 +141,11 @@ def _describe_video(path: Path) -> Clip:
         raise DataError(f"{path}: {error}") from error
 
 
-def _of_manifest(clip: Clip, sha256_of: Callable[[VideoFile], str]) -> Iterator[Source]:
+def _of_manifest(clip: Clip, sha256_of: Callable[[VideoFile], str]) -> Iterator[GivenClip]:
     """The clip, or each of its views."""
     for number, view in enumerate(clip.each_view()):
         name = f"{clip.clip_id}.{view.view or number}" if clip.views else clip.clip_id
-        yield Source(name, partial(_manifest_digest, view, sha256_of), partial(_known, view))
+        yield GivenClip(name, partial(_manifest_digest, view, sha256_of), partial(_known, view))
 
 
 def _known(clip: Clip) -> Clip:
@@ -172,9 +172,9 @@ def _folders_of_pictures(folder: Path) -> dict[Path, list[Path]]:
     return found
 
 
-def _of_pictures(folder: Path, files: list[Path], root: Path, fps: float) -> Source:
+def _of_pictures(folder: Path, files: list[Path], root: Path, fps: float) -> GivenClip:
     name = folder.name if folder == root else folder.relative_to(root).as_posix()
-    return Source(name, partial(_pictures_digest, files, fps), partial(_describe_pictures, folder, len(files), fps))
+    return GivenClip(name, partial(_pictures_digest, files, fps), partial(_describe_pictures, folder, len(files), fps))
 
 
 def _pictures_digest(files: list[Path], fps: float) -> str:

@@ -1,4 +1,4 @@
-"""A LeRobot folder (versions 2.0, 2.1 and 3.0): each episode one source with its cameras as views and its actions.
+"""A LeRobot folder (versions 2.0, 2.1 and 3.0): each episode one video with its cameras as views and its actions.
 
 meta/info.json                      fps, features, and where files lie
 meta/episodes.jsonl                 2.x: length and tasks of each episode, whose video and data are files of its own
@@ -26,7 +26,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.conditions import Action, CaptionWindow
 from cosmos_data.manifests.rows import json_object
-from cosmos_data.readers.found import BadVideo, Found, LeftOut, Source, SourceView, printable
+from cosmos_data.readers.found import BadVideo, Found, FoundVideo, FoundView, LeftOut, printable
 from cosmos_data.readers.lerobot_info import INFO, Feature, Info, read_info
 
 NOT_STATED = "not stated"
@@ -60,7 +60,7 @@ def read_lerobot(folder: Path, prefix: str = "", cameras: Sequence[str] = ()) ->
     for number, episode in enumerate(episodes):
         where = f"{printable(str(folder))}, episode {episode.get('episode_index', f'in row {number}')}"
         try:
-            yield reader.source(episode, prefix)
+            yield reader.video(episode, prefix)
         except DataError as error:
             yield BadVideo(where, str(error))
 
@@ -159,7 +159,7 @@ class _Reader:
     tasks: Mapping[int, str]
     num_episodes: int
 
-    def source(self, episode: Mapping[str, Any], prefix: str) -> Source:
+    def video(self, episode: Mapping[str, Any], prefix: str) -> FoundVideo:
         """DataError where the episode's files or what is said of it are wrong."""
         index, num_frames = whole_number(episode, "episode_index"), whole_number(episode, "length")
         if num_frames < 1:
@@ -169,7 +169,7 @@ class _Reader:
         frames = self._frames(episode, index, num_frames) if self.actions or len(said) != 1 else None
         caption, windows = (", ".join(said), ()) if frames is None else self._captions(frames, said, num_frames)
         views = [
-            SourceView(
+            FoundView(
                 file=VideoFile(str(self.info.path("video_path", self._place(episode, feature.name), feature.name))),
                 view=view,
                 start_sec=self._start_sec(episode, feature.name),
@@ -177,7 +177,7 @@ class _Reader:
             )
             for feature, view in zip(self.cameras, views_of([one.name for one in self.cameras]), strict=True)
         ]
-        return Source(
+        return FoundVideo(
             name=f"{prefix}episode_{index:06d}",
             views=tuple(views),
             num_frames=num_frames,
@@ -296,7 +296,7 @@ def _texts(tasks: Any) -> list[str]:
     tasks = [tasks] if isinstance(tasks, str) else tasks or []
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise DataError(f"meta/episodes, tasks={str(tasks)[:40]!r} is no list of texts")
-    return [text for task in tasks if (text := text_of(task))]
+    return list(filter(None, map(text_of, tasks)))
 
 
 def _numbers(frames: pa.Table, feature: Feature) -> np.ndarray:

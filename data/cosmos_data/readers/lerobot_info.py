@@ -45,7 +45,9 @@ class Feature:
         if isinstance(self.names, dict) and all(isinstance(place, int) for place in self.names.values()):
             names = sorted(self.names, key=self.names.__getitem__)
         if isinstance(self.names, dict) and len(set(names)) < len(names):  # left.x, right.x
-            names = [f"{group}.{name}" for group, inner in self.names.items() for name in _flat(inner)]
+            names = []
+            for group, inner in self.names.items():
+                names += [f"{group}.{name}" for name in _flat(inner)]
         return names if len(names) == self.size and len(set(names)) == len(names) else None
 
 

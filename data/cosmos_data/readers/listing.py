@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_data.errors import DataError
-from cosmos_data.readers.described import described, file_of, source_of
+from cosmos_data.readers.described import described, file_of, video_of
+from cosmos_data.readers.file_group import left_out_keys
 from cosmos_data.readers.found import BadVideo, Found, printable
-from cosmos_data.readers.samples import left_out_keys
 
 
 def read_listing(path: Path) -> Iterator[Found]:
@@ -23,7 +23,7 @@ def read_listing(path: Path) -> Iterator[Found]:
             if not values.get("path"):
                 raise DataError("it names no path; name the video")
             yield from left_out_keys(where, foreign)
-            yield source_of(_name(values), {"": file_of(values["path"], path.parent)}, values, path.parent, number)
+            yield video_of(_name(values), {"": file_of(values["path"], path.parent)}, values, path.parent, number)
         except DataError as error:
             yield BadVideo(where, str(error))
 

@@ -11,6 +11,7 @@ whole video; the build cuts them with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from cosmos_data.contents import Content, look_at
@@ -18,12 +19,19 @@ from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
 from cosmos_data.readers.energon import is_energon, read_energon
+from cosmos_data.readers.file_group import (
+    CAPTION_SUFFIXES,
+    TEXT_SUFFIXES,
+    FileGroup,
+    Named,
+    read_group,
+    stem_and_suffix,
+)
 from cosmos_data.readers.folder import Folder, sort_of, walk
 from cosmos_data.readers.found import Found, LeftOut, printable
 from cosmos_data.readers.lerobot import is_lerobot, read_lerobot
 from cosmos_data.readers.listing import read_listing
 from cosmos_data.readers.poses import refuse_poses
-from cosmos_data.readers.samples import CAPTION_SUFFIXES, TEXT_SUFFIXES, Named, Sample, read_sample, stem_and_suffix
 from cosmos_data.readers.webdataset import read_tar
 
 
@@ -86,8 +94,8 @@ def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
         else:
             beside = texts.get(_stem(name), [])
             used.update(beside)
-            yield from read_sample(_sample(name, path, beside, folder))
-    for name in sorted({name for names in texts.values() for name in names} - used):
+            yield from read_group(_group(name, path, beside, folder))
+    for name in sorted(set(chain.from_iterable(texts.values())) - used):
         yield LeftOut(printable(str(folder.files[name])), "a text that belongs to no video")
 
 
@@ -105,13 +113,13 @@ def _texts_by_stem(folder: Folder) -> dict[str, list[str]]:
     return texts
 
 
-def _sample(name: str, path: Path, beside: Sequence[str], folder: Folder) -> Sample:
-    sample = Sample(name=name, where=printable(str(path)), folder=path.parent)
-    sample.videos[""].append(Named(name=name, file=VideoFile(str(path))))
+def _group(name: str, path: Path, beside: Sequence[str], folder: Folder) -> FileGroup:
+    group = FileGroup(name=name, where=printable(str(path)), folder=path.parent)
+    group.videos[""].append(Named(name=name, file=VideoFile(str(path))))
     for text in beside:
         named = Named(name=text, file=VideoFile(str(folder.files[text])))
         if stem_and_suffix(PurePosixPath(text).name)[1] in CAPTION_SUFFIXES:
-            sample.captions[""].append(named)
+            group.captions[""].append(named)
         else:
-            sample.descriptions.append(named)
-    return sample
+            group.descriptions.append(named)
+    return group

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from cosmos_data.contents import VIDEO_SUFFIXES, look_at
 from cosmos_data.errors import DataError
+from cosmos_data.readers.file_group import CAPTION_SUFFIXES, FileGroup, Named, read_group, stem_and_suffix
 from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
-from cosmos_data.readers.samples import CAPTION_SUFFIXES, Named, Sample, read_sample, stem_and_suffix
 from cosmos_data.readers.tarshard import Member, grouped, read_members
 
 VIEW = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
@@ -34,7 +34,7 @@ def read_tar(path: Path, name: str) -> Iterator[Found]:
     for _ in range(len(members) - len(plain)):
         yield LeftOut(where, "hidden, or written by the system for itself")
     for key, group in grouped(plain, lambda member: parts_of(member.name)[0]).items():
-        yield from _read_group(group, f"{name}/{key}", f"{where}/{printable(key)}")
+        yield from _read_key(group, f"{name}/{key}", f"{where}/{printable(key)}")
 
 
 def parts_of(name: str) -> tuple[str, str, str]:
@@ -53,21 +53,21 @@ def is_system_file(name: str) -> bool:
     return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
-def _read_group(members: list[Member], name: str, where: str) -> Iterator[Found]:
-    sample, others = Sample(name=name, where=where, folder=None), list[str]()
+def _read_key(members: list[Member], name: str, where: str) -> Iterator[Found]:
+    group, others = FileGroup(name=name, where=where, folder=None), list[str]()
     for member in members:
         _, view, suffix = parts_of(member.name)
         named = Named(name=member.name, file=member.file)
         if suffix in CAPTION_SUFFIXES:
-            sample.captions[view].append(named)
+            group.captions[view].append(named)
         elif suffix == ".json" and not view:
-            sample.descriptions.append(named)
+            group.descriptions.append(named)
         elif suffix in VIDEO_SUFFIXES or look_at(member.file).kind == "video":
-            sample.videos[view].append(named)
+            group.videos[view].append(named)
         else:
             others.append(suffix or "no suffix")
-    if not sample.videos:
+    if not group.videos:
         yield LeftOut(where, "a sample without a video")
         return
     yield from (LeftOut(where, f"what is no video, beside one ({suffix})") for suffix in others)
-    yield from read_sample(sample)
+    yield from read_group(group)

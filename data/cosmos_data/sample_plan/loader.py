@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
-from cosmos_data.decoders.decode import Decoder
+from cosmos_data.decoders.decode import VideoDecoder
 from cosmos_data.decoders.transform import padding_mask
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.sample_plan.plan import Sample, SamplePlan
@@ -77,7 +77,7 @@ class VideoBatches:
     def __init__(
         self,
         plan: SamplePlan,
-        decoder: Decoder,
+        decoder: VideoDecoder,
         index_lists: Iterable[Sequence[int]],
         *,
         views: Sequence[int] = (0,),

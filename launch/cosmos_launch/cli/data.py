@@ -9,7 +9,7 @@ from typing import Literal
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import Built, build_manifest, listed, said_of_left_out
-from cosmos_data.manifests.check import JOURNAL_SUFFIX, Finding, check_manifest
+from cosmos_data.manifests.check import JOURNAL_SUFFIX, ManifestFinding, check_manifest
 from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.pack import PackRequest, pack_manifest
@@ -169,5 +169,5 @@ def said_of_treatment(clips: Iterable[Clip]) -> Iterator[str]:
         yield f"shown otherwise than stored: {count} clips: {treatment}"
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: ManifestFinding) -> str:
     return f"{finding.level}: {finding.where}: {finding.text}"

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,10 @@ class Batch:
     def bad_nodes(self) -> list[str]:
         """Nodes that runs crashed on twice or more, by what their jobs wrote down (suspects.txt)."""
         suspects = [run_dir / "slurm" / "suspects.txt" for run_dir in self.run_dirs]
-        hosts = Counter(host for path in suspects if path.is_file() for host in path.read_text().split())
+        hosts = Counter[str]()
+        for path in suspects:
+            if path.is_file():
+                hosts.update(path.read_text().split())
         return sorted(host for host, count in hosts.items() if count > 1)
 
 
@@ -100,7 +104,8 @@ def render(batch: Batch, *, after: Sequence[str], submission: Path) -> str:
         "#@settings@": _settings(batch, submission),
     }
     lines = template_path().read_text(encoding="utf-8").splitlines()
-    return "".join(f"{part}\n" for line in lines for part in parts.get(line, [line]))
+    filled = chain.from_iterable(parts.get(line, [line]) for line in lines)
+    return "".join(f"{line}\n" for line in filled)
 
 
 def template_path() -> Path:

@@ -42,7 +42,8 @@ def describe_environment() -> str:
     """Lines: this code, Python, the machine, and the version of each direct dependency that is installed."""
     lines = [f"cosmos-train {describe_code()}", f"python {platform.python_version()}"]
     lines += [f"platform {platform.platform()}", f"host {platform.node()}"]
-    for name in sorted({found[0] for line in requires("cosmos-train") or () if (found := NAME.match(line))}):
+    dependencies = filter(None, map(NAME.match, requires("cosmos-train") or ()))
+    for name in sorted({found[0] for found in dependencies}):
         try:
             lines.append(f"{name} {version(name)}")
         except PackageNotFoundError:  # of an extra that is not installed

@@ -52,7 +52,10 @@ def _at(tree: dict[Any, Any], key: str) -> dict[str, Any]:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, dict):
-        return {path: leaf for name in value for path, leaf in _at(tree, f"{key}.{name}").items()}
+        leaves = dict[str, Any]()
+        for name in value:
+            leaves |= _at(tree, f"{key}.{name}")
+        return leaves
     return {} if value is None else {key: value}
 
 

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -93,8 +93,7 @@ def _plan(
     members = _variants(each) if each is not None else [([], "")]
     loaded = [
         _load(name, [*overrides, *more], cluster_name, nodes, suffix=suffix, stages=stages)
-        for name in run_names
-        for more, suffix in members
+        for name, (more, suffix) in product(run_names, members)
     ]
     runs, cluster = [run for run, _ in loaded], loaded[0][1]
     folders = [Path(run.run_dir).resolve() for run in runs]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from support.clips import CAMERA, CLIP
 
-from cosmos_data.caches.encoded import Window, known_of
+from cosmos_data.caches.encoded import EncodedWindow, known_of
 from cosmos_data.manifests.conditions import Camera, CaptionWindow
 from cosmos_data.manifests.rows import record
 from cosmos_data.sample_plan.plan import Sample
@@ -37,7 +37,7 @@ SAMPLE = Sample(
 def test_a_window_has_all_that_its_sample_says():
     z_CTHW, text_SE = torch.randn(4, 2, 4, 6), torch.randn(3, 8)
     known = known_of(SAMPLE)
-    window = Window.of(known, z_CTHW=z_CTHW, text_SE=text_SE, size_px=(SAMPLE.height_px, SAMPLE.width_px))
+    window = EncodedWindow.of(known, z_CTHW=z_CTHW, text_SE=text_SE, size_px=(SAMPLE.height_px, SAMPLE.width_px))
     assert (window.clip_id, window.start_frame, window.split) == ("a", 102, "heldout")
     assert (window.caption, window.fps, window.inner_px) == ("its beginning", 15.0, (8, 0, 16, 48))
     assert window.conditions == known.conditions == conditions_of(SAMPLE) and window.conditions.camera is not None
@@ -47,5 +47,5 @@ def test_a_window_has_all_that_its_sample_says():
 
 def test_a_window_without_padding():
     known = known_of(replace(SAMPLE, inner=None))
-    window = Window.of(known, z_CTHW=torch.zeros(1, 1, 4, 6), text_SE=torch.zeros(1, 1), size_px=(32, 48))
+    window = EncodedWindow.of(known, z_CTHW=torch.zeros(1, 1, 4, 6), text_SE=torch.zeros(1, 1), size_px=(32, 48))
     assert known.inner_px is None and not window.padding_1HW.any()

@@ -4,7 +4,7 @@ import pytest
 
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
-from cosmos_data.readers.described import described, file_of, source_of
+from cosmos_data.readers.described import described, file_of, video_of
 
 
 def test_what_is_ours_and_what_is_not():
@@ -22,11 +22,11 @@ def test_a_misspelled_key_is_asked_about(key):
 def test_a_source_has_the_files_and_what_is_said_of_each():
     files = {"": VideoFile("/a.mp4"), "left": VideoFile("/b.mp4")}
     values = {"caption": "a", "views": [{"view": "left", "start_frame": 3}, {"path": "c.mp4", "view": "c"}]}
-    source = source_of("a", files, values, Path("/d"), 0)
+    source = video_of("a", files, values, Path("/d"), 0)
     said = [(view.file.path, view.view, view.start_frame, view.caption) for view in source.views]
     assert said == [("/a.mp4", "", 0, "a"), ("/b.mp4", "left", 3, ""), ("/d/c.mp4", "c", 0, "")]
     with pytest.raises(DataError, match="no video of view 'right'"):
-        source_of("a", files, {"views": [{"view": "right"}]}, None, 0)
+        video_of("a", files, {"views": [{"view": "right"}]}, None, 0)
 
 
 def test_files_of_a_listing(monkeypatch, tmp_path):

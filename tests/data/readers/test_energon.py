@@ -10,7 +10,7 @@ from support.tars import write_tar
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import build_manifest
 from cosmos_data.readers.energon import expand_braces, read_energon
-from cosmos_data.readers.found import BadVideo, LeftOut, Source
+from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut
 
 FORMATS = Path(__file__).parent / "formats/energon"
 META_NAMES = (".info.json", "split.yaml", "dataset.yaml")
@@ -127,7 +127,7 @@ def test_fuzz_energon_s_files_give_sources_or_a_data_error(tmp_path, files):
     write_tar(tmp_path / "a.tar", {"b.mp4": b"1", "b.txt": b"2", "b.json": b"{}"})
     write_meta(tmp_path, **{name: json.dumps(content) for name, content in (good | files).items()})
     try:
-        assert all(isinstance(source, Source | BadVideo | LeftOut) for source in read_energon(tmp_path))
+        assert all(isinstance(source, FoundVideo | BadVideo | LeftOut) for source in read_energon(tmp_path))
     except DataError:
         return
 

@@ -13,7 +13,7 @@ from support.footage import CARPHONE
 
 from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifests.build import build_manifest
-from cosmos_data.readers.given_clips import find_sources, gathered, read_pixels, scaled_size
+from cosmos_data.readers.given_clips import find_clips, gathered, read_pixels, scaled_size
 
 
 def pictures(folder: Path, *, num_frames: int = 3, size: tuple[int, int] = (20, 14)) -> Path:
@@ -29,17 +29,17 @@ def test_videos_are_found_below_a_folder(tmp_path: Path) -> None:
     for name in ("b.mp4", "deep/a.mp4"):
         shutil.copy(CARPHONE, tmp_path / name)
     pictures(tmp_path / "thumbnails")
-    sources = find_sources(tmp_path, pictures_fps=24)
+    sources = find_clips(tmp_path, pictures_fps=24)
     assert [source.name for source in sources] == ["b.mp4", "deep/a.mp4"], "pictures beside videos are none of them"
     assert sources[0].digest() == sources[1].digest()
     clip = sources[1].describe()
     assert (clip.num_frames, clip.height_px, clip.width_px) == (120, 144, 192)
-    [alone] = find_sources(tmp_path / "b.mp4", pictures_fps=24)
+    [alone] = find_clips(tmp_path / "b.mp4", pictures_fps=24)
     assert alone.name == "b.mp4" and alone.digest() == sources[0].digest()
 
 
 def test_frames_are_those_of_the_video() -> None:
-    [source] = find_sources(CARPHONE, pictures_fps=24)
+    [source] = find_clips(CARPHONE, pictures_fps=24)
     clip = source.describe()
     frames = torch.cat(list(read_pixels(clip, num_frames=5, height_px=144, width_px=192)), dim=1)
     with av.open(str(CARPHONE)) as container:
@@ -55,20 +55,20 @@ def test_frames_are_those_of_the_video() -> None:
 def test_folders_of_pictures_are_clips(tmp_path: Path) -> None:
     pictures(tmp_path / "b", num_frames=2)
     pictures(tmp_path / "a" / "first")
-    sources = find_sources(tmp_path, pictures_fps=12)
+    sources = find_clips(tmp_path, pictures_fps=12)
     assert [source.name for source in sources] == ["a/first", "b"]
     clip = sources[0].describe()
     assert (clip.num_frames, clip.fps, clip.height_px, clip.width_px) == (3, 12, 14, 20)
     frames = torch.cat(list(read_pixels(clip, num_frames=3, height_px=14, width_px=20)), dim=1)
     assert frames[0, :, 7, 10].tolist() == [0, 40, 80]
-    assert [source.name for source in find_sources(tmp_path / "b", pictures_fps=12)] == ["b"]
+    assert [source.name for source in find_clips(tmp_path / "b", pictures_fps=12)] == ["b"]
 
 
 def test_the_digest_of_pictures_is_of_all_that_is_seen(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a")
 
     def digest(fps: float = 24) -> str:
-        return find_sources(tmp_path, pictures_fps=fps)[0].digest()
+        return find_clips(tmp_path, pictures_fps=fps)[0].digest()
 
     before = digest()
     assert digest() == before != digest(fps=25)
@@ -79,7 +79,7 @@ def test_the_digest_of_pictures_is_of_all_that_is_seen(tmp_path: Path) -> None:
 def test_pictures_of_another_size_are_named(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a")
     Image.new("RGB", (8, 8)).save(folder / "00009.png")
-    clip = find_sources(tmp_path, pictures_fps=24)[0].describe()
+    clip = find_clips(tmp_path, pictures_fps=24)[0].describe()
     with pytest.raises(ClipError, match=r"a: one frame is 8x8 px, others 20x14"):
         list(read_pixels(clip, num_frames=4, height_px=14, width_px=20))
     (folder / "00009.png").write_bytes(b"no picture")
@@ -90,35 +90,35 @@ def test_pictures_of_another_size_are_named(tmp_path: Path) -> None:
 def test_a_manifests_clips_and_the_bytes_behind_them(tmp_path: Path) -> None:
     shutil.copy(CARPHONE, tmp_path / "a.mp4")
     build_manifest(tmp_path, clip_frames=40, heldout_every=3).manifest.write(tmp_path / "m.parquet")
-    sources = find_sources(tmp_path / "m.parquet", pictures_fps=24)
+    sources = find_clips(tmp_path / "m.parquet", pictures_fps=24)
     assert [source.name for source in sources] == ["a.mp4@0", "a.mp4@40", "a.mp4@80"]
     assert len({source.digest() for source in sources}) == 3
     clip = sources[1].describe()
-    whole = read_pixels(find_sources(CARPHONE, pictures_fps=24)[0].describe(), num_frames=41, height_px=8, width_px=8)
+    whole = read_pixels(find_clips(CARPHONE, pictures_fps=24)[0].describe(), num_frames=41, height_px=8, width_px=8)
     [first] = read_pixels(clip, num_frames=1, height_px=8, width_px=8)
     assert torch.equal(first, list(whole)[40])
-    [held_out] = find_sources(tmp_path / "m.parquet", pictures_fps=24, split="heldout")
+    [held_out] = find_clips(tmp_path / "m.parquet", pictures_fps=24, split="heldout")
     assert held_out.name == "a.mp4@80"
     with (tmp_path / "a.mp4").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(DataError, match=r"a.mp4 has changed since the manifest was built; build the manifest again"):
-        find_sources(tmp_path / "m.parquet", pictures_fps=24)[0].digest()
+        find_clips(tmp_path / "m.parquet", pictures_fps=24)[0].digest()
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(DataError, match=r"a.mp4 of clip a.mp4@0 is missing"):
-        find_sources(tmp_path / "m.parquet", pictures_fps=24)[0].digest()
+        find_clips(tmp_path / "m.parquet", pictures_fps=24)[0].digest()
 
 
 def test_a_manifest_without_the_split_and_a_folder_without_clips(tmp_path: Path) -> None:
     shutil.copy(CARPHONE, tmp_path / "a.mp4")
     build_manifest(tmp_path, clip_frames=40, heldout_every=None).manifest.write(tmp_path / "m.parquet")
     with pytest.raises(DataError, match=r"m.parquet has no clips of split heldout; use split=all"):
-        find_sources(tmp_path / "m.parquet", pictures_fps=24, split="heldout")
+        find_clips(tmp_path / "m.parquet", pictures_fps=24, split="heldout")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no video"):
-        find_sources(tmp_path / "empty", pictures_fps=24)
+        find_clips(tmp_path / "empty", pictures_fps=24)
     (tmp_path / "torn.mp4").write_bytes(CARPHONE.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"torn.mp4: it "):
-        find_sources(tmp_path / "torn.mp4", pictures_fps=24)[0].describe()
+        find_clips(tmp_path / "torn.mp4", pictures_fps=24)[0].describe()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_larger_pictures_are_shrunk(
     size: tuple[int, int], short_side_px: int | None, expected: tuple[int, int], tmp_path: Path
 ) -> None:
     pictures(tmp_path / "a", num_frames=1, size=size[::-1])
-    clip = find_sources(tmp_path, pictures_fps=24)[0].describe()
+    clip = find_clips(tmp_path, pictures_fps=24)[0].describe()
     assert scaled_size(clip, short_side_px) == expected
 
 

@@ -14,7 +14,7 @@ from support.coded_pictures import numbers_of, write_coded
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import build_manifest
-from cosmos_data.readers.found import BadVideo, LeftOut, Source
+from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut
 from cosmos_data.readers.lerobot import read_lerobot, text_of, views_of
 
 FORMATS = Path(__file__).parent / "formats"
@@ -309,6 +309,6 @@ def test_fuzz_any_description_gives_sources_or_a_data_error(tmp_path, info, feat
     for name, content in zip(FILES, said, strict=True):
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     try:
-        assert all(isinstance(one, Source | BadVideo | LeftOut) for one in read_lerobot(tmp_path))
+        assert all(isinstance(one, FoundVideo | BadVideo | LeftOut) for one in read_lerobot(tmp_path))
     except DataError:
         return

@@ -9,11 +9,11 @@ from support.coded_pictures import write_coded
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import build_manifest
-from cosmos_data.readers.found import BadVideo, LeftOut, Source
+from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut
 from cosmos_data.readers.listing import read_listing
 
 
-def listed(folder: Path, text: str | bytes) -> list[Source | BadVideo | LeftOut]:
+def listed(folder: Path, text: str | bytes) -> list[FoundVideo | BadVideo | LeftOut]:
     path = folder / "rows.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return list(read_listing(path))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
-from cosmos_data.readers.given_clips import find_sources, read_pixels
+from cosmos_data.readers.given_clips import find_clips, read_pixels
 from cosmos_data.videos.media import read_first_frames
 from cosmos_data.videos.pictures import BACKGROUND_RGB, read_pictures
 
@@ -128,7 +128,7 @@ def test_folders_of_pictures_are_read_alike(tmp_path: Path):
     for number, suffix in enumerate(("png", "tiff", "webp")):
         stored = Image.fromarray(np.ascontiguousarray(STORED[7](np.asarray(scene()))))
         stored.save(tmp_path / f"{number}.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
-    clip = find_sources(tmp_path, pictures_fps=24)[0].describe()
+    clip = find_clips(tmp_path, pictures_fps=24)[0].describe()
     assert (clip.num_frames, clip.height_px, clip.width_px, clip.fps) == (3, HEIGHT_PX, WIDTH_PX, 24)
     for frame_31HW in read_pixels(clip, num_frames=3, height_px=HEIGHT_PX, width_px=WIDTH_PX):
         assert np.array_equal(frame_31HW[:, 0].permute(1, 2, 0).numpy(), np.asarray(scene()))

@@ -1,8 +1,8 @@
 import pytest
 
 from cosmos_data.location import VideoFile
-from cosmos_data.readers.found import BadVideo, LeftOut, Source
-from cosmos_data.readers.samples import Named, Sample, read_sample, stem_and_suffix
+from cosmos_data.readers.file_group import FileGroup, Named, read_group, stem_and_suffix
+from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_stem_and_suffix(name, parts):
     assert stem_and_suffix(name) == parts
 
 
-def sample_of(folder, **texts: str) -> Sample:
-    sample = Sample(name="a", where="here", folder=folder)
+def sample_of(folder, **texts: str) -> FileGroup:
+    sample = FileGroup(name="a", where="here", folder=folder)
     sample.videos[""].append(Named(name="a.mp4", file=VideoFile("/a.mp4")))
     for number, (suffix, text) in enumerate(texts.items()):
         name = f"a.{suffix.replace('_', '.')}"
@@ -34,8 +34,8 @@ def sample_of(folder, **texts: str) -> Sample:
 
 
 def test_one_caption_is_taken_and_the_others_are_named(tmp_path):
-    source, *others = read_sample(sample_of(tmp_path, caption="c", mp4_txt="b", txt="a"))
-    assert isinstance(source, Source) and source.views[0].caption == "a"
+    source, *others = read_group(sample_of(tmp_path, caption="c", mp4_txt="b", txt="a"))
+    assert isinstance(source, FoundVideo) and source.views[0].caption == "a"
     assert sorted((one.path, one.reason) for one in others) == [
         ("a.caption", "a second caption"),
         ("a.mp4.txt", "a second caption"),
@@ -43,15 +43,15 @@ def test_one_caption_is_taken_and_the_others_are_named(tmp_path):
 
 
 def test_json_goes_before_the_text(tmp_path):
-    source, left_out = read_sample(sample_of(tmp_path, txt="a", json='{"caption": "b", "uploader": "me"}'))
+    source, left_out = read_group(sample_of(tmp_path, txt="a", json='{"caption": "b", "uploader": "me"}'))
     assert source.views[0].caption == "b"
     assert isinstance(left_out, LeftOut) and left_out.reason.endswith("uploader")
 
 
 def test_what_is_wrong_beside_a_video_makes_it_bad(tmp_path):
-    [bad] = read_sample(sample_of(tmp_path, json='{"acton": {}}'))
+    [bad] = read_group(sample_of(tmp_path, json='{"acton": {}}'))
     assert isinstance(bad, BadVideo) and "'action' may be meant" in bad.reason
     sample = sample_of(tmp_path, txt="a")
     (tmp_path / "0-a.txt").unlink()
-    [bad] = read_sample(sample)
+    [bad] = read_group(sample)
     assert isinstance(bad, BadVideo) and "No such file" in bad.reason

@@ -9,7 +9,7 @@ from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.readers.captions import caption_of
-from cosmos_data.readers.described import described, source_of
+from cosmos_data.readers.described import described, video_of
 from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -20,14 +20,16 @@ TEXT_SUFFIXES = (*CAPTION_SUFFIXES, ".json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """A file of a sample."""
+    """Is one file of a group."""
 
     name: str
     file: VideoFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class FileGroup:
+    """Holds the files of one video, or of several views of it, by what their names say they are."""
+
     name: str
     where: str
     """Its place, for people."""
@@ -56,36 +58,36 @@ def stem_and_suffix(name: str) -> tuple[str, str]:
     return stem, suffix
 
 
-def read_sample(sample: Sample) -> Iterator[Found]:
-    """Its source, or why it is bad; and what is not taken from it."""
+def read_group(group: FileGroup) -> Iterator[Found]:
+    """Yield its video, or why it is bad; and what is not taken from it."""
     try:
-        for view, videos in sample.videos.items():
+        for view, videos in group.videos.items():
             if len(videos) > 1:
                 which = f" of view {view}" if view else ""
                 raise DataError(
                     f"{len(videos)} videos{which} have its name: {_names(videos)}; keep one, or rename them"
                 )
         values, foreign = {}, list[str]()
-        if sample.descriptions:
-            chosen = _chosen(sample.descriptions, (".json",))
+        if group.descriptions:
+            chosen = _chosen(group.descriptions, (".json",))
             values, foreign = described(chosen.file.read_bytes())
-        if sample.folder is None and any("path" in one for one in (values, *values.get("views", ()))):
+        if group.folder is None and any("path" in one for one in (values, *values.get("views", ()))):
             raise DataError("its JSON names a path, and only files of the shard itself can be read")
-        files = {view: videos[0].file for view, videos in sample.videos.items()}
-        source = source_of(sample.name, files, values, sample.folder, 0)
-        said = {files[view]: _caption(named) for view, named in sample.captions.items() if view in files}
+        files = {view: videos[0].file for view, videos in group.videos.items()}
+        video = video_of(group.name, files, values, group.folder, 0)
+        said = {files[view]: _caption(named) for view, named in group.captions.items() if view in files}
     except DataError as error:
-        yield BadVideo(sample.where, str(error))
+        yield BadVideo(group.where, str(error))
         return
     except OSError as error:
-        yield BadVideo(sample.where, f"what lies beside it can not be read ({error.strerror})")
+        yield BadVideo(group.where, f"what lies beside it can not be read ({error.strerror})")
         return
     # What JSON says goes before the text.
-    views = tuple(replace(view, caption=view.caption or said.get(view.file, "")) for view in source.views)
-    yield replace(source, views=views)
-    yield from left_out_keys(sample.where, foreign)
-    for view, named in sample.captions.items():
-        used = _chosen(named, CAPTION_SUFFIXES) if view in sample.videos else None
+    views = tuple(replace(view, caption=view.caption or said.get(view.file, "")) for view in video.views)
+    yield replace(video, views=views)
+    yield from left_out_keys(group.where, foreign)
+    for view, named in group.captions.items():
+        used = _chosen(named, CAPTION_SUFFIXES) if view in group.videos else None
         reason = "a second caption" if used else "a text of a view that has no video"
         yield from (LeftOut(printable(one.name), reason) for one in named if one is not used)
 
