@@ -23,6 +23,8 @@ MAX_DOTS = 40
 NUM_COLOURS = 6
 """As many as page.css has; curves beyond take them again, with another dash."""
 DASHES = ("solid", "dot", "dashdot")
+MARK_COLOUR = "#888888"
+"""It is seen on a light page and on a dark one."""
 LABEL_CHARS = 44
 """The length of a line in what is said of a mark."""
 
@@ -83,7 +85,7 @@ def _curves(chart: Curves, marks: Sequence[Mark]) -> DrawnChart:
     longest = max(map(len, chart.curves.values()), default=0)
     notes = [f"{num_lost} values are not finite: gaps."] if num_lost else []
     if longest > MAX_POINTS:
-        notes.append(f"Of {longest:,} points the smallest and largest of each stretch are drawn.")
+        notes.append(f"Thinned from {longest:,} points; spikes are kept.")
     legend = [
         LegendEntry(name, index % NUM_COLOURS, points[-1][1] if points else None)
         for index, (name, points) in enumerate(finite.items())
@@ -92,6 +94,8 @@ def _curves(chart: Curves, marks: Sequence[Mark]) -> DrawnChart:
     figure = None
     if any(finite.values()):
         figure = go.Figure(layout=_layout(chart.x_label))
+        if len({value for points in finite.values() for _, value in points}) == 1:
+            figure.update_layout(yaxis_rangemode="tozero")  # else a constant 1e-4 is drawn between -1 and 1
         for index, (name, points) in enumerate(chart.curves.items()):
             figure.add_trace(_curve(name, thin(points), DASHES[index // NUM_COLOURS % len(DASHES)]))
         if marks:
@@ -117,6 +121,7 @@ def _curve(name: str, points: list[tuple[int, float | None]], dash: str) -> go.S
         y=[value for _, value in points],
         mode="lines+markers" if len(points) <= MAX_DOTS else "lines",
         marker_size=4,
+        opacity=0.85,
         line={"width": 1.6, "dash": dash},
     )
 
@@ -136,7 +141,7 @@ def _mark_lines(marks: Sequence[Mark]) -> go.Scatter:
         yaxis="y2",
         text=labels,
         mode="lines",
-        line={"width": 1, "dash": "dash", "color": "#888888"},
+        line={"width": 1, "dash": "dash", "color": MARK_COLOUR},
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -155,14 +160,15 @@ def _bars(chart: Bars) -> DrawnChart:
 
 
 def _layout(x_label: str) -> go.Layout:
+    x_axis = {"title": {"text": escape(x_label), "standoff": 4}, "zeroline": False, "nticks": 6, "hoverformat": ",d"}
     return go.Layout(
         template="none",
         showlegend=False,
         hovermode="x unified",
         margin={"l": 46, "r": 10, "t": 8, "b": 38},
         font_size=11,
-        xaxis={"title": {"text": escape(x_label), "standoff": 4}, "zeroline": False, "nticks": 6},
-        yaxis={"zeroline": False, "nticks": 5, "exponentformat": "power"},
+        xaxis={**x_axis, "spikethickness": 1, "spikecolor": MARK_COLOUR, "spikedash": "solid"},
+        yaxis={"zeroline": False, "nticks": 5, "exponentformat": "power", "hoverformat": ".5~g"},
         yaxis2={"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False},
     )
 

@@ -4,7 +4,7 @@
 
 const plots = [...document.querySelectorAll(".plot")];
 const NUM_COLOURS = 6;
-let isTied = false; // while other charts follow one: what they report then is not followed
+let isTied = false; // while other charts follow the range of one: what they report then is not followed
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -51,7 +51,8 @@ function followRange(plot, change) {
 }
 
 function followPointer(plot, event) {
-  tie(() => others(plot).filter(isInView).forEach((other) => Plotly.Fx.hover(other, [{ xval: event.xvals[0] }], ["xy"], true)));
+  const isSilent = true; // no event of the others, which would be followed in turn
+  others(plot).filter(isInView).forEach((other) => Plotly.Fx.hover(other, { xval: event.xvals[0] }, "xy", isSilent));
 }
 
 function wholeRange(axis) {
@@ -108,7 +109,7 @@ plots.forEach((plot, index) => {
   Plotly.newPlot(plot, data, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
   plot.on("plotly_relayout", (change) => followRange(plot, change));
   plot.on("plotly_hover", (event) => followPointer(plot, event));
-  plot.on("plotly_unhover", () => tie(() => others(plot).forEach((other) => Plotly.Fx.unhover(other))));
+  plot.on("plotly_unhover", () => others(plot).forEach((other) => Plotly.Fx.unhover(other)));
   const button = plot.closest(".chart").querySelector(".log");
   button.addEventListener("click", () => setLogarithmic(button, plot));
 });
