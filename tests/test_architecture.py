@@ -59,7 +59,18 @@ HOMES = {
 # They open videos to read them: one by a list of formats, the other what it has just written.
 OPENERS = ["cosmos_data.videos.opened", "cosmos_launch.cli.doctor"]
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
-HEAVY = ["torch", "megatron", "transformer_engine", "nvidia", "av", "wandb", "transformers", "diffusers"]
+HEAVY = [
+    "torch",
+    "megatron",
+    "transformer_engine",
+    "nvidia",
+    "av",
+    "wandb",
+    "transformers",
+    "diffusers",
+    "plotly",
+    "jinja2",
+]
 PLACES = ["launch", "data", "tokenizers", "configs", "tests"]  # folders that are no packages
 VAGUE_NAMES = {"utils", "helpers", "common"}
 # Files that other branches mend at this moment: to be deleted, with the line that reads it, when they are merged.

@@ -1,7 +1,9 @@
-"""A page as a browser would parse it: its elements and its text."""
+"""A page as a browser would parse it: its elements, its text and the figures that its script draws."""
 
+import json
 from collections import Counter
 from html.parser import HTMLParser
+from typing import Any
 
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 
@@ -15,6 +17,9 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str]] = []
         self.text = ""
+        self.figures: list[dict[str, Any]] = []
+        """Plotly's JSON."""
+        self._is_figure = False
         self.feed(html)
         self.close()
         assert self.open == []
@@ -22,6 +27,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._is_figure = tag == "script" and ("type", "application/json") in attrs
         if tag not in VOID:
             self.open.append(tag)
 
@@ -33,8 +39,18 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data: str) -> None:
+        if self._is_figure and self.open[-1] == "script":
+            self.figures.append(json.loads(data))
         if self.open and self.open[-1] not in {"style", "script"}:
             self.text += data
 
     def values(self, tag: str, attribute: str) -> list[str]:
         return [value for one, name, value in self.attributes if (one, name) == (tag, attribute)]
+
+    def curves(self, title: str) -> dict[str, list[tuple[Any, Any]]]:
+        """Return the curves or bars of the chart with a title, by name; marks are among them."""
+        stories = [story for story in self.values("div", "aria-label") if ". " in story]
+        [figure] = [
+            figure for story, figure in zip(stories, self.figures, strict=True) if story.startswith(f"{title}. ")
+        ]
+        return {trace["name"]: list(zip(trace["x"], trace["y"], strict=True)) for trace in figure["data"]}

@@ -17,3 +17,10 @@ def write_run(run_dir: Path, *records: dict[str, Any], torn: str = "") -> None:
     (run_dir / "run.yaml").write_text(to_yaml(load_run("run/demo_world", ["train.num_steps=100"])))
     lines = "".join(json.dumps({"time": time.time()} | record) + "\n" for record in records)
     (run_dir / "metrics.jsonl").write_text(lines + torn)
+
+
+def write_evaluation(run_dir: Path, step: int, model: float) -> None:
+    """RUN/evaluation-STEP.json, of which the report reads this much."""
+    errors = {"model": model, "repeat_last_frame": 1.5}
+    facts = {"step": step, "measure": "latent_mse", "latent_mse": errors, "num_condition_frames": 1, "num_windows": 32}
+    (run_dir / f"evaluation-{step}.json").write_text(json.dumps(facts))

@@ -23,6 +23,8 @@ MAX_DOTS = 40
 NUM_COLOURS = 6
 """As many as page.css has; curves beyond take them again, with another dash."""
 DASHES = ("solid", "dot", "dashdot")
+MARK_COLOUR = "#888888"
+"""It is seen on a light page and on a dark one."""
 LABEL_CHARS = 44
 """The length of a line in what is said of a mark."""
 
@@ -83,7 +85,7 @@ def _curves(chart: Curves, marks: Sequence[Mark]) -> DrawnChart:
     longest = max(map(len, chart.curves.values()), default=0)
     notes = [f"{num_lost} values are not finite: gaps."] if num_lost else []
     if longest > MAX_POINTS:
-        notes.append(f"Of {longest:,} points the smallest and largest of each stretch are drawn.")
+        notes.append(f"Thinned from {longest:,} points; spikes are kept.")
     legend = [
         LegendEntry(name, index % NUM_COLOURS, points[-1][1] if points else None)
         for index, (name, points) in enumerate(finite.items())
@@ -92,8 +94,10 @@ def _curves(chart: Curves, marks: Sequence[Mark]) -> DrawnChart:
     figure = None
     if any(finite.values()):
         figure = go.Figure(layout=_layout(chart.x_label))
+        if len({value for points in finite.values() for _, value in points}) == 1:
+            figure.update_layout(yaxis_rangemode="tozero")  # else a constant 1e-4 is drawn between -1 and 1
         for index, (name, points) in enumerate(chart.curves.items()):
-            figure.add_trace(_curve(name, thin(points), DASHES[index // NUM_COLOURS % len(DASHES)]))
+            figure.add_trace(_curve(name, thin(points), index))
         if marks:
             figure.add_trace(_mark_lines(marks))
     return DrawnChart(chart.title, chart.x_label, legend, story, notes, _json(figure))
@@ -110,13 +114,16 @@ def _story(points: Points, x_label: str) -> str:
     return f"{first:.4g} at {x_label} {first_step:,}, {last:.4g} at {x_label} {last_step:,}"
 
 
-def _curve(name: str, points: list[tuple[int, float | None]], dash: str) -> go.Scatter:
+def _curve(name: str, points: list[tuple[int, float | None]], index: int) -> go.Scatter:
+    dash = DASHES[index // NUM_COLOURS % len(DASHES)]
     return go.Scatter(
         name=escape(name),
+        meta=index % NUM_COLOURS,  # the colour, which page.js looks up
         x=[step for step, _ in points],
         y=[value for _, value in points],
         mode="lines+markers" if len(points) <= MAX_DOTS else "lines",
         marker_size=4,
+        opacity=0.85,
         line={"width": 1.6, "dash": dash},
     )
 
@@ -136,7 +143,7 @@ def _mark_lines(marks: Sequence[Mark]) -> go.Scatter:
         yaxis="y2",
         text=labels,
         mode="lines",
-        line={"width": 1, "dash": "dash", "color": "#888888"},
+        line={"width": 1, "dash": "dash", "color": MARK_COLOUR},
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -148,21 +155,24 @@ def _bars(chart: Bars) -> DrawnChart:
     figure = go.Figure(layout=_layout(chart.x_label)) if num_bars else None
     if figure is not None:
         figure.update_layout(barmode="stack")
-        for name, bars in chart.bars.items():
+        for index, (name, bars) in enumerate(chart.bars.items()):
             places = [escape(place) if isinstance(place, str) else place for place, _ in bars]
-            figure.add_trace(go.Bar(name=escape(name), x=places, y=[height for _, height in bars]))
+            heights = [height for _, height in bars]
+            figure.add_trace(go.Bar(name=escape(name), meta=index % NUM_COLOURS, x=places, y=heights))
     return DrawnChart(chart.title, "", legend, story, [], _json(figure))
 
 
 def _layout(x_label: str) -> go.Layout:
+    x_axis = {"title": {"text": escape(x_label), "standoff": 4}, "zeroline": False, "nticks": 6, "hoverformat": ",d"}
     return go.Layout(
         template="none",
         showlegend=False,
         hovermode="x unified",
+        hoverlabel_namelength=30,
         margin={"l": 46, "r": 10, "t": 8, "b": 38},
         font_size=11,
-        xaxis={"title": {"text": escape(x_label), "standoff": 4}, "zeroline": False, "nticks": 6},
-        yaxis={"zeroline": False, "nticks": 5, "exponentformat": "power"},
+        xaxis={**x_axis, "spikethickness": 1, "spikecolor": MARK_COLOUR, "spikedash": "solid"},
+        yaxis={"zeroline": False, "nticks": 5, "exponentformat": "e", "hoverformat": ".5~g"},
         yaxis2={"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False},
     )
 

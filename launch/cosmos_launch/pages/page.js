@@ -3,8 +3,7 @@
 // axis show the same part of it and the same step under the pointer; a curve is hidden by its name in all of them.
 
 const plots = [...document.querySelectorAll(".plot")];
-const NUM_COLOURS = 6;
-let isTied = false; // while other charts follow one: what they report then is not followed
+let isTied = false; // while other charts follow the range of one: what they report then is not followed
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -14,7 +13,6 @@ function template() {
   const axis = { gridcolor: colour("--rule"), linecolor: colour("--rule") };
   return {
     layout: {
-      colorway: Array.from({ length: NUM_COLOURS }, (_, index) => colour(`--series-${index}`)),
       font: { color: colour("--soft"), family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--rule"), font: { color: colour("--ink") } },
       paper_bgcolor: "transparent",
@@ -23,6 +21,14 @@ function template() {
       yaxis: axis,
     },
   };
+}
+
+function paint({ data, layout }) {
+  layout.template = template();
+  for (const trace of data.filter((trace) => trace.meta !== undefined)) {
+    const part = trace.type === "bar" ? "marker" : "line";
+    trace[part] = { ...trace[part], color: colour(`--series-${trace.meta}`) };
+  }
 }
 
 function others(plot) {
@@ -51,7 +57,8 @@ function followRange(plot, change) {
 }
 
 function followPointer(plot, event) {
-  tie(() => others(plot).filter(isInView).forEach((other) => Plotly.Fx.hover(other, [{ xval: event.xvals[0] }], ["xy"], true)));
+  const isSilent = true; // no event of the others, which would be followed in turn
+  others(plot).filter(isInView).forEach((other) => Plotly.Fx.hover(other, { xval: event.xvals[0] }, "xy", isSilent));
 }
 
 function wholeRange(axis) {
@@ -102,13 +109,13 @@ const firstDrag = window.matchMedia("(hover: none)").matches ? false : "zoom";
 
 plots.forEach((plot, index) => {
   const { data, layout } = figures[index];
-  layout.template = template();
+  paint(figures[index]);
   layout.dragmode = firstDrag;
   if (plot.dataset.axis) layout.xaxis.range = wholeRange(plot.dataset.axis);
   Plotly.newPlot(plot, data, layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
   plot.on("plotly_relayout", (change) => followRange(plot, change));
   plot.on("plotly_hover", (event) => followPointer(plot, event));
-  plot.on("plotly_unhover", () => tie(() => others(plot).forEach((other) => Plotly.Fx.unhover(other))));
+  plot.on("plotly_unhover", () => others(plot).forEach((other) => Plotly.Fx.unhover(other)));
   const button = plot.closest(".chart").querySelector(".log");
   button.addEventListener("click", () => setLogarithmic(button, plot));
 });
@@ -123,5 +130,8 @@ for (const button of document.querySelectorAll(".legend button")) {
 }
 showDrag(firstDrag);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  plots.forEach((plot) => Plotly.relayout(plot, { template: template() }));
+  plots.forEach((plot, index) => {
+    paint(figures[index]);
+    Plotly.react(plot, figures[index].data, figures[index].layout);
+  });
 });

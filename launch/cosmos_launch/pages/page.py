@@ -7,6 +7,7 @@ Contract:
 - it is written aside and renamed, so that a page under its final name is whole.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -18,9 +19,11 @@ from plotly.offline import get_plotlyjs
 
 from cosmos_launch.pages.charts import draw
 from cosmos_launch.pages.contents import Charts, Report, Table
-from cosmos_launch.pages.pictures import film_strips
+from cosmos_launch.pages.pictures import film
 from cosmos_train.train.telling.text_file import write_whole
 
+FOLDER = Path(__file__).parent
+"""Of the templates, the style and the script."""
 FOLDED_LINES = 24
 """A longer text is folded."""
 NUMBER = re.compile(r"[-+±~<>]?\s?[\d.,]+(e[-+]?\d+)?\s?\S{0,8}|[-–—]?")
@@ -38,9 +41,22 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render(report: Report) -> str:
     """Make the page as HTML. Raises ValueError where a frame is not uint8 [H, W, 3]."""
-    folder = Path(__file__).parent
+    items = itertools.chain.from_iterable(section.items for section in report.sections)
+    has_charts = any(isinstance(item, Charts) for item in items)
+    template = _environment().get_template("page.html")
+    return template.render(
+        report=report,
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs() if has_charts else "",
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Make the templates' environment, in which every value is escaped that a template does not call safe."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -48,17 +64,8 @@ def render(report: Report) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters.update(number=as_number, paragraphs=paragraphs, kind=lambda item: type(item).__name__)
-    environment.globals.update(
-        draw=draw, film_strips=film_strips, numeric_columns=numeric_columns, folded_lines=FOLDED_LINES
-    )
-    items = itertools.chain.from_iterable(section.items for section in report.sections)
-    has_charts = any(isinstance(item, Charts) for item in items)
-    return environment.get_template("page.html").render(
-        report=report,
-        style=(folder / "page.css").read_text(encoding="utf-8"),
-        script=(folder / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs() if has_charts else "",
-    )
+    environment.globals.update(draw=draw, make_film=film, numeric_columns=numeric_columns, folded_lines=FOLDED_LINES)
+    return environment
 
 
 def as_number(value: str | float, num_digits: int = 4) -> str:

@@ -29,9 +29,21 @@ class Strip:
     """A data URI of the moving picture; empty where none is wanted."""
 
 
-def film_strips(rows: FrameRows) -> list[Strip]:
+@dataclass(frozen=True)
+class Film:
+    """Film strips under each other as the page has them."""
+
+    strips: list[Strip]
+    num_columns: int
+    width_px: int
+    """The width of the widest frame."""
+
+
+def film(rows: FrameRows) -> Film:
     """Encode the frames, and with `fps` their loops. Raises ValueError where a frame is not uint8 [H, W, 3]."""
-    return [_strip(row, rows.fps) for row in rows.rows]
+    strips = [_strip(row, rows.fps) for row in rows.rows]
+    num_columns = max((len(strip.stills) for strip in strips), default=1)
+    return Film(strips, num_columns, max((strip.width_px for strip in strips), default=1))
 
 
 def _strip(row: FrameRow, fps: float | None) -> Strip:

@@ -75,8 +75,9 @@ def write_run_page(run_dirs: Sequence[Path], *, out: Path | None) -> int:
         read_status(other)  # says which is no run's folder
     runs = _name_runs(run_dirs)
     steps, events, marks = records.steps, records.events, _marks(records.events)
+    others = ", ".join(run.name for run in runs[1:])
     report = Report(
-        title=f"Run {runs[0].name}" + (f" beside {len(runs) - 1} others" if len(runs) > 1 else ""),
+        title=f"Run {runs[0].name} beside {others}" if others else f"Run {runs[0].name}",
         summary=_facts(status, steps),
         sections=[
             _training(runs, marks, num_rolled_back=records.num_rolled_back),
@@ -294,8 +295,9 @@ def _short(value: Any) -> str:
 
 def _configuration(run_dir: Path) -> Section:
     names = ("run.yaml", "environment.txt", "code.diff")
-    files = [(name, run_dir / name) for name in names]
+    files = [run_dir / name for name in names]
+    contents = {path.name: path.read_text(errors="replace") for path in files if path.is_file()}
     return Section(
         "Configuration",
-        items=[Text(path.read_text(errors="replace"), caption=name) for name, path in files if path.is_file()],
+        items=[Text(content, caption=name) for name, content in contents.items() if content],
     )

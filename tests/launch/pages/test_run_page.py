@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.page import Page
-from support.run_folder import STEP, write_run
+from support.run_folder import STEP, write_evaluation, write_run
 
 from cosmos_data.videos.media import write_mp4
 from cosmos_launch.cli.main import main
@@ -20,9 +20,9 @@ def start(step: int, layout: str, source: str) -> dict[str, Any]:
     return {"event": "start", "step": step, "layout": layout, "source": source}
 
 
-def page_of(run_dir: Path) -> Page:
-    assert main(["report", str(run_dir)]) == 0
-    return Page((run_dir / "report.html").read_text(encoding="utf-8"))
+def page_of(*run_dirs: Path) -> Page:
+    assert main(["report", *map(str, run_dirs)]) == 0
+    return Page((run_dirs[0] / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -49,7 +49,7 @@ def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: py
     page = page_of(run_dir)
     assert capsys.readouterr().out == f"{run_dir / 'report.html'}\n"
     for words in (
-        *("Run my run", "30 of 100", "loss: 1 at step 10, 0.25 at step 30", "psnr_db: 30 at step 10"),
+        *("Run my run", "30 of 100"),
         *("20: started again from this run's newest checkpoint, dp2", "41: failed: CheckpointError: the disk is full"),
         *(
             "samples per second",
@@ -63,9 +63,52 @@ def test_a_run_with_a_restart_a_crash_and_a_slow_host(tmp_path: Path, capsys: py
     ):
         assert words in page.text, words
     assert "torn.mp4" not in page.text
+    loss = page.curves("loss")
+    assert loss["my run"] == [(10, 1.0), (20, 1.0), (30, 0.25)], "the branch that counts"
+    assert loss["marks"] == [(41, 0), (41, 1), (None, None), (20, 0), (20, 1), (None, None)]
+    assert page.curves("psnr_db")["my run"] == [(10, 30.0), (20, 30.0), (30, 30.0)]
+    assert page.curves("GiB of a GPU")["my run"] == [(30, 6.5)]
+    assert page.curves("seconds of a step by rank")["data"] == [("rank 1", 0.5), ("rank 0", 0.0)]
     hosts = page.text[page.text.index("times it held up") : page.text.index("The slowest hosts first.")]
     assert hosts.split()[-2:] == ["n20.751", "n10.250"], "host, own seconds, how often"
-    assert not [value for tag in ("img", "link", "script") for value in page.values(tag, "src") if "data:" not in value]
+
+
+def test_other_runs_add_their_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Each chart has one quantity and a curve for each run, in one order, also where a run lacks it."""
+    phases = {"data_sec": 0.5, "forward_sec": 1.0}
+    write_run(tmp_path / "a", FULL | phases | {"step": 10}, FULL | phases | {"step": 20, "loss": 0.25})
+    write_run(tmp_path / "b", STEP | phases | {"step": 15, "loss": 0.75, "extra": 3.0})
+    write_evaluation(tmp_path / "a", 20, model=0.5)
+    write_evaluation(tmp_path / "b", 15, model=0.75)
+    page = page_of(tmp_path / "a", tmp_path / "b")
+    assert "Run a beside b" in page.text and "20 of 100" in page.text
+    assert page.curves("loss") == {"a": [(10, 0.5), (20, 0.25)], "b": [(15, 0.75)]}
+    assert page.curves("extra") == {"a": [], "b": [(15, 3.0)]}
+    assert page.curves("forward_sec") == {"a": [(10, 1.0), (20, 1.0)], "b": [(15, 1.0)]}
+    assert page.curves("latent_mse, 1 latent frames given") == {"a": [(20, 0.5)], "b": [(15, 0.75)]}
+    assert {"a", "b"} == set(page.values("button", "data-name"))
+    alone = page_of(tmp_path / "a")
+    assert alone.curves("seconds of a step, by phase") == {
+        "data_sec": [(10, 0.5), (20, 0.5)],
+        "forward_sec": [(10, 1.0), (20, 1.0)],
+    }
+    assert alone.curves("latent_mse, 1 latent frames given")["repeating the last frame"] == [(20, 1.5)]
+    assert main(["report", str(tmp_path / "a"), str(tmp_path)]) == 2
+    assert f"{tmp_path} has no run.yaml, so it is no run's folder" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for place in ("first", "second"):
+        write_run(tmp_path / place / "world", STEP | {"step": 10})
+    monkeypatch.chdir(tmp_path)
+    assert [*page_of(Path("first/world"), Path("second/world")).curves("loss")] == ["first/world", "second/world"]
+
+
+def test_values_of_one_kind_share_a_chart(tmp_path: Path):
+    blocks = {f"blocks/activation_rms/{number:02d}": float(number) for number in range(3)}
+    write_run(tmp_path / "run", STEP | blocks | {"step": 10})
+    curves = page_of(tmp_path / "run").curves("blocks/activation_rms")
+    assert curves == {"00": [(10, 0.0)], "01": [(10, 1.0)], "02": [(10, 2.0)]}
 
 
 EVENTS = ("start", "failed", "alert", "straggler", "save", "results", "done", "skipped", "another")
