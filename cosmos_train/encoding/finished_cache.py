@@ -24,7 +24,7 @@ from cosmos_data.caches import latent_shards, text_shards
 from cosmos_data.caches.encoded import KnownWindow, known_of
 from cosmos_data.caches.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.caches.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
-from cosmos_data.caches.shard_file import key_of, remove_abandoned
+from cosmos_data.caches.shard_file import key_of
 from cosmos_data.caches.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.config import DataConfig
@@ -33,6 +33,7 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, read_quarantine
 from cosmos_data.sample_plan.window_conditions import conditions_said
+from cosmos_data.whole_file import remove_abandoned
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun

@@ -17,7 +17,6 @@ import importlib
 import importlib.util
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -34,6 +33,7 @@ from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_
 from cosmos_tok.torchscript import load_archive
 from cosmos_tok.weight_file import refuse_broken_links
 from cosmos_tok.whitening import LatentStatistics, load_statistics
+from cosmos_tok.whole_file import whole_folder
 
 TOLERANCE = 1e-4
 NO_BUFFERS = "official_files_lack_quantizer_buffers"
@@ -128,17 +128,10 @@ def convert(
     if statistics not in STATISTICS_DTYPES:
         raise TokenizerError(f"statistics={statistics} is no number format of them; use bf16 or fp32")
     found = open_tokenizer(Path(source), arguments, weights=weights, statistics=statistics)
-    aside = out.with_name(f".{out.name}.converting")
-    if aside.exists():
-        shutil.rmtree(aside)  # what an interrupted conversion left
-    try:
+    with whole_folder(out) as aside:
         result = _write(aside, found, to)
         _require_tensors_back(found, result)
-        conversion = _compare(found, result)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return conversion
+        return _compare(found, result)
 
 
 def open_tokenizer(

@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from cosmos_data.caches.key_index import KeyIndex
-from cosmos_data.caches.shard_file import SUFFIX, ShardFile, key_of, open_shard, remove_abandoned, write_shard
+from cosmos_data.caches.shard_file import SUFFIX, ShardFile, key_of, open_shard, write_shard
 from cosmos_data.errors import DataError, StorageError
+from cosmos_data.whole_file import remove_abandoned
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from cosmos_data import whole_file
 from cosmos_data.caches import keyed_shards, shard_file
 from cosmos_data.caches.key_index import KeyIndex
 from cosmos_data.caches.keyed_shards import KeyedShards
@@ -323,7 +324,7 @@ def test_what_is_evicted_as_soon_as_it_is_written_was_kept(
 def test_what_goes_while_it_is_written_was_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(shard_file, "_flush", Path.unlink)
+    monkeypatch.setattr(whole_file, "flush", Path.unlink)
     store = store_of(tmp_path)
     fill(store, range(3))
     store.flush()
@@ -573,17 +574,17 @@ def fill_whole(folder: Path, numbers: range, max_bytes: int | None) -> None:
 
 def fill_until_told(folder: Path, numbers: range, num_shards: int, is_in_a_shard: Event) -> None:
     """To be killed in the middle of the shard after so many, when that is written and has no name yet."""
-    flush, written = shard_file._flush, 0
+    flush, written = whole_file.flush, 0
 
     def count(path: Path) -> None:
         nonlocal written
-        written += path.name.endswith(shard_file.PARTIAL)
+        written += path.name.endswith(whole_file.PARTIAL)
         if written > num_shards:
             is_in_a_shard.set()
             FORK.Event().wait()
         flush(path)
 
-    shard_file._flush = count
+    whole_file.flush = count
     fill_whole(folder, numbers, None)
 
 
@@ -601,7 +602,7 @@ def test_one_of_two_jobs_is_killed(num_shards: int, tmp_path: Path):
         job.join(300)
     assert (killed.exitcode, other.exitcode) == (-9, 0)
     assert found(store_of(tmp_path), range(40)) == list(range(40))
-    assert not list(tmp_path.glob(f".*{shard_file.PARTIAL}"))
+    assert not list(tmp_path.glob(f".*{whole_file.PARTIAL}"))
     for path in tmp_path.iterdir():
         shard_file.open_shard(path, "test").verify()
 
