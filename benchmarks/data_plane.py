@@ -8,8 +8,8 @@ caption, in shards of WINDOWS_PER_SHARD. Each line of figures is the best of NUM
 figure:
 
     manifest     opens it as rank 0 does (every byte is compared with the file's SHA-256) and as other ranks do, makes a
-                 sample plan of one cell and one of twenty (two manifests, five buckets, images and videos), and draws
-                 samples far apart
+                 sample plan of one stratum and one of twenty (two manifests, five buckets, images and videos), and
+                 draws samples far apart
     first_batch  goes on at sample FAR: from the manifest on disk to decoded pixels, and from the start of the process,
                  Python's imports included
     cache        opens the cache and reads windows at random
@@ -38,7 +38,7 @@ sys.path.append(str(ROOT / "tests"))
 GOALS = {
     "open_sec": ("seconds a million rows to open, verify, select and plan", 2.0),
     "memory_mib": ("MiB a million rows that a rank grows by", 200.0),
-    "sample_us": ("microseconds a sample, of one cell or twenty", 100.0),
+    "sample_us": ("microseconds a sample, of one stratum or twenty", 100.0),
     "first_batch_sec": ("seconds from the manifest on disk to the first batch after a resume", 2.0),
     "cache_open_ms": ("milliseconds a shard to open a latent cache", 0.2),
     "cache_memory_kib": ("KiB a shard that a rank grows by", 20.0),

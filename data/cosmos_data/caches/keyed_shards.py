@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from cosmos_data.caches.key_index import KeyIndex
-from cosmos_data.caches.shard_file import SUFFIX, ShardFile, key_of, open_shard, write_shard
+from cosmos_data.caches.shard_file import SUFFIX, ShardFile, dtype_name, key_of, open_shard, write_shard
 from cosmos_data.errors import DataError, StorageError
 from cosmos_data.whole_file import remove_abandoned
 
@@ -216,7 +216,7 @@ class KeyedShards:
             "kind": self._kind,
             "key": name,
             "shape": list(kept[0].value.shape[1:]),
-            "dtype": str(kept[0].value.dtype).removeprefix("torch."),
+            "dtype": dtype_name(kept[0].value.dtype),
         }
         try:
             if name in self._damaged:

@@ -81,6 +81,11 @@ def key_of(what: Any) -> str:
     return hashlib.sha256(json.dumps([VERSION, what], sort_keys=True).encode()).hexdigest()
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name by which a shard says of what type its tensors are: float32, without torch's own name."""
+    return str(dtype).removeprefix("torch.")
+
+
 def write_shard(
     path: Path,
     facts: Mapping[str, Any],
