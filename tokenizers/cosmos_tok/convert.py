@@ -29,6 +29,7 @@ from torch import Tensor
 from cosmos_tok import fsq, kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.official_architecture import buffers, official_arguments
 from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_metadata, load_tokenizer, save_tokenizer
 from cosmos_tok.torchscript import load_archive
 from cosmos_tok.weight_file import refuse_broken_links
@@ -211,7 +212,7 @@ def _write(folder: Path, source: FoundTokenizer, to: str) -> FoundTokenizer:
         kl_cosmos.write_folder(folder, source.model, source.statistics)
         return open_tokenizer(folder)
     has_buffers = source.quantizer_buffers
-    arguments = official.official_arguments(source.config, quantizer_buffers=has_buffers)
+    arguments = official_arguments(source.config, quantizer_buffers=has_buffers)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2) + "\n")
     for name, statistics in (("mean_std.pt", source.statistics), ("image_mean_std.pt", source.image_statistics)):
         if statistics is not None:
@@ -344,7 +345,7 @@ def _require_tensors_back(source: FoundTokenizer, result: FoundTokenizer) -> Non
     Indices and codebooks are left out: they are made of the levels, which are compared.
     """
     if source.layout == "official":
-        back = official.official_tensors(result.model) | official.buffers(result.config)
+        back = official.official_tensors(result.model) | buffers(result.config)
     elif source.layout == "diffusers":
         table = kl_cosmos.names(source.config)
         back = {table[name]: tensor for name, tensor in result.model.state_dict().items() if name in table}

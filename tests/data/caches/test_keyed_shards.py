@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from cosmos_data import whole_file
-from cosmos_data.caches import keyed_shards, shard_file
+from cosmos_data.caches import keyed_file, keyed_shards, shard_file
 from cosmos_data.caches.key_index import KeyIndex
 from cosmos_data.caches.keyed_shards import KeyedShards
 
@@ -132,9 +132,9 @@ def test_other_facts_lie_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         fill(store, range(3))
         store.flush()
     opened: list[Path] = []
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
     monkeypatch.setattr(
-        keyed_shards, "open_shard", lambda path, *rest, **named: opened.append(path) or open_shard(path, *rest, **named)
+        keyed_file, "open_shard", lambda path, *rest, **named: opened.append(path) or open_shard(path, *rest, **named)
     )
     assert found(store_of(tmp_path, "b"), range(3)) == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2 and len(set(opened)) == 1 and not caplog.records
@@ -162,12 +162,12 @@ def put_another_there(path: Path) -> None:
     shard = shard_file.open_shard(path, "test")
     values = [-shard.tensor(row, torch.float32, (1, 4, 6)) for row in range(3)]
     rows = [
-        shard.row(row) | {"crc32": keyed_shards._crc32(shard.row(row)["key"], "{}", one)}
+        shard.row(row) | {"crc32": keyed_file.crc32_of(shard.row(row)["key"], "{}", one)}
         for row, one in enumerate(values)
     ]
     with TemporaryDirectory() as name:
         other = Path(name) / path.name
-        shard_file.write_shard(other, dict(shard.facts) | {"tokenizer": "b"}, keyed_shards.SCHEMA, rows, values)
+        shard_file.write_shard(other, dict(shard.facts) | {"tokenizer": "b"}, keyed_file.SCHEMA, rows, values)
         path.write_bytes(other.read_bytes())
 
 
@@ -347,7 +347,7 @@ def test_a_damaged_shard_of_a_faster_process_has_a_remedy(
     fill(store, range(3))
     store.flush()
     [record] = caplog.records
-    assert record.getMessage().endswith(f"; {keyed_shards.REMEDY}")
+    assert record.getMessage().endswith(f"; {keyed_file.REMEDY}")
 
 
 def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
@@ -356,13 +356,13 @@ def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
     store = store_of(tmp_path)
     fill(store, range(3))
     store.flush()
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
 
     def open_late(path: Path, *rest, **named) -> shard_file.ShardFile:
         path.unlink()
         return open_shard(path, *rest, **named)
 
-    monkeypatch.setattr(keyed_shards, "open_shard", open_late)
+    monkeypatch.setattr(keyed_file, "open_shard", open_late)
     assert found(store_of(tmp_path), range(3)) == [] and not caplog.records
 
 
@@ -636,7 +636,7 @@ def test_ten_times_the_keys_cost_no_more(tmp_path: Path, monkeypatch: pytest.Mon
     """A look-up of what is there searches a few runs, opens a shard and lists nothing; a key takes 16 bytes."""
     counts: dict[int, tuple[int, int]] = {}
     opened: list[Path] = []
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
     for num_shards in (4, 40):
         folder = tmp_path / str(num_shards)
         store = store_of(folder, shard_bytes=25 * ROW_BYTES)
@@ -645,7 +645,7 @@ def test_ten_times_the_keys_cost_no_more(tmp_path: Path, monkeypatch: pytest.Mon
         assert store.read(key(0)) is not None
         with monkeypatch.context() as patch:
             patch.setattr(
-                keyed_shards, "open_shard", lambda path, *_, **__: opened.append(path) or open_shard(path, *_, **__)
+                keyed_file, "open_shard", lambda path, *_, **__: opened.append(path) or open_shard(path, *_, **__)
             )
             patch.setattr(os, "scandir", None)
             opened.clear()
