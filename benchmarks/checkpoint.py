@@ -17,21 +17,19 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from provenance import commit
+from interleaved import in_turns, median_ratio, spread
+from provenance import provenance
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
@@ -174,9 +172,8 @@ def main() -> None:
         "ranks": dist.get_world_size(),
         "gib": round(num_params * BYTES_PER_PARAM / 2**30, 2),
         "rounds": arguments.rounds,
-        "device": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        "torch": torch.__version__,
+        **provenance(),
     }
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder))
@@ -212,30 +209,24 @@ def measure(ways: Ways, folder: Path, rounds: int) -> tuple[dict[str, list[Timin
     """Way -> its timings, one a round; ways take turns, in the other order every second round."""
     saves: dict[str, list[Timing]] = {way: [] for way in ways.save}
     loads: dict[str, list[float]] = {way: [] for way in ways.load}
-    for number in range(rounds + 1):
-        for way in list(ways.save) if number % 2 else reversed(list(ways.save)):
-            if dist.get_rank() == 0:
-                shutil.rmtree(folder / way, ignore_errors=True)
-                (folder / way).mkdir()
-            dist.barrier()
-            timing = ways.save[way](folder / way)
-            if number:
-                saves[way].append(timing)
-        for way in list(ways.load) if number % 2 else reversed(list(ways.load)):
-            _, took_sec = blocking(ways.load[way])
-            if number:
-                loads[way].append(took_sec)
+    for number, way in in_turns(ways.save, rounds, warmups=1):
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder / way, ignore_errors=True)
+            (folder / way).mkdir()
+        dist.barrier()
+        timing = ways.save[way](folder / way)
+        if number >= 0:
+            saves[way].append(timing)
+    for number, way in in_turns(ways.load, rounds, warmups=1):
+        _, took_sec = blocking(ways.load[way])
+        if number >= 0:
+            loads[way].append(took_sec)
     return saves, loads
 
 
 def compared(key: str, seconds: list[float], others: list[float], other: str) -> dict[str, Any]:
     """The median, the range, and the median of the ratios to another way in the same round."""
-    ratios = [mine / theirs for mine, theirs in zip(seconds, others, strict=True)]
-    return {
-        f"{key}_sec": round(statistics.median(seconds), 3),
-        f"{key}_range_sec": [round(min(seconds), 3), round(max(seconds), 3)],
-        f"{key}_of_{other}": round(statistics.median(ratios), 3),
-    }
+    return {**spread(seconds, f"{key}_"), f"{key}_of_{other}": median_ratio(seconds, others)}
 
 
 if __name__ == "__main__":

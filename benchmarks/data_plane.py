@@ -8,8 +8,8 @@ caption, in shards of WINDOWS_PER_SHARD. Each line of figures is the best of NUM
 figure:
 
     manifest     opens it as rank 0 does (every byte is compared with the file's SHA-256) and as other ranks do, makes a
-                 sample plan of one cell and one of twenty (two manifests, five buckets, images and videos), and draws
-                 samples far apart
+                 sample plan of one stratum and one of twenty (two manifests, five buckets, images and videos), and
+                 draws samples far apart
     first_batch  goes on at sample FAR: from the manifest on disk to decoded pixels, and from the start of the process,
                  Python's imports included
     cache        opens the cache and reads windows at random
@@ -21,7 +21,6 @@ one for any number of rows.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,15 +29,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from provenance import commit
+from goals import tell_goals
+from own_process import run_python, status_mib
+from provenance import ROOT, provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 GOALS = {
     "open_sec": ("seconds a million rows to open, verify, select and plan", 2.0),
     "memory_mib": ("MiB a million rows that a rank grows by", 200.0),
-    "sample_us": ("microseconds a sample, of one cell or twenty", 100.0),
+    "sample_us": ("microseconds a sample, of one stratum or twenty", 100.0),
     "first_batch_sec": ("seconds from the manifest on disk to the first batch after a resume", 2.0),
     "cache_open_ms": ("milliseconds a shard to open a latent cache", 0.2),
     "cache_memory_kib": ("KiB a shard that a rank grows by", 20.0),
@@ -80,12 +80,12 @@ def measure_manifest(path: Path) -> dict[str, float]:
 
     one = DataConfig(manifest="m", num_frames=9, height_px=192, width_px=192)
     twenty = DataConfig(manifest="m", num_frames=9, height_px=256, width_px=256, buckets="256")
-    before_mib = resident_mib()
+    before_mib = status_mib("VmRSS")
     started, started_cpu = time.perf_counter(), time.process_time()
     train = Manifest.read(path).select("train")
     plan = SamplePlan([Part(train)], 0, one)
     open_sec, open_cpu_sec = time.perf_counter() - started, time.process_time() - started_cpu
-    memory_mib = resident_mib() - before_mib
+    memory_mib = status_mib("VmRSS") - before_mib
     started = time.perf_counter()
     Manifest.read(path, verify=False).select("train")
     other_ranks_sec = time.perf_counter() - started
@@ -124,11 +124,11 @@ def measure_cache(folder: Path) -> dict[str, float]:
 
     from cosmos_data.caches.latents import LatentStore
 
-    before_mib = resident_mib()
+    before_mib = status_mib("VmRSS")
     started, started_cpu = time.perf_counter(), time.process_time()
     store = LatentStore(folder)
     open_sec, open_cpu_sec = time.perf_counter() - started, time.process_time() - started_cpu
-    memory_mib = resident_mib() - before_mib
+    memory_mib = status_mib("VmRSS") - before_mib
     indices = np.random.default_rng(0).integers(0, len(store), DRAWS).tolist()
     window_us = median_us(store.window, indices)
     near_us = median_us(store.window, range(WINDOWS_PER_SHARD // 2))
@@ -138,7 +138,7 @@ def measure_cache(folder: Path) -> dict[str, float]:
         "cache_memory_mib": memory_mib,
         "window_us": window_us,
         "window_us_of_open_shard": near_us,
-        "memory_mib_after_windows": resident_mib() - before_mib,
+        "memory_mib_after_windows": status_mib("VmRSS") - before_mib,
     }
 
 
@@ -159,14 +159,6 @@ def median_us(function: Callable[[int], object], indices: Sequence[int]) -> floa
     return 1e6 * median(seconds)
 
 
-def resident_mib() -> float:
-    """Read how much memory this process holds, pages of mapped files among it."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmRSS")
-
-
 def process_age_sec() -> float:
     """Read since when this process has been running."""
     import psutil
@@ -175,9 +167,7 @@ def process_age_sec() -> float:
 
 
 def in_new_process(name: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", name, str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+    return json.loads(run_python([__file__, "--measure", name, str(path)]))
 
 
 def main() -> int:
@@ -205,7 +195,7 @@ def main() -> int:
             runs = [in_new_process(what, path) for _ in range(NUM_PROCESSES)]
             figures = {name: min(run[name] for run in runs) for name in runs[0]}
             rounded = {name: round(value, 3) for name, value in figures.items()}
-            print(json.dumps({"of": what, "rows": arguments.rows, "commit": commit(), **rounded}), flush=True)
+            print(json.dumps({"of": what, "rows": arguments.rows, **rounded, **provenance()}), flush=True)
             found |= figures
     millions = max(1.0, arguments.rows / 1e6)
     measured = {
@@ -222,8 +212,7 @@ def main() -> int:
         for name, value in measured.items()
         if value > GOALS[name][1]
     ]
-    print("missed: " + "; ".join(missed) if missed else "all goals are met")
-    return 1 if missed else 0
+    return tell_goals(missed)
 
 
 if __name__ == "__main__":

@@ -11,25 +11,16 @@ step: activations and gradients (Linux; the high-water mark of resident memory).
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import os
-import platform
-import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from interleaved import time_in_turns
-from provenance import commit
-
-ROOT = Path(__file__).resolve().parents[1]
-MIB = 2**20
+from own_process import compared_peaks, peak_mib_of
+from provenance import ROOT, provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,18 +98,10 @@ def main() -> None:
     if options.peak_of:
         print(peak_mib(SIZES[options.sizes[0]], options.peak_of, options.threads))
         return
-    where = {
-        "device": f"{cpu_name()}, {os.cpu_count()} cores",
-        "threads": options.threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
+    where = {"threads": options.threads, **provenance()}
     for name in options.sizes:
-        peaks = {side: measure_peak_mib(name, side, options.threads) for side in ("ours", "diffusers")}
+        memory = compared_peaks(__file__, ["--sizes", name, "--threads", str(options.threads)], ("ours", "diffusers"))
         figures = compare(SIZES[name], options.rounds, options.threads)
-        memory = {f"{side}_peak_mib": round(peak, 1) for side, peak in peaks.items()}
-        memory["peak_ratio"] = round(peaks["ours"] / peaks["diffusers"], 3)
         print(json.dumps({"benchmark": "dit_step", "size": name, **figures, **memory, **where}), flush=True)
 
 
@@ -142,22 +125,7 @@ def compare(size: Size, rounds: int, threads: int) -> dict[str, Any]:
 
 def peak_mib(size: Size, side: str, threads: int) -> float:
     """Peak memory of the first step of one side, beyond what is resident before it."""
-    step = make_sides(size, threads, only=side)[0][side]
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else a step could live on what building the model has left free
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident now
-    before = status_bytes("VmRSS")
-    step()
-    return (status_bytes("VmHWM") - before) / MIB
-
-
-def measure_peak_mib(name: str, side: str, threads: int) -> float:
-    """peak_mib in a process of its own."""
-    arguments = [__file__, "--sizes", name, "--threads", str(threads), "--peak-of", side]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"measuring the memory of {side} failed:\n{done.stdout}{done.stderr}")
-    return float(done.stdout.split()[-1])
+    return peak_mib_of(make_sides(size, threads, only=side)[0][side])
 
 
 def make_sides(
@@ -237,19 +205,6 @@ def make_sides(
 def relative(found: Any, wanted: Any) -> float:
     """Largest difference of two tensors, as a part of the largest value."""
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def status_bytes(key: str) -> int:
-    """A size from /proc/self/status."""
-    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match, f"/proc/self/status has no {key}"
-    return int(match[1]) * 1024
-
-
-def cpu_name() -> str:
-    """The processor's model as the kernel has it."""
-    match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return match[1] if match else platform.machine()
 
 
 if __name__ == "__main__":

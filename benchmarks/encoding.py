@@ -11,18 +11,17 @@ Prints a JSON line for each number of decoding threads: the rates, and the media
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from provenance import commit
+from interleaved import in_turns, median_ratio
+from own_process import run_python
+from provenance import ROOT, provenance
 
 from cosmos_data.manifests.build import build_manifest
 from cosmos_tok.model import CausalVideoTokenizer
@@ -30,7 +29,6 @@ from cosmos_tok.store import save_tokenizer
 from cosmos_train.config.load import load_run, to_yaml
 from cosmos_train.config.schema import TokenizerRun
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 WORKERS = (1, 2)
 
@@ -41,19 +39,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     sides = {"before": options.before.resolve(), "after": ROOT}
-    where = {"device": f"{platform.machine()}, {os.cpu_count()} cores", "commit": commit()}
+    where = provenance()
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder))
         for workers in WORKERS:
             run = write_run(Path(folder), workers)
             rates: dict[str, list[float]] = {side: [] for side in sides}
-            for round_index in range(options.rounds):
-                for side in list(sides) if round_index % 2 else reversed(list(sides)):
-                    shutil.rmtree(Path(folder) / "cache", ignore_errors=True)
-                    rates[side].append(frames_per_sec(sides[side], run))
-            ratio = statistics.median(after / before for before, after in zip(*rates.values(), strict=True))
+            for _, side in in_turns(sides, options.rounds):
+                shutil.rmtree(Path(folder) / "cache", ignore_errors=True)
+                rates[side].append(frames_per_sec(sides[side], run))
+            ratio = median_ratio(rates["after"], rates["before"])
             medians = {f"{side}_frames_per_sec": statistics.median(found) for side, found in rates.items()}
-            found = {"num_workers": workers, **medians, "ratio": round(ratio, 3), "rates": rates}
+            found = {"num_workers": workers, **medians, "ratio": ratio, "rates": rates}
             print(json.dumps({"benchmark": "encoding", **found, **where}), flush=True)
 
 
@@ -89,15 +86,7 @@ def write_run(folder: Path, workers: int) -> Path:
 
 def frames_per_sec(checkout: Path, run: Path) -> float:
     """Return what a process of that code says of itself."""
-    roots = (checkout, *(checkout / name for name in ("launch", "data", "tokenizers")))
-    said = subprocess.run(
-        [sys.executable, "-m", "cosmos_launch.cli", "tokenize", str(run)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))},
-        cwd=checkout,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
+    said = run_python(["-m", "cosmos_launch.cli", "tokenize", str(run)], checkout=checkout)
     (rate,) = re.findall(r"([\d.]+) frames/s", said)
     return float(rate)
 

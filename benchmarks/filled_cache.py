@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import commit
+from provenance import provenance
 
 from cosmos_data.caches.key_index import KeyIndex
 from cosmos_data.caches.keyed_shards import KeyedShards
@@ -86,7 +86,7 @@ def main() -> None:
         figures = measure_store(Path(name), arguments.windows)
     for what, found in (("store", figures), ("index", measure_index(arguments.keys))):
         rounded = {name: float(f"{value:.3g}") for name, value in found.items()}
-        print(json.dumps({"what": what, **vars(arguments), **rounded, "commit": commit()}))
+        print(json.dumps({"what": what, **vars(arguments), **rounded, **provenance()}))
 
 
 if __name__ == "__main__":

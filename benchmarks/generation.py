@@ -17,13 +17,11 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dit_step import cpu_name
 from interleaved import time_in_turns
-from provenance import commit
+from provenance import provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +58,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", type=int, default=[0, 3, 6, 9], help="with --medusa: how many of them")
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch: this is the CPU's benchmark
-    where = {
-        "device": f"{cpu_name()}, {os.cpu_count()} cores",
-        "threads": options.threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
+    where = {"threads": options.threads, **provenance()}
     import torch
 
     torch.set_num_threads(options.threads)

@@ -21,11 +21,10 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provenance import commit
+from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # a GPU machine has the checkout, rarely the installed package
@@ -64,12 +63,7 @@ def main() -> None:
     from cosmos_train.parallel.config import ParallelConfig
 
     mesh = init.start(ParallelConfig(), seed=0)
-    where = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
+    where = {"torch": torch.__version__, **provenance(torch.cuda.get_device_name())}
     for tokens in options.tokens:
         for row in ceilings(tokens, options.rounds):
             report(tokens, row, where)

@@ -1,30 +1,69 @@
-"""Two ways of doing the same, timed in turns: a busy moment of the machine meets both."""
+"""Ways of doing the same, timed in turns: a busy moment of the machine meets all of them."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Holds each side's seconds, one of each round."""
+
+    seconds: dict[str, list[float]]
+    """Of wall time."""
+    cpu_seconds: dict[str, list[float]]
+    """Of processor time, which other processes disturb less."""
+
+
+def in_turns(sides: Iterable[str], rounds: int, *, warmups: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield (number of the round, side), in the other order every second round. Rounds below 0 are warm-ups."""
+    order = list(sides)
+    for number in range(-warmups, rounds):
+        for side in order if number % 2 else reversed(order):
+            yield number, side
+
+
+def timings_in_turns(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, *, warmups: int, wait: Callable[[], None] = lambda: None
+) -> Timings:
+    """Time each side in each round. wait: until a device has done what it was given."""
+    timings = Timings({side: [] for side in sides}, {side: [] for side in sides})
+    for number, side in in_turns(sides, rounds, warmups=warmups):
+        wait()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        sides[side]()
+        wait()
+        if number >= 0:
+            timings.seconds[side].append(time.perf_counter() - begin)
+            timings.cpu_seconds[side].append(time.process_time() - cpu_begin)
+    return timings
 
 
 def time_in_turns(sides: Mapping[str, Callable[[], Any]], rounds: int, *, warmups: int) -> dict[str, Any]:
     """Median and range of each side's seconds; medians over rounds of the ratio first side / second side.
 
-    time_ratio is of wall time, cpu_ratio of processor time, which other processes disturb less.
+    time_ratio is of wall time, cpu_ratio of processor time.
     """
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for round_index in range(-warmups, rounds):
-        for side in list(sides) if round_index % 2 else reversed(list(sides)):
-            begin, cpu_begin = time.perf_counter(), time.process_time()
-            sides[side]()
-            if round_index >= 0:
-                seconds[side].append(time.perf_counter() - begin)
-                cpu_seconds[side].append(time.process_time() - cpu_begin)
+    timings = timings_in_turns(sides, rounds, warmups=warmups)
     figures: dict[str, Any] = {"rounds": rounds}
-    for side, times in seconds.items():
-        figures[f"{side}_sec"] = round(statistics.median(times), 4)
-        figures[f"{side}_range_sec"] = [round(min(times), 4), round(max(times), 4)]
-    for key, times in (("time_ratio", seconds), ("cpu_ratio", cpu_seconds)):
+    for side, times in timings.seconds.items():
+        figures |= spread(times, f"{side}_")
+    for key, times in (("time_ratio", timings.seconds), ("cpu_ratio", timings.cpu_seconds)):
         first, second = times.values()
-        figures[key] = round(statistics.median(a / b for a, b in zip(first, second, strict=True)), 3)
+        figures[key] = median_ratio(first, second)
     return figures
+
+
+def spread(seconds: Sequence[float], prefix: str = "") -> dict[str, Any]:
+    """Return the median and the range of seconds, under names that begin with the prefix."""
+    return {
+        f"{prefix}sec": round(statistics.median(seconds), 4),
+        f"{prefix}range_sec": [round(min(seconds), 4), round(max(seconds), 4)],
+    }
+
+
+def median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """Return the median over rounds of the ratio of two sides."""
+    return round(statistics.median(one / other for one, other in zip(of, to, strict=True)), 3)

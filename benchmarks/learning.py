@@ -18,17 +18,16 @@ better than given 1; or where an autoregressive model's perplexity is not below 
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from provenance import commit
+from goals import tell_goals
+from provenance import provenance
 
 from cosmos_data.manifests.simulated import WorldConfig, write_world
 from cosmos_data.videos.media import read_first_frames
@@ -104,7 +103,8 @@ def main() -> None:
     summary = summarize(place, curve)
     print(json.dumps(summary), flush=True)
     report(place, curve, summary)
-    sys.exit(not summary["ok"])
+    found = {name: summary[name] for name in ("gain_db", "same_frames_psnr_db", "perplexity_ratio")}
+    sys.exit(tell_goals([] if summary["ok"] else [f"{found}, of which gain_db is to be {place.kind.gain_db} or more"]))
 
 
 def make_data(place: Place) -> None:
@@ -179,10 +179,7 @@ def summarize(place: Place, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "perplexity_ratio": round(ratio, 2) if math.isfinite(ratio) else None,
         "ok": is_better and ratio > 1,
         "processes": place.nproc,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        **provenance(),
     }
 
 

@@ -10,14 +10,12 @@ that is not forward, backward and optimizer.
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from provenance import commit
+from provenance import provenance
 
 from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.train.telling.rank_times import PHASES
@@ -30,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a run's time goes to besides forward, backward and optimizer.")
     parser.add_argument("run_dir", type=Path, help="folder of a run that logged steps")
     options = parser.parse_args()
-    where = {"device": f"{platform.machine()}, {os.cpu_count()} cores", "commit": commit()}
+    where = provenance()
     for steps in starts(read_metrics(options.run_dir / "metrics.jsonl")):
         if len(steps) > 1:
             span = {"run": str(options.run_dir), "first_step": steps[0]["step"], "last_step": steps[-1]["step"]}

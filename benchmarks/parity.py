@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT / "tests") not in sys.path:
     sys.path.append(str(ROOT / "tests"))
 
-from provenance import commit  # noqa: E402
+from goals import tell_goals  # noqa: E402
+from provenance import provenance  # noqa: E402
 from support import tiny_ar, tiny_world  # noqa: E402
 from support.ranks import RankPool  # noqa: E402
 
@@ -248,11 +248,10 @@ def main() -> None:
         "failed": [line["layout"] for line in lines if not line["ok"]],
         **{f"largest_{key}": max(line[key] for line in lines) for key in ERRORS},
         "seconds": round(time.perf_counter() - started),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        **provenance(),
     }
     print(json.dumps(summary))
-    sys.exit(bool(summary["failed"]))
+    sys.exit(tell_goals([f"{layout} is not the single process" for layout in summary["failed"]]))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, cast
 
-from dit_step import ROOT, SIZES, Size, cpu_name, relative
+from dit_step import SIZES, Size, relative
 from interleaved import time_in_turns
-from provenance import commit
+from provenance import ROOT, provenance
 
 SEED, FPS, SIGMA_DATA = 0, 24, 0.5
 AUGMENT_SIGMA = 1e-6
@@ -36,11 +35,8 @@ def main() -> None:
     options = parser.parse_args()
     where = {
         "steps": options.steps,
-        "device": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": options.threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
+        **provenance(),
     }
     for name in options.sizes:
         for pipeline in ("text2world", "video2world"):

@@ -9,18 +9,13 @@ one round before the first is not counted, because it writes the bytecode. A com
 
 import argparse
 import json
-import os
 import platform
-import statistics
-import subprocess
-import sys
-import time
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
-from provenance import commit
+from interleaved import median_ratio, spread, timings_in_turns
+from own_process import run_python
+from provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 BARE = "python -c pass"
 
 
@@ -36,38 +31,12 @@ def main() -> None:
         "cosmos-train --help": [*cli, "--help"],
         f"cosmos-train train {options.config} --check": [*cli, "train", options.config, "--check"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for round_index in range(options.repeats + 1):
-        for name, arguments in commands.items():
-            taken = wall_seconds(arguments)
-            if round_index:
-                seconds[name].append(taken)
-
-    where = {
-        "repeats": options.repeats,
-        "device": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
+    where = {"repeats": options.repeats, "python": platform.python_version(), **provenance()}
+    calls = {name: partial(run_python, arguments) for name, arguments in commands.items()}
+    seconds = timings_in_turns(calls, options.repeats, warmups=1).seconds
     for name, times in seconds.items():
-        ratios = [taken / bare for taken, bare in zip(times, seconds[BARE], strict=True)]
-        figures = {
-            "median_sec": round(statistics.median(times), 4),
-            "min_sec": round(min(times), 4),
-            "max_sec": round(max(times), 4),
-            "ratio_to_bare": round(statistics.median(ratios), 2),
-        }
+        figures = {**spread(times), "ratio_to_bare": median_ratio(times, seconds[BARE])}
         print(json.dumps({"benchmark": "startup", "command": name, **figures, **where}))
-
-
-def wall_seconds(arguments: list[str]) -> float:
-    """One run of this interpreter, from start to exit."""
-    begin = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-    taken = time.perf_counter() - begin
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
-    return taken
 
 
 if __name__ == "__main__":

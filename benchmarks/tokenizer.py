@@ -16,23 +16,17 @@ diffusers' side is channels-last and compiled likewise, without graphs where it 
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from dit_step import cpu_name, status_bytes
-from provenance import commit
+from interleaved import median_ratio, timings_in_turns
+from own_process import MIB, compared_peaks, peak_mib_of
+from provenance import provenance
 
-MIB = 2**20
 SIZES = {"256p": (256, 256), "512p": (512, 512), "720p": (704, 1280)}
 SIDES = ("ours", "diffusers")
 GEMM_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -43,12 +37,7 @@ def main() -> None:
     if options.peak_of:
         print(peak_mib(options))
         return
-    where = {
-        "threads": options.threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
+    where = {"threads": options.threads, **provenance("" if options.device == "cpu" else gpu_name())}
     for size in options.sizes:
         for frames in options.frames:
             for part in options.parts:
@@ -81,34 +70,22 @@ def compare(options: argparse.Namespace, size: str, frames: int, part: str, vari
     """Times of both sides and of a matrix product in turn, and how far their answers are apart."""
     calls, flops = make_calls(options, size, frames, part, variant)
     calls["gemm"] = make_gemm(options.device)
-    wait = device_wait(options.device)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in calls}
     results = {side: calls[side]().float().cpu() for side in SIDES}  # also the round that does not count
     calls["gemm"]()
-    for round_index in range(options.rounds):
-        for name in list(calls) if round_index % 2 else list(reversed(calls)):
-            wait()
-            begin, cpu_begin = time.perf_counter(), time.process_time()
-            calls[name]()
-            wait()
-            seconds[name].append(time.perf_counter() - begin)
-            cpu_seconds[name].append(time.process_time() - cpu_begin)
-    gemm_rate = 2 * GEMM_SIDE[options.device] ** 3 / statistics.median(seconds["gemm"])
+    timings = timings_in_turns(calls, options.rounds, warmups=0, wait=device_wait(options.device))
+    gemm_rate = 2 * GEMM_SIDE[options.device] ** 3 / statistics.median(timings.seconds["gemm"])
     figures: dict[str, Any] = {"rounds": options.rounds, "tflop": round(flops / 1e12, 3)}
     figures["gemm_gflop_per_sec"] = round(gemm_rate / 1e9, 1)
     for side in SIDES:
-        median = statistics.median(seconds[side])
+        median = statistics.median(timings.seconds[side])
         figures[f"{side}_sec"] = round(median, 4)
         figures[f"{side}_roof_share"] = round(flops / median / gemm_rate, 3)
-    for key, times in (("time_ratio", seconds), ("cpu_ratio", cpu_seconds)):
-        ratios = [theirs / ours for ours, theirs in zip(times["ours"], times["diffusers"], strict=True)]
-        figures[key] = round(statistics.median(ratios), 3)
+    for key, times in (("time_ratio", timings.seconds), ("cpu_ratio", timings.cpu_seconds)):
+        figures[key] = median_ratio(times["diffusers"], times["ours"])
     difference = (results["ours"] - results["diffusers"]).abs().max().item()
     return figures | {
         "max_difference": float(f"{difference:.1e}"),
         "largest_value": float(f"{results['diffusers'].abs().max().item():.2g}"),
-        "device": f"{cpu_name()}, {os.cpu_count()} cores" if options.device == "cpu" else gpu_name(),
         "dtype": "float32" if options.device == "cpu" else "bfloat16",
     }
 
@@ -117,14 +94,7 @@ def memory(options: argparse.Namespace, size: str, frames: int, part: str, varia
     """peak_mib of either side, each in a process of its own."""
     arguments = [__file__, "--sizes", size, "--frames", str(frames), "--parts", part, "--variants", variant]
     arguments += ["--device", options.device, "--threads", str(options.threads)]
-    peaks = {}
-    for side in SIDES:
-        done = subprocess.run([sys.executable, *arguments, "--peak-of", side], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"measuring the memory of {side} failed:\n{done.stdout}{done.stderr}")
-        peaks[side] = float(done.stdout.split()[-1])
-    figures = {f"{side}_peak_mib": round(peak, 1) for side, peak in peaks.items()}
-    return figures | {"peak_ratio": round(peaks["ours"] / peaks["diffusers"], 3)}
+    return compared_peaks(__file__, arguments, SIDES)
 
 
 def peak_mib(options: argparse.Namespace) -> float:
@@ -134,17 +104,13 @@ def peak_mib(options: argparse.Namespace) -> float:
     side = options.peak_of
     size, frames, part, variant = options.sizes[0], options.frames[0], options.parts[0], options.variants[0]
     call = make_calls(options, size, frames, part, variant, only=side)[0][side]
-    gc.collect()
     if options.device == "cuda":
+        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else a call could live on what building the model has left free
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident now
-    before = status_bytes("VmRSS")
-    call()
-    return (status_bytes("VmHWM") - before) / MIB
+    return peak_mib_of(call)
 
 
 def make_calls(

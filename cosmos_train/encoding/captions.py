@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 import torch
 
-from cosmos_data.caches.text_cache import TextCache
 from cosmos_data.config import DataConfig
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.text.cache import CachedTextEncoder
+from cosmos_train.text.cache import cached_text_encoder
 from cosmos_train.text.config import TextConfig
-from cosmos_train.text.encoder import TextStates, text_encoder_folder
+from cosmos_train.text.encoder import TextStates
 from cosmos_train.train.telling.progress import progress
 
 TEXTS_AT_ONCE = 128
@@ -28,13 +27,7 @@ def encode_text(text: TextConfig, data: DataConfig) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     manifests = [Manifest.read(path) for path in (data.manifest, *data.blend)]
     captions = pa.chunked_array([manifest.captions() for manifest in manifests]).unique()
-    encoder = CachedTextEncoder(
-        text_encoder_folder(text.encoder),
-        text.max_tokens,
-        TextCache(text.cache),
-        device,
-        text.precision_on(device.type),
-    )
+    encoder = cached_text_encoder(text, text.cache, device)
     with progress("text", "captions") as advance:
         for start in range(0, len(captions), TEXTS_AT_ONCE):
             some = captions[start : start + TEXTS_AT_ONCE].to_pylist()

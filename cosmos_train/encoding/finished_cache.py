@@ -24,7 +24,7 @@ from cosmos_data.caches import latent_shards, text_shards
 from cosmos_data.caches.encoded import KnownWindow, known_of
 from cosmos_data.caches.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard, windows_per_shard
 from cosmos_data.caches.latents import LatentMetadata, LatentStore, ShardEntry, entry_of, is_finished, write_index
-from cosmos_data.caches.shard_file import key_of, remove_abandoned
+from cosmos_data.caches.shard_file import key_of
 from cosmos_data.caches.shard_plan import PlannedShard, choose_windows, plan_shards, shard_key
 from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_key, text_path, write_text_shard
 from cosmos_data.config import DataConfig
@@ -33,6 +33,7 @@ from cosmos_data.errors import ClipError, DataError
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, read_quarantine
 from cosmos_data.sample_plan.window_conditions import conditions_said
+from cosmos_data.whole_file import remove_abandoned
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatisticsAccumulator, save_statistics
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -56,10 +57,6 @@ LONGEST_WAIT_MIN = 7 * 24 * 60.0
 """Of the first process that has made its shards, for the last one."""
 
 MIB = 2**20
-
-
-class _Stopped(Exception):
-    """This process was asked to stop."""
 
 
 def encode_clips(run: WorldDiTRun | WorldARRun, stop: StopSignals) -> int:
@@ -201,18 +198,9 @@ class _ShardMaker:
         """(line of the index, statistics) of each; None where this process was asked to stop, which it does at once."""
         total = sum(len(shard.numbers) for shard in shards)
         with progress(progress_title(self._mesh), "windows", is_told=self._mesh.is_main) as advance:
+            return self._make(shards, lambda done: advance(done, total))
 
-            def tell(done: int) -> None:
-                advance(done, total)
-                if self._stop.is_asked:
-                    raise _Stopped
-
-            try:
-                return self._make(shards, tell)
-            except _Stopped:
-                return None
-
-    def _make(self, shards: list[PlannedShard], tell: Callable[[int], None]) -> list[tuple[ShardEntry, Any]]:
+    def _make(self, shards: list[PlannedShard], tell: Callable[[int], None]) -> list[tuple[ShardEntry, Any]] | None:
         """While a shard is written, the next one's first two batches are encoded and further ones decoded, and no more:
         so a kill loses a shard and these."""
         made, done = [], 0
@@ -225,6 +213,8 @@ class _ShardMaker:
                     shard.add(z_BCTHW)
                 done += len(shard.planned.numbers if z_BCTHW is None else z_BCTHW)
                 tell(done)
+                if self._stop.is_asked:
+                    return None
                 if shard.is_whole:
                     latents = self._write(shard) if shard.found is None else shard.found
                     made.append((entry_of(self._folder, latents, shard.text), latents.statistics))
@@ -287,7 +277,7 @@ class _ShardMaker:
         return latent_shards.write_latent_shard(
             self._folder,
             shard.key,
-            [_row(known, row_of[known.caption]) for known in shard.known],
+            [WindowRow.of(known, row_of[known.caption]) for known in shard.known],
             torch.cat(shard.parts),
             split=shard.planned.split,
             tokenizer_digest=self._metadata.tokenizer_digest,
@@ -307,17 +297,6 @@ def batches_ahead(data: DataConfig) -> int:
     """That may be decoded before they are encoded: one at least."""
     windows_bytes = WINDOWS_AT_ONCE * 3 * data.num_frames * max(height * width for height, width in data.sizes_px)
     return max(1, min(data.prefetch_batches, data.memory_mib * MIB // windows_bytes))
-
-
-def _row(known: KnownWindow, text_row: int) -> WindowRow:
-    return WindowRow(
-        clip_id=known.clip_id,
-        start_frame=known.start_frame,
-        text_row=text_row,
-        fps=known.fps,
-        inner_px=known.inner_px,
-        conditions=known.conditions,
-    )
 
 
 def _finish(folder: Path, metadata: LatentMetadata, made: list[tuple[ShardEntry, Any]]) -> None:

@@ -118,12 +118,29 @@ class CachedTextEncoder:
         return found
 
 
+def cached_text_encoder(
+    text: TextConfig,
+    states: Path | str,
+    device: torch.device,
+    *,
+    precision: Precision | None = None,
+    digest: str | None = None,
+) -> CachedTextEncoder:
+    """Give the configured encoder behind a cache of its states, which lies in the folder `states`.
+
+    precision: that states are computed in; None: the configured one. digest: the encoder's folder's (encoder_digest),
+    where it is known already.
+    """
+    folder = text_encoder_folder(text.encoder)
+    precision = precision or text.precision_on(device.type)
+    return CachedTextEncoder(folder, text.max_tokens, TextCache(states), device, precision, digest=digest)
+
+
 def load_text_encoder(text: TextConfig, device: torch.device, *, digest: str | None = None) -> TextEncoder:
     """Give the configured encoder, from its folder or package; behind a cache of its states where there is one.
 
     digest: the folder's (encoder_digest), where it is known already.
     """
-    folder, precision = text_encoder_folder(text.encoder), text.precision_on(device.type)
     if text.cache is not None:
-        return CachedTextEncoder(folder, text.max_tokens, TextCache(text.cache), device, precision, digest=digest)
-    return FolderTextEncoder(folder, text.max_tokens, device, precision)
+        return cached_text_encoder(text, text.cache, device, digest=digest)
+    return FolderTextEncoder(text_encoder_folder(text.encoder), text.max_tokens, device, text.precision_on(device.type))

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from cosmos_data.caches.encoded import EncodedWindow, known_of
-from cosmos_data.caches.text_cache import TextCache
 from cosmos_data.caches.window_cache import WindowCache
 from cosmos_data.config import DataConfig
 from cosmos_data.decoders.decode import VideoDecoder, choose_decoder
@@ -29,18 +28,18 @@ from cosmos_data.sample_plan.loader import QUARANTINE, VideoBatch, VideoBatches
 from cosmos_data.sample_plan.plan import Sample, SamplePlan, read_parts
 from cosmos_tok.config import Precision, TokenizerConfig
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
-from cosmos_tok.whitening import LatentStatistics, LatentStatisticsAccumulator
+from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.device_copy import DeviceCopier
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import Replica
-from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
+from cosmos_train.text.cache import cached_text_encoder, encoder_digest
 from cosmos_train.text.encoder import text_encoder_folder
 from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest
-from cosmos_train.windows.latent_statistics import merged_in_order
+from cosmos_train.windows.latent_statistics import gather_by_number, merged_in_order
 from cosmos_train.windows.stream import Kind, Origin, Shape, WindowFacts
 
 log = logging.getLogger(__name__)
@@ -91,16 +90,9 @@ class WindowMaker:
         self.text_width = run.model.text_width if _reads_text(run) else 0
         self._text, self._copier = None, DeviceCopier(mesh.device)
         if self.text_width:
-            states = Path(run.text.cache or folder / "text")
-            encoder_folder = text_encoder_folder(run.text.encoder)
-            self._text = CachedTextEncoder(
-                encoder_folder,
-                run.text.max_tokens,
-                TextCache(states),
-                mesh.device,
-                self.precision,
-                digest=from_main(mesh, lambda: encoder_digest(encoder_folder)),
-            )
+            states, encoder_folder = run.text.cache or folder / "text", text_encoder_folder(run.text.encoder)
+            digest = from_main(mesh, lambda: encoder_digest(encoder_folder))
+            self._text = cached_text_encoder(run.text, states, mesh.device, precision=precision, digest=digest)
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """States [B, S, E], which are kept too; where the model reads no text E is 0."""
@@ -215,13 +207,10 @@ class FilledWindows:
         number, world = self.maker.run.latents.statistics_windows, self._mesh.world
         log.info("whitening statistics of the run's first %d windows (%s)", number, self._kind)
         mine = range(world.rank(), number, world.size())
-        found = dict[int, LatentStatisticsAccumulator]()
-        for place, batch in zip(mine, self.videos([place] for place in mine), strict=True):
-            z_BCTHW = batch.pixels_B3THW
-            found[place] = LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
-            found[place].update(z_BCTHW)
+        latents = (batch.pixels_B3THW for batch in self.videos([place] for place in mine))
+        gathered = gather_by_number(mine, latents)
         self.maker.flush()
-        return merged_in_order(found, world).statistics(
+        return merged_in_order(gathered, world).statistics(
             {"manifest_digest": self.origin.manifest_digest, "num_windows": str(number)}
         )
 

@@ -19,6 +19,7 @@ from cosmos_tok.whitening import LatentStatistics, load_statistics, save_statist
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldRun
 from cosmos_train.train.checkpoint.folder import newest_checkpoint, resolve
+from cosmos_train.train.telling.text_file import write_whole
 from cosmos_train.windows.stream import KINDS, Kind, Origin, WindowStream
 
 STATISTICS = "latent_statistics.safetensors"
@@ -55,9 +56,7 @@ def keep(run_dir: Path, streams: Mapping[Kind, WindowStream]) -> None:
             save_statistics(path, statistics)
     text, path = json.dumps(asdict(streams["video"].origin)), run_dir / KEPT
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-        aside = path.with_suffix(".writing")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_whole(path, text)
 
 
 def read_kept(folder: Path) -> Kept | None:

@@ -6,11 +6,12 @@ coded alone too, but a window's statistics hold the spread of later frames, so i
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.decoders.decode import VideoDecoder
@@ -54,11 +55,9 @@ def _measure(
 ) -> LatentStatistics | None:
     plan = SamplePlan(parts, 0, replace(data, buckets="one"))
     mine = range(mesh.dp.rank(), num_windows, mesh.dp.size())
-    found = dict[int, LatentStatisticsAccumulator]()
-    for index, batch in zip(mine, VideoBatches(plan, decoder, [[index] for index in mine]), strict=True):
-        z_BCTHW = tokenizer.encode(to_unit_range(batch.pixels_B3THW.to(mesh.device)))
-        found[index] = LatentStatisticsAccumulator(*z_BCTHW.shape[1:3])
-        found[index].update(z_BCTHW)
+    videos = VideoBatches(plan, decoder, [[index] for index in mine])
+    latents = (tokenizer.encode(to_unit_range(batch.pixels_B3THW.to(mesh.device))) for batch in videos)
+    gathered = gather_by_number(mine, latents)
     metadata = {
         "manifest_digest": plan.digest,
         "num_windows": str(num_windows),
@@ -67,10 +66,19 @@ def _measure(
         "width_px": str(data.width_px),
     }
     try:
-        return merged_in_order(found, mesh.dp).statistics(metadata)
+        return merged_in_order(gathered, mesh.dp).statistics(metadata)
     except ValueError as error:
         log.warning("no whitening statistics of windows of %d frames: %s", data.num_frames, error)
         return None
+
+
+def gather_by_number(numbers: Iterable[int], latents: Iterable[Tensor]) -> dict[int, LatentStatisticsAccumulator]:
+    """Return the statistics of each window by its number. latents: [1, C, T, H, W] of each, in the order of numbers."""
+    found = dict[int, LatentStatisticsAccumulator]()
+    for number, z_1CTHW in zip(numbers, latents, strict=True):
+        found[number] = LatentStatisticsAccumulator(*z_1CTHW.shape[1:3])
+        found[number].update(z_1CTHW)
+    return found
 
 
 def merged_in_order(

@@ -65,7 +65,7 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def plan_of(path: Path, *, verify: bool = False) -> SamplePlan:
-    """Of twenty cells: two parts, five buckets, images and videos."""
+    """Of twenty strata: two parts, five buckets, images and videos."""
     train = Manifest.read(path, verify=verify).select("train")
     return SamplePlan([Part(train), Part(train, 0.5)], 0, CONFIG, image_share=0.2)
 

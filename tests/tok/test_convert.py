@@ -23,7 +23,8 @@ from cosmos_tok import fsq, haar
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.convert import convert, read_tokenizer
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.official import BUFFERS, official_arguments, official_tensors, training_tensors
+from cosmos_tok.official import BUFFERS, official_tensors, training_tensors
+from cosmos_tok.official_architecture import official_arguments
 from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
 

@@ -17,7 +17,6 @@ import importlib
 import importlib.util
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -30,10 +29,12 @@ from torch import Tensor
 from cosmos_tok import fsq, kl_cosmos, official
 from cosmos_tok.config import TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.official_architecture import buffers, official_arguments
 from cosmos_tok.store import CONFIG, FORMAT, IMAGE_STATISTICS, STATISTICS, load_metadata, load_tokenizer, save_tokenizer
 from cosmos_tok.torchscript import load_archive
 from cosmos_tok.weight_file import refuse_broken_links
 from cosmos_tok.whitening import LatentStatistics, load_statistics
+from cosmos_tok.whole_file import whole_folder
 
 TOLERANCE = 1e-4
 NO_BUFFERS = "official_files_lack_quantizer_buffers"
@@ -128,17 +129,10 @@ def convert(
     if statistics not in STATISTICS_DTYPES:
         raise TokenizerError(f"statistics={statistics} is no number format of them; use bf16 or fp32")
     found = open_tokenizer(Path(source), arguments, weights=weights, statistics=statistics)
-    aside = out.with_name(f".{out.name}.converting")
-    if aside.exists():
-        shutil.rmtree(aside)  # what an interrupted conversion left
-    try:
+    with whole_folder(out) as aside:
         result = _write(aside, found, to)
         _require_tensors_back(found, result)
-        conversion = _compare(found, result)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return conversion
+        return _compare(found, result)
 
 
 def open_tokenizer(
@@ -218,7 +212,7 @@ def _write(folder: Path, source: FoundTokenizer, to: str) -> FoundTokenizer:
         kl_cosmos.write_folder(folder, source.model, source.statistics)
         return open_tokenizer(folder)
     has_buffers = source.quantizer_buffers
-    arguments = official.official_arguments(source.config, quantizer_buffers=has_buffers)
+    arguments = official_arguments(source.config, quantizer_buffers=has_buffers)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2) + "\n")
     for name, statistics in (("mean_std.pt", source.statistics), ("image_mean_std.pt", source.image_statistics)):
         if statistics is not None:
@@ -351,7 +345,7 @@ def _require_tensors_back(source: FoundTokenizer, result: FoundTokenizer) -> Non
     Indices and codebooks are left out: they are made of the levels, which are compared.
     """
     if source.layout == "official":
-        back = official.official_tensors(result.model) | official.buffers(result.config)
+        back = official.official_tensors(result.model) | buffers(result.config)
     elif source.layout == "diffusers":
         table = kl_cosmos.names(source.config)
         back = {table[name]: tensor for name, tensor in result.model.state_dict().items() if name in table}

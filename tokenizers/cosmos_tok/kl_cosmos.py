@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cosmos_tok.config import HAAR, TokenizerConfig, TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.official import model_of, official_arguments
+from cosmos_tok.official import model_of
+from cosmos_tok.official_architecture import official_arguments
 from cosmos_tok.weights import load_weights
 from cosmos_tok.whitening import LatentStatistics
 

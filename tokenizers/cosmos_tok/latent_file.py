@@ -8,7 +8,6 @@ The file's metadata says what they are made of (`LatentOrigin`) and where in the
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from cosmos_tok.config import TokenizerError
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.padding import InnerBox
+from cosmos_tok.whole_file import whole_file
 
 FORMAT = "cosmos-latents 1"
 
@@ -82,12 +82,8 @@ def save_latents(path: Path, file: LatentFile) -> None:
         "fps": repr(file.fps),
         "box": json.dumps(dataclasses.asdict(file.box)),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as aside:
         save_file({_tensor_name(file.latents): file.latents.contiguous()}, aside, metadata=metadata)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_latents(path: Path) -> LatentFile:

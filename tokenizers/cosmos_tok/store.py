@@ -12,7 +12,6 @@ The folder is written under a temporary name beside its place and renamed when w
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.number_formats import require_finite, require_float
 from cosmos_tok.weights import load_weights
 from cosmos_tok.whitening import LatentStatistics, save_statistics
+from cosmos_tok.whole_file import whole_folder
 
 FORMAT = "cosmos-tok 1"
 CONFIG, WEIGHTS, STATISTICS = "config.json", "model.safetensors", "latent_statistics.safetensors"
@@ -50,17 +50,14 @@ def save_tokenizer(
         raise TokenizerError(f"{folder} exists already; remove it or save under another name")
     if config != model.config:
         raise TokenizerError(f"the config to save, {config}, is not the model's, {model.config}; pass model.config")
-    aside = folder.with_name(f".{folder.name}.writing")
-    if aside.exists():
-        shutil.rmtree(aside)  # what an interrupted save left
-    aside.mkdir(parents=True)
     document = {"format": FORMAT, "config": dataclasses.asdict(config), "metadata": dict(metadata)}
-    (aside / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
-    for name, found in ((STATISTICS, statistics), (IMAGE_STATISTICS, image_statistics)):
-        if found is not None:
-            save_statistics(aside / name, found)
-    aside.rename(folder)
+    with whole_folder(folder) as aside:
+        aside.mkdir(parents=True)
+        (aside / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
+        for name, found in ((STATISTICS, statistics), (IMAGE_STATISTICS, image_statistics)):
+            if found is not None:
+                save_statistics(aside / name, found)
 
 
 def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerConfig]:

@@ -13,7 +13,6 @@ B batch, C latent channels, T latent frames, H W latent rows and columns.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from cosmos_tok.config import TokenizerError
 from cosmos_tok.weight_file import refuse_stand_in
+from cosmos_tok.whole_file import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +134,9 @@ class LatentStatisticsAccumulator:
 
 def save_statistics(path: Path, statistics: LatentStatistics) -> None:
     """Write a safetensors file with the tensors `mean` and `std` [C, T]; complete under its name, or absent."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.writing")  # several jobs may make the same file
     tensors = {"mean": statistics.mean_CT.contiguous().cpu(), "std": statistics.std_CT.contiguous().cpu()}
-    save_file(tensors, aside, metadata=dict(statistics.metadata))
-    aside.replace(path)
+    with whole_file(path) as aside:
+        save_file(tensors, aside, metadata=dict(statistics.metadata))
 
 
 def load_statistics(path: Path) -> LatentStatistics:

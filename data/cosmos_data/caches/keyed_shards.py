@@ -19,24 +19,35 @@ import json
 import logging
 import os
 import time
-import weakref
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from cosmos_data.caches.key_index import KeyIndex
-from cosmos_data.caches.shard_file import SUFFIX, ShardFile, key_of, open_shard, remove_abandoned, write_shard
+from cosmos_data.caches.keyed_file import (
+    KEY_DIGITS,
+    REMEDY,
+    SCHEMA,
+    FileIdentity,
+    KeyedFile,
+    KeyedRow,
+    crc32_of,
+    damage_told,
+    identity_of,
+    key_starts,
+    of_system,
+    open_checked,
+)
+from cosmos_data.caches.shard_file import SUFFIX, dtype_name, key_of, write_shard
 from cosmos_data.errors import DataError, StorageError
+from cosmos_data.whole_file import remove_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +62,6 @@ LOOK_AGAIN_SEC = 5.0
 LOOK_SHARE = 0.01
 """Of a process's time, that listing the folder may take: with many shards it is listed less often."""
 
-USED_SEC = 60.0
-"""A shard that is read is marked as used so often at most."""
-
 NUM_OPEN = 128
 """Shards that a process keeps open."""
 
@@ -66,26 +74,6 @@ limit by n times that, or n shards, at most."""
 
 FORMAT = 2
 """To be raised when older shards can not be read any more."""
-
-REMEDY = "it can be removed: what it held is made again"
-
-KEY_DIGITS = 64
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("about", pa.string(), nullable=False),
-        pa.field("crc32", pa.int64(), nullable=False),
-    ]
-)
-
-
-class KeyedRow(NamedTuple):
-    """What is kept under a key."""
-
-    value: Tensor
-    """[n, *shape]: shape and type are those of the shard, n is the row's own."""
-    about: Mapping[str, Any]
-    """Whatever else is to be known, in values that JSON knows."""
 
 
 @dataclass(slots=True)
@@ -138,7 +126,7 @@ class KeyedShards:
         """By name, of those in the index."""
         self._damaged: dict[str, FileIdentity] = {}
         """By name."""
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, KeyedFile] = OrderedDict()
         self._look_at_sec = -float("inf")
         self._disk = Lock()
         """One shard is written at a time."""
@@ -208,14 +196,14 @@ class KeyedShards:
         kept = [rows[key] for key in keys]
         texts = [json.dumps(one.about, sort_keys=True) for one in kept]
         index = [
-            {"key": key, "about": text, "crc32": _crc32(key, text, one.value)}
+            {"key": key, "about": text, "crc32": crc32_of(key, text, one.value)}
             for key, text, one in zip(keys, texts, kept, strict=True)
         ]
         facts = self._facts | {
             "kind": self._kind,
             "key": name,
             "shape": list(kept[0].value.shape[1:]),
-            "dtype": str(kept[0].value.dtype).removeprefix("torch."),
+            "dtype": dtype_name(kept[0].value.dtype),
         }
         try:
             if name in self._damaged:
@@ -227,7 +215,7 @@ class KeyedShards:
                 self._add(name)
             num_bytes = path.stat().st_size
         except (DataError, OSError) as error:
-            if not isinstance(error, StorageError) and isinstance(_of_system(error), FileNotFoundError):
+            if not isinstance(error, StorageError) and isinstance(of_system(error), FileNotFoundError):
                 return  # written, and evicted by another process
             if not self._is_told:
                 logger.warning("what is new is not kept, and made each time: %s", error)
@@ -248,7 +236,7 @@ class KeyedShards:
     def _read_row(self, number: int, row: int, key: str) -> KeyedRow | None:
         """None where the row has another key, or the shard is gone or damaged, or can not be read just now."""
         try:
-            with _damage_told():
+            with damage_told():
                 shard = self._opened(number)
                 return shard.read(row) if shard.key(row) == key else None
         except FileNotFoundError:
@@ -261,11 +249,11 @@ class KeyedShards:
             self._tell_error(error)
         return None
 
-    def _opened(self, number: int) -> "_OpenShard":
+    def _opened(self, number: int) -> KeyedFile:
         with self._lock:
             shard = self._open.get(number)
             if shard is None:
-                shard = self._open[number] = _OpenShard(self._path(self._names[number]), self._kind, self._facts)
+                shard = self._open[number] = KeyedFile(self._path(self._names[number]), self._kind, self._facts)
             self._open.move_to_end(number)
             if len(self._open) > NUM_OPEN:
                 self._open.popitem(last=False)
@@ -297,12 +285,12 @@ class KeyedShards:
             return
         number, path = len(self._names), self._path(name)
         try:
-            identity = _identity(path.stat())
+            identity = identity_of(path.stat())
             if self._damaged.get(name) == identity:
                 return
             try:
-                with _damage_told():
-                    starts_N = _key_starts(_open_checked(path, self._kind, self._facts))
+                with damage_told():
+                    starts_N = key_starts(open_checked(path, self._kind, self._facts))
             except DataError as error:
                 self._tell_damaged(name, identity, error)
                 return
@@ -335,7 +323,7 @@ class KeyedShards:
             shard = self._open.get(number)
             self._remove(number)
             try:
-                identity = _identity(self._path(name).stat()) if shard is None else shard.identity()
+                identity = identity_of(self._path(name).stat()) if shard is None else shard.identity()
             except FileNotFoundError:
                 return  # evicted by another process
             except OSError as passing:
@@ -343,7 +331,7 @@ class KeyedShards:
                 return
             self._tell_damaged(name, identity, error)
 
-    def _tell_damaged(self, name: str, identity: "FileIdentity", error: Exception) -> None:
+    def _tell_damaged(self, name: str, identity: FileIdentity, error: Exception) -> None:
         if name not in self._damaged:
             logger.warning("%s is passed over, and what it held is made again: %s", self._path(name), error)
         self._damaged[name] = identity
@@ -400,122 +388,3 @@ class KeyedShards:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
-
-
-class _OpenShard:
-    """Reads rows of a shard: what it says of them is in memory, their data are in the open file."""
-
-    def __init__(self, path: Path, kind: str, facts: Mapping[str, Any]) -> None:
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)  # when the last thread that reads is done
-        shard = _open_checked(path, kind, facts)
-        self._shape, self._dtype = shard.facts["shape"], getattr(torch, shard.facts["dtype"])
-        mapped = shard.batch.drop_columns(["data"])
-        self._rows = pa.ipc.read_record_batch(mapped.serialize(), mapped.schema)
-        _, ends, _ = shard.batch.column("data").buffers()
-        self._ends = shard.data_start + np.frombuffer(ends, np.int64, len(shard) + 1)
-        bounds = np.array([0, *self._ends, os.fstat(self._descriptor).st_size])
-        if (bounds[1:] < bounds[:-1]).any():
-            raise ValueError("its rows' data do not lie one after the other in the file")
-        self._used_sec = -float("inf")
-
-    def identity(self) -> "FileIdentity":
-        """Return that of the open file, which need not be the one that has its name by now."""
-        return _identity(os.fstat(self._descriptor))
-
-    def key(self, row: int) -> str:
-        """Return the whole key of a row."""
-        return self._rows.column("key")[row].as_py()
-
-    def read(self, row: int) -> KeyedRow:
-        """Read a row's value. Raises whatever there is where it is damaged, which _damage_told turns into DataError."""
-        about, crc32 = (self._rows.column(name)[row].as_py() for name in ("about", "crc32"))
-        first_byte, end = self._ends[row : row + 2].tolist()
-        content = torch.empty(end - first_byte, dtype=torch.uint8)
-        if os.preadv(self._descriptor, [content.numpy().data], first_byte) != len(content):
-            raise ValueError("it is cut off")
-        value = content.view(self._dtype).view(-1, *self._shape)
-        if _crc32(self.key(row), about, value) != crc32:
-            raise ValueError(f"row {row} is not what was written")
-        return KeyedRow(value, json.loads(about))
-
-    def mark_as_used(self) -> None:
-        """Set the time by which the least recently used go. Raises FileNotFoundError where it is gone."""
-        if time.monotonic() - self._used_sec < USED_SEC:
-            return
-        self._used_sec = time.monotonic()
-        try:
-            os.utime(self._path)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            return  # not ours to touch
-
-
-class FileIdentity(NamedTuple):
-    """What differs when a file was made anew, or touched, although it has the inode of the old one."""
-
-    inode: int
-    changed_ns: int
-    num_bytes: int
-
-
-def _identity(stat: os.stat_result) -> FileIdentity:
-    return FileIdentity(stat.st_ino, stat.st_ctime_ns, stat.st_size)
-
-
-@contextmanager
-def _damage_told() -> Iterator[None]:
-    """Whatever a damaged shard leads to becomes a `DataError`; what the system can not do stays an OSError.
-
-    What a shard says of itself has no checksum of its own, so a bit of it that changed may be met anywhere.
-    """
-    try:
-        yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        pa.ArrowException,
-    ) as error:
-        of_system = _of_system(error)
-        if of_system is not None:
-            raise of_system from None
-        raise DataError(f"{type(error).__name__}: {error}; {REMEDY}") from error
-    except OSError as error:
-        if error.errno is None:  # of pyarrow, for bytes that are missing
-            raise DataError(f"{error}; {REMEDY}") from error
-        raise
-
-
-def _of_system(error: Exception) -> OSError | None:
-    """What the operating system refused, where that is the cause."""
-    cause = error.__cause__ if isinstance(error, DataError) else error
-    return cause if isinstance(cause, OSError) and cause.errno is not None else None
-
-
-def _open_checked(path: Path, kind: str, facts: Mapping[str, Any]) -> ShardFile:
-    """Raises `DataError` where it is not there, another's, or cut off."""
-    shard = open_shard(path, kind, remedy=REMEDY)
-    found = {name: shard.facts.get(name) for name in facts}
-    if found != facts:
-        raise DataError(f"it was made with {found} and not with {facts}")
-    shard.batch.drop_columns(["data"]).validate(full=True)  # what is not valid may end the process
-    return shard
-
-
-def _key_starts(shard: ShardFile) -> np.ndarray:
-    """The first 8 bytes of each row's key, uint64."""
-    _, _, text = shard.batch.column("key").buffers()
-    keys = bytes.fromhex(text.to_pybytes()[: KEY_DIGITS * len(shard)].decode("ascii"))
-    return np.frombuffer(keys, dtype=">u8").reshape(len(shard), 4)[:, 0].astype(np.uint64)
-
-
-def _crc32(key: str, about: str, value: Tensor) -> int:
-    """Of a row."""
-    said = f"{key}{about}{value.dtype}{list(value.shape)}"
-    return zlib.crc32(value.flatten().view(torch.uint8).numpy().data, zlib.crc32(said.encode()))

@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cosmos_data.caches.shard_file import AGAIN, SUFFIX, ShardFile, open_shard, write_shard
+from cosmos_data.caches.encoded import KnownWindow
+from cosmos_data.caches.shard_file import AGAIN, SUFFIX, ShardFile, dtype_name, open_shard, write_shard
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.rows import plain_values
@@ -47,6 +48,30 @@ class WindowRow:
     inner_px: tuple[int, int, int, int] | None = None
     """Top, left, height and width of the picture in a window that has padding around it; None: no padding."""
     conditions: WindowConditions = BARE
+
+    @classmethod
+    def of(cls, known: KnownWindow, text_row: int) -> "WindowRow":
+        """Make the row of a window whose caption stands in this row of the text shard."""
+        return cls(
+            clip_id=known.clip_id,
+            start_frame=known.start_frame,
+            text_row=text_row,
+            fps=known.fps,
+            inner_px=known.inner_px,
+            conditions=known.conditions,
+        )
+
+    def known(self, split: Split, caption: str) -> KnownWindow:
+        """Return the window again, with what its shards say besides."""
+        return KnownWindow(
+            clip_id=self.clip_id,
+            start_frame=self.start_frame,
+            split=split,
+            caption=caption,
+            fps=self.fps,
+            inner_px=self.inner_px,
+            conditions=self.conditions,
+        )
 
 
 def latent_path(store: Path, key: str) -> Path:
@@ -83,7 +108,7 @@ def write_latent_shard(
         "key": key,
         "split": split,
         "shape": list(z_NCTHW.shape[1:]),
-        "dtype": str(z_NCTHW.dtype).removeprefix("torch."),
+        "dtype": dtype_name(z_NCTHW.dtype),
         "tokenizer_digest": tokenizer_digest,
         "text": text,
         "statistics": statistics,

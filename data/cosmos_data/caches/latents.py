@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cosmos_data.caches.encoded import EncodedWindow, KnownWindow
-from cosmos_data.caches.latent_shards import LatentShard, WindowRow, latent_path, open_latent_shard
+from cosmos_data.caches.latent_shards import LatentShard, latent_path, open_latent_shard
 from cosmos_data.caches.shard_file import AGAIN, written
 from cosmos_data.caches.text_shards import TextShard, open_text_shard, text_path
 from cosmos_data.errors import DataError
@@ -180,7 +180,8 @@ class LatentStore:
     def describe(self, k: int) -> KnownWindow:
         """All but the tensors."""
         shard, text, number = self._find(k)
-        return _known_of(shard, text, shard.row(number))
+        row = shard.row(number)
+        return row.known(shard.split, text.caption(row.text_row))
 
     def window(self, k: int) -> EncodedWindow:
         """All of it, copied. S of its text states is the same for all windows of the cache."""
@@ -191,7 +192,10 @@ class LatentStore:
         text_SE[: len(states_SE)] = states_SE
         size_px = shard.size_px or (self.metadata.height_px, self.metadata.width_px)
         return EncodedWindow.of(
-            _known_of(shard, text, row), z_CTHW=shard.latents(number), text_SE=text_SE, size_px=size_px
+            row.known(shard.split, text.caption(row.text_row)),
+            z_CTHW=shard.latents(number),
+            text_SE=text_SE,
+            size_px=size_px,
         )
 
     def require(self, **asked: str | int) -> None:
@@ -236,18 +240,6 @@ class LatentStore:
 def is_finished(folder: str | Path) -> bool:
     """Whether a folder holds a whole cache, of whatever version."""
     return (Path(folder) / INDEX_NAME).is_file()
-
-
-def _known_of(shard: LatentShard, text: TextShard, row: WindowRow) -> KnownWindow:
-    return KnownWindow(
-        clip_id=row.clip_id,
-        start_frame=row.start_frame,
-        split=shard.split,
-        caption=text.caption(row.text_row),
-        fps=row.fps,
-        inner_px=row.inner_px,
-        conditions=row.conditions,
-    )
 
 
 def index_digest(index: Mapping[str, Any]) -> str:

@@ -10,22 +10,19 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cosmos_data.caches.writer import is_gone, own_name
 from cosmos_data.errors import DataError, StorageError
+from cosmos_data.whole_file import whole_file
 
 VERSION = 1
 FACTS_KEY, DIGEST_KEY = b"cosmos_data.shard", b"cosmos_data.sha256"
@@ -35,12 +32,8 @@ AGAIN = (
     "missing"
 )
 
-PARTIAL = ".partial"
 NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 """Errors of a folder that is not for us to write in; others are of the disk."""
-
-ABANDONED_SEC = 3600
-"""A file in the making for so long is of a process that was killed; that of one of this machine is known at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +79,11 @@ class ShardFile:
 def key_of(what: Any) -> str:
     """The name of a shard that is a function of `what`: values that JSON knows."""
     return hashlib.sha256(json.dumps([VERSION, what], sort_keys=True).encode()).hexdigest()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name by which a shard says of what type its tensors are: float32, without torch's own name."""
+    return str(dtype).removeprefix("torch.")
 
 
 def write_shard(
@@ -152,25 +150,10 @@ def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
 def written(path: Path) -> Iterator[Path]:
     """A file to write instead of `path`, which it becomes at the end of the block, flushed to the disk; where the block
     fails nothing is left of it. Raises as write_shard does."""
-    aside = path.with_name(f".{path.name}.{own_name()}.{uuid4().hex[:8]}{PARTIAL}")
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole_file(path, is_flushed=True) as aside:
             yield aside
-            _flush(aside)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-        _flush(path.parent)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """What processes that were killed have left half-written."""
-    oldest = time.time() - ABANDONED_SEC
-    for path in folder.glob(f".*{PARTIAL}"):
-        with contextlib.suppress(OSError):  # another process was faster, or may do it
-            if is_gone(path.name.split(".")[-3]) or path.stat().st_mtime < oldest:
-                path.unlink()
 
 
 @contextlib.contextmanager
@@ -186,15 +169,6 @@ def _told(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path} can not be written ({reason}); make room, and start the same command again: what is finished stays"
         ) from error
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _check_is_equal(path: Path, kind: str, digest: str, remedy: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cosmos_data.caches.shard_file import SUFFIX, ShardFile, key_of, open_shard, write_shard
+from cosmos_data.caches.shard_file import SUFFIX, ShardFile, dtype_name, key_of, open_shard, write_shard
 from cosmos_data.errors import DataError
 
 FOLDER, KIND = "text", "text"
@@ -49,7 +49,7 @@ def write_text_shard(store: Path, encoder: str, states: Mapping[str, Tensor]) ->
         "key": key,
         "encoder": encoder,
         "width": width,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "max_tokens": max(len(states_SE) for states_SE in states.values()),
     }
     rows = [{"caption": caption} for caption in states]

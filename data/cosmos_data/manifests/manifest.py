@@ -10,7 +10,6 @@ path or offset enters the digest, only the digest of the bytes that they lead to
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -34,6 +33,7 @@ from cosmos_data.manifests.rows import (
     write_rows,
 )
 from cosmos_data.manifests.table import ClipTable, write_table
+from cosmos_data.whole_file import whole_file
 
 ARROW_MAGIC = b"ARROW1"
 
@@ -145,15 +145,11 @@ class Manifest:
         path = Path(path).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = (_stored_row(clip, path.parent) for clip in self)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(path) as aside:
             if path.suffix == ".parquet":
                 write_rows(list(rows), aside)
             else:
                 write_table(aside, rows, {"": self.digest} | {s: self.select(s).digest for s in get_args(Split)})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: str | Path, *, verify: bool = True) -> "Manifest":

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,8 @@ def read_parts(config: DataConfig, split: Split, *, verify: bool = True) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
-    """The clips of one source in one bucket, and the order in which samples of one kind visit them."""
+class _Stratum:
+    """Holds the clips of one part in one bucket, and the order in which samples of one kind visit them."""
 
     clips: Manifest
     order: IndexPlan
@@ -131,10 +132,11 @@ class SamplePlan:
         self._kinds = Alternation([images, 1 - images])
         self._configs = (replace(config, num_frames=1), config)
         by_bucket = [clips_by_size(clips, config) for clips in self.parts]
-        cells = [[buckets[b] for buckets in by_bucket] for b in range(len(config.sizes_px))]
+        self._clips_of = list(zip(*by_bucket, strict=True))
+        """Bucket -> the clips of each part."""
         weights = [Fraction(part.weight).limit_denominator(10**6) for part in parts]
         per_clip = [weight / len(clips) for weight, clips in zip(weights, self.parts, strict=True)]
-        shares = [[one * len(clips) for one, clips in zip(per_clip, row, strict=True)] for row in cells]
+        shares = [[one * len(clips) for one, clips in zip(per_clip, row, strict=True)] for row in self._clips_of]
         of_bucket = [sum(row, Fraction(0)) for row in shares]
         self._buckets = Alternation(of_bucket)
         self.size_shares = {
@@ -142,16 +144,13 @@ class SamplePlan:
         }
         """(height_px, width_px) of windows -> their share of all, of the sizes that there are clips of."""
         self._parts = [Alternation(row) for row in shares]
-        self._cells = [
-            [
-                [
-                    _Cell(clips, IndexPlan(len(clips), f"{self.digest}/{kind}/{b}/{p}", seed)) if len(clips) else None
-                    for p, clips in enumerate(row)
-                ]
-                for b, row in enumerate(cells)
-            ]
-            for kind in ("image", "video")
-        ]
+        self._strata = dict[tuple[int, int, int], _Stratum]()
+        """(kind, bucket, part) -> those that have clips."""
+        for (kind, name), (bucket, row) in product(enumerate(("image", "video")), enumerate(self._clips_of)):
+            for part, clips in enumerate(row):
+                if len(clips):
+                    order = IndexPlan(len(clips), f"{self.digest}/{name}/{bucket}/{part}", seed)
+                    self._strata[kind, bucket, part] = _Stratum(clips, order)
 
     @property
     def num_clips(self) -> int:
@@ -160,8 +159,8 @@ class SamplePlan:
 
     def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
         """view: number of the view, 0 for the row's own; all views of a sample show the same frames."""
-        kind, bucket, cell, place = self._find(index)
-        row, config = cell.clips[cell.order.item(place, attempt)], self._configs[kind]
+        kind, bucket, stratum, place = self._find(index)
+        row, config = stratum.clips[stratum.order.item(place, attempt)], self._configs[kind]
         clip = row.each_view()[view] if row.views else row
         start, top, left, flip = philox_words(self._key, index, attempt, WINDOW, count=4)
         height_px, width_px = config.sizes_px[bucket]
@@ -189,7 +188,7 @@ class SamplePlan:
 
     def num_clips_of(self, bucket: int) -> int:
         """In one of the sizes, config.sizes_px[bucket]."""
-        return sum(cell.order.num_items for cell in self._cells[-1][bucket] if cell is not None)
+        return sum(map(len, self._clips_of[bucket]))
 
     def sample_of(self, bucket: int, number: int) -> Sample:
         """The number-th sample (from 0) of that size, of a plan without images whose groups are single samples."""
@@ -200,15 +199,13 @@ class SamplePlan:
         """How many clips could take the place of sample `index`, its own included."""
         return len(self._find(index)[2].clips)
 
-    def _find(self, index: int) -> tuple[int, int, _Cell, int]:
-        """(kind, bucket, cell, place in the cell's visits)"""
+    def _find(self, index: int) -> tuple[int, int, _Stratum, int]:
+        """(kind, bucket, stratum, place in the stratum's visits)"""
         group, offset = divmod(index, self._group_size)
         kind, group = self._kinds.turn(group)
         bucket, group = self._buckets.turn(group)
         part, place = self._parts[bucket].turn(group * self._group_size + offset)
-        cell = self._cells[kind][bucket][part]
-        assert cell is not None, "an empty cell has no share"
-        return kind, bucket, cell, place
+        return kind, bucket, self._strata[kind, bucket, part], place
 
 
 def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str]) -> Manifest:

@@ -23,6 +23,7 @@ from cosmos_data.videos.opened import BadVideoError, open_container
 from cosmos_data.videos.pictures import read_pictures
 from cosmos_data.videos.video import RgbConverter, read_frames
 from cosmos_data.videos.written_colours import matrix_of_size, tag_colours, yuv_frame
+from cosmos_data.whole_file import whole_file
 
 
 def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:
@@ -86,28 +87,23 @@ def write_mp4_pieces(path: Path, pieces: Iterable[Tensor], *, fps: float, commen
 
     Colours have half the picture's resolution, as players expect; the full one where a side is odd and has no half.
     """
-    aside = path.with_name(f".{path.name}.partial.mp4")
     rate, to_yuv = Fraction(fps).limit_denominator(1001), VideoReformatter()
-    try:
-        with av.open(str(aside), "w") as container:
-            container.metadata["comment"] = comment
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
-            assert isinstance(stream, av.VideoStream)
-            waiting = iter(pieces)
-            first_3THW = next(waiting)
-            _, _, height_px, width_px = first_3THW.shape
-            pixel_format = "yuv444p" if height_px % 2 or width_px % 2 else "yuv420p"
-            matrix = matrix_of_size(height_px, width_px)
-            stream.height, stream.width, stream.pix_fmt = height_px, width_px, pixel_format
-            tag_colours(stream, matrix, ColorRange.MPEG)
-            for piece_3THW in chain([first_3THW], waiting):
-                for rgb_HW3 in piece_3THW.permute(1, 2, 3, 0).contiguous().numpy():
-                    frame = yuv_frame(to_yuv, rgb_HW3, pixel_format, matrix, ColorRange.MPEG)
-                    container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as aside, av.open(str(aside), "w", format="mp4") as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
+        assert isinstance(stream, av.VideoStream)
+        waiting = iter(pieces)
+        first_3THW = next(waiting)
+        _, _, height_px, width_px = first_3THW.shape
+        pixel_format = "yuv444p" if height_px % 2 or width_px % 2 else "yuv420p"
+        matrix = matrix_of_size(height_px, width_px)
+        stream.height, stream.width, stream.pix_fmt = height_px, width_px, pixel_format
+        tag_colours(stream, matrix, ColorRange.MPEG)
+        for piece_3THW in chain([first_3THW], waiting):
+            for rgb_HW3 in piece_3THW.permute(1, 2, 3, 0).contiguous().numpy():
+                frame = yuv_frame(to_yuv, rgb_HW3, pixel_format, matrix, ColorRange.MPEG)
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def mp4_comment(path: Path) -> str:

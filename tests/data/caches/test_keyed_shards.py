@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_data.caches import keyed_shards, shard_file
+from cosmos_data import whole_file
+from cosmos_data.caches import keyed_file, keyed_shards, shard_file
 from cosmos_data.caches.key_index import KeyIndex
 from cosmos_data.caches.keyed_shards import KeyedShards
 
@@ -131,9 +132,9 @@ def test_other_facts_lie_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         fill(store, range(3))
         store.flush()
     opened: list[Path] = []
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
     monkeypatch.setattr(
-        keyed_shards, "open_shard", lambda path, *rest, **named: opened.append(path) or open_shard(path, *rest, **named)
+        keyed_file, "open_shard", lambda path, *rest, **named: opened.append(path) or open_shard(path, *rest, **named)
     )
     assert found(store_of(tmp_path, "b"), range(3)) == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2 and len(set(opened)) == 1 and not caplog.records
@@ -161,12 +162,12 @@ def put_another_there(path: Path) -> None:
     shard = shard_file.open_shard(path, "test")
     values = [-shard.tensor(row, torch.float32, (1, 4, 6)) for row in range(3)]
     rows = [
-        shard.row(row) | {"crc32": keyed_shards._crc32(shard.row(row)["key"], "{}", one)}
+        shard.row(row) | {"crc32": keyed_file.crc32_of(shard.row(row)["key"], "{}", one)}
         for row, one in enumerate(values)
     ]
     with TemporaryDirectory() as name:
         other = Path(name) / path.name
-        shard_file.write_shard(other, dict(shard.facts) | {"tokenizer": "b"}, keyed_shards.SCHEMA, rows, values)
+        shard_file.write_shard(other, dict(shard.facts) | {"tokenizer": "b"}, keyed_file.SCHEMA, rows, values)
         path.write_bytes(other.read_bytes())
 
 
@@ -323,7 +324,7 @@ def test_what_is_evicted_as_soon_as_it_is_written_was_kept(
 def test_what_goes_while_it_is_written_was_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(shard_file, "_flush", Path.unlink)
+    monkeypatch.setattr(whole_file, "flush", Path.unlink)
     store = store_of(tmp_path)
     fill(store, range(3))
     store.flush()
@@ -346,7 +347,7 @@ def test_a_damaged_shard_of_a_faster_process_has_a_remedy(
     fill(store, range(3))
     store.flush()
     [record] = caplog.records
-    assert record.getMessage().endswith(f"; {keyed_shards.REMEDY}")
+    assert record.getMessage().endswith(f"; {keyed_file.REMEDY}")
 
 
 def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
@@ -355,13 +356,13 @@ def test_a_shard_that_goes_while_it_is_opened_is_no_damage(
     store = store_of(tmp_path)
     fill(store, range(3))
     store.flush()
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
 
     def open_late(path: Path, *rest, **named) -> shard_file.ShardFile:
         path.unlink()
         return open_shard(path, *rest, **named)
 
-    monkeypatch.setattr(keyed_shards, "open_shard", open_late)
+    monkeypatch.setattr(keyed_file, "open_shard", open_late)
     assert found(store_of(tmp_path), range(3)) == [] and not caplog.records
 
 
@@ -573,17 +574,17 @@ def fill_whole(folder: Path, numbers: range, max_bytes: int | None) -> None:
 
 def fill_until_told(folder: Path, numbers: range, num_shards: int, is_in_a_shard: Event) -> None:
     """To be killed in the middle of the shard after so many, when that is written and has no name yet."""
-    flush, written = shard_file._flush, 0
+    flush, written = whole_file.flush, 0
 
     def count(path: Path) -> None:
         nonlocal written
-        written += path.name.endswith(shard_file.PARTIAL)
+        written += path.name.endswith(whole_file.PARTIAL)
         if written > num_shards:
             is_in_a_shard.set()
             FORK.Event().wait()
         flush(path)
 
-    shard_file._flush = count
+    whole_file.flush = count
     fill_whole(folder, numbers, None)
 
 
@@ -601,7 +602,7 @@ def test_one_of_two_jobs_is_killed(num_shards: int, tmp_path: Path):
         job.join(300)
     assert (killed.exitcode, other.exitcode) == (-9, 0)
     assert found(store_of(tmp_path), range(40)) == list(range(40))
-    assert not list(tmp_path.glob(f".*{shard_file.PARTIAL}"))
+    assert not list(tmp_path.glob(f".*{whole_file.PARTIAL}"))
     for path in tmp_path.iterdir():
         shard_file.open_shard(path, "test").verify()
 
@@ -635,7 +636,7 @@ def test_ten_times_the_keys_cost_no_more(tmp_path: Path, monkeypatch: pytest.Mon
     """A look-up of what is there searches a few runs, opens a shard and lists nothing; a key takes 16 bytes."""
     counts: dict[int, tuple[int, int]] = {}
     opened: list[Path] = []
-    open_shard = keyed_shards.open_shard
+    open_shard = keyed_file.open_shard
     for num_shards in (4, 40):
         folder = tmp_path / str(num_shards)
         store = store_of(folder, shard_bytes=25 * ROW_BYTES)
@@ -644,7 +645,7 @@ def test_ten_times_the_keys_cost_no_more(tmp_path: Path, monkeypatch: pytest.Mon
         assert store.read(key(0)) is not None
         with monkeypatch.context() as patch:
             patch.setattr(
-                keyed_shards, "open_shard", lambda path, *_, **__: opened.append(path) or open_shard(path, *_, **__)
+                keyed_file, "open_shard", lambda path, *_, **__: opened.append(path) or open_shard(path, *_, **__)
             )
             patch.setattr(os, "scandir", None)
             opened.clear()

@@ -3,8 +3,6 @@
 import errno
 import os
 import resource
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,17 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cosmos_data.caches import writer
 from cosmos_data.caches.shard_file import (
-    ABANDONED_SEC,
     ShardFile,
     key_of,
     open_shard,
-    remove_abandoned,
     write_shard,
     written,
 )
-from cosmos_data.caches.writer import own_name
 from cosmos_data.errors import DataError, StorageError
 
 SCHEMA = pa.schema([pa.field("name", pa.string())])
@@ -129,76 +123,3 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path):
         aside.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-
-
-def writing(folder: Path, name: str, told: int) -> None:
-    """Writes a file, says so, and goes on until somebody ends it."""
-    with written(folder / name) as aside:
-        aside.write_text("half")
-        os.write(told, b"x")
-        signal.pause()
-
-
-def start_writing(folder: Path, name: str) -> int:
-    """The number of a process that does, when it has begun."""
-    read, told = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            writing(folder, name, told)
-        finally:
-            os._exit(1)
-    assert os.read(read, 1) == b"x"
-    os.close(read)
-    os.close(told)
-    return child
-
-
-def test_what_was_killed_here_is_removed_at_once(tmp_path: Path):
-    """Not what others write, here or, as far as one can tell from here, elsewhere."""
-    killed, alive = start_writing(tmp_path, "a.arrow"), start_writing(tmp_path, "b.arrow")
-    try:
-        half, whole = sorted(tmp_path.iterdir())
-        elsewhere = half.with_name(half.name.replace(own_name().partition("-")[0], "0123456789abcdef"))
-        elsewhere.write_text("half")
-        # Processes take each other's numbers in the course of time.
-        reused = whole.with_name(f"{whole.name.rpartition(f'-{alive}-')[0]}-{alive}-1.0.partial")
-        reused.write_text("half")
-        os.kill(killed, signal.SIGKILL)
-        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)  # it is a zombie now
-        remove_abandoned(tmp_path)
-        assert sorted(tmp_path.iterdir()) == sorted([whole, elsewhere])
-    finally:
-        for child in (killed, alive):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
-def test_who_can_not_be_seen_may_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The kernel may hide other users' processes in /proc."""
-    machine, ended = own_name().partition("-")[0], os.fork()
-    if not ended:
-        os._exit(0)
-    os.waitpid(ended, 0)
-    monkeypatch.setattr(writer, "PROCESSES", tmp_path)
-    assert writer.is_gone(f"{machine}-{ended}-1") and not writer.is_gone(f"{machine}-{os.getpid()}-1")
-    child = os.fork()
-    if not child:
-        try:
-            if os.geteuid() == 0:  # root may send a signal to anyone
-                os.setuid(65534)
-            os._exit(writer.is_gone(f"{machine}-1-1"))
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-def test_what_was_killed_elsewhere_is_removed_when_it_is_old(tmp_path: Path):
-    old, new, shard = (tmp_path / name for name in (".a.arrow.x.partial", ".b.arrow.x.partial", "a.arrow"))
-    for path in (old, new, shard):
-        path.write_text("")
-    long_ago = time.time() - ABANDONED_SEC - 60
-    os.utime(old, (long_ago, long_ago))
-    os.utime(shard, (long_ago, long_ago))
-    remove_abandoned(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([new, shard])

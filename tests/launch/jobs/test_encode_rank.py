@@ -19,9 +19,9 @@ from support.nodes import start_node
 from support.ranks import RankPool, open_store, rank_environment
 
 from cosmos_data.caches.latents import INDEX_NAME, LatentStore, is_finished
-from cosmos_data.caches.shard_file import remove_abandoned
 from cosmos_data.caches.shard_plan import RegularWindows
 from cosmos_data.sample_plan.plan import Sample
+from cosmos_data.whole_file import remove_abandoned
 from cosmos_launch.cli.main import main
 from cosmos_launch.jobs.stopping import ASKED
 from cosmos_tok.whitening import load_statistics
