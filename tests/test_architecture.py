@@ -44,7 +44,6 @@ HOMES = {
     "megatron": [
         "cosmos_train.parallel",
         "cosmos_train.train.checkpoint.checkpoint",
-        "cosmos_train.train.checkpoint.read",
         "cosmos_train.train.checkpoint.save",
     ],
     "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.checkpoint"],

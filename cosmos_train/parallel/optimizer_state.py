@@ -14,6 +14,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, nn
 
+from cosmos_train.parallel.mcore_private import slice_updated_here
 from cosmos_train.parallel.mesh import Mesh
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,8 +83,7 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
 def _slices(optimizer: MegatronOptimizer) -> dict[nn.Parameter, slice]:
     """Which slice of each flat parameter this rank updates; those of which it updates nothing are left out."""
     inner = _distributed(optimizer)
-    held = {param: inner._get_model_param_range_map(param)["param"] for param in inner.model_param_group_index_map}
-    return {param: slice(where.start, where.end) for param, where in held.items()}
+    return {param: slice_updated_here(inner, param) for param in inner.model_param_group_index_map}
 
 
 def _parts(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:

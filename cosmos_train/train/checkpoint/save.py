@@ -17,7 +17,6 @@ import contextlib
 import errno
 import logging
 import os
-import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,13 +32,14 @@ from megatron.core.dist_checkpointing import save as save_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import is_main_replica
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from cosmos_train.parallel.mcore_private import keep_results_in_process
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.torch_private import copy_each
 from cosmos_train.train.checkpoint.files import (
     LEAST_FREE_MIB,
     FileOfRank,
@@ -231,8 +231,7 @@ class Saver:
         with self._together(pending), ThreadPoolExecutor(COPY_THREADS) as beside:
             # A plan needs the interpreter and a copy does not, so each thread has one call to make.
             copying = [beside.submit(_copy, copies[number::COPY_THREADS]) for number in range(COPY_THREADS)]
-            # megatron-core asks a manager process for a queue between processes; here this one is at both its ends.
-            filesystem_async._results_queue = queue.SimpleQueue()  # pyright: ignore[reportAttributeAccessIssue]
+            keep_results_in_process()
             strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
             request = save_state(tensors, str(pending.partial), sharded_strategy=strategy, async_sharded_save=True)
             assert request is not None
@@ -346,4 +345,4 @@ def _put_copies(state: dict[str, Any], writer: WriterProcess) -> list[tuple[Tens
 def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
     if pairs:
         copies, originals = map(list, zip(*pairs, strict=True))
-        torch._foreach_copy_(copies, originals)  # pyright: ignore[reportPrivateImportUsage]
+        copy_each(copies, originals)
