@@ -39,7 +39,7 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 
 BYTES_PER_PARAM = 12
 NUM_HEADS, HEAD_DIM = 8, 128

@@ -32,7 +32,7 @@ from cosmos_train.interop.stores import (
 )
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 
 FORMATS: dict[str, type[DiTConfig] | type[WorldARConfig]] = {
     "cosmos-train world model 1": DiTConfig,

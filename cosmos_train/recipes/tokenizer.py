@@ -30,7 +30,7 @@ from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.latent_statistics import measure_latents
 

@@ -19,7 +19,7 @@ from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint.folder import prune
 from cosmos_train.train.checkpoint.lineage import check_continues, describe_start, is_own
 from cosmos_train.train.ema import Ema, profiles

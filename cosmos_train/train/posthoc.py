@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cosmos_train.config.load import load_run
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train.checkpoint import checkpoint
-from cosmos_train.train.checkpoint.checkpoint import CheckpointError
+from cosmos_train.train.checkpoint import load as checkpoint
+from cosmos_train.train.checkpoint.load import CheckpointError
 from cosmos_train.train.checkpoint.folder import list_named
 from cosmos_train.train.ema import Snapshot, reconstruction, width_of
 

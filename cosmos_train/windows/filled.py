@@ -37,7 +37,7 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.replica import Replica
 from cosmos_train.text.cache import CachedTextEncoder, encoder_digest
 from cosmos_train.text.encoder import text_encoder_folder
-from cosmos_train.train.checkpoint.checkpoint import from_main
+from cosmos_train.train.checkpoint.load import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import merged_in_order

@@ -22,7 +22,7 @@ from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.text.encoder import TextEncoder
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import require_tokenizer
 from cosmos_train.windows.stream import Origin

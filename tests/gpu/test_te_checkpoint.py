@@ -15,7 +15,7 @@ from torch import Tensor
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.loop import DONE, STOPPED
 
 HAS_TE = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None

@@ -16,7 +16,7 @@ from cosmos_train.config.schema import WorldARRun
 from cosmos_train.objectives.medusa import further_targets, medusa_loss
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp": (2, {"tp": 2}),

@@ -9,7 +9,7 @@ from torch import Tensor
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.ema import Ema, Plain, PowerLaw
 from cosmos_train.train.posthoc import reconstruct
 

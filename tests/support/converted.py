@@ -17,7 +17,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 
 
 def save_distributed(source: Path, run_dir: Path, parallel: ParallelConfig, dtype: str) -> None:

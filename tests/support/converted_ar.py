@@ -20,7 +20,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.vocabulary import whole_vocabulary
 from cosmos_train.recipes.world_ar import WorldARTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import train
 

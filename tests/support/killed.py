@@ -17,7 +17,7 @@ from support import tiny_tokenizer
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.train.checkpoint import files as checkpoint_files
 from cosmos_train.train.checkpoint import folder as checkpoint_folder
-from cosmos_train.train.checkpoint import save as checkpoint_save
+from cosmos_train.train.checkpoint import saver as checkpoint_save
 from cosmos_train.train.checkpoint.files import FileOfRank, WriterProcess
 
 SAVE = 2

@@ -18,11 +18,11 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.flat_range import Box
 from cosmos_train.parallel.mcore import transformer_config
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint import read as checkpoint_read
 from cosmos_train.train.checkpoint.folder import Progress
 from cosmos_train.train.checkpoint.read import reading_in_place
-from cosmos_train.train.checkpoint.save import Saver
+from cosmos_train.train.checkpoint.saver import Saver
 
 
 def progress(step: int) -> Progress:

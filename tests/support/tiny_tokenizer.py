@@ -18,7 +18,7 @@ from cosmos_train.objectives.config import DiscriminatorConfig, ReconstructionCo
 from cosmos_train.parallel import engine, init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.tokenizer import TokenizerTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from cosmos_train.train.loop import train
 

@@ -21,7 +21,7 @@ from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint import read as checkpoint_read
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import Ema, profiles

@@ -11,7 +11,7 @@ from support import averages, tiny_world, training
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.config import OptimConfig
 from cosmos_train.train.ema import Plain, PowerLaw, Snapshot, gamma_of, profiles, reconstruction, width_of
 

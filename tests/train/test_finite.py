@@ -15,7 +15,7 @@ from cosmos_train.interop.source import open_world
 from cosmos_train.interop.stores import CheckpointStore
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.finite import name_not_finite
 

@@ -12,7 +12,7 @@ from support import tiny_world, training, wandb_files
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint.folder import damage_of
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.signals import DONE, STOPPED

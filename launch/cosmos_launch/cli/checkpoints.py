@@ -155,7 +155,7 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
 
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.train.checkpoint import checkpoint
+    from cosmos_train.train.checkpoint import load as checkpoint
 
     init.start(ParallelConfig(), seed=0)
     first, second = checkpoint.tensor_names(one), checkpoint.tensor_names(other)

@@ -11,7 +11,7 @@ from support.ranks import RankPool
 from cosmos_launch.cli.main import main
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint.folder import damage_of
 
 

@@ -19,7 +19,7 @@ from support.ranks import RankPool
 
 from cosmos_train.interop.source import open_world
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint.judge import _check_of
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, STOPPED

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from cosmos_train.interop.stores import CheckpointStore
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load as checkpoint
 from cosmos_train.train.checkpoint.folder import CheckpointError
 from cosmos_train.train.checkpoint.metadata import PlainReader, files_of
 

@@ -62,8 +62,8 @@ from cosmos_train.train.checkpoint.folder import read_progress as read_progress
 from cosmos_train.train.checkpoint.judge import ADAM_STEP, COMMON
 from cosmos_train.train.checkpoint.metadata import files_of
 from cosmos_train.train.checkpoint.read import reading_in_place
-from cosmos_train.train.checkpoint.save import Saved as Saved
-from cosmos_train.train.checkpoint.save import Saver as Saver
+from cosmos_train.train.checkpoint.saver import Saved as Saved
+from cosmos_train.train.checkpoint.saver import Saver as Saver
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import PLAIN, Ema
 from cosmos_train.train.finite import name_not_finite
