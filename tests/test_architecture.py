@@ -44,9 +44,11 @@ HOMES = {
     "megatron": [
         "cosmos_train.parallel",
         "cosmos_train.train.checkpoint.load",
+        "cosmos_train.train.checkpoint.save",
         "cosmos_train.train.checkpoint.saver",
+        "cosmos_train.train.checkpoint.state",
     ],
-    "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.load"],
+    "transformer_engine": ["cosmos_train.parallel"],
     "nvidia": ["cosmos_data.decoders.dali", "cosmos_launch.cli.doctor"],
     "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it

@@ -112,7 +112,7 @@ class WorldARTask:
     def warm_start(self, source: Path) -> None:
         """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
         config = self.run.checkpoint
-        found = open_world(source, verify=False)  # checkpoint.choose_source has compared it, on all ranks together
+        found = open_world(source, verify=False)  # train.checkpoint.start has compared it, on all ranks together
         load_world(found, self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
 
     def finish(self, run_dir: Path) -> None:

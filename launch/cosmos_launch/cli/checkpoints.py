@@ -155,17 +155,17 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
 
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.train.checkpoint import load as checkpoint
+    from cosmos_train.train.checkpoint.load import read_tensors, tensor_names
 
     init.start(ParallelConfig(), seed=0)
-    first, second = checkpoint.tensor_names(one), checkpoint.tensor_names(other)
+    first, second = tensor_names(one), tensor_names(other)
     found = [f"{name}: only in {one}" for name in sorted(first.keys() - second.keys())]
     found += [f"{name}: only in {other}" for name in sorted(second.keys() - first.keys())]
     both = sorted(first.keys() & second.keys())
     found += [f"{name}: {_kind(first[name])} | {_kind(second[name])}" for name in both if first[name] != second[name]]
     alike = {name: math.prod(first[name][0]) for name in both if first[name] == second[name]}
     for names in track(_portions(alike), "comparing", transient=True, console=Console(stderr=True)):
-        mine, theirs = (checkpoint.read_tensors(folder, names) for folder in (one, other))
+        mine, theirs = (read_tensors(folder, names) for folder in (one, other))
         for name in names:
             distance = float(torch.linalg.vector_norm(mine[name].float() - theirs[name].float()))
             if distance:
