@@ -27,7 +27,7 @@ from cosmos_train.parallel.config import ParallelConfig, check_precision
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import Stage
-from cosmos_train.parallel.shard import sees_own_heads
+from cosmos_train.parallel.shard import gradient_sum, is_shared_over_stages, sees_own_heads
 
 BatchT = Any
 EngineConfig = TransformerConfig
@@ -244,8 +244,8 @@ class Engine:
         """
         if self.mesh.pp.size() > 1:
             for param in itertools.chain.from_iterable(piece.parameters() for piece in self.pieces):
-                if getattr(param, "shared_over_stages", False) and param.requires_grad:
-                    dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
+                if is_shared_over_stages(param) and param.requires_grad:
+                    dist.all_reduce(gradient_sum(param), group=self.mesh.pp)
         if self.overlaps:
             self._require_gradients()
         finalize_model_grads(model, *args, **kwargs)
@@ -277,11 +277,7 @@ class Engine:
         if self.mesh.tp.size() == 1:
             return
         params = [param for piece in self.pieces for param in piece.parameters()]
-        gradients = [
-            param.main_grad  # pyright: ignore[reportAttributeAccessIssue]
-            for param in params
-            if param.requires_grad and sees_own_heads(param)
-        ]
+        gradients = [gradient_sum(param) for param in params if param.requires_grad and sees_own_heads(param)]
         if gradients:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat, group=self.mesh.tp)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cosmos_train.parallel.mcore_private import slice_updated_here
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import gradient_sum
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parts = dict[str, tuple[slice, dict[str, Tensor]]]
@@ -63,11 +64,7 @@ def masters(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:
 def gradients(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The flat part of each gradient that this rank updates with, once they are summed over the replicas."""
     slices = _slices(optimizer)
-    return {
-        name: param.main_grad.flatten()[slices[param]]  # pyright: ignore[reportAttributeAccessIssue] megatron-core's
-        for name, param in _trained(pieces)
-        if param in slices
-    }
+    return {name: gradient_sum(param).flatten()[slices[param]] for name, param in _trained(pieces) if param in slices}
 
 
 def _trained(pieces: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:

@@ -12,7 +12,7 @@ from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.flat_range import boxes, equal_share
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import partition_dim, plain, whole_shape
+from cosmos_train.parallel.shard import is_shared_over_stages, partition_dim, plain, whole_shape
 from cosmos_train.train.ema import Ema
 
 
@@ -77,5 +77,5 @@ def _boxes(key: str, flat: Tensor, where: slice, like: Tensor, mesh: Mesh) -> It
 
 def _copy_of(like: Tensor, mesh: Mesh) -> tuple[int, int]:
     """Return this rank's copy of what several stages, or tensor-parallel ranks, have alike: (0, 0) is written."""
-    stage = mesh.pp.rank() if getattr(like, "shared_over_stages", False) else 0
+    stage = mesh.pp.rank() if is_shared_over_stages(like) else 0
     return stage, mesh.tp.rank() if partition_dim(like) is None else 0
