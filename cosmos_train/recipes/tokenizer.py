@@ -30,6 +30,7 @@ from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.parallel.step_metrics import Metrics
 from cosmos_train.train.checkpoint.folder import newest_checkpoint, resolve
 from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.windows.ahead import Ahead
@@ -114,9 +115,7 @@ class TokenizerTask:
         (pixels_B3THW,) = pixels.wait()
         return PixelBatch(pixels_B3THW, first_index // self.run.train.global_batch_size)
 
-    def forward_loss(
-        self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_loss(self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None) -> tuple[Tensor, Metrics]:
         """The weighted terms of this step, and how well the batch was reconstructed.
 
         A term that does not count yet is logged as 0. With a discriminator its own loss is added, which has no gradient

@@ -19,6 +19,7 @@ from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh, from_main
+from cosmos_train.parallel.step_metrics import Ratio
 from cosmos_train.train.checkpoint.folder import CheckpointError, Progress, prune, read_progress
 from cosmos_train.train.checkpoint.lineage import check_continues, describe_start, is_own
 from cosmos_train.train.checkpoint.load import load_run
@@ -280,13 +281,18 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     while session.step < last_step and not stopped:
         started, waited_sec = time.perf_counter(), batches.waited_sec
         session.step += 1
-        result, values = _step(session, batches, blocks)
+        result, of_blocks, lr = _step(session, batches, blocks)
         if result.skipped:
             skipped_in_a_row += 1
             _note_skipped(session, result, skipped_in_a_row)
         else:
             skipped_in_a_row = 0
-            window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
+            window.add(
+                {**result.metrics, "grad_norm": result.grad_norm, "lr": lr},
+                {**result.ratios, **of_blocks},
+                step_sec=time.perf_counter() - started,
+                waited_sec=batches.waited_sec - waited_sec,
+            )
         is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
         _log(session, window, utilization, is_logged=is_logged)
         if is_logged:
@@ -301,8 +307,10 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     return DONE if session.step >= run.train.num_steps else STOPPED
 
 
-def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -> tuple[StepResult, dict[str, float]]:
-    """One optimizer step and the averages after it, with what it says of itself."""
+def _step(
+    session: Session, batches: TimedIterator, blocks: BlockStats | None
+) -> tuple[StepResult, dict[str, Ratio[float]], float]:
+    """One optimizer step and the averages after it: (its result, statistics of blocks, learning rate)."""
     run, task = session.run, session.task
     lr = learning_rate(session.step, run.optim, run.train.num_steps)
     if blocks is not None and session.step % run.train.block_stats_every_steps == 0:
@@ -324,8 +332,7 @@ def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -
         )
         if session.ema is not None and not result.skipped:
             session.ema.update(session.step)
-    of_blocks = {} if blocks is None else blocks.finish()
-    return result, {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
+    return result, {} if blocks is None else blocks.finish(), lr
 
 
 def _log(session: Session, window: MetricWindow, utilization: Utilization | None, *, is_logged: bool) -> None:
@@ -393,8 +400,7 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
         FloatingPointError: there were too many in a row, or the weights themselves are not finite.
     """
     train, step = session.run.train, session.step
-    values = {**result.metrics, "grad_norm": result.grad_norm}
-    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    bad = ", ".join(result.not_finite)
     first = (step - 1) * train.global_batch_size
     samples = f"samples {first} to {first + train.global_batch_size - 1}"
     session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
