@@ -38,7 +38,11 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import Progress, resolve
+from cosmos_train.train.checkpoint.load import load_run
+from cosmos_train.train.checkpoint.save import save_run
+from cosmos_train.train.checkpoint.saver import Saved, Saver
+from cosmos_train.train.checkpoint.verify import require_whole
 
 BYTES_PER_PARAM = 12
 NUM_HEADS, HEAD_DIM = 8, 128
@@ -88,14 +92,14 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
     state, rank = plain_state(engine), dist.get_rank()
     mine = {name: tensor for name, tensor in state.items() if rank == 0 or not name.startswith("model.")}
     kept = {name: tensor.clone() for name, tensor in state.items()}
-    progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=engine.mesh.layout)
+    progress = Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=engine.mesh.layout)
 
     def ours(*, asynchronous: bool) -> Callable[[Path], Timing]:
-        saved: list[checkpoint.Saved] = []
-        saver = stack.enter_context(checkpoint.Saver(engine.mesh, asynchronous=asynchronous, on_saved=saved.append))
+        saved: list[Saved] = []
+        saver = stack.enter_context(Saver(engine.mesh, asynchronous=asynchronous, on_saved=saved.append))
 
         def save(run_dir: Path) -> Timing:
-            checkpoint.save(saver, run_dir, engine, None, progress, "")
+            save_run(saver, run_dir, engine, None, progress, "")
             while saver.pending:
                 time.sleep(STEP_SEC)
                 saver.poll()
@@ -115,10 +119,10 @@ def make_ways(engine: Engine, folder: Path, stack: contextlib.ExitStack) -> Ways
             kept[name].copy_(tensor)
 
     def load_ours() -> None:
-        checkpoint.load(checkpoint.resolve(folder / "ours"), engine, None)
+        load_run(resolve(folder / "ours"), engine, None)
 
     def check_and_load_ours() -> None:
-        checkpoint.require_whole(checkpoint.resolve(folder / "ours"), engine.mesh, contents=True)
+        require_whole(resolve(folder / "ours"), engine.mesh, contents=True)
         load_ours()
 
     def torch_load() -> None:

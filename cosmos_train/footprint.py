@@ -30,7 +30,7 @@ from cosmos_train.parallel.fake import fake_stages
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.param_groups import freeze
 from cosmos_train.parallel.precision import row_multiple
-from cosmos_train.parallel.shard import torch_dtype, whole_shape
+from cosmos_train.parallel.shard import is_counted_elsewhere, torch_dtype, whole_shape
 from cosmos_train.recipes import world_ar
 from cosmos_train.recipes.tokenizer import TrainedTokenizer
 from cosmos_train.recipes.world_dit import step_cost
@@ -81,7 +81,7 @@ class RankKind:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class SampleSize:
     """Sizes of one sample inside the model, before ranks divide it."""
 
     latent_CTHW: tuple[int, ...]
@@ -104,7 +104,7 @@ class Plan:
     micro_batch_size: int
     num_micro_batches: int
     """That each rank passes through its part of the model in a step."""
-    sample: Sample | None
+    sample: SampleSize | None
     """None where the model has no tokens."""
     step_flops: Flops | None
     """Model FLOPs of a step over all ranks; None where they are not counted."""
@@ -156,7 +156,7 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
     )
 
 
-def plan_sample(run: WorldDiTRun | WorldARRun) -> Sample:
+def plan_sample(run: WorldDiTRun | WorldARRun) -> SampleSize:
     """Sizes of a sample: the latent cache's, or where there is none yet, those that the configuration will give it.
 
     Raises:
@@ -184,7 +184,7 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> Sample:
             raise ConfigError(f"data.{error}") from error
         latent_CTHW = (1 if isinstance(run, WorldARRun) else run.model.latent_channels, frames, height, width)
     latent_THW = latent_CTHW[1:]
-    return Sample(
+    return SampleSize(
         latent_CTHW=latent_CTHW,
         tokens=world_ar.num_tokens(run.model, latent_THW)
         if isinstance(run, WorldARRun)
@@ -217,7 +217,7 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
     raise AssertionError(f"recipe {run.recipe!r} is in config.schema.RUNS, but has no plan")
 
 
-def _flops(run: RunConfig, sample: Sample | None) -> tuple[Flops | None, Flops | None]:
+def _flops(run: RunConfig, sample: SampleSize | None) -> tuple[Flops | None, Flops | None]:
     """(of a step, what parallel.recompute adds); None where they are not counted."""
     if not isinstance(run, WorldDiTRun | WorldARRun) or sample is None:
         return None, None
@@ -257,7 +257,7 @@ def _memory(pieces: Sequence[nn.Module], mesh: Mesh, *, num_averages: int) -> Me
     )
 
 
-def _tokens(run: RunConfig, sample: Sample, mesh: Mesh) -> int:
+def _tokens(run: RunConfig, sample: SampleSize, mesh: Mesh) -> int:
     align, is_causal = row_multiple(run.parallel.precision), isinstance(run, WorldARRun)
     split = split_tokens(sample.tokens, run.parallel, mesh, align=align, causal=is_causal)
     return run.train.micro_batch_size * split.num_padded // (1 if split.both is None else split.both.size())
@@ -265,7 +265,7 @@ def _tokens(run: RunConfig, sample: Sample, mesh: Mesh) -> int:
 
 def _whole_parameters(pieces: Sequence[nn.Module], mesh: Mesh) -> int:
     """Of the undivided model; what several stages have a copy of counts on the one that owns it."""
-    owned = (param for param in _parameters(pieces) if not getattr(param, "shared", False))
+    owned = (param for param in _parameters(pieces) if not is_counted_elsewhere(param))
     return sum(math.prod(whole_shape(param, mesh)) for param in owned)
 
 

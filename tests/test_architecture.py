@@ -43,11 +43,12 @@ LAYERS = [
 HOMES = {
     "megatron": [
         "cosmos_train.parallel",
-        "cosmos_train.train.checkpoint.checkpoint",
-        "cosmos_train.train.checkpoint.read",
+        "cosmos_train.train.checkpoint.load",
         "cosmos_train.train.checkpoint.save",
+        "cosmos_train.train.checkpoint.saver",
+        "cosmos_train.train.checkpoint.state",
     ],
-    "transformer_engine": ["cosmos_train.parallel", "cosmos_train.train.checkpoint.checkpoint"],
+    "transformer_engine": ["cosmos_train.parallel"],
     "nvidia": ["cosmos_data.decoders.dali", "cosmos_launch.cli.doctor"],
     "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
@@ -509,7 +510,7 @@ def test_a_package_at_home_is_fine(tmp_path: Path) -> None:
     files = {
         "cosmos_train/parallel/init.py": "import megatron.core",
         "cosmos_train/config/environment.py": "import os\nos.environ.get('RANK')",
-        "cosmos_train/train/checkpoint/checkpoint.py": "from megatron.core import dist_checkpointing",
+        "cosmos_train/train/checkpoint/load.py": "from megatron.core import dist_checkpointing",
         "cosmos_train/train/telling/wandb_run.py": "def f():\n    import wandb",
         "data/cosmos_data/decoders/dali.py": "from nvidia.dali import fn",
         "launch/cosmos_launch/jobs/submit.py": "from os import environ",

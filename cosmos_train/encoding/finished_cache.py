@@ -41,11 +41,10 @@ from cosmos_train.encoding.captions import TEXTS_AT_ONCE, tell_cut
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.device_copy import Sent
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.recipes.world_ar import check_codec
 from cosmos_train.text.cache import encoder_digest, load_text_encoder
 from cosmos_train.text.encoder import DTYPES, TextEncoder, text_encoder_folder
-from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.train.signals import DONE, STOPPED, StopSignals
 from cosmos_train.train.telling.progress import progress
 from cosmos_train.windows.ahead import Ahead, as_it_is, map_ahead

@@ -32,7 +32,9 @@ from cosmos_train.interop.stores import (
 )
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import find_checkpoint, resolve
+from cosmos_train.train.checkpoint.load import WEIGHTS
+from cosmos_train.train.checkpoint.verify import require_whole
 
 FORMATS: dict[str, type[DiTConfig] | type[WorldARConfig]] = {
     "cosmos-train world model 1": DiTConfig,
@@ -146,7 +148,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return checkpoint.find_checkpoint(folder) is not None
+    return find_checkpoint(folder) is not None
 
 
 def _open_ours(folder: Path) -> WorldSource:
@@ -166,12 +168,12 @@ def _open_ours(folder: Path) -> WorldSource:
 
 
 def _open_checkpoint(path: Path, *, averaged: bool, verify: bool) -> WorldSource:
-    folder = checkpoint.resolve(path)
+    folder = resolve(path)
     run = load_run(str(folder / "run.yaml"))
     if not isinstance(run, WorldDiTRun | WorldARRun):
         raise ConfigError(f"{folder} is of a {run.recipe} run; only world models are converted from there")
     if verify:
-        checkpoint.require_whole(folder, None, contents=run.checkpoint.verify, kinds=checkpoint.WEIGHTS)
+        require_whole(folder, None, contents=run.checkpoint.verify, kinds=WEIGHTS)
     notes = [] if averaged else ["the weights of the last step; --weights ema takes their moving average, if any"]
     return _of_our_names("checkpoint", folder, run.model, CheckpointStore(folder, averaged=averaged), notes)
 

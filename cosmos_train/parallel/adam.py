@@ -12,6 +12,8 @@ from megatron.core import optimizer as mcore_optimizer
 from megatron.core.optimizer import MegatronOptimizer, distrib_optimizer
 from torch import Tensor
 
+from cosmos_train.parallel.torch_private import fused_adam, fused_adamw
+
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +62,7 @@ class FusedAdam(torch.optim.Optimizer):
         adam_w_mode: bool = True,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.update = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+        self.update = fused_adamw if adam_w_mode else fused_adam
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -21,7 +21,8 @@ import torch
 from megatron.core.tensor_parallel import random as mcore_random
 from torch.overrides import TorchFunctionMode
 
-from cosmos_train.parallel import adam
+from cosmos_train.parallel import adam, mcore_private
+from cosmos_train.parallel.torch_private import without_function_modes
 
 log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def is_active() -> bool:
 def torch_alone() -> contextlib.AbstractContextManager[None]:
     """torch without point 1 inside, where megatron-core makes no tensor: it costs each operation some microseconds, of
     which a small model that generates code by code has as many as it has work (benchmarks/generation.py)."""
-    return torch._C.DisableTorchFunction() if is_active() else contextlib.nullcontext()
+    return without_function_modes() if is_active() else contextlib.nullcontext()
 
 
 def activate() -> None:
@@ -61,8 +62,10 @@ def activate() -> None:
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.set_device = lambda device: None
 
-    mcore_random._get_cuda_rng_state = lambda *_args, **_kwargs: torch.default_generator.get_state()
-    mcore_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.default_generator.set_state(state)
+    mcore_private.replace_cuda_rng_state(
+        lambda *_args, **_kwargs: torch.default_generator.get_state(),
+        lambda state, *_args, **_kwargs: torch.default_generator.set_state(state) and None,
+    )
     mcore_random.CudaRNGStatesTracker = CpuRngStatesTracker
     torch.cuda.get_rng_state = lambda device="cuda": torch.default_generator.get_state()
     torch.cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed) and None
@@ -104,7 +107,7 @@ class CpuRngStatesTracker(mcore_random.CudaRNGStatesTracker):
     """
 
     @contextlib.contextmanager
-    def fork(self, name: str = mcore_random._MODEL_PARALLEL_RNG_TRACKER_NAME) -> Iterator[None]:
+    def fork(self, name: str = mcore_private.RNG_TRACKER_NAME) -> Iterator[None]:
         """Draw from the state `name` inside; the generator continues outside as if nothing had been drawn."""
         if name not in self.states_:
             raise KeyError(f"RNG state {name!r} was not added; there are {sorted(self.states_)}")

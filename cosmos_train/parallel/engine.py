@@ -4,7 +4,7 @@ import importlib.util
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -27,12 +27,13 @@ from cosmos_train.parallel.config import ParallelConfig, check_precision
 from cosmos_train.parallel.layers import Layers, native_layers
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import Stage
-from cosmos_train.parallel.shard import sees_own_heads
+from cosmos_train.parallel.shard import gradient_sum, is_shared_over_stages, sees_own_heads
+from cosmos_train.parallel.step_metrics import Metrics, Ratio, StepMetrics, put_together, scalars_of
 
 BatchT = Any
 EngineConfig = TransformerConfig
 """What a task says of its model to the engine; made by cosmos_train.parallel.mcore."""
-ForwardLoss = Callable[[nn.Module, BatchT, Tensor | None], tuple[Tensor, dict[str, Tensor]] | Tensor]
+ForwardLoss = Callable[[nn.Module, BatchT, Tensor | None], tuple[Tensor, Metrics] | Tensor]
 """(model, batch, hidden of the stage before) -> (loss, metrics) on the last stage, hidden on the others."""
 
 
@@ -55,8 +56,15 @@ class StepResult:
     metrics: dict[str, float]
     """Mean over the global batch."""
     grad_norm: float
-    skipped: bool
-    """The loss or the gradient was not finite, and the weights and the optimizer were left as they were."""
+    not_finite: tuple[str, ...]
+    """Names of the numbers for which the step was skipped: none, unless it was."""
+    ratios: dict[str, Ratio[float]] = field(default_factory=dict)
+    """Of what not every batch has, over the global batch."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether a number was not finite, and the weights and the optimizer were left as they were."""
+        return bool(self.not_finite)
 
 
 def make_layers(parallel: ParallelConfig, config: TransformerConfig, mesh: Mesh) -> Layers:
@@ -190,11 +198,12 @@ class Engine:
         grad_norm = float(self.optimizer.get_grad_norm())  # of the whole model: the same on every rank
         if on_gradients is not None:
             on_gradients()
-        if not all(map(math.isfinite, (grad_norm, *metrics.values()))):
-            return StepResult(metrics, grad_norm, skipped=True)
-        self.optimizer.step()
-        adam.require_group_steps(self.optimizer)
-        return StepResult(metrics, grad_norm, skipped=False)
+        numbers = metrics.numbers | {"grad_norm": grad_norm}
+        not_finite = tuple(name for name, number in numbers.items() if not math.isfinite(number))
+        if not not_finite:
+            self.optimizer.step()
+            adam.require_group_steps(self.optimizer)
+        return StepResult(metrics.means, grad_norm, not_finite, metrics.ratios)
 
     def zero_gradients(self) -> None:
         """Forget what backward passes have added up."""
@@ -205,9 +214,9 @@ class Engine:
     def evaluate(
         self, forward_loss: ForwardLoss, batches: Iterator[BatchT], *, num_micro_batches: int, num_tokens: int
     ) -> dict[str, float]:
-        """The metrics of a forward pass without gradients, averaged over the global batch."""
+        """Return the means of a forward pass without gradients over the global batch; ratios are left out."""
         with torch.no_grad():
-            return self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=True)
+            return self._run(forward_loss, batches, num_micro_batches, num_tokens, forward_only=True).means
 
     def _run(
         self,
@@ -217,7 +226,7 @@ class Engine:
         num_tokens: int,
         *,
         forward_only: bool,
-    ) -> dict[str, float]:
+    ) -> StepMetrics:
         def forward_step(data: Iterator[BatchT], ddp: DistributedDataParallel) -> tuple[Tensor, Callable]:
             result = forward_loss(ddp, next(data), cast(Stage, ddp.module).hidden)
             if isinstance(result, Tensor):
@@ -225,7 +234,7 @@ class Engine:
             loss, metrics = result
             return loss, lambda output: (output.clone(), metrics)  # upstream divides it in place
 
-        collected: list[dict[str, Tensor]] = self.run_schedule(
+        collected: list[Metrics] = self.run_schedule(
             forward_step_func=forward_step,
             data_iterator=list(itertools.tee(batches, len(self.ddps))),  # every piece needs every batch, once loaded
             model=cast(list[nn.Module], self.ddps),
@@ -244,8 +253,8 @@ class Engine:
         """
         if self.mesh.pp.size() > 1:
             for param in itertools.chain.from_iterable(piece.parameters() for piece in self.pieces):
-                if getattr(param, "shared_over_stages", False) and param.requires_grad:
-                    dist.all_reduce(param.main_grad, group=self.mesh.pp)  # pyright: ignore[reportAttributeAccessIssue]
+                if is_shared_over_stages(param) and param.requires_grad:
+                    dist.all_reduce(gradient_sum(param), group=self.mesh.pp)
         if self.overlaps:
             self._require_gradients()
         finalize_model_grads(model, *args, **kwargs)
@@ -277,34 +286,40 @@ class Engine:
         if self.mesh.tp.size() == 1:
             return
         params = [param for piece in self.pieces for param in piece.parameters()]
-        gradients = [
-            param.main_grad  # pyright: ignore[reportAttributeAccessIssue]
-            for param in params
-            if param.requires_grad and sees_own_heads(param)
-        ]
+        gradients = [gradient_sum(param) for param in params if param.requires_grad and sees_own_heads(param)]
         if gradients:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat, group=self.mesh.tp)
             for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def _average(self, collected: list[dict[str, Tensor]]) -> dict[str, float]:
+    def _average(self, collected: list[Metrics]) -> StepMetrics:
         """Mean over micro-batches and data-parallel ranks, told to every pipeline stage."""
-        names = [sorted(collected[0]) if self.mesh.is_last_stage else None]
+        kinds: dict[str, type] = {}
+        if self.mesh.is_last_stage:
+            kinds = {name: type(metric) for name, metric in sorted(collected[0].items())}
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         if self.mesh.pp.size() > 1:
-            dist.broadcast_object_list(names, src=last, group=self.mesh.pp, device=self.mesh.device)
-        assert names[0] is not None
+            told = [kinds]
+            dist.broadcast_object_list(told, src=last, group=self.mesh.pp, device=self.mesh.device)
+            [kinds] = told
         if self.mesh.is_last_stage:
-            values = torch.stack([torch.stack([m[n].detach().float() for n in names[0]]) for m in collected]).mean(0)
+            values = torch.stack([_in_a_row(metrics, kinds) for metrics in collected]).mean(0)
             dist.all_reduce(values, group=self.mesh.dp)
             values /= self.mesh.dp.size()
         else:
-            values = torch.zeros(len(names[0]), device=self.mesh.device)
+            num_ratios = sum(issubclass(kind, Ratio) for kind in kinds.values())
+            values = torch.zeros(len(kinds) + num_ratios, device=self.mesh.device)
         if self.mesh.pp.size() > 1:
             dist.broadcast(values, src=last, group=self.mesh.pp)
-        return dict(zip(names[0], values.tolist(), strict=True))
+        return put_together(kinds, values.tolist())
 
 
-def _no_loss(_output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _in_a_row(metrics: Metrics, names: Iterable[str]) -> Tensor:
+    """All scalars of the named metrics, in fp32."""
+    scalars = itertools.chain.from_iterable(scalars_of(metrics[name]) for name in names)
+    return torch.stack([scalar.detach().float() for scalar in scalars])
+
+
+def _no_loss(_output: Tensor) -> tuple[Tensor, Metrics]:
     raise AssertionError("only the last pipeline stage computes a loss")

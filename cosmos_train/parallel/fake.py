@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cosmos_train.parallel import cpu, init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.torch_private import fake_store
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def fake_rank(parallel: ParallelConfig, *, rank: int, world_size: int) -> Iterat
         ConfigError: tp * pp * cp does not divide the world size.
     """
     cpu.activate()  # megatron-core asks CUDA for a device and seeds it, on a machine that has one too
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    dist.init_process_group("fake", store=fake_store(), rank=rank, world_size=world_size)
     try:
         yield init.build_groups(parallel, device=torch.device("meta"), seed=0)
     finally:

@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state, tensor_parallel
 
-    from cosmos_train.parallel import adam, cpu, replica
+    from cosmos_train.parallel import adam, cpu, mcore_private, replica
 
 
 def start(
@@ -111,12 +111,11 @@ def stop() -> None:
 
 def _leave_groups() -> None:
     """megatron-core only forgets its groups. With gloo each keeps its threads, some fifty a layout."""
-    groups = [*(parallel_state._global_process_group_list or []), *replica.groups]
+    groups = [*mcore_private.made_groups(), *replica.groups]
     replica.groups.clear()
     parallel_state.destroy_model_parallel()
     for group in groups:
-        if group is not None:  # the default group
-            dist.destroy_process_group(group)
+        dist.destroy_process_group(group)
 
 
 def _choose_device(local_rank: int) -> torch.device:

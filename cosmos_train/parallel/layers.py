@@ -32,7 +32,6 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from megatron.core import tensor_parallel
-from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
@@ -40,7 +39,7 @@ from cosmos_train.parallel.apex import has_fused_weight_gradient
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit, split_tokens
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import mark_own_heads
+from cosmos_train.parallel.shard import has_gradient_sum, mark_divided, mark_own_heads
 
 recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 """The native Layers.checkpoint."""
@@ -105,11 +104,6 @@ def fuses_weight_gradients(device: torch.device) -> bool:
     return device.type == "cuda" and has_fused_weight_gradient()
 
 
-def has_gradient_sum(weight: nn.Parameter) -> bool:
-    """Whether there is what the kernel adds to: DDP gives it to what it trains, and without it the kernel fails."""
-    return getattr(weight, "main_grad", None) is not None
-
-
 def compile_blocks(model: nn.Module, *, parallel: ParallelConfig) -> None:
     """Layers.finish of parallel.compile. A block is compiled when it is first called, anew for each size of batch."""
     if parallel.compile == "none":
@@ -125,31 +119,44 @@ def new_graph_step(x_LBD: Tensor, *, parallel: ParallelConfig) -> AbstractContex
     return nullcontext()
 
 
-class ColumnLinear(tensor_parallel.ColumnParallelLinear):
-    """y = x W^T with the rows of W (the columns of the product) divided over tensor-parallel ranks. No bias.
+class WholeOrDivided:
+    """How a native linear computes: by megatron-core, or on one rank by torch alone.
 
     On one rank a plain product gives the same without megatron-core's autograd function, which is Python and costs a
     small model on a CPU some 3 % (benchmarks/dit_step.py).
     """
 
     weight: nn.Parameter
+    gradient_accumulation_fusion: bool
+
+    def choose(self, mesh: Mesh) -> None:
+        """Note what the layout asks for, once the weight is there."""
+        self.fuses = self.gradient_accumulation_fusion
+        self.is_whole = mesh.tp.size() == 1 and not self.fuses
+
+    def product(self, x_LBD: Tensor, divided: Callable[[Tensor], tuple[Tensor, Any]]) -> Tensor:
+        """x W^T; `divided` is megatron-core's forward."""
+        if self.fuses:  # without a sum to add to, as of a frozen weight, the kernel fails
+            self.gradient_accumulation_fusion = has_gradient_sum(self.weight)
+        return F.linear(x_LBD, self.weight) if self.is_whole else divided(x_LBD)[0]
+
+
+class ColumnLinear(WholeOrDivided, tensor_parallel.ColumnParallelLinear):
+    """y = x W^T with the rows of W (the columns of the product) divided over tensor-parallel ranks. No bias."""
 
     def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh) -> None:
         super().__init__(
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
-        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
-        self.fuses = self.gradient_accumulation_fusion
-        self.is_whole = mesh.tp.size() == 1 and not self.fuses
+        mark_divided(self.weight, 0)
+        self.choose(mesh)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
-        if self.fuses:
-            self.gradient_accumulation_fusion = has_gradient_sum(self.weight)
-        return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
+        return self.product(x_LBD, super().forward)
 
 
-class RowLinear(tensor_parallel.RowParallelLinear):
+class RowLinear(WholeOrDivided, tensor_parallel.RowParallelLinear):
     """y = x W^T with the columns of W divided over tensor-parallel ranks, summed over them. No bias."""
 
     def __init__(self, d_in: int, d_out: int, config: TransformerConfig, mesh: Mesh) -> None:
@@ -163,15 +170,12 @@ class RowLinear(tensor_parallel.RowParallelLinear):
             skip_bias_add=False,
             tp_group=mesh.tp,
         )
-        set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
-        self.fuses = self.gradient_accumulation_fusion
-        self.is_whole = mesh.tp.size() == 1 and not self.fuses
+        mark_divided(self.weight, 1)
+        self.choose(mesh)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""
-        if self.fuses:
-            self.gradient_accumulation_fusion = has_gradient_sum(self.weight)
-        return F.linear(x_LBD, self.weight) if self.is_whole else super().forward(x_LBD)[0]
+        return self.product(x_LBD, super().forward)
 
 
 class VocabEmbedding(tensor_parallel.VocabParallelEmbedding):
@@ -186,7 +190,7 @@ class VocabEmbedding(tensor_parallel.VocabParallelEmbedding):
             config=config,
             tp_group=mesh.tp,
         )
-        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+        mark_divided(self.weight, 0)
 
     def forward(self, ids_Bl: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[B, l] -> [l, B, D], or under sequence parallelism this rank's part of the rows."""

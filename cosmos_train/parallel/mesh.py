@@ -1,9 +1,13 @@
 """Where this process stands in the run: its groups and its rank in each of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,3 +54,21 @@ class Mesh:
         """This rank, as logs show it."""
         places = ", ".join(f"{name} {getattr(self, name).rank()}" for name in ("tp", "pp", "cp", "dp"))
         return f"rank {self.world.rank()} ({places})"
+
+
+def from_main(mesh: Mesh, find: Callable[[], T]) -> T:
+    """Return what rank 0 finds, on every rank, all of which call this. Raises on every rank what `find` raises there.
+
+    Over a network file system others may not see the newest folder yet, and what takes long is done once.
+    """
+    said: list[Any] = [None, None]
+    if mesh.is_main:
+        try:
+            said[0] = find()
+        except Exception as error:
+            said[1] = error
+    dist.broadcast_object_list(said, src=0, group=mesh.world, device=mesh.device)
+    found, error = said
+    if error is not None:
+        raise error
+    return found

@@ -14,7 +14,9 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, nn
 
+from cosmos_train.parallel.mcore_private import slice_updated_here
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import gradient_sum
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parts = dict[str, tuple[slice, dict[str, Tensor]]]
@@ -62,11 +64,7 @@ def masters(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:
 def gradients(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The flat part of each gradient that this rank updates with, once they are summed over the replicas."""
     slices = _slices(optimizer)
-    return {
-        name: param.main_grad.flatten()[slices[param]]  # pyright: ignore[reportAttributeAccessIssue] megatron-core's
-        for name, param in _trained(pieces)
-        if param in slices
-    }
+    return {name: gradient_sum(param).flatten()[slices[param]] for name, param in _trained(pieces) if param in slices}
 
 
 def _trained(pieces: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
@@ -82,8 +80,7 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
 def _slices(optimizer: MegatronOptimizer) -> dict[nn.Parameter, slice]:
     """Which slice of each flat parameter this rank updates; those of which it updates nothing are left out."""
     inner = _distributed(optimizer)
-    held = {param: inner._get_model_param_range_map(param)["param"] for param in inner.model_param_group_index_map}
-    return {param: slice(where.start, where.end) for param, where in held.items()}
+    return {param: slice_updated_here(inner, param) for param in inner.model_param_group_index_map}
 
 
 def _parts(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> Parts:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.shard import mark_shared_over_stages
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -38,9 +39,7 @@ class StagePlan:
             return Borrowed(self.lent[name])
         self.lent[name] = module = make()
         if self.num_stages > 1:
-            for param in module.parameters():
-                param.shared_over_stages = True  # pyright: ignore[reportAttributeAccessIssue] read by the engine
-                param.shared = not self.is_first  # pyright: ignore[reportAttributeAccessIssue] by megatron-core's norm
+            mark_shared_over_stages(module, is_owner=self.is_first)
         return module
 
     def run_block(self, block: nn.Module, x_LBD: Tensor, cond: Any, checkpoint: Callable[..., Tensor]) -> Tensor:

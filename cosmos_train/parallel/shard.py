@@ -1,15 +1,16 @@
-"""A parameter's part on this rank: which slice of the whole tensor it is, and how to fill or describe it.
+"""A parameter's part on this rank: its marks, which slice of the whole tensor it is, and how to fill or describe it.
 
-megatron-core's and TransformerEngine's linears mark what they divide: `tensor_model_parallel` and `partition_dim`.
-Everything else is whole on every rank. Names are those of the undivided model: they do not depend on the layout.
+megatron-core's and TransformerEngine's linears mark what they divide. Everything else is whole on every rank. Names are
+those of the undivided model: they do not depend on the layout.
 """
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from torch import Tensor, nn
 
 from cosmos_train.parallel.mesh import Mesh
@@ -43,11 +44,38 @@ def layout_independent_fill(mesh: Mesh, *, seed: int) -> Fill:
     return fill
 
 
+class Marked(Protocol):
+    """What may stand on a parameter beside its values. Set and read in here alone, and by megatron-core."""
+
+    tensor_model_parallel: bool
+    """It is divided over tensor-parallel ranks, along partition_dim."""
+    partition_dim: int
+    sequence_parallel: bool
+    """It sees a part of the tokens: megatron-core sums its gradient, under sequence parallelism alone."""
+    sees_own_heads: bool
+    """It sees the heads of one tensor-parallel rank: the engine sums its gradient."""
+    shared_over_stages: bool
+    """Several pipeline stages have a copy of it: the engine sums its gradient."""
+    shared: bool
+    """It is such a copy, and another stage owns it: megatron-core leaves it out of the gradient's norm."""
+    main_grad: Tensor
+    """The sum of its gradients in fp32, which DDP gives to what it trains."""
+
+
+def _marks(param: Tensor) -> Marked:
+    return cast(Marked, param)
+
+
+def mark_divided(param: Tensor, dim: int) -> None:
+    """Mark a parameter of which this tensor-parallel rank holds a part along dimension `dim`."""
+    set_tensor_model_parallel_attributes(param, is_parallel=True, dim=dim, stride=1)
+
+
 def partition_dim(param: Tensor) -> int | None:
-    """The dimension along which tensor parallelism divides this parameter, or None where it is whole."""
+    """Return the dimension along which tensor parallelism divides this parameter, or None where it is whole."""
     if not getattr(param, "tensor_model_parallel", False):
         return None
-    return param.partition_dim  # pyright: ignore[reportAttributeAccessIssue]
+    return _marks(param).partition_dim
 
 
 def whole_shape(param: Tensor, mesh: Mesh) -> tuple[int, ...]:
@@ -86,7 +114,7 @@ def mark_partial_gradients(module: nn.Module) -> None:
     """
     for param in module.parameters():
         if partition_dim(param) is None and not sees_own_heads(param):
-            param.sequence_parallel = True  # pyright: ignore[reportAttributeAccessIssue]
+            _marks(param).sequence_parallel = True
 
 
 def mark_own_heads(module: nn.Module) -> nn.Module:
@@ -95,13 +123,51 @@ def mark_own_heads(module: nn.Module) -> nn.Module:
     The engine sums their gradients over tensor-parallel ranks, with and without sequence parallelism.
     """
     for param in module.parameters():
-        param.sees_own_heads = True  # pyright: ignore[reportAttributeAccessIssue]
+        _marks(param).sees_own_heads = True
     return module
 
 
 def sees_own_heads(param: Tensor) -> bool:
-    """Whether the parameter is one of mark_own_heads."""
+    """Return whether the parameter is one of mark_own_heads."""
     return getattr(param, "sees_own_heads", False)
+
+
+def mark_shared_over_stages(module: nn.Module, *, is_owner: bool) -> None:
+    """Mark a module of which several pipeline stages have a copy; `is_owner` on the one that counts it."""
+    for param in module.parameters():
+        _marks(param).shared_over_stages = True
+        _marks(param).shared = not is_owner
+
+
+def is_shared_over_stages(param: Tensor) -> bool:
+    """Return whether several pipeline stages have a copy of the parameter."""
+    return getattr(param, "shared_over_stages", False)
+
+
+def is_counted_elsewhere(param: Tensor) -> bool:
+    """Return whether the parameter is a copy of what another pipeline stage owns."""
+    return getattr(param, "shared", False)
+
+
+def has_gradient_sum(param: Tensor) -> bool:
+    """Return whether DDP has given the parameter a sum of gradients: what is frozen has none."""
+    return getattr(param, "main_grad", None) is not None
+
+
+def gradient_sum(param: Tensor) -> Tensor:
+    """Return the sum of a trained parameter's gradients, in fp32 and of its shape; the tensor itself."""
+    return _marks(param).main_grad
+
+
+def marks_of(param: Tensor) -> dict[str, object]:
+    """Return all marks of a parameter by name, for one that takes its place."""
+    return dict(vars(param))
+
+
+def put_marks(param: Tensor, marks: dict[str, object]) -> None:
+    """Give a parameter the marks of the one whose place it takes."""
+    for name, value in marks.items():
+        setattr(param, name, value)
 
 
 def torch_dtype(precision: Literal["fp32", "bf16"]) -> torch.dtype:

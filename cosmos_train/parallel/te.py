@@ -58,7 +58,7 @@ from cosmos_train.parallel.layers import (
 )
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.precision import RECIPES, row_multiple, stays_bf16, te_recipe
-from cosmos_train.parallel.shard import mark_own_heads
+from cosmos_train.parallel.shard import mark_own_heads, marks_of, put_marks
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def keep_in_8_bits(model: nn.Module) -> None:
         if not isinstance(layer, TEColumnLinear | TERowLinear) or layer.kept_in is None:
             continue
         weight = layer.weight
-        marks, is_trained = dict(vars(weight)), weight.requires_grad  # what parallel.shard and the engine look at
+        marks, is_trained = marks_of(weight), weight.requires_grad
         layer.primary_weights_in_fp8 = layer.preserve_high_precision_init_val = True
         initial = layer.param_init_meta["weight"]
         layer.param_init_meta["weight"] = dataclasses.replace(
@@ -218,8 +218,7 @@ def keep_in_8_bits(model: nn.Module) -> None:
             layer.init_fp8_metadata()
             layer.reset_parameters()
         layer.weight.requires_grad_(is_trained)  # it is a new parameter
-        for name, value in marks.items():
-            setattr(layer.weight, name, value)
+        put_marks(layer.weight, marks)
 
 
 class Stateless:

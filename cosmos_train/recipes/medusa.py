@@ -11,6 +11,7 @@ from cosmos_train.config.schema import WorldARRun
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.objectives.medusa import further_targets, medusa_loss
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.step_metrics import Metrics
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch, WorldARTask
 
@@ -25,7 +26,7 @@ class MedusaTask(WorldARTask):
 
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
+    ) -> tuple[Tensor, Metrics] | Tensor:
         """Likelihood of the next code and of those that the heads guess; `nll_<i>` is head i's, `nll` the model's."""
         result = model(batch.ids_BL, batch.grid_HW, text_BSE=batch.text_BSE, hidden_LBD=hidden)
         if isinstance(result, Tensor):

@@ -30,7 +30,9 @@ from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.parallel.step_metrics import Metrics
+from cosmos_train.train.checkpoint.folder import newest_checkpoint, resolve
+from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.latent_statistics import measure_latents
 
@@ -113,9 +115,7 @@ class TokenizerTask:
         (pixels_B3THW,) = pixels.wait()
         return PixelBatch(pixels_B3THW, first_index // self.run.train.global_batch_size)
 
-    def forward_loss(
-        self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_loss(self, model: nn.Module, batch: PixelBatch, hidden: Tensor | None) -> tuple[Tensor, Metrics]:
         """The weighted terms of this step, and how well the batch was reconstructed.
 
         A term that does not count yet is logged as 0. With a discriminator its own loss is added, which has no gradient
@@ -152,7 +152,7 @@ class TokenizerTask:
 
     def warm_start(self, source: Path) -> None:
         """The weights of another run."""
-        checkpoint.load_weights(checkpoint.resolve(source), self.pieces, self.mesh)
+        load_weights(resolve(source), self.pieces, self.mesh)
 
     def finish(self, run_dir: Path) -> None:
         """Write RUN/tokenizer: architecture, weights, whitening statistics; name the clips that could not be decoded.
@@ -165,9 +165,9 @@ class TokenizerTask:
         averaged, has_masters = bool(self.run.optim.ema_decay), self.run.train.precision != "fp32"
         self.model.float()
         if averaged or has_masters:
-            newest = checkpoint.newest_checkpoint(run_dir)
+            newest = newest_checkpoint(run_dir)
             assert newest is not None  # the last step is always saved
-            checkpoint.load_weights(newest, self.pieces, self.mesh, averaged=averaged, masters=not averaged)
+            load_weights(newest, self.pieces, self.mesh, averaged=averaged, masters=not averaged)
         statistics = image_statistics = None
         if self.run.tokenizer.kind == "continuous" and self.run.statistics_windows:
             statistics, image_statistics = measure_latents(

@@ -22,8 +22,8 @@ from cosmos_train.objectives.next_token import by_frame, counts, next_token_loss
 from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
+from cosmos_train.parallel.step_metrics import Metrics, Perplexity
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
-from cosmos_train.train.telling.metrics import as_perplexity
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
@@ -90,7 +90,7 @@ class WorldARTask:
 
     def forward_loss(
         self, model: nn.Module, batch: TokenBatch, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
+    ) -> tuple[Tensor, Metrics] | Tensor:
         """Next-token likelihood and z-loss; `nll` and `accuracy` are of the codes that are to be predicted."""
         result = model(batch.ids_BL, batch.grid_HW, text_BSE=batch.text_BSE, hidden_LBD=hidden)
         if isinstance(result, Tensor):
@@ -106,30 +106,30 @@ class WorldARTask:
         loss = next_token_loss(nll_LB, squares_LB, counts_L, config)
         metrics = {"loss": loss, "nll": nll_LB[counts_L].mean(), "accuracy": hits_LB[counts_L].mean()}
         _, times_N = batch.targets_BL.unique(return_counts=True)
-        metrics |= self._by_frame(nll_LB, batch) | code_use(times_N, self.run.model.vocab_size)
-        return loss, {name: value.detach() for name, value in metrics.items()}
+        metrics |= code_use(times_N, self.run.model.vocab_size)
+        return loss, {name: value.detach() for name, value in metrics.items()} | self._by_frame(nll_LB, batch)
 
     def warm_start(self, source: Path) -> None:
         """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
         config = self.run.checkpoint
-        found = open_world(source, verify=False)  # checkpoint.choose_source has compared it, on all ranks together
+        found = open_world(source, verify=False)  # train.checkpoint.start has compared it, on all ranks together
         load_world(found, self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""
 
-    def _by_frame(self, nll_LB: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
+    def _by_frame(self, nll_LB: Tensor, batch: TokenBatch) -> dict[str, Perplexity[Tensor]]:
         """Perplexity at each latent frame of a video, given ones too; an image is its own."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Perplexity[Tensor]] = {}
         num_frames, has_images = self.source.facts["video"].num_frames, "image" in self.source.facts
         frames = by_frame(nll_LB.detach(), math.prod(batch.grid_HW))
         is_image = has_images and len(frames) == 1
         for frame in range(num_frames):
             of_video = nll_LB.new_zeros(0, 1) if is_image else frames[frame]
-            found |= as_perplexity(f"perplexity_by_frame/{frame}", of_video.sum(), _number(of_video))
+            found[f"perplexity_by_frame/{frame}"] = Perplexity(of_video.sum(), _number(of_video))
         if has_images:
             of_image = frames[0] if is_image else nll_LB.new_zeros(0, 1)
-            found |= as_perplexity("perplexity_of/image", of_image.sum(), _number(of_image))
+            found["perplexity_of/image"] = Perplexity(of_image.sum(), _number(of_image))
         return found
 
 

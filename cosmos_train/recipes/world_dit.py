@@ -17,7 +17,7 @@ from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
-from cosmos_train.train.telling.metrics import as_ratio
+from cosmos_train.parallel.step_metrics import Metrics, Ratio
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
 from cosmos_train.windows.stream import KINDS, Kind, Shape
@@ -56,7 +56,7 @@ class WorldDiTTask:
 
     def forward_loss(
         self, model: nn.Module, batch: WorldBatch, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
+    ) -> tuple[Tensor, Metrics] | Tensor:
         """The EDM loss; `error` is its part without the learned uncertainty, also by kind and by noise level."""
         config, draw = self.run.objective, batch.draw
         noisy = add_noise(batch.x0_BCTHW, draw, config)
@@ -81,22 +81,22 @@ class WorldDiTTask:
     def warm_start(self, source: Path) -> None:
         """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
         config = self.run.checkpoint
-        found = open_world(source, verify=False)  # checkpoint.choose_source has compared it, on all ranks together
+        found = open_world(source, verify=False)  # train.checkpoint.start has compared it, on all ranks together
         load_world(found, self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""
 
 
-def _details(error_B: Tensor, batch: WorldBatch) -> dict[str, Tensor]:
+def _details(error_B: Tensor, batch: WorldBatch) -> dict[str, Ratio[Tensor]]:
     """The errors of images, of videos and of each range of sigma, as the means over those that a step has of them."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Ratio[Tensor]] = {}
     one, zero = torch.ones_like(error_B[0]), torch.zeros_like(error_B[0])
     for kind in KINDS:
         is_kind = one if batch.kind == kind else zero
-        found |= as_ratio(f"error_of/{kind}", is_kind * error_B.mean(), is_kind)
+        found[f"error_of/{kind}"] = Ratio(is_kind * error_B.mean(), is_kind)
     for sigmas, (total, count) in by_noise_level(error_B, batch.draw.sigma_B).items():
-        found |= as_ratio(f"error_by_sigma/{sigmas}", total, count)
+        found[f"error_by_sigma/{sigmas}"] = Ratio(total, count)
     return found
 
 

@@ -20,6 +20,7 @@ import torch
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
+from cosmos_train.parallel.torch_private import lerp_each
 from cosmos_train.train.config import MAX_SIGMA_REL, OptimConfig
 
 PLAIN, POWER_LAW = "ema", "ema@"
@@ -88,7 +89,7 @@ class Ema:
         weights = [master[optimizer_state.MASTER] for _, master in self.masters.values()]
         for profile in self.kept:
             averages = [average[profile.key] for _, average in self.parts.values()]
-            torch._foreach_lerp_(averages, weights, 1 - profile.keep(step))  # pyright: ignore[reportPrivateImportUsage]
+            lerp_each(averages, weights, 1 - profile.keep(step))
 
     def states(self, keys: Sequence[str]) -> optimizer_state.Parts:
         """Some of the averages of the slices that this rank updates, the tensors themselves."""

@@ -18,10 +18,15 @@ from cosmos_train.config.load import to_dict, to_yaml
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.config.validate import check_run
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
-from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train.checkpoint import checkpoint
-from cosmos_train.train.checkpoint.folder import prune
+from cosmos_train.parallel.mesh import Mesh, from_main
+from cosmos_train.parallel.step_metrics import Ratio
+from cosmos_train.train.checkpoint.folder import CheckpointError, Progress, prune, read_progress
 from cosmos_train.train.checkpoint.lineage import check_continues, describe_start, is_own
+from cosmos_train.train.checkpoint.load import load_run
+from cosmos_train.train.checkpoint.save import save_run, save_snapshot
+from cosmos_train.train.checkpoint.saver import Saved, Saver
+from cosmos_train.train.checkpoint.start import StartingPoint, choose_start, tidy
+from cosmos_train.train.checkpoint.state import tensors_of
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.failures import UNKNOWN_HOST
 from cosmos_train.train.finite import name_not_finite
@@ -76,10 +81,10 @@ def train(
         if stops_before_first_step(stop, mesh):
             return STOPPED
         require_same_data(task.data_digest, mesh)
-        source = checkpoint.choose_source(run_dir, run.checkpoint, mesh)
+        begin = choose_start(run_dir, run.checkpoint, mesh)
         watchdog.beat()
-        session = start(run, task, mesh, source, code_version=code_version, host=host)
-        checkpoint.tidy(run_dir, run.checkpoint, source, mesh)
+        session = start(run, task, mesh, begin, code_version=code_version, host=host)
+        tidy(run_dir, run.checkpoint, begin, mesh)
         if mesh.is_main:
             on_start()
             task.begin(run_dir)
@@ -89,7 +94,7 @@ def train(
         watchdog.hosts = session.phases.hosts
         stack.enter_context(session.saver)
         if mesh.is_main:
-            session.metrics = stack.enter_context(_open_metrics(session, source, job or {}))
+            session.metrics = stack.enter_context(_open_metrics(session, begin, job or {}))
             session.wandb_id = session.metrics.wandb_id
         watchdog.on_hang = lambda sentence: session.alert(HANGS, sentence)
         try:
@@ -150,14 +155,12 @@ class Session:
     """On rank 0."""
     logged: dict[str, float] = field(default_factory=dict)
     """Values of the last logged step."""
-    saver: checkpoint.Saver = field(init=False)
+    saver: Saver = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.run.checkpoint
         staging = None if config.staging_dir is None else Path(config.staging_dir)
-        self.saver = checkpoint.Saver(
-            self.mesh, asynchronous=config.asynchronous, staging=staging, on_saved=self._note_saved
-        )
+        self.saver = Saver(self.mesh, asynchronous=config.asynchronous, staging=staging, on_saved=self._note_saved)
 
     def event(self, kind: str, **details: Any) -> None:
         """Note something that is not a step."""
@@ -178,15 +181,15 @@ class Session:
     def save(self) -> None:
         """Save where the run stands, or begin to."""
         where = (self.saver, Path(self.run.run_dir), self.engine, self.ema)
-        checkpoint.save(*where, self.progress(), to_yaml(self.run))
+        save_run(*where, self.progress(), to_yaml(self.run))
 
     def save_snapshot(self) -> None:
         """Save the power-law averages as they stand, or begin to."""
         assert self.ema is not None
         where = (self.saver, Path(self.run.run_dir), self.engine, self.ema)
-        checkpoint.save_snapshot(*where, self.progress(), to_yaml(self.run))
+        save_snapshot(*where, self.progress(), to_yaml(self.run))
 
-    def _note_saved(self, saved: checkpoint.Saved) -> None:
+    def _note_saved(self, saved: Saved) -> None:
         """Tell of a folder that is complete, and remove those that need not be kept."""
         seconds = {"blocked_sec": saved.blocked_sec, "total_sec": saved.total_sec}
         self.event("save", step=saved.progress.step, folder=saved.folder.name, **seconds)
@@ -195,12 +198,12 @@ class Session:
         if self.mesh.is_main:
             try:
                 prune(Path(self.run.run_dir), self.run.checkpoint)
-            except (OSError, checkpoint.CheckpointError) as error:  # what is saved is saved
+            except (OSError, CheckpointError) as error:  # what is saved is saved
                 log.warning("checkpoints that need not be kept are still there: %s", error)
 
-    def progress(self) -> checkpoint.Progress:
+    def progress(self) -> Progress:
         """Where the run stands."""
-        return checkpoint.Progress(
+        return Progress(
             step=self.step,
             samples_consumed=self.step * self.run.train.global_batch_size,
             seed=self.run.seed,
@@ -213,12 +216,10 @@ class Session:
         )
 
 
-def start(
-    run: RunConfig, task: Task, mesh: Mesh, source: checkpoint.Source, *, code_version: str, host: str
-) -> Session:
-    """Put the model under the engine, with what the source holds."""
-    if source.folder is not None and source.weights_only:
-        task.warm_start(source.folder)  # before the optimizer copies the weights
+def start(run: RunConfig, task: Task, mesh: Mesh, begin: StartingPoint, *, code_version: str, host: str) -> Session:
+    """Put the model under the engine, with what it goes on from."""
+    if begin.folder is not None and begin.weights_only:
+        task.warm_start(begin.folder)  # before the optimizer copies the weights
     optim = run.optim
     adam = AdamSettings(
         betas=optim.betas,
@@ -233,24 +234,24 @@ def start(
     ema = Ema(engine, kept) if kept else None
     step, wandb_id = 0, None
     if mesh.is_main:
-        print(f"started from{f' {source.folder}' if source.folder else ''}: {source.reason}", flush=True)
-    if source.folder is not None and not source.weights_only:
-        folder = source.folder
-        progress = checkpoint.from_main(mesh, lambda: checkpoint.read_progress(folder))
-        check_continues(progress, run, task.data_digest, source.folder)
-        checkpoint.load(source.folder, engine, ema)
-        step, wandb_id = progress.step, progress.wandb_id if is_own(source.folder, Path(run.run_dir)) else None
+        print(f"started from{f' {begin.folder}' if begin.folder else ''}: {begin.reason}", flush=True)
+    if begin.folder is not None and not begin.weights_only:
+        folder = begin.folder
+        progress = from_main(mesh, lambda: read_progress(folder))
+        check_continues(progress, run, task.data_digest, begin.folder)
+        load_run(begin.folder, engine, ema)
+        step, wandb_id = progress.step, progress.wandb_id if is_own(begin.folder, Path(run.run_dir)) else None
         if mesh.is_main:
             print(f"step {step} of {run.train.num_steps}, saved as {progress.layout}, going on as {mesh.layout}")
     return Session(run, task, mesh, engine, ema, code_version, step, wandb_id, PhaseTimer(mesh, host))
 
 
-def _open_metrics(session: Session, source: checkpoint.Source, job: Mapping[str, str]) -> Metrics:
+def _open_metrics(session: Session, begin: StartingPoint, job: Mapping[str, str]) -> Metrics:
     """Of this start, on rank 0."""
     run = session.run
     start = describe_start(
-        source.folder,
-        source.reason,
+        begin.folder,
+        begin.reason,
         layout=session.mesh.layout,
         hosts=session.phases.hosts,
         code_version=session.code_version,
@@ -280,13 +281,18 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     while session.step < last_step and not stopped:
         started, waited_sec = time.perf_counter(), batches.waited_sec
         session.step += 1
-        result, values = _step(session, batches, blocks)
+        result, of_blocks, lr = _step(session, batches, blocks)
         if result.skipped:
             skipped_in_a_row += 1
             _note_skipped(session, result, skipped_in_a_row)
         else:
             skipped_in_a_row = 0
-            window.add(values, time.perf_counter() - started, batches.waited_sec - waited_sec)
+            window.add(
+                {**result.metrics, "grad_norm": result.grad_norm, "lr": lr},
+                {**result.ratios, **of_blocks},
+                step_sec=time.perf_counter() - started,
+                waited_sec=batches.waited_sec - waited_sec,
+            )
         is_logged = session.step % run.train.log_every_steps == 0 or session.step == last_step
         _log(session, window, utilization, is_logged=is_logged)
         if is_logged:
@@ -301,8 +307,10 @@ def run_steps(session: Session, watchdog: Watchdog, stop: StopSignals) -> int:
     return DONE if session.step >= run.train.num_steps else STOPPED
 
 
-def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -> tuple[StepResult, dict[str, float]]:
-    """One optimizer step and the averages after it, with what it says of itself."""
+def _step(
+    session: Session, batches: TimedIterator, blocks: BlockStats | None
+) -> tuple[StepResult, dict[str, Ratio[float]], float]:
+    """One optimizer step and the averages after it: (its result, statistics of blocks, learning rate)."""
     run, task = session.run, session.task
     lr = learning_rate(session.step, run.optim, run.train.num_steps)
     if blocks is not None and session.step % run.train.block_stats_every_steps == 0:
@@ -324,8 +332,7 @@ def _step(session: Session, batches: TimedIterator, blocks: BlockStats | None) -
         )
         if session.ema is not None and not result.skipped:
             session.ema.update(session.step)
-    of_blocks = {} if blocks is None else blocks.finish()
-    return result, {**result.metrics, **of_blocks, "grad_norm": result.grad_norm, "lr": lr}
+    return result, {} if blocks is None else blocks.finish(), lr
 
 
 def _log(session: Session, window: MetricWindow, utilization: Utilization | None, *, is_logged: bool) -> None:
@@ -393,8 +400,7 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
         FloatingPointError: there were too many in a row, or the weights themselves are not finite.
     """
     train, step = session.run.train, session.step
-    values = {**result.metrics, "grad_norm": result.grad_norm}
-    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    bad = ", ".join(result.not_finite)
     first = (step - 1) * train.global_batch_size
     samples = f"samples {first} to {first + train.global_batch_size - 1}"
     session.event("skipped", not_finite=bad, first_sample=first, num_samples=train.global_batch_size)
@@ -412,7 +418,7 @@ def _note_skipped(session: Session, result: StepResult, in_a_row: int) -> None:
 
 def _require_finite_weights(session: Session) -> None:
     """Raises FloatingPointError, on every rank, where an update has made weights NaN or infinite."""
-    if said := name_not_finite(checkpoint.tensors_of(session.engine.pieces), session.mesh):
+    if said := name_not_finite(tensors_of(session.engine.pieces), session.mesh):
         session.saver.wait()
         raise FloatingPointError(
             f"{said} after step {session.step}; they are not saved, and the newest checkpoint is intact; lower "

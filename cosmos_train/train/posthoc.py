@@ -15,9 +15,10 @@ from torch import Tensor
 
 from cosmos_train.config.load import load_run
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.train.checkpoint import checkpoint
-from cosmos_train.train.checkpoint.checkpoint import CheckpointError
-from cosmos_train.train.checkpoint.folder import list_named
+from cosmos_train.train.checkpoint.folder import SNAPSHOTS, CheckpointError, list_named, read_progress, resolve
+from cosmos_train.train.checkpoint.load import read_tensors, tensor_names
+from cosmos_train.train.checkpoint.save import save_tensors
+from cosmos_train.train.checkpoint.verify import require_whole
 from cosmos_train.train.ema import Snapshot, reconstruction, width_of
 
 
@@ -46,21 +47,21 @@ def reconstruct(
     """
     if out.exists():
         raise CheckpointError(f"--out {out} exists already; name a folder that does not")
-    found, newest = find_snapshots(run_dir, step), checkpoint.resolve(run_dir)
+    found, newest = find_snapshots(run_dir, step), resolve(run_dir)
     verify = load_run(str(newest / "run.yaml")).checkpoint.verify
     for folder in dict.fromkeys(folder for _, folder, _ in found):
-        checkpoint.require_whole(folder, mesh, contents=verify)
-    checkpoint.require_whole(newest, mesh, contents=verify, kinds=("model",))
+        require_whole(folder, mesh, contents=verify)
+    require_whole(newest, mesh, contents=verify, kinds=("model",))
     wanted = Snapshot(max(snapshot.step for snapshot, _, _ in found), sigma_rel)
     factors, missed = reconstruction([snapshot for snapshot, _, _ in found], wanted)
     total: dict[str, Tensor] = {}
     for number, ((_, folder, average), factor) in enumerate(zip(found, factors, strict=True), start=1):
         _add(total, folder, average, factor)
         progress(number, len(found))
-    dtypes = {name: dtype for name, (_, dtype) in checkpoint.tensor_names(newest).items() if name.startswith("model.")}
-    rest = checkpoint.read_tensors(newest, dtypes.keys() - total.keys())  # buffers have no average
+    dtypes = {name: dtype for name, (_, dtype) in tensor_names(newest).items() if name.startswith("model.")}
+    rest = read_tensors(newest, dtypes.keys() - total.keys())  # buffers have no average
     weights = {name: tensor.to(dtypes[name]) for name, tensor in (total | rest).items()}
-    last = checkpoint.read_progress(newest)
+    last = read_progress(newest)
     about = replace(
         last,
         step=wanted.step,
@@ -68,7 +69,7 @@ def reconstruct(
         layout=f"average of sigma_rel {sigma_rel:g}",
         skipped_steps=None,  # no optimizer comes along
     )
-    checkpoint.save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
+    save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
     return missed
 
 
@@ -78,9 +79,9 @@ def find_snapshots(run_dir: Path, step: int | None) -> list[tuple[Snapshot, Path
     Raises CheckpointError where there is none, one is damaged, or there is none of that step: later ones tell little of
     what lies between.
     """
-    snapshots = run_dir / checkpoint.SNAPSHOTS
-    named = list_named(run_dir, checkpoint.SNAPSHOTS)
-    folders = {checkpoint.read_progress(folder).step: folder for folder in named}
+    snapshots = run_dir / SNAPSHOTS
+    named = list_named(run_dir, SNAPSHOTS)
+    folders = {read_progress(folder).step: folder for folder in named}
     if not folders:
         raise CheckpointError(
             f"{snapshots} holds no snapshots of power-law averages; train with optim.ema_sigma_rels=[0.05,0.1], which "
@@ -93,14 +94,14 @@ def find_snapshots(run_dir: Path, step: int | None) -> list[tuple[Snapshot, Path
     found = []
     for saved in sorted(folders):
         if step is None or saved <= step:
-            keys = {name.partition(".")[0] for name in checkpoint.tensor_names(folders[saved])}
+            keys = {name.partition(".")[0] for name in tensor_names(folders[saved])}
             found += [(Snapshot(saved, width_of(key)), folders[saved], key) for key in sorted(keys)]
     return found
 
 
 @torch.no_grad()
 def _add(total: dict[str, Tensor], folder: Path, average: str, factor: float) -> None:
-    names = [name for name in checkpoint.tensor_names(folder) if name.startswith(f"{average}.")]
-    for name, tensor in checkpoint.read_tensors(folder, names).items():
+    names = [name for name in tensor_names(folder) if name.startswith(f"{average}.")]
+    for name, tensor in read_tensors(folder, names).items():
         key = f"model.{name.removeprefix(f'{average}.')}"
         total[key] = total[key].add_(tensor, alpha=factor) if key in total else tensor.mul_(factor)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cosmos_train.models.common.flops import Flops
 from cosmos_train.parallel.engine import EngineConfig
+from cosmos_train.parallel.step_metrics import Metrics
 
 
 class Batches(Protocol):
@@ -49,9 +50,7 @@ class Task(Protocol):
         """Load micro-batches, given the sample indices of each, in order. May read ahead."""
         ...
 
-    def forward_loss(
-        self, model: nn.Module, batch: Any, hidden: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]] | Tensor:
+    def forward_loss(self, model: nn.Module, batch: Any, hidden: Tensor | None) -> tuple[Tensor, Metrics] | Tensor:
         """(loss, metrics) on the last pipeline stage, what the next stage needs on the others."""
         ...
 

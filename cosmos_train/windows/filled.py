@@ -32,11 +32,10 @@ from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun, WorldRun
 from cosmos_train.parallel.device_copy import DeviceCopier
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.parallel.replica import Replica
 from cosmos_train.text.cache import cached_text_encoder, encoder_digest
 from cosmos_train.text.encoder import text_encoder_folder
-from cosmos_train.train.checkpoint.checkpoint import from_main
 from cosmos_train.windows.encoder import WindowEncoder
 from cosmos_train.windows.kept import Kept, kept_at_start, require_same_settings, require_tokenizer, statistics_digest
 from cosmos_train.windows.latent_statistics import gather_by_number, merged_in_order

@@ -22,7 +22,9 @@ from cosmos_train.generate.digest import weights_digest
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.text.encoder import TextEncoder
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint import load
+from cosmos_train.train.checkpoint.folder import read_progress, resolve
+from cosmos_train.train.checkpoint.verify import require_whole
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import require_tokenizer
 from cosmos_train.windows.stream import Origin
@@ -146,7 +148,7 @@ def open_run(path: Path, overrides: Sequence[str]) -> tuple[Path, WorldDiTRun | 
     Raises:
         CheckpointError, ConfigError: there is no checkpoint, it is no world model's, or an override is of another part.
     """
-    folder = checkpoint.resolve(path)
+    folder = resolve(path)
     for override in overrides:
         if not override.startswith(("sample.", "parallel.", "sample=")):
             raise ConfigError(f"override {override!r}: only sample.key=value and parallel.key=value can be set here")
@@ -187,12 +189,12 @@ def load_weights(
 
     verify: compare what is read with its digests (checkpoint.verify). Raises CheckpointError where it is damaged.
     """
-    checkpoint.require_whole(folder, mesh, contents=verify, kinds=checkpoint.WEIGHTS)
-    averaged = checkpoint.has_average(folder)
-    checkpoint.load_weights(folder, pieces, mesh, averaged=averaged)
+    require_whole(folder, mesh, contents=verify, kinds=load.WEIGHTS)
+    averaged = load.has_average(folder)
+    load.load_weights(folder, pieces, mesh, averaged=averaged)
     return {
         "checkpoint_folder": folder,
-        "step": checkpoint.read_progress(folder).step,
+        "step": read_progress(folder).step,
         "averaged": averaged,
         "weights_digest": weights_digest(networks, mesh),
     }

@@ -15,7 +15,8 @@ from torch import Tensor
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig, PrecisionConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import newest_checkpoint
+from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.train.loop import DONE, STOPPED
 
 HAS_TE = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
@@ -67,7 +68,7 @@ def weights(run_dir: Path, cache: Path, parallel: ParallelConfig, model: dict[st
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, **model))
     mesh = init.start(parallel, seed=run.seed)
     task = WorldDiTTask(run, mesh)
-    folder = checkpoint.newest_checkpoint(run_dir)
+    folder = newest_checkpoint(run_dir)
     assert folder is not None
-    checkpoint.load_weights(folder, task.pieces, mesh)
+    load_weights(folder, task.pieces, mesh)
     return tiny_world.whole_parameters(task, mesh)

@@ -260,7 +260,7 @@ def test_the_released_sampler(tmp_path: Path) -> None:
 
 
 UNTOUCHED = """
-import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint.checkpoint, torch
+import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint.load, torch
 from megatron.core.dist_checkpointing.strategies import torch as strategies
 assert not torch.distributed.is_initialized()
 assert strategies._get_filesystem_reader.__module__ == strategies.__name__

@@ -35,8 +35,12 @@ def one(ranks: Callable[[int], RankPool]) -> Callable:
 
 
 def replaced() -> list[str]:
-    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() assigns to, in adam too."""
-    return [*_assigned_in("cpu", "activate"), *_assigned_in("adam", "use_own_adam")]
+    """`mcore_random._get_cuda_rng_state`, `torch.cuda.synchronize` ...: what activate() replaces."""
+    return [
+        *_assigned_in("cpu", "activate"),
+        *_assigned_in("mcore_private", "replace_cuda_rng_state"),
+        *_assigned_in("adam", "use_own_adam"),
+    ]
 
 
 def _assigned_in(module: str, function: str) -> list[str]:

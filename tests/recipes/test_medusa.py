@@ -16,7 +16,8 @@ from cosmos_train.config.schema import WorldARRun
 from cosmos_train.objectives.medusa import further_targets, medusa_loss
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import resolve
+from cosmos_train.train.checkpoint.load import read_tensors, tensor_names
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp": (2, {"tp": 2}),
@@ -87,10 +88,10 @@ def test_from_a_model_without_heads(cache: Path, tmp_path: Path, capfd: pytest.C
     run = replace(run, train=trunk.train, checkpoint=replace(run.checkpoint, **source))
     assert run_rank(run) == 0
     init.start(ParallelConfig(), seed=0)
-    folders = [checkpoint.resolve(tmp_path / name) for name in ("trunk", "heads")]
-    names = [checkpoint.tensor_names(folder) for folder in folders]
+    folders = [resolve(tmp_path / name) for name in ("trunk", "heads")]
+    names = [tensor_names(folder) for folder in folders]
     shared = [name for name in names[0] if name.startswith("model.") and name in names[1]]
-    before, after = (checkpoint.read_tensors(folder, shared) for folder in folders)
+    before, after = (read_tensors(folder, shared) for folder in folders)
     assert len(shared) == len(before) > 10 and all(torch.equal(before[name], after[name]) for name in shared)
     assert any(name.endswith("medusa.weight") for name in names[1])
     wider = replace(run, run_dir=str(tmp_path / "wider"), model=replace(run.model, width=52))

@@ -18,8 +18,8 @@ from cosmos_train.config.schema import LatentsConfig, WorldARRun
 from cosmos_train.footprint import make_plan
 from cosmos_train.models.world_ar.flops import world_ar_cost
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.step_metrics import values_of
 from cosmos_train.recipes.world_ar import check_fits, num_tokens, step_cost
-from cosmos_train.train.telling.metrics import ratios
 from cosmos_train.windows.cached import CachedWindows
 
 
@@ -43,7 +43,7 @@ def losses_of(cache: Path, run_dir: Path, num_steps: int) -> list[float]:
 def metrics_of(run: WorldARRun, num_steps: int) -> list[dict[str, float]]:
     """Of each step."""
     results = tiny_world.train_steps(run, *tiny_world.start(run), num_steps, lr=1e-2)
-    return [ratios(result.metrics) for result in results]
+    return [result.metrics | values_of(result.ratios) for result in results]
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {

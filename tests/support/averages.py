@@ -9,7 +9,8 @@ from torch import Tensor
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import resolve
+from cosmos_train.train.checkpoint.load import load_weights, read_tensors, tensor_names
 from cosmos_train.train.ema import Ema, Plain, PowerLaw
 from cosmos_train.train.posthoc import reconstruct
 
@@ -46,7 +47,7 @@ def errors(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str)
 def stored(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, whole."""
     init.start(ParallelConfig(), seed=0)
-    return checkpoint.read_tensors(folder, checkpoint.tensor_names(folder))
+    return read_tensors(folder, tensor_names(folder))
 
 
 def made(cache: Path, run_dir: Path, out: Path, sigma_rel: float, step: int | None = None) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def made(cache: Path, run_dir: Path, out: Path, sigma_rel: float, step: int | No
     mesh = init.start(run.parallel, seed=run.seed)
     reconstruct(run_dir, out, mesh, sigma_rel=sigma_rel, step=step)
     task = WorldDiTTask(run, mesh)
-    checkpoint.load_weights(checkpoint.resolve(out), task.pieces, mesh)
+    load_weights(resolve(out), task.pieces, mesh)
     return tiny_world.whole_parameters(task, mesh)
 
 

@@ -17,7 +17,9 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import Progress
+from cosmos_train.train.checkpoint.save import save_run
+from cosmos_train.train.checkpoint.saver import Saver
 
 
 def save_distributed(source: Path, run_dir: Path, parallel: ParallelConfig, dtype: str) -> None:
@@ -29,9 +31,9 @@ def save_distributed(source: Path, run_dir: Path, parallel: ParallelConfig, dtyp
     )
     load_world(found, pieces, mesh)
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
-    progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
+    progress = Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
     engine = Engine(pieces, config, mesh, adam)
-    checkpoint.save(checkpoint.Saver(mesh), run_dir, engine, None, progress, to_yaml(run))
+    save_run(Saver(mesh), run_dir, engine, None, progress, to_yaml(run))
 
 
 def sample_on_ranks(source: Path, parallel: ParallelConfig, scene: Scene, config: SampleConfig) -> Tensor:

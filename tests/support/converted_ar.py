@@ -20,7 +20,9 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.vocabulary import whole_vocabulary
 from cosmos_train.recipes.world_ar import WorldARTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import Progress
+from cosmos_train.train.checkpoint.save import save_run
+from cosmos_train.train.checkpoint.saver import Saver
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import train
 
@@ -37,9 +39,9 @@ def save_distributed(
     pieces, config = build_world_ar(run.model, parallel, mesh, dtype=getattr(torch, dtype), seed=5)
     load_world(found, pieces, mesh, new=["medusa.weight"])
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
-    progress = checkpoint.Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
+    progress = Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
     engine = Engine(pieces, config, mesh, adam)
-    checkpoint.save(checkpoint.Saver(mesh), run_dir, engine, None, progress, to_yaml(run))
+    save_run(Saver(mesh), run_dir, engine, None, progress, to_yaml(run))
 
 
 def answers(

@@ -17,7 +17,7 @@ from support import tiny_tokenizer
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.train.checkpoint import files as checkpoint_files
 from cosmos_train.train.checkpoint import folder as checkpoint_folder
-from cosmos_train.train.checkpoint import save as checkpoint_save
+from cosmos_train.train.checkpoint import saver as checkpoint_saver
 from cosmos_train.train.checkpoint.files import FileOfRank, WriterProcess
 
 SAVE = 2
@@ -91,7 +91,7 @@ def _in_save(kill: Kill, patch: pytest.MonkeyPatch, *, is_asynchronous: bool) ->
         if saves == SAVE and kill.phase == "plan":
             _die()
 
-    _before(patch, checkpoint_save, "save_state", count)
+    _before(patch, checkpoint_saver, "save_state", count)
     if kill.phase == "seal":
         _before(patch, Path, "rename", lambda path, *_: _die() if saves == SAVE and path.suffix == ".partial" else None)
     elif kill.phase != "plan" and is_asynchronous:

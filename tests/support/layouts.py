@@ -10,8 +10,9 @@ from megatron.core.tensor_parallel import layers as mcore_layers
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel import init, layers
+from cosmos_train.parallel import init, layers, mcore_private
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.layers import native_layers
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
@@ -57,6 +58,26 @@ def stop_and_start() -> list[bool]:
         change()
         seen.append(dist.is_initialized())
     return seen
+
+
+def groups_left(parallel: ParallelConfig) -> list[bool]:
+    """Whether megatron-core has groups after a start, and after the end."""
+    seen = []
+    for change in (lambda: init.start(parallel, seed=3), init.stop):
+        change()
+        seen.append(bool(mcore_private.made_groups()))
+    return seen
+
+
+def slices_updated() -> dict[str, slice]:
+    """Which slice of each parameter of a linear this of two data-parallel ranks updates."""
+    mesh = init.start(ParallelConfig(), seed=3)
+    model = nn.Linear(3, 5)
+    config = transformer_config(ParallelConfig(), dtype=torch.float32, num_layers=1, width=3, num_heads=1)
+    settings = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, clip_grad_norm=1.0)
+    [optimizer] = Engine([model], config, mesh, settings).optimizer.chained_optimizers
+    held = [(name, param) for name, param in model.named_parameters() if param in optimizer.model_param_group_index_map]
+    return {name: mcore_private.slice_updated_here(optimizer, param) for name, param in held}
 
 
 def _start() -> None:

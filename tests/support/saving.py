@@ -18,11 +18,11 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine
 from cosmos_train.parallel.flat_range import Box
 from cosmos_train.parallel.mcore import transformer_config
-from cosmos_train.train.checkpoint import checkpoint
 from cosmos_train.train.checkpoint import read as checkpoint_read
 from cosmos_train.train.checkpoint.folder import Progress
 from cosmos_train.train.checkpoint.read import reading_in_place
-from cosmos_train.train.checkpoint.save import Saver
+from cosmos_train.train.checkpoint.save import save_run
+from cosmos_train.train.checkpoint.saver import Saver
 
 
 def progress(step: int) -> Progress:
@@ -131,5 +131,5 @@ def save_unlike_sizes(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     adam = AdamSettings(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, clip_grad_norm=1.0)
     engine = Engine([model], config, mesh, adam)
     with Saver(mesh) as saver:
-        checkpoint.save(saver, folder, engine, None, progress(1), "")
+        save_run(saver, folder, engine, None, progress(1), "")
         saver.wait()

@@ -18,7 +18,8 @@ from cosmos_train.objectives.config import DiscriminatorConfig, ReconstructionCo
 from cosmos_train.parallel import engine, init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.tokenizer import TokenizerTask
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import newest_checkpoint
+from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from cosmos_train.train.loop import train
 
@@ -87,9 +88,9 @@ def saved(manifest: Path, run_dir: Path, averaged: bool) -> dict[str, Tensor]:
     run = make_run(manifest, run_dir)
     mesh = init.start(ParallelConfig(), seed=run.seed)
     task = TokenizerTask(run, mesh)
-    folder = checkpoint.newest_checkpoint(run_dir)
+    folder = newest_checkpoint(run_dir)
     assert folder is not None
-    checkpoint.load_weights(folder, task.pieces, mesh, averaged=averaged)
+    load_weights(folder, task.pieces, mesh, averaged=averaged)
     return {name: param.detach().clone() for name, param in task.model.named_parameters()}
 
 

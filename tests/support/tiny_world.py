@@ -149,12 +149,12 @@ def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
     task, engine, mesh = start(run)
     indices = micro_batches(run, 0, mesh)
     engine.zero_gradients()
-    metrics = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
+    found = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
     gradients = {name: whole(param.main_grad, param, mesh) for name, param in parameters(task)}
     results = list(train_steps(run, task, engine, mesh, num_steps, lr=1e-3))
     return {
-        "loss": metrics["loss"],
+        "loss": found.means["loss"],
         "gradients": gradients,
         "losses": [result.metrics["loss"] for result in results],
         "grad_norms": [result.grad_norm for result in results],

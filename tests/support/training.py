@@ -20,9 +20,12 @@ from torch.utils._pytree import tree_leaves
 from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.mesh import from_main
 from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.checkpoint import checkpoint
 from cosmos_train.train.checkpoint import read as checkpoint_read
+from cosmos_train.train.checkpoint.folder import newest_checkpoint, resolve
+from cosmos_train.train.checkpoint.load import load_run, load_weights
+from cosmos_train.train.checkpoint.start import StartingPoint, choose_start
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.loop import train
@@ -102,21 +105,21 @@ def own_and_peak_memory() -> tuple[float, dict[str, float]]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, peak_memory(mesh)
 
 
-def chosen_source(run_dir: Path, config: CheckpointConfig) -> checkpoint.Source:
+def chosen_start(run_dir: Path, config: CheckpointConfig) -> StartingPoint:
     """Where a run would start from, on this rank of all."""
-    return checkpoint.choose_source(run_dir, config, init.start(ParallelConfig(), seed=0))
+    return choose_start(run_dir, config, init.start(ParallelConfig(), seed=0))
 
 
 def read_by_main(path: Path) -> str:
     """The text of a file that rank 0 reads for all."""
-    return checkpoint.from_main(init.start(ParallelConfig(), seed=0), path.read_text)
+    return from_main(init.start(ParallelConfig(), seed=0), path.read_text)
 
 
-def seen_from_own_folder(folders: Sequence[Path], run_dir: str, config: CheckpointConfig) -> checkpoint.Source:
+def seen_from_own_folder(folders: Sequence[Path], run_dir: str, config: CheckpointConfig) -> StartingPoint:
     """The same, of paths that are relative to another folder on each rank, as if each had another file system."""
     mesh = init.start(ParallelConfig(), seed=0)
     with contextlib.chdir(folders[mesh.world.rank()]):
-        return checkpoint.choose_source(Path(run_dir), config, mesh)
+        return choose_start(Path(run_dir), config, mesh)
 
 
 def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[int, int]:
@@ -133,7 +136,7 @@ def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[in
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint_read, "_fill", counting)
-        checkpoint.load(checkpoint.resolve(run_dir), engine, ema)
+        load_run(resolve(run_dir), engine, ema)
     parts = (*optimizer_state.states(engine.optimizer, engine.pieces).values(), *ema.parts.values())
     own = sum(tensor.nbytes for _, kinds in parts for tensor in kinds.values())
     return found, own + sum(t.nbytes for piece in engine.pieces for t in piece.state_dict().values() if t is not None)
@@ -189,9 +192,9 @@ def saved_average(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[
     run = tiny_world.make_run(cache, run_dir, parallel)
     mesh = init.start(parallel, seed=run.seed)
     task = WorldDiTTask(run, mesh)
-    folder = checkpoint.newest_checkpoint(run_dir)
+    folder = newest_checkpoint(run_dir)
     assert folder is not None
-    checkpoint.load_weights(folder, task.pieces, mesh, averaged=True)
+    load_weights(folder, task.pieces, mesh, averaged=True)
     return tiny_world.whole_parameters(task, mesh)
 
 

@@ -11,7 +11,7 @@ from support import averages, tiny_world, training
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import SNAPSHOTS, read_progress
 from cosmos_train.train.config import OptimConfig
 from cosmos_train.train.ema import Plain, PowerLaw, Snapshot, gamma_of, profiles, reconstruction, width_of
 
@@ -135,9 +135,7 @@ def kept_run(
 
 
 def assert_same_snapshot(ranks: Callable[[int], RankPool], name: str, single: Path, run_dir: Path):
-    of_single, found = (
-        ranks(1).run(averages.stored, run / checkpoint.SNAPSHOTS / name)[0] for run in (single, run_dir)
-    )
+    of_single, found = (ranks(1).run(averages.stored, run / SNAPSHOTS / name)[0] for run in (single, run_dir))
     assert found.keys() == of_single.keys()
     for tensor_name, tensor in found.items():
         torch.testing.assert_close(tensor, of_single[tensor_name], rtol=1e-3, atol=2e-5, msg=tensor_name)
@@ -156,9 +154,9 @@ def test_snapshots_are_the_same_in_every_layout(
 
 def test_averages_go_on_in_another_layout(ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path):
     kept_run(ranks(2), cache, tmp_path, ParallelConfig(tp=2), stop_at_step=5)
-    assert not (tmp_path / checkpoint.SNAPSHOTS).exists()
+    assert not (tmp_path / SNAPSHOTS).exists()
     kept_run(ranks(2), cache, tmp_path, ParallelConfig())
-    names = [folder.name for folder in sorted((tmp_path / checkpoint.SNAPSHOTS).iterdir())]
+    names = [folder.name for folder in sorted((tmp_path / SNAPSHOTS).iterdir())]
     assert names == ["step-00000012", "step-00000024"]
     assert_same_snapshot(ranks, names[-1], single, tmp_path)
 
@@ -167,12 +165,12 @@ def test_a_width_made_later_is_the_one_that_was_not_kept(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, single: Path
 ):
     other = kept_run(ranks(1), cache, tmp_path / "other", ParallelConfig(), {"ema_sigma_rels": (0.15,)})
-    [truth] = ranks(1).run(averages.stored, other / checkpoint.SNAPSHOTS / "step-00000024")
-    [nearest] = ranks(1).run(averages.stored, single / checkpoint.SNAPSHOTS / "step-00000024")
+    [truth] = ranks(1).run(averages.stored, other / SNAPSHOTS / "step-00000024")
+    [nearest] = ranks(1).run(averages.stored, single / SNAPSHOTS / "step-00000024")
     [made] = ranks(1).run(averages.made, cache, single, tmp_path / "made", 0.15)
     error = averages.distance(made, truth, "ema@0,15")
     assert error < 0.05 * averages.distance(made, nearest, "ema@0,1") and error < 1e-3
-    assert checkpoint.read_progress(tmp_path / "made").step == 24
+    assert read_progress(tmp_path / "made").step == 24
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from cosmos_train.interop.source import open_world
 from cosmos_train.interop.stores import CheckpointStore
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import Progress, newest_checkpoint, resolve
+from cosmos_train.train.checkpoint.load import load_weights
+from cosmos_train.train.checkpoint.save import save_run
+from cosmos_train.train.checkpoint.saver import Saver
 from cosmos_train.train.ema import Ema, profiles
 from cosmos_train.train.finite import name_not_finite
 
@@ -43,7 +46,7 @@ def save_broken(cache: Path, run_dir: Path, parallel: ParallelConfig) -> str:
     name, param = next((name, param) for name, param in task.pieces[0].named_parameters() if param.ndim > 1)
     with torch.no_grad():
         param.view(-1)[0] = torch.nan
-    progress = checkpoint.Progress(
+    progress = Progress(
         step=2,
         samples_consumed=8,
         seed=run.seed,
@@ -54,8 +57,8 @@ def save_broken(cache: Path, run_dir: Path, parallel: ParallelConfig) -> str:
         wandb_id=None,
         code_version="test",
     )
-    with checkpoint.Saver(mesh) as saver:
-        checkpoint.save(saver, run_dir, engine, Ema(engine, profiles(run.optim)), progress, to_yaml(run))
+    with Saver(mesh) as saver:
+        save_run(saver, run_dir, engine, Ema(engine, profiles(run.optim)), progress, to_yaml(run))
         saver.wait()
     return name
 
@@ -63,7 +66,7 @@ def save_broken(cache: Path, run_dir: Path, parallel: ParallelConfig) -> str:
 def read_weights(cache: Path, run_dir: Path, parallel: ParallelConfig) -> None:
     """As for sampling."""
     task, _, mesh = tiny_world.start(tiny_world.make_run(cache, run_dir, parallel))
-    checkpoint.load_weights(checkpoint.resolve(run_dir), task.pieces, mesh)
+    load_weights(resolve(run_dir), task.pieces, mesh)
 
 
 def test_a_checkpoint_with_nan_is_not_read(ranks: Callable[[int], RankPool], tmp_path: Path):
@@ -78,7 +81,7 @@ def test_a_checkpoint_with_nan_is_not_read(ranks: Callable[[int], RankPool], tmp
         assert str(run_dir) in found[0][1] and re.search(said, found[0][1]), found[0][1]
     found = ranks(2).run(training.failure_of, read_weights, cache, run_dir, ParallelConfig(tp=2))
     assert found[0] == found[1] and found[0][0] == "CheckpointError" and re.search(said, found[0][1]), found[0][1]
-    folder = checkpoint.newest_checkpoint(run_dir)
+    folder = newest_checkpoint(run_dir)
     assert folder is not None
     with pytest.raises(ValueError, match=said):
         CheckpointStore(folder, averaged=False).read(name)

@@ -12,8 +12,7 @@ from support import tiny_world, training, wandb_files
 from support.ranks import RankPool
 
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
-from cosmos_train.train.checkpoint.folder import damage_of
+from cosmos_train.train.checkpoint.folder import damage_of, newest_checkpoint, read_progress, resolve
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.signals import DONE, STOPPED
 
@@ -39,8 +38,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace(
     trained = training.losses(tmp_path)
     assert set(trained) | {event["step"] for event in skipped} == set(range(1, 9))
     assert all(loss == loss for loss in trained.values())
-    newest = checkpoint.resolve(tmp_path)
-    assert checkpoint.read_progress(newest).skipped_steps == len(skipped) and damage_of(newest) == []
+    newest = resolve(tmp_path)
+    assert read_progress(newest).skipped_steps == len(skipped) and damage_of(newest) == []
     [average] = ranks(1).run(training.saved_average, broken, tmp_path, ParallelConfig())
     assert all(torch.isfinite(tensor).all() for tensor in average.values())
 
@@ -55,8 +54,8 @@ def test_too_many_in_a_row_stop_the_run_and_spare_the_checkpoint(
     assert (name, message) == other and name == "FloatingPointError"
     step = next(event["step"] for event in training.events(tmp_path) if event["event"] == "skipped")
     assert f"not finite at step {step} (samples {4 * step - 4} to {4 * step - 1}), 1 steps in a row" in message
-    newest = checkpoint.newest_checkpoint(tmp_path)
-    assert (0 if newest is None else checkpoint.read_progress(newest).step) == step - 1
+    newest = newest_checkpoint(tmp_path)
+    assert (0 if newest is None else read_progress(newest).step) == step - 1
 
 
 def test_ranks_that_read_other_data_are_told_before_the_first_step(ranks: Callable[[int], RankPool], tmp_path: Path):
@@ -95,7 +94,7 @@ def test_a_run_that_ends_without_finite_numbers_has_failed(
         assert re.search(said, found[0][1]), found[0][1]
         assert [event["event"] for event in training.events(tmp_path / "run")][-1] == "failed"
         said = "not finite"
-    if checkpoint.newest_checkpoint(tmp_path / "run") is not None:
+    if newest_checkpoint(tmp_path / "run") is not None:
         [average] = ranks(1).run(training.saved_average, cache, tmp_path / "run", ParallelConfig())
         assert all(tensor.isfinite().all() for tensor in average.values())
 
@@ -110,7 +109,7 @@ def test_a_run_of_nothing_but_bad_samples_is_not_done(ranks: Callable[[int], Ran
         name == "FloatingPointError"
         and "not finite from step 1 to 1, the last, and no step was before them: the run has failed" in message
     )
-    assert checkpoint.newest_checkpoint(tmp_path / "run") is None
+    assert newest_checkpoint(tmp_path / "run") is None
 
 
 def test_a_run_is_one_at_weights_and_biases_and_a_fork_is_another(ranks: Callable[[int], RankPool], tmp_path: Path):

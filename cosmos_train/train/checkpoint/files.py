@@ -20,17 +20,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from io import BytesIO, IOBase
+from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageWriterTransforms, _write_item
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
+from cosmos_train.parallel.torch_private import write_item
 from cosmos_train.train.checkpoint.folder import digest_of
 from cosmos_train.train.signals import end_with_parent
 
@@ -87,7 +86,7 @@ def write_file(file: FileOfRank, memory: "SharedMemory | None" = None) -> Writte
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as stream, ThreadPoolExecutor(1) as beside:
                 items = [*file.objects, *((item, _on_cpu(tensor, memory)) for item, tensor in file.tensors)]
-                results = [_write(stream, item, data, file.path.name) for item, data in items]
+                results = [write_item(stream, item, data, file.path.name) for item, data in items]
                 stream.flush()
                 digesting = beside.submit(digest_of, target)  # from the page cache, while the disk is waited for
                 os.fsync(stream.fileno())
@@ -118,12 +117,6 @@ def free_mib(path: Path) -> float:
     """On the disk of the nearest folder that is there."""
     there = next(folder for folder in path.parents if folder.is_dir())
     return shutil.disk_usage(there).free / 2**20
-
-
-def _write(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, name: str) -> WriteResult:
-    """Append one item as torch.distributed.checkpoint reads it."""
-    plain, tensors = _StorageWriterTransforms(), SerializationFormat.TORCH_SAVE
-    return _write_item(plain, cast(IOBase, stream), data, item, name, serialization_format=tensors)
 
 
 def _on_cpu(tensor: Tensor | Place, memory: "SharedMemory | None") -> Tensor:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 
+from cosmos_train.parallel.torch_private import StorageInfo
 from cosmos_train.train.checkpoint.folder import CheckpointError
 
 METADATA = ".metadata"
@@ -85,7 +86,7 @@ def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
     Raises:
         CheckpointError: the metadata are damaged.
     """
-    stored: dict[MetadataIndex, _StorageInfo] = PlainReader(folder).read_metadata().storage_data
+    stored: dict[MetadataIndex, StorageInfo] = PlainReader(folder).read_metadata().storage_data
     try:
         tensors = {where.relative_path for index, where in stored.items() if index.fqn.partition(".")[0] in kinds}
     except (AttributeError, TypeError) as error:

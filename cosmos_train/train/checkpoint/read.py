@@ -6,25 +6,20 @@ is wanted in main memory and in the stored format is read to where it belongs.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from io import IOBase
-from typing import IO, cast
+from typing import cast
 
 import torch
-from megatron.core.dist_checkpointing.strategies import torch as mcore_torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
-from torch.distributed.checkpoint.utils import _create_file_view
 from torch.futures import Future
 
 from cosmos_train.parallel.flat_range import runs
+from cosmos_train.parallel.mcore_private import reading_with
+from cosmos_train.parallel.torch_private import StorageInfo, first_byte
 from cosmos_train.train.checkpoint.metadata import PlainReader
-
-RECORD = "data/0"
-"""Where torch.save puts the bytes of a tensor that is all there is to save."""
 
 
 class InPlaceReader(PlainReader):
@@ -46,7 +41,7 @@ class InPlaceReader(PlainReader):
             replace(plan, items=[i for i in plan.items if i.type is LoadItemType.BYTE_IO]), planner
         )
 
-    def _where(self, item: ReadItem) -> _StorageInfo:
+    def _where(self, item: ReadItem) -> StorageInfo:
         return self.storage_data[item.storage_index]
 
     def _read(self, file: IOBase, item: ReadItem, planner: LoadPlanner) -> None:
@@ -57,9 +52,7 @@ class InPlaceReader(PlainReader):
         target, where, dtype = planner.resolve_tensor(item).detach(), self._where(item), stored.properties.dtype
         is_in_place = target.dtype == dtype and target.device.type == "cpu" and target.is_contiguous()
         values = target if is_in_place else torch.empty(item.lengths, dtype=dtype)
-        archive = torch._C.PyTorchFileReader(cast(IO[bytes], _create_file_view(file, where.offset, where.length)))
-        offset_of: Callable[[str], int] = archive.get_record_offset  # pyright: ignore[reportAttributeAccessIssue]
-        begin = where.offset + offset_of(RECORD)
+        begin = first_byte(file, where)
         left = values.view(-1).view(torch.uint8).numpy().data
         for run in runs(chunk.sizes, (tuple(item.storage_offsets), tuple(item.lengths))):
             file.seek(begin + run.start * dtype.itemsize)
@@ -79,12 +72,6 @@ def _fill(left: memoryview, file: IOBase) -> None:
         left = left[count:]
 
 
-@contextmanager
-def reading_in_place() -> Iterator[None]:
-    """megatron-core reads with InPlaceReader inside, in all threads: it has no way to be given one."""
-    upstream = mcore_torch._get_filesystem_reader
-    mcore_torch._get_filesystem_reader = lambda folder, cache_metadata=False: InPlaceReader(folder)
-    try:
-        yield
-    finally:
-        mcore_torch._get_filesystem_reader = upstream
+def reading_in_place() -> AbstractContextManager[None]:
+    """megatron-core reads with InPlaceReader inside, in all threads."""
+    return reading_with(InPlaceReader)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.shard import partition_dim
-from cosmos_train.train.telling.metrics import as_ratio
+from cosmos_train.parallel.step_metrics import Ratio
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 """A block's number in the names of its module and parameters."""
@@ -60,19 +60,19 @@ class BlockStats:
             if number is not None and not is_copy:
                 self.add(int(number[1]), "gradient", gradient)
 
-    def finish(self) -> dict[str, float]:
-        """blocks/activation_rms/03 and so on of the step that was observed, the same on every rank; empty of others.
+    def finish(self) -> dict[str, Ratio[float]]:
+        """Return blocks/activation_rms/03 and so on of the step that was observed, the same on every rank.
 
-        In the form of `as_ratio`, because most steps have none.
+        Empty of other steps; so they are ratios, which are averaged over the steps that have them.
         """
         if not self.active:
             return {}
         self.active = False
         dist.all_reduce(self.sums, group=self.engine.mesh.world)
         rms = [[math.sqrt(total / count) for total, count in block] for block in self.sums.tolist()]
-        found: dict[str, float] = {}
+        found: dict[str, Ratio[float]] = {}
         for number, kind in itertools.product(range(self.num_blocks), KINDS):
-            found |= as_ratio(f"blocks/{kind}_rms/{number:02d}", rms[number][KINDS.index(kind)], 1.0)
+            found[f"blocks/{kind}_rms/{number:02d}"] = Ratio(rms[number][KINDS.index(kind)], 1.0)
         return found
 
     def _blocks(self) -> Iterator[tuple[int, nn.Module]]:

@@ -3,6 +3,7 @@
 import logging
 import resource
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -10,8 +11,8 @@ import torch.distributed as dist
 from cosmos_train.config.gpus import peak_tflops, product_format
 from cosmos_train.config.schema import RunConfig
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.step_metrics import Ratio, values_of
 from cosmos_train.train.task import Task
-from cosmos_train.train.telling.metrics import ratios
 from cosmos_train.train.telling.mfu import Utilization
 
 log = logging.getLogger(__name__)
@@ -23,22 +24,29 @@ class MetricWindow:
 
     def __init__(self) -> None:
         self.sums: defaultdict[str, float] = defaultdict(float)
+        self.ratios: dict[str, Ratio[float]] = {}
         self.num_steps, self.step_sec, self.waited_sec = 0, 0.0, 0.0
 
-    def add(self, values: dict[str, float], step_sec: float, waited_sec: float) -> None:
-        """Take in one step: its values, how long it took, and how much of that it waited for data."""
+    def add(
+        self, means: Mapping[str, float], ratios: Mapping[str, Ratio[float]], *, step_sec: float, waited_sec: float
+    ) -> None:
+        """Take in one step: what it says of itself, how long it took, and how much of that it waited for data."""
         self.num_steps += 1
         self.step_sec += step_sec
         self.waited_sec += waited_sec
-        for name, value in values.items():
-            self.sums[name] += value
+        for name, mean in means.items():
+            self.sums[name] += mean
+        for name, ratio in ratios.items():
+            known = self.ratios.get(name)
+            self.ratios[name] = ratio if known is None else known + ratio
 
     def means(self, run: RunConfig, task: Task, utilization: Utilization | None) -> dict[str, float]:
         """The window's means, with throughput; of tokens where the model has some."""
         step_sec = self.step_sec / self.num_steps
         samples_per_sec = run.train.global_batch_size / step_sec
         return {
-            **ratios({name: total / self.num_steps for name, total in self.sums.items()}),
+            **{name: total / self.num_steps for name, total in self.sums.items()},
+            **values_of(self.ratios),
             "step_sec": step_sec,
             "data_wait_share": self.waited_sec / self.step_sec,
             "samples_per_sec": samples_per_sec,

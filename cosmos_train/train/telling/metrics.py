@@ -1,12 +1,9 @@
 """What a run says of itself: metrics.jsonl (rank 0, a line a write), the console, Weights & Biases."""
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import Any
 
 from cosmos_train.train.config import TrackingConfig
 from cosmos_train.train.telling.alerts import SpeedAlerts
@@ -16,32 +13,6 @@ from cosmos_train.train.telling.results import Results
 from cosmos_train.train.telling.wandb_run import WandbRun, choose_id, choose_mode
 
 log = logging.getLogger(__name__)
-NumberT = TypeVar("NumberT", float, Tensor)
-SUM, COUNT = ":sum", ":count"
-"""Ends of the names of two values whose ratio is meant: what not every batch has, such as a range of noise levels."""
-LOG = ":log"
-"""Ends a metric's name, before these, of which exp of the ratio is meant."""
-
-
-def as_ratio(name: str, total: NumberT, count: NumberT) -> dict[str, NumberT]:
-    """A metric that is a mean over what `count` counts, in the form that `ratios` puts together."""
-    return {name + SUM: total, name + COUNT: count}
-
-
-def as_perplexity(name: str, nll: NumberT, count: NumberT) -> dict[str, NumberT]:
-    """exp of a mean over what `count` counts, of which `nll` is the sum in nats."""
-    return as_ratio(name + LOG, nll, count)
-
-
-def ratios(values: Mapping[str, float]) -> dict[str, float]:
-    """Means or sums of metrics -> the same, each sum and its count as one number; left out where nothing counted."""
-    found = {name: value for name, value in values.items() if not name.endswith((SUM, COUNT))}
-    for name, total in values.items():
-        count = values.get(name.removesuffix(SUM) + COUNT, 0.0)
-        if name.endswith(SUM) and count > 0:
-            mean = total / count
-            found[name.removesuffix(SUM).removesuffix(LOG)] = math.exp(mean) if name.endswith(LOG + SUM) else mean
-    return found
 
 
 class Metrics:

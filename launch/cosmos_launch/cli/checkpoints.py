@@ -174,7 +174,7 @@ def _tensor_differences(one: Path, other: Path) -> list[str]:
 
     from cosmos_train.parallel import init
     from cosmos_train.parallel.config import ParallelConfig
-    from cosmos_train.train.checkpoint.checkpoint import read_tensors, tensor_names
+    from cosmos_train.train.checkpoint.load import read_tensors, tensor_names
 
     init.start(ParallelConfig(), seed=0)
     first, second = tensor_names(one), tensor_names(other)

@@ -11,8 +11,8 @@ from support.ranks import RankPool
 from cosmos_launch.cli.main import main
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
-from cosmos_train.train.checkpoint.folder import damage_of
+from cosmos_train.train.checkpoint.folder import damage_of, newest_checkpoint, resolve
+from cosmos_train.train.checkpoint.load import tensor_names
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def alone():
 def test_writes_weights_alone(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["ema", str(run_dir), "--sigma-rel", "0.15", "--out", str(tmp_path / "made")]) == 0
     assert "power-law average of sigma_rel 0.15" in capsys.readouterr().out
-    assert checkpoint.resolve(tmp_path / "made") == tmp_path / "made"
+    assert resolve(tmp_path / "made") == tmp_path / "made"
     assert damage_of(tmp_path / "made") == []
-    names = set(checkpoint.tensor_names(tmp_path / "made"))
-    newest = checkpoint.newest_checkpoint(run_dir)
+    names = set(tensor_names(tmp_path / "made"))
+    newest = newest_checkpoint(run_dir)
     assert newest is not None
-    assert names == {name for name in checkpoint.tensor_names(newest) if name.startswith("model.")}
+    assert names == {name for name in tensor_names(newest) if name.startswith("model.")}
 
 
 def test_a_damaged_snapshot_is_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -10,7 +10,7 @@ from cosmos_launch.jobs.failure import report_failure
 from cosmos_tok.store import TokenizerError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.init import RendezvousError
-from cosmos_train.train.checkpoint.checkpoint import CheckpointError
+from cosmos_train.train.checkpoint.folder import CheckpointError
 
 USER, FAILED = 2, 1
 KNOWN = {

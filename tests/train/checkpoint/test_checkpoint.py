@@ -19,8 +19,16 @@ from support.ranks import RankPool
 
 from cosmos_train.interop.source import open_world
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.train.checkpoint import checkpoint
+from cosmos_train.train.checkpoint.folder import (
+    FORMAT,
+    MARKER,
+    CheckpointError,
+    newest_checkpoint,
+    read_progress,
+    resolve,
+)
 from cosmos_train.train.checkpoint.judge import _check_of
+from cosmos_train.train.checkpoint.start import StartingPoint
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, STOPPED
 
@@ -118,19 +126,19 @@ def test_says_where_it_started_from(uninterrupted: Path):
 
 
 def test_order_of_sources(ranks: Callable[[int], RankPool], tmp_path: Path, uninterrupted: Path):
-    def chosen(run_dir: Path, **config: str) -> checkpoint.Source:
-        first, second = ranks(2).run(training.chosen_source, run_dir, CheckpointConfig(**config))
+    def chosen(run_dir: Path, **config: str) -> StartingPoint:
+        first, second = ranks(2).run(training.chosen_start, run_dir, CheckpointConfig(**config))
         assert first == second
         return first
 
-    newest = checkpoint.newest_checkpoint(uninterrupted)
+    newest = newest_checkpoint(uninterrupted)
     assert chosen(tmp_path).folder is None
     assert chosen(tmp_path, resume_from=str(uninterrupted)).folder == newest
     assert chosen(tmp_path, init_from=str(uninterrupted)).weights_only
     own = chosen(uninterrupted, init_from="nowhere")
     assert own.folder == newest and not own.weights_only
     for name, message in ranks(2).run(
-        training.failure_of, training.chosen_source, tmp_path, CheckpointConfig(resume_from=str(tmp_path))
+        training.failure_of, training.chosen_start, tmp_path, CheckpointConfig(resume_from=str(tmp_path))
     ):
         assert name == "CheckpointError" and "neither a complete checkpoint" in message
 
@@ -157,13 +165,13 @@ def test_a_checkpoint_with_the_progress_of_another_is_damaged(
     shutil.copytree(uninterrupted, tmp_path / "run")
     before, newest = (tmp_path / "run/checkpoints" / f"step-000000{step}" for step in (10, 12))
     shutil.rmtree(before)
-    progress = checkpoint.read_progress(newest)
+    progress = read_progress(newest)
     newest = newest.rename(before)
     seal_again(newest, dataclasses.replace(progress, step=10, samples_consumed=40))
     for key in ("run_dir", "resume_from"):
         config = CheckpointConfig() if key == "run_dir" else CheckpointConfig(**{key: str(newest)})
         run_dir = tmp_path / ("run" if key == "run_dir" else "new")
-        for name, message in ranks(2).run(training.failure_of, training.chosen_source, run_dir, config):
+        for name, message in ranks(2).run(training.failure_of, training.chosen_start, run_dir, config):
             assert name == "CheckpointError"
             assert "complete.json says 10 steps, 0 of them skipped, and the optimizer's own count is 12" in message
 
@@ -181,7 +189,7 @@ def test_all_ranks_take_what_rank_0_sees(
     arguments = (training.seen_from_own_folder, views, run_dir, config)
     other = views[1] / "run" / "checkpoints"
     (other / "step-00000014").mkdir()
-    newest = checkpoint.newest_checkpoint(views[0] / "run")
+    newest = newest_checkpoint(views[0] / "run")
     assert newest is not None
     for source in ranks(2).run(*arguments):
         assert source.folder == newest.relative_to(views[0]) and not source.damaged
@@ -218,15 +226,15 @@ def test_a_checkpoint_that_lost_its_marker_is_damaged(
     """The run goes on from the one before, and says why; who names it, itself or by its run, is refused."""
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)
-    (run_dir / "checkpoints/step-00000012" / checkpoint.MARKER).unlink()
-    newest = checkpoint.newest_checkpoint(run_dir)
+    (run_dir / "checkpoints/step-00000012" / MARKER).unlink()
+    newest = newest_checkpoint(run_dir)
     assert newest is not None and newest.name == "step-00000010"
     for key in ("resume_from", "init_from"):
         for named in (run_dir, run_dir / "checkpoints/step-00000012"):
             config = CheckpointConfig(**{key: str(named)})
-            for name, message in ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", config):
+            for name, message in ranks(2).run(training.failure_of, training.chosen_start, tmp_path / "new", config):
                 is_read = (key, named.name) == ("init_from", "step-00000012")  # as another project's, by the task
-                assert (name, checkpoint.MARKER in message) == (("", False) if is_read else ("CheckpointError", True))
+                assert (name, MARKER in message) == (("", False) if is_read else ("CheckpointError", True))
     assert ranks(2).run(training.run_loop, cache, run_dir, DP2, {"num_steps": NUM_STEPS}) == [DONE, DONE]
     start = [event for event in training.events(run_dir) if event["event"] == "start"][-1]
     assert start["step"] == 10 and "a newer one is damaged" in start["source"]
@@ -264,7 +272,7 @@ def test_checkpoints_that_can_not_be_listed_are_no_reason_to_start_afresh(
     ranks: Callable[[int], RankPool], tmp_path: Path
 ):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
-    for name, message in ranks(2).run(training.failure_of, training.chosen_source, tmp_path, CheckpointConfig()):
+    for name, message in ranks(2).run(training.failure_of, training.chosen_start, tmp_path, CheckpointConfig()):
         assert name == "CheckpointError" and f"{tmp_path}/checkpoints can not be looked into" in message
 
 
@@ -340,14 +348,14 @@ def test_only_damaged_checkpoints_are_no_reason_to_start_afresh(
     shutil.copytree(uninterrupted, tmp_path / "run")
     for step in (10, 12):
         damaged(tmp_path / "run", step)
-    chosen = (training.failure_of, training.chosen_source, tmp_path / "run", CheckpointConfig())
+    chosen = (training.failure_of, training.chosen_start, tmp_path / "run", CheckpointConfig())
     for _ in range(2):  # a requeued job finds them as they were
         name, message = ranks(2).run(*chosen)[1]
         assert name == "CheckpointError" and "all 2 checkpoints of" in message
         assert "step-00000012: weights_00001.distcp differs from its digest; step-00000010: weights" in message
     restored = tmp_path / "run" / "checkpoints" / "step-00000010"
     shutil.copytree(uninterrupted / "checkpoints" / restored.name, restored, dirs_exist_ok=True)
-    assert ranks(1).run(training.chosen_source, *chosen[2:])[0].folder == restored
+    assert ranks(1).run(training.chosen_start, *chosen[2:])[0].folder == restored
 
 
 def test_a_named_checkpoint_that_is_damaged_is_refused(
@@ -356,12 +364,12 @@ def test_a_named_checkpoint_that_is_damaged_is_refused(
     shutil.copytree(uninterrupted, tmp_path / "run")
     victim = damaged(tmp_path / "run", 12)
     asked = CheckpointConfig(resume_from=str(tmp_path / "run"))
-    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", asked)[0]
+    name, message = ranks(2).run(training.failure_of, training.chosen_start, tmp_path / "new", asked)[0]
     assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
     trusting = CheckpointConfig(resume_from=str(tmp_path / "run"), verify=False)
-    assert ranks(2).run(training.chosen_source, tmp_path / "new", trusting)[0].folder is not None
+    assert ranks(2).run(training.chosen_start, tmp_path / "new", trusting)[0].folder is not None
     os.truncate(victim, victim.stat().st_size // 2)
-    name, message = ranks(2).run(training.failure_of, training.chosen_source, tmp_path / "new", trusting)[1]
+    name, message = ranks(2).run(training.failure_of, training.chosen_start, tmp_path / "new", trusting)[1]
     assert name == "CheckpointError" and f"{victim.name} has {victim.stat().st_size} bytes instead of" in message
 
 
@@ -370,15 +378,15 @@ def test_of_weights_alone_the_files_that_hold_them_are_compared(
 ):
     """A warm start, on all ranks together, and what reads a checkpoint in one process, as a conversion does."""
     shutil.copytree(uninterrupted, tmp_path / "run")
-    chosen = (training.chosen_source, tmp_path / "new", CheckpointConfig(init_from=str(tmp_path / "run")))
+    chosen = (training.chosen_start, tmp_path / "new", CheckpointConfig(init_from=str(tmp_path / "run")))
     damaged(tmp_path / "run", 12, "optimizer")
     assert ranks(2).run(*chosen)[0].weights_only and open_world(tmp_path / "run").layout == "checkpoint"
     victim = damaged(tmp_path / "run", 12)
     name, message = ranks(2).run(training.failure_of, *chosen)[0]
     assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
-    with pytest.raises(checkpoint.CheckpointError, match=f"{victim.name} differs from its digest"):
+    with pytest.raises(CheckpointError, match=f"{victim.name} differs from its digest"):
         open_world(tmp_path / "run")
-    run_yaml, progress = victim.with_name("run.yaml"), checkpoint.read_progress(victim.parent)
+    run_yaml, progress = victim.with_name("run.yaml"), read_progress(victim.parent)
     run_yaml.write_text(run_yaml.read_text().replace("verify: true", "verify: false"))
     seal_again(victim.parent, progress)
     assert open_world(tmp_path / "run").layout == "checkpoint"
@@ -389,7 +397,7 @@ def test_a_file_that_ends_too_early_is_our_error_without_digests_too(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, uninterrupted: Path, name: str
 ):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    newest = checkpoint.resolve(tmp_path / "run")
+    newest = resolve(tmp_path / "run")
     shutil.rmtree(newest.with_name("step-00000010"))  # which is taken where it shows before anything is loaded
     unseal(newest)
     os.truncate(newest / name, (newest / name).stat().st_size // 2)
@@ -434,12 +442,12 @@ def test_changed_data_seed_or_batch_is_refused(
 
 def test_newer_format_is_refused(uninterrupted: Path, tmp_path: Path):
     shutil.copytree(uninterrupted, tmp_path / "run")
-    marker = tmp_path / "run/checkpoints/step-00000012" / checkpoint.MARKER
-    values = json.loads(marker.read_text()) | {"format": checkpoint.FORMAT + 1}
+    marker = tmp_path / "run/checkpoints/step-00000012" / MARKER
+    values = json.loads(marker.read_text()) | {"format": FORMAT + 1}
     del values["check"]
     marker.write_text(json.dumps(values | {"check": _check_of(values)}))
-    with pytest.raises(checkpoint.CheckpointError, match="use a newer cosmos-train"):
-        checkpoint.read_progress(marker.parent)
+    with pytest.raises(CheckpointError, match="use a newer cosmos-train"):
+        read_progress(marker.parent)
 
 
 @pytest.fixture
@@ -465,10 +473,10 @@ def test_full_disk_leaves_the_checkpoint_before(
     for name, message in ranks(2).run(training.failure_of, training.run_loop, cache, run_dir, DP2, settings):
         assert name == "CheckpointError"
         assert f"could not write the checkpoint of step 4 to {run_dir}" in message and "the disk is full" in message
-    newest = checkpoint.newest_checkpoint(run_dir)
+    newest = newest_checkpoint(run_dir)
     assert newest is not None, "the disk was too small for the first checkpoint already"
     assert not list((run_dir / "checkpoints").glob("*.partial")), "what was half written is gone"
-    assert checkpoint.read_progress(newest).step < 6
+    assert read_progress(newest).step < 6
 
 
 def test_a_full_staging_disk_is_the_one_that_is_named(

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from cosmos_train.interop.stores import CheckpointStore
-from cosmos_train.train.checkpoint import checkpoint
 from cosmos_train.train.checkpoint.folder import CheckpointError
+from cosmos_train.train.checkpoint.load import tensor_names
 from cosmos_train.train.checkpoint.metadata import PlainReader, files_of
 
 TENSORS = {"model.a": torch.arange(6.0).view(2, 3), "model.b": torch.ones(3, dtype=torch.bfloat16)}
@@ -79,7 +79,7 @@ def test_whatever_it_holds_it_is_our_error(folder: Path, content: bytes):
     (folder / ".metadata").write_bytes(content)
     with pytest.raises(CheckpointError) as raised:
         files_of(folder, ["model"])
-        checkpoint.tensor_names(folder)
+        tensor_names(folder)
     assert str(folder) in str(raised.value)
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_is_none_is_our_error(folder: Path, name: str):
         make(folder / name)
         with pytest.raises(CheckpointError, match=str(folder)):
             files_of(folder, ["model"])
-            checkpoint.tensor_names(folder)
+            tensor_names(folder)
 
 
 def test_a_damaged_one_is_told(folder: Path):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.step_metrics import Ratio, values_of
 from cosmos_train.train.telling.block_stats import BLOCK, BlockStats
-from cosmos_train.train.telling.metrics import ratios
 
 
 def rms(values: list[Tensor]) -> float:
@@ -27,7 +27,7 @@ def test_root_mean_squares_of_each_block_in_the_step_that_is_observed(tmp_path: 
         if (found := BLOCK.search(name)) and found.end() == len(name):
             module.register_forward_hook(lambda _m, _i, output, kept=outputs[int(found[1])]: kept.append(output))
 
-    def step(*, observed: bool) -> dict[str, float]:
+    def step(*, observed: bool) -> dict[str, Ratio[float]]:
         if observed:
             stats.start()
         indices = tiny_world.micro_batches(run, 0, mesh)
@@ -48,7 +48,7 @@ def test_root_mean_squares_of_each_block_in_the_step_that_is_observed(tmp_path: 
     assert step(observed=False) == {} and stats.num_blocks == 4
     for kept in gradients.values():
         kept.clear()
-    means = ratios(step(observed=True))
+    means = values_of(step(observed=True))
     init.stop()
     for number in range(4):
         for kind, kept in (("activation", outputs), ("gradient", gradients)):

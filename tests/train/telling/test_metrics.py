@@ -1,7 +1,6 @@
 """metrics.jsonl over restarts and crashes, and what it shares with Weights & Biases, the real one, offline."""
 
 import json
-import math
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from support import wandb_files
 
 from cosmos_train.train.config import TrackingConfig
-from cosmos_train.train.telling.metrics import Metrics, as_perplexity, as_ratio, ratios
+from cosmos_train.train.telling.metrics import Metrics
 
 VALUES = {"loss": 0.51239, "step_sec": 0.25, "data_wait_share": 0.0}
 
@@ -26,12 +25,6 @@ def open_metrics(run_dir: Path, wandb: Any = "disabled", **more: Any) -> Metrics
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_pairs_become_ratios_where_something_counted():
-    values = {"loss": 2.0, **as_ratio("error", 6.0, 4.0), **as_ratio("never", 0.0, 0.0)}
-    assert ratios(values) == {"loss": 2.0, "error": 1.5}
-    assert ratios(as_perplexity("perplexity", 3 * math.log(8), 3.0)) == {"perplexity": pytest.approx(8)}
 
 
 def test_a_line_for_each_logged_step_and_each_event(tmp_path: Path):
