@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cosmos_train.config.load import to_yaml
 from cosmos_train.generate.config import SampleConfig
-from cosmos_train.generate.world import Scene, sample_world
+from cosmos_train.generate.network import in_turn
+from cosmos_train.generate.world import Scene, sample_scene
 from cosmos_train.interop.load import load_world
 from cosmos_train.interop.source import open_world
 from cosmos_train.models.dit.world import build_world_model
@@ -40,7 +41,7 @@ def sample_on_ranks(source: Path, parallel: ParallelConfig, scene: Scene, config
     [model], _ = build_world_model(found.require_dit(), parallel, mesh, dtype=torch_dtype("fp32"), seed=5)
     load_world(found, [model], mesh)
     has_mask = model.net.config.condition_mask
-    return sample_world(model.net, scene, config, sigma_data=0.5, has_condition_mask=has_mask)
+    return sample_scene(in_turn(model.net), scene, config, sigma_data=0.5, has_condition_mask=has_mask)
 
 
 def first_loss(cache: Path, run_dir: Path, weights: Path) -> float:
