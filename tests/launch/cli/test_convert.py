@@ -19,7 +19,7 @@ from cosmos_tok.number_formats import dequantised
 from cosmos_tok.official import official_tensors
 from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.source import open_source
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -211,8 +211,8 @@ def test_8_bits_with_their_scales_are_converted(tmp_path: Path, suffix: str, sca
     assert len(stored) > len(state) + 10
     source = saved(tmp_path / f"model{suffix}", stored)
     assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 0
-    found = open_world(tmp_path / "ours").ours
-    expected = open_world(saved(tmp_path / "meant.pt", meant)).ours
+    found = open_source(tmp_path / "ours").ours
+    expected = open_source(saved(tmp_path / "meant.pt", meant)).ours
     assert found.meta.keys() == expected.meta.keys()
     for name in expected.meta:
         assert torch.equal(found.read(name), expected.read(name)), name
