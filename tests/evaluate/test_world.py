@@ -91,7 +91,7 @@ WRONG = {
     "nothing to go on from": ("run sample.num_condition_frames=0", "leaves no frame to predict from or to repeat"),
     "a model without first frames": (
         "text2world",
-        "is a Text2World model (model.condition_mask=false), which goes on ",
+        "is of a Text2World model (model.condition_mask=false), which goes on ",
     ),
     "no windows": ("run --max-windows 0", "--max-windows 0 must be at least 1"),
 }
