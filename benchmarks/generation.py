@@ -149,13 +149,16 @@ def compare_heads(run_dir: Path, given: Path, numbers: Sequence[int]) -> list[di
     from cosmos_train.config.schema import WorldARRun
     from cosmos_train.generate.codes import CodeScene, generate_codes
     from cosmos_train.generate.medusa import generate_guessed_codes
-    from cosmos_train.worlds.trained import open_run
-    from cosmos_train.worlds.trained_ar import load_ar
+    from cosmos_train.worlds.autoregressive import AutoregressiveWorld
+    from cosmos_train.worlds.opening import open_world
+    from cosmos_train.worlds.run import find_run
 
-    folder, run = open_run(run_dir, ["sample.temperature=0"])
+    found_run = find_run(run_dir, ["sample.temperature=0"])
+    run = found_run.run
     assert isinstance(run, WorldARRun), f"{run_dir} is of a {run.recipe} run"
-    world = load_ar(folder, run)
-    _, frames, height, width = world.latent_shape
+    world = open_world(found_run)
+    assert isinstance(world, AutoregressiveWorld), "of such a run"
+    _, frames, height, width = world.require_windows().latent_shape
     pixels_3THW = read_first_frames(given, world.frames_for(run.sample.num_condition_frames), run.data, crop=False)
     scene = CodeScene(grid_THW=(frames, height, width), seed_B=[0], given_BTHW=world.encode(pixels_3THW[None]))
     num_new = (frames - run.sample.num_condition_frames) * height * width

@@ -67,7 +67,8 @@ def make_sides(
     from support.diffusers_dit import diffusers_twin
 
     from cosmos_train.generate.config import SampleConfig
-    from cosmos_train.generate.world import Scene, sample_world
+    from cosmos_train.generate.network import in_turn
+    from cosmos_train.generate.world import Scene, sample_scene
     from cosmos_train.models.dit.config import DiTConfig
     from cosmos_train.models.dit.world import build_world_model
     from cosmos_train.parallel import init
@@ -110,8 +111,8 @@ def make_sides(
     latents: dict[str, Any] = {}
 
     def ours() -> None:
-        latents["ours"] = sample_world(
-            world.net, scene, config, sigma_data=SIGMA_DATA, has_condition_mask=model.condition_mask
+        latents["ours"] = sample_scene(
+            in_turn(world.net), scene, config, sigma_data=SIGMA_DATA, has_condition_mask=model.condition_mask
         )
 
     def diffusers() -> None:

@@ -24,7 +24,6 @@ RUN_WHOLE = {
     "cosmos_launch.cli.train": "tests/launch/cli/test_main.py",
     "cosmos_launch.cli.__main__": "tests/launch/cli/test_main.py",
     "cosmos_launch.jobs.text_encoding": "tests/launch/cli/test_main.py",
-    "cosmos_train.worlds.trained_ar": "tests/launch/cli/test_sample_codes.py",
 }
 
 
@@ -73,9 +72,9 @@ def test_a_module_that_no_test_names_is_seen(tmp_path: Path) -> None:
             for name in ("imported", "within", "started", "mirrored", "lonely", "__init__")
         ]
         + [
-            "cosmos_train/worlds/trained_ar.py",
+            "cosmos_train/encoding/filling_cache.py",
             "tests/train/test_mirrored.py",
-            RUN_WHOLE["cosmos_train.worlds.trained_ar"],
+            RUN_WHOLE["cosmos_train.encoding.filling_cache"],
         ],
         "",
     )
@@ -85,5 +84,5 @@ def test_a_module_that_no_test_names_is_seen(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert unnamed(tmp_path) == ["cosmos_train.train.lonely"]
-    (tmp_path / RUN_WHOLE["cosmos_train.worlds.trained_ar"]).unlink()
-    assert unnamed(tmp_path) == ["cosmos_train.train.lonely", "cosmos_train.worlds.trained_ar"]
+    (tmp_path / RUN_WHOLE["cosmos_train.encoding.filling_cache"]).unlink()
+    assert unnamed(tmp_path) == ["cosmos_train.encoding.filling_cache", "cosmos_train.train.lonely"]

@@ -7,7 +7,7 @@ from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, usable_clips
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.worlds.trained import TrainedWorld
+from cosmos_train.worlds.world import TrainedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +20,20 @@ class RegularWindow:
     caption: str
 
 
-def regular_windows(world: TrainedWorld, split: Split, max_windows: int) -> list[RegularWindow]:
-    """At most so many, evenly spread, one every latents.hop_frames of each clip of the split.
+def regular_windows(trained: TrainedRun, split: Split, max_windows: int) -> list[RegularWindow]:
+    """Return at most so many, evenly spread, one every latents.hop_frames of each clip of the split.
 
     Raises:
         ConfigError: there are none, or the run was trained on another manifest.
     """
-    data, manifest = world.run.data, Manifest.read(world.run.data.manifest)
-    if world.manifest_digest not in ("", manifest.digest):
+    run, data, manifest = trained.run, trained.run.data, Manifest.read(trained.run.data.manifest)
+    if trained.manifest_digest not in ("", manifest.digest):
         raise ConfigError(
-            f"data.manifest={data.manifest} has digest {manifest.digest[:12]}, but {world.run.run_dir} was trained on "
-            f"{world.manifest_digest[:12]}, whose held-out clips may be others; put that manifest back"
+            f"data.manifest={data.manifest} has digest {manifest.digest[:12]}, but {run.run_dir} was trained on "
+            f"{trained.manifest_digest[:12]}, whose held-out clips may be others; put that manifest back"
         )
     clips = usable_clips(manifest, replace(data, buckets="one"), frozenset()).select(split)
-    windows = RegularWindows(clips, data, hop_frames=world.run.latents.hop_frames)
+    windows = RegularWindows(clips, data, hop_frames=run.latents.hop_frames)
     if not len(windows):
         raise ConfigError(f"{data.manifest} has no {split} windows; build the manifest with --heldout-every")
     numbers = range(0, len(windows), max(1, len(windows) // max_windows))[:max_windows]

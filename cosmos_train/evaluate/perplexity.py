@@ -13,21 +13,24 @@ from torch import Tensor
 
 from cosmos_data.decoders.decode import choose_decoder
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_train.config.schema import WorldARRun
 from cosmos_train.evaluate.held_out import regular_windows
 from cosmos_train.parallel.vocabulary import token_nll
 from cosmos_train.recipes.world_ar import TokenBatch
-from cosmos_train.worlds.trained_ar import CodeWorld
+from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 
 UNIGRAM_WINDOWS = 64
 """Of the training clips, at most."""
 
 
 @torch.no_grad()
-def perplexity(world: CodeWorld, codes_NTHW: Tensor, text_NSE: Tensor | None) -> dict[str, float]:
+def perplexity(world: AutoregressiveWorld, codes_NTHW: Tensor, text_NSE: Tensor | None) -> dict[str, float]:
     """{"model": perplexity, "unigram": perplexity} of these videos. One process holds the whole model."""
-    rivals = {"unigram": unigram_nll(training_codes(world), world.run.model.vocab_size)}
-    objective = replace(world.run.objective, condition_frames=world.run.sample.num_condition_frames)
-    run, nll = replace(world.run, objective=objective), {"model": list[Tensor](), **{name: [] for name in rivals}}
+    run = world.require_trained().run
+    assert isinstance(run, WorldARRun), "its world is an autoregressive one"
+    objective = replace(run.objective, condition_frames=world.sampling.num_condition_frames)
+    run, unigram_V = replace(run, objective=objective), unigram_nll(training_codes(world), world.config.vocab_size)
+    nll: dict[str, list[Tensor]] = {"model": [], "unigram": []}
     for k in range(len(codes_NTHW)):  # one at a time: a window of the 4B has 2 GB of logits
         batch = TokenBatch.of(codes_NTHW[k : k + 1], None if text_NSE is None else text_NSE[k : k + 1], run)
         logits, _ = world.decoder.piece(batch.ids_BL, batch.grid_HW, text_BSE=batch.text_BSE)
@@ -35,16 +38,15 @@ def perplexity(world: CodeWorld, codes_NTHW: Tensor, text_NSE: Tensor | None) ->
         targets_LB, counts_L = batch.targets_BL.T, batch.counts()
         nll_LB, _ = token_nll(logits_LBV, targets_LB, world.mesh.tp)
         nll["model"].append(nll_LB[counts_L].cpu().double())
-        for name, nll_V in rivals.items():
-            nll[name].append(nll_V[targets_LB[counts_L].cpu()])
+        nll["unigram"].append(unigram_V[targets_LB[counts_L].cpu()])
     return {name: math.exp(torch.cat(values).mean()) for name, values in nll.items()}
 
 
-def training_codes(world: CodeWorld) -> Iterator[Tensor]:
+def training_codes(world: AutoregressiveWorld) -> Iterator[Tensor]:
     """Codes [1, T, H, W] of some windows of the training clips, evenly spread."""
-    windows = regular_windows(world, "train", UNIGRAM_WINDOWS)
+    windows = regular_windows(world.require_trained(), "train", UNIGRAM_WINDOWS)
     clips = {window.sample.clip.clip_id: window.sample.clip for window in windows}
-    decoder = choose_decoder(world.run.data, [Manifest(clips.values())])
+    decoder = choose_decoder(world.require_trained().run.data, [Manifest(clips.values())])
     for window in windows:
         yield world.encode(decoder.decode([window.sample])).cpu()
 

@@ -11,7 +11,6 @@ the repeated frame itself, with the video. Of an autoregressive model there is t
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,36 +21,42 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.evaluate.held_out import RegularWindow, regular_windows
 from cosmos_train.evaluate.perplexity import perplexity
 from cosmos_train.train.telling.progress import progress
-from cosmos_train.worlds.load_to_sample import load_to_sample
-from cosmos_train.worlds.trained import TrainedWorld
-from cosmos_train.worlds.trained_ar import CodeWorld
-from cosmos_train.worlds.trained_dit import DiffusionWorld
+from cosmos_train.worlds.autoregressive import AutoregressiveWorld
+from cosmos_train.worlds.diffusion import DiffusionWorld
+from cosmos_train.worlds.run import RunCheckpoint, require_sampling
+from cosmos_train.worlds.world import Prompts, WindowRequest, World
 
 WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"
 
 
-def evaluate(folder: Path, run: WorldDiTRun | WorldARRun, *, max_windows: int) -> dict[str, Any]:
-    """What evaluation.json holds, of a checkpoint folder and its run as `open_run` finds them.
-
-    Raises:
-        CheckpointError, ConfigError, DataError, TokenizerError: it can not be judged so, or something is missing.
-    """
+def require_evaluation(found: RunCheckpoint, *, max_windows: int) -> None:
+    """Raises ConfigError where a run can not be judged so, before anything of it is loaded."""
+    run = found.run
     if run.sample.num_condition_frames < 1:
         raise ConfigError("sample.num_condition_frames=0 leaves no frame to predict from or to repeat; use 1 or more")
     if max_windows < 1:
         raise ConfigError(f"--max-windows {max_windows} must be at least 1")
     if isinstance(run, WorldDiTRun) and not run.model.condition_mask:
         raise ConfigError(
-            f"{folder} is of a Text2World model (model.condition_mask=false), which goes on from no given frames and "
-            "so predicts no held-out window; evaluate a Video2World model"
+            f"{found.folder} is of a Text2World model (model.condition_mask=false), which goes on from no given frames "
+            "and so predicts no held-out window; evaluate a Video2World model"
         )
-    world = load_to_sample(folder, run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
-    comparison = _compare(world, regular_windows(world, "heldout", max_windows))
+    require_sampling(run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
+
+
+def evaluate(world: World, *, max_windows: int) -> dict[str, Any]:
+    """Return what evaluation.json holds, of a run's model.
+
+    Raises:
+        ConfigError, DataError: its manifest is another one, or a video can not be read.
+        NotFiniteError: the model computes no numbers.
+    """
+    comparison = _compare(world, regular_windows(world.require_trained(), "heldout", max_windows))
     facts = comparison.facts(world)
     _require_finite(facts, comparison.measure)
     return facts
@@ -77,12 +82,12 @@ class Comparison:
         """Over all windows."""
         return {name: sum(values) / len(values) for name, values in self.errors.items()}
 
-    def facts(self, world: TrainedWorld) -> dict[str, Any]:
+    def facts(self, world: World) -> dict[str, Any]:
         """What the JSON file says."""
-        means, num_given = self.means, world.run.sample.num_condition_frames
+        means, num_given = self.means, world.sampling.num_condition_frames
         found = {
-            "checkpoint": str(world.checkpoint_folder),
-            "step": world.step,
+            "checkpoint": str(world.path),
+            "step": world.require_trained().step,
             "num_windows": len(self.samples),
             "num_condition_frames": num_given,
             "measure": self.measure,
@@ -97,26 +102,26 @@ class Comparison:
                 {"clip_id": sample.clip.clip_id, "start_frame": sample.start_frame, MODEL: model, RIVAL: rival}
                 for sample, model, rival in zip(self.samples, *self.errors.values(), strict=True)
             ],
-            "sample": asdict(world.run.sample),
+            "sample": asdict(world.sampling),
         }
-        if isinstance(world, CodeWorld):
+        if isinstance(world, AutoregressiveWorld):
             text_BSE = torch.cat(self.text_BSE) if self.text_BSE else None
             found["perplexity"] = perplexity(world, torch.cat(self.codes_BTHW), text_BSE)
         return found
 
 
-def _compare(world: TrainedWorld, chosen: Sequence[RegularWindow]) -> Comparison:
-    comparison = Comparison("code_error" if isinstance(world, CodeWorld) else "latent_mse")
-    num_given = world.run.sample.num_condition_frames
+def _compare(world: World, chosen: Sequence[RegularWindow]) -> Comparison:
+    comparison = Comparison("code_error" if isinstance(world, AutoregressiveWorld) else "latent_mse")
+    num_given = world.sampling.num_condition_frames
     clips = {window.sample.clip.clip_id: window.sample.clip for window in chosen}
-    decoder = choose_decoder(world.run.data, [Manifest(clips.values())])
+    decoder = choose_decoder(world.require_trained().run.data, [Manifest(clips.values())])
     with progress("evaluate", "windows") as advance:
         for start in range(0, len(chosen), WINDOWS_AT_ONCE):
             some = chosen[start : start + WINDOWS_AT_ONCE]
             samples = [window.sample for window in some]
             pixels = decoder.decode(samples)
-            truth, text = world.encode(pixels), read_captions(world, some)
-            predicted, still = predict(world, some, pixels, text), _still(world, pixels, num_given)
+            truth, prompts = world.encode(pixels), read_captions(world, some)
+            predicted, still = predict(world, some, pixels, prompts), _still(world, pixels, num_given)
             for name, guess, guess_B3THW in (
                 (MODEL, predicted, world.decode(predicted)),
                 (RIVAL, world.encode(still), still),
@@ -124,9 +129,9 @@ def _compare(world: TrainedWorld, chosen: Sequence[RegularWindow]) -> Comparison
                 comparison.errors[name] += _errors(world, guess, truth, num_given)
                 comparison.pixel_mse_BT[name].append(_pixel_errors(guess_B3THW, pixels))
             comparison.samples += samples
-            if isinstance(world, CodeWorld):
+            if isinstance(world, AutoregressiveWorld):
                 comparison.codes_BTHW.append(truth)
-                comparison.text_BSE += [] if text is None else [text]
+                comparison.text_BSE += [] if prompts is None else [prompts.text_PSE]
             advance(len(comparison.samples), len(chosen))
     return comparison
 
@@ -142,25 +147,25 @@ def _require_finite(facts: dict[str, Any], measure: str) -> None:
                 )
 
 
-def read_captions(world: TrainedWorld, windows: Sequence[RegularWindow]) -> Tensor | None:
-    """What the model wants to know of the windows' captions."""
+def read_captions(world: World, windows: Sequence[RegularWindow]) -> Prompts | None:
+    """Return what the model wants to know of the windows' captions."""
     return world.read_prompts({f"caption of window {window.number}": window.caption for window in windows})
 
 
-def predict(world: TrainedWorld, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, text: Tensor | None) -> Tensor:
-    """Latents that `sample` makes of each window's first frames, its seed the window's number."""
-    first_frames = world.frames_for(world.run.sample.num_condition_frames)
-    return world.sample_window(
-        text,
-        [window.number for window in windows],
-        world.encode(pixels_B3THW[:, :, :first_frames]),
-        num_latent_frames=world.latent_shape[1],
+def predict(world: World, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, prompts: Prompts | None) -> Tensor:
+    """Return the latents that `sample` makes of each window's first frames, its seed the window's number."""
+    first_frames = world.frames_for(world.sampling.num_condition_frames)
+    request = WindowRequest(
+        prompts=prompts,
+        seeds=[window.number for window in windows],
         fps_B=[window.sample.fps for window in windows],
-        on_step=lambda _step: None,
+        num_latent_frames=world.require_windows().latent_shape[1],
+        given=world.encode(pixels_B3THW[:, :, :first_frames]),
     )
+    return world.sample_window(request)
 
 
-def _still(world: TrainedWorld, pixels_B3THW: Tensor, num_given: int) -> Tensor:
+def _still(world: World, pixels_B3THW: Tensor, num_given: int) -> Tensor:
     """The windows as if the last conditioning frame stayed."""
     last = world.frames_for(num_given)
     still = pixels_B3THW.clone()
@@ -173,10 +178,10 @@ def _pixel_errors(guess_B3THW: Tensor, truth_B3THW: Tensor) -> Tensor:
     return ((guess_B3THW.float() - truth_B3THW.float()) / 255).square().mean(dim=(1, 3, 4))
 
 
-def _errors(world: TrainedWorld, guess: Tensor, truth: Tensor, num_given: int) -> list[float]:
+def _errors(world: World, guess: Tensor, truth: Tensor, num_given: int) -> list[float]:
     """Of each window, behind its conditioning frames: mean squared difference of latents, share of wrong codes."""
-    if isinstance(world, CodeWorld):
+    if isinstance(world, AutoregressiveWorld):
         return (guess != truth)[:, num_given:].float().mean(dim=(1, 2, 3)).tolist()
     assert isinstance(world, DiffusionWorld)
-    difference = (guess - truth)[:, :, num_given:] / world.run.objective.sigma_data
+    difference = (guess - truth)[:, :, num_given:] / world.objective.sigma_data
     return difference.square().mean(dim=(1, 2, 3, 4)).tolist()

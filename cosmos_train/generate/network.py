@@ -6,12 +6,13 @@ step, to work on several at once (pipelined); so do the two branches of guidance
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cosmos_train.models.dit.model import DiTConditions
 from cosmos_train.parallel.engine import EngineConfig
 from cosmos_train.parallel.inference import PipelinedForward
 from cosmos_train.parallel.mesh import Mesh
@@ -28,26 +29,58 @@ class Network(Protocol):
         *,
         fps_B: Sequence[float],
         condition_mask_B1THW: Tensor | None,
+        padding_mask_B1HW: Tensor | None,
+        extra_BCTHW: Tensor | None,
+        text_mask_BS: Tensor | None,
     ) -> Tensor: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkInput:
-    """One call of the network. What is the same for all videos of the batch may have a batch of 1, but x and fps."""
+    """One call of the network, whose arguments DiT.forward describes.
+
+    What is the same for all videos of the batch may have a batch of 1, but x and fps.
+    """
 
     x_BCTHW: Tensor
     c_noise_B: Tensor
     text_BSE: Tensor
     fps_B: Sequence[float]
     condition_mask_B1THW: Tensor | None
+    padding_mask_B1HW: Tensor | None = None
+    extra_BCTHW: Tensor | None = None
     text_mask_BS: Tensor | None = None
-    """See DiT.forward."""
 
     @property
-    def conditions(self) -> dict[str, Any]:
-        """What the network is told by name; of the text mask only where there is one."""
-        found: dict[str, Any] = {"fps_B": self.fps_B, "condition_mask_B1THW": self.condition_mask_B1THW}
-        return found if self.text_mask_BS is None else found | {"text_mask_BS": self.text_mask_BS}
+    def conditions(self) -> DiTConditions:
+        """What the network is told by name."""
+        return {
+            "fps_B": self.fps_B,
+            "condition_mask_B1THW": self.condition_mask_B1THW,
+            "padding_mask_B1HW": self.padding_mask_B1HW,
+            "extra_BCTHW": self.extra_BCTHW,
+            "text_mask_BS": self.text_mask_BS,
+        }
+
+    def video(self, number: int) -> "NetworkInput":
+        """The same of one of the videos."""
+
+        def row(tensor: Tensor) -> Tensor:
+            return tensor if len(tensor) == 1 else tensor[number : number + 1]
+
+        def row_or_none(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else row(tensor)
+
+        return NetworkInput(
+            x_BCTHW=row(self.x_BCTHW),
+            c_noise_B=row(self.c_noise_B),
+            text_BSE=row(self.text_BSE),
+            fps_B=[self.fps_B[number]],
+            condition_mask_B1THW=row_or_none(self.condition_mask_B1THW),
+            padding_mask_B1HW=row_or_none(self.padding_mask_B1HW),
+            extra_BCTHW=row_or_none(self.extra_BCTHW),
+            text_mask_BS=row_or_none(self.text_mask_BS),
+        )
 
 
 Evaluate = Callable[[Sequence[NetworkInput]], list[Tensor]]
@@ -67,9 +100,10 @@ def pipelined(pieces: Sequence[nn.Module], config: EngineConfig, mesh: Mesh) -> 
         return stage(video.x_BCTHW, video.c_noise_B, video.text_BSE, **video.conditions, hidden_LBD=hidden_LBD)
 
     def evaluate(inputs: Sequence[NetworkInput]) -> list[Tensor]:
-        videos = [video for one in inputs for video in _by_video(one)]
+        sizes, videos = [len(one.x_BCTHW) for one in inputs], list[NetworkInput]()
+        for one, size in zip(inputs, sizes, strict=True):
+            videos += [one.video(number) for number in range(size)]
         outputs = run(forward, videos, like=[video.x_BCTHW for video in videos])
-        sizes = [len(one.x_BCTHW) for one in inputs]
         return list(torch.cat(outputs).split(sizes))
 
     return evaluate
@@ -102,21 +136,3 @@ def videos_of_rank(num_videos: int, mesh: Mesh, *, num_parallel: int = 1) -> ran
     num_slices = mesh.dp.size() // num_parallel
     mine = mesh.dp.rank() % num_slices
     return range(num_videos * mine // num_slices, num_videos * (mine + 1) // num_slices)
-
-
-def _by_video(one: NetworkInput) -> list[NetworkInput]:
-    batch = len(one.x_BCTHW)
-
-    def rows(tensor: Tensor | None) -> Sequence[Tensor | None]:
-        if tensor is None:
-            return [None] * batch
-        return tensor.split(1) if len(tensor) == batch else [tensor] * batch
-
-    columns = zip(
-        *(rows(tensor) for tensor in (one.x_BCTHW, one.c_noise_B, one.text_BSE)),
-        [[fps] for fps in one.fps_B],
-        rows(one.condition_mask_B1THW),
-        rows(one.text_mask_BS),
-        strict=True,
-    )
-    return [NetworkInput(*video) for video in columns]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
-from cosmos_train.generate.network import Evaluate, Network, NetworkInput, in_turn
+from cosmos_train.generate.network import Evaluate, NetworkInput
 from cosmos_train.objectives.edm import c_in, c_noise, denoised, first_frames_mask
 from cosmos_train.objectives.samplers import SAMPLERS, karras_sigmas
 
@@ -38,6 +38,9 @@ class Scene:
     """The first noise, of deviation 1, in place of what the seeds give."""
     augment_noise_BCTHW: Tensor | None = None
     """The noise of deviation 1 that augment_sigma puts on the conditions, in place of what the seeds give."""
+    padding_mask_B1HW: Tensor | None = None
+    extra_BCTHW: Tensor | None = None
+    """Both as DiT.forward takes them."""
 
     def __post_init__(self) -> None:
         batch = len(self.seed_B)
@@ -61,26 +64,6 @@ class Scene:
 
 
 OnStep = Callable[[int], None]
-
-
-def sample_world(
-    network: Network,
-    scene: Scene,
-    config: SampleConfig,
-    *,
-    sigma_data: float,
-    has_condition_mask: bool,
-    on_step: OnStep = lambda _step: None,
-) -> Tensor:
-    """sample_scene with a network that every rank calls alike: of one process, or tensor- or context-parallel."""
-    return sample_scene(
-        in_turn(network),
-        scene,
-        config,
-        sigma_data=sigma_data,
-        has_condition_mask=has_condition_mask,
-        on_step=on_step,
-    )
 
 
 @torch.no_grad()
@@ -118,7 +101,16 @@ def sample_scene(
             branches[1] = condition.dropped(scaled, sigma)
         outputs = evaluate(
             [
-                NetworkInput(net_input.to(dtype), noise_level, text, scene.fps_B, mask, text_mask)
+                NetworkInput(
+                    x_BCTHW=net_input.to(dtype),
+                    c_noise_B=noise_level,
+                    text_BSE=text,
+                    fps_B=scene.fps_B,
+                    condition_mask_B1THW=mask,
+                    padding_mask_B1HW=scene.padding_mask_B1HW,
+                    extra_BCTHW=scene.extra_BCTHW,
+                    text_mask_BS=text_mask,
+                )
                 for (net_input, mask), (text, text_mask) in zip(branches, texts, strict=True)
             ]
         )

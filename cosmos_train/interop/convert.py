@@ -27,7 +27,7 @@ from cosmos_train.interop import official_ar, official_dit
 from cosmos_train.interop.compare import outputs
 from cosmos_train.interop.names import official_tensors
 from cosmos_train.interop.pipeline import write_pipeline
-from cosmos_train.interop.source import ARGUMENTS, WorldSource, open_world, write_ours
+from cosmos_train.interop.source import ARGUMENTS, WorldSource, open_source, write_ours
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 
@@ -65,7 +65,7 @@ def convert(
 ) -> WorldConversion:
     """Write the world model at `source` to the new folder `out` in the layout `to`, and prove it.
 
-    `arguments` and `weights` as for `open_world`; `tokenizer`, of any layout, becomes the vae of a diffusers folder;
+    `arguments` and `weights` as for `open_source`; `tokenizer`, of any layout, becomes the vae of a diffusers folder;
     tp > 1 writes the tensor-parallel shards of so many ranks, of an autoregressive model's official layouts.
     ConfigError or TokenizerError, and no folder, if something can not be read or written, or the result differs.
     """
@@ -76,7 +76,7 @@ def convert(
         raise ConfigError(f"a tokenizer is part of a diffusers folder, not of to={to}; convert it by itself")
     if out.exists():
         raise ConfigError(f"{out} exists already; remove it or convert to another folder")
-    found = open_world(source, arguments, weights=weights)
+    found = open_source(source, arguments, weights=weights)
     _require_place(found, to, tp)
     found = found if to == "ours" else found.without_heads()
     aside = out.with_name(f".{out.name}.converting")
@@ -119,10 +119,10 @@ def _write(folder: Path, found: WorldSource, to: str, tp: int = 1) -> WorldSourc
     """Write into a folder that exists, and open that again."""
     if to == "ours":
         write_ours(folder, found)
-        return open_world(folder)
+        return open_source(folder)
     if to == "diffusers":
         write_pipeline(folder, found.require_dit(), found.entries, found.ours)
-        return open_world(folder)
+        return open_source(folder)
     tensors = partial(official_tensors, found.entries, found.ours)
     if isinstance(found.config, DiTConfig):
         arguments = official_dit.official_arguments(found.config)
@@ -131,7 +131,7 @@ def _write(folder: Path, found: WorldSource, to: str, tp: int = 1) -> WorldSourc
         arguments = official_ar.official_arguments(found.config)
         file = official_ar.write_official(folder, to, found.config, tensors, tp=tp)
     (folder / ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n")
-    return open_world(file)
+    return open_source(file)
 
 
 def _require_same_tensors(found: WorldSource, result: WorldSource) -> None:

@@ -1,4 +1,4 @@
-"""A world model of any layout into this rank's pieces of a run, a tensor at a time: warm starts and post-training.
+"""A world model of any layout into this rank's pieces of a network, a tensor at a time: to be called, or trained on.
 
 What the run has and the checkpoint lacks keeps its first weights, but only where its name is on a list; else it is an
 error that names all of it. What a trained network gains begins without an effect (`gains`).
@@ -7,6 +7,7 @@ error that names all of it. What a trained network gains begins without an effec
 import fnmatch
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,18 +16,34 @@ from torch import Tensor
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop import gains
 from cosmos_train.interop.gains import Config
-from cosmos_train.interop.source import WorldSource
+from cosmos_train.interop.source import WorldSource, open_source
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.world import WorldModel
 from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import local_slice, whole_shape
+from cosmos_train.train.config import CheckpointConfig
 
 log = logging.getLogger(__name__)
 
 
+def warm_start(
+    path: Path, pieces: Sequence[WorldModel] | Sequence[WorldAR], mesh: Mesh, config: CheckpointConfig
+) -> None:
+    """Fill the pieces of a run that begins with the world model at a path. Called on every rank.
+
+    Args:
+        config: its init_new and init_unused say what may differ.
+
+    Raises:
+        ConfigError: more than that differs; all of it is named.
+    """
+    source = open_source(path, verify=False)  # train.checkpoint.start has compared it, on all ranks together
+    load_pieces(source, pieces, mesh, new=config.init_new, unused=config.init_unused)
+
+
 @torch.no_grad()
-def load_world(
+def load_pieces(
     source: WorldSource,
     pieces: Sequence[WorldModel] | Sequence[WorldAR],
     mesh: Mesh,

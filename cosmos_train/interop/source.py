@@ -95,7 +95,7 @@ def is_world_model(path: Path) -> bool:
     return official_ar.is_official(path) or official_dit.is_official(path)
 
 
-def open_world(
+def open_source(
     path: Path | str, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", verify: bool = True
 ) -> WorldSource:
     """Recognise and open a world model.

@@ -12,8 +12,7 @@ from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.metrics import code_use
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
-from cosmos_train.interop.load import load_world
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.load import warm_start
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
@@ -110,10 +109,8 @@ class WorldARTask:
         return loss, {name: value.detach() for name, value in metrics.items()} | self._by_frame(nll_LB, batch)
 
     def warm_start(self, source: Path) -> None:
-        """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
-        config = self.run.checkpoint
-        found = open_world(source, verify=False)  # train.checkpoint.start has compared it, on all ranks together
-        load_world(found, self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
+        """Start from the weights of a world model in any layout."""
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

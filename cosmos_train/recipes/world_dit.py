@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.interop.load import load_world
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.load import warm_start
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.dit.flops import dit_cost, num_tokens
 from cosmos_train.models.dit.world import build_world_model
@@ -79,10 +78,8 @@ class WorldDiTTask:
         return loss, {"loss": loss.detach(), "error": error.detach()} | _details(error_B.detach(), batch)
 
     def warm_start(self, source: Path) -> None:
-        """The weights of a world model in any layout; what may differ, checkpoint.init_new and init_unused say."""
-        config = self.run.checkpoint
-        found = open_world(source, verify=False)  # train.checkpoint.start has compared it, on all ranks together
-        load_world(found, self.pieces, self.mesh, new=config.init_new, unused=config.init_unused)
+        """Start from the weights of a world model in any layout."""
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

@@ -47,7 +47,7 @@ def test_a_key_that_nobody_reads_is_found_out(made_up: Key):
 
 def test_readers_are_those_that_really_read():
     assert readers(KEYS["optim.warmup_steps"]) == ["cosmos_train.train.optim"]
-    assert "cosmos_train.worlds.trained_dit" in readers(KEYS["sample.negative_prompt"])
+    assert "cosmos_train.worlds.diffusion" in readers(KEYS["sample.negative_prompt"])
     assert "cosmos_launch.cli.sample" not in readers(KEYS["train.num_steps"]), "that is sample.num_steps"
 
 

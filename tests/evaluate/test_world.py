@@ -14,7 +14,7 @@ from torch import Tensor
 from cosmos_data.decoders.decode import choose_decoder
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_launch.cli.main import main
-from cosmos_launch.cli.sample import Clock, _condition, _generate
+from cosmos_launch.cli.sample import sample_request
 from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.schema import WorldDiTRun
@@ -23,8 +23,9 @@ from cosmos_train.evaluate.world import _require_finite, predict, read_captions
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.train.loop import DONE, train
-from cosmos_train.worlds.load_to_sample import load_to_sample
-from cosmos_train.worlds.trained import open_run
+from cosmos_train.worlds.opening import open_world
+from cosmos_train.worlds.run import find_run
+from cosmos_train.worlds.world import Clock
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +55,17 @@ def train_here(run: WorldDiTRun, run_dir: Path) -> None:
 def videos_of_both(folder: Path, tmp_path: Path, *overrides: str) -> tuple[Tensor, Tensor]:
     """Of one held-out window by `evaluate world`, and by `sample` of its first frame, caption, rate and number."""
     settings = ["sample.num_steps=3", *overrides]
-    checkpoint, run = open_run(folder / "run", settings)
-    world = load_to_sample(checkpoint, run, num_videos=1, num_frames=9, has_input=True)
-    window = regular_windows(world, "heldout", 10)[1]
-    pixels = choose_decoder(run.data, [Manifest([window.sample.clip])]).decode([window.sample])
+    found = find_run(folder / "run", settings)
+    world, data = open_world(found), found.run.data
+    window = regular_windows(world.require_trained(), "heldout", 10)[1]
+    pixels = choose_decoder(data, [Manifest([window.sample.clip])]).decode([window.sample])
     evaluated = world.decode(predict(world, [window], pixels, read_captions(world, [window])))
     first = pixels[0, :, 0].permute(1, 2, 0).numpy()
     Image.fromarray(first).save(tmp_path / "first.png")
     request = SampleRequest(
         prompt=window.caption, input_path=tmp_path / "first.png", seed=window.number, fps=window.sample.fps
     )
-    sampled = _generate(world, _condition(world, request), [request.seed], 9, Clock())
+    sampled = sample_request(world, request, data, [request.seed], 9, Clock())
     init.stop()
     return evaluated, sampled
 
@@ -90,7 +91,7 @@ WRONG = {
     "nothing to go on from": ("run sample.num_condition_frames=0", "leaves no frame to predict from or to repeat"),
     "a model without first frames": (
         "text2world",
-        "is a Text2World model (model.condition_mask=false), which goes on ",
+        "is of a Text2World model (model.condition_mask=false), which goes on ",
     ),
     "no windows": ("run --max-windows 0", "--max-windows 0 must be at least 1"),
 }

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cosmos_train.generate.config import SampleConfig
-from cosmos_train.generate.world import Scene, sample_world, window_seeds
+from cosmos_train.generate.network import in_turn
+from cosmos_train.generate.world import Scene, sample_scene, window_seeds
 from cosmos_train.objectives.edm import c_in, c_out, c_skip
 from cosmos_train.objectives.samplers import karras_sigmas
 
@@ -39,6 +40,7 @@ class IdealNetwork:
         *,
         fps_B: Sequence[float],
         condition_mask_B1THW: Tensor | None,
+        **_others: Tensor | None,
     ) -> Tensor:
         assert len(fps_B) == len(x_BCTHW) and len(c_noise_B) == 1, "videos share the noise level"
         sigma_B = (4 * c_noise_B.double()).exp()
@@ -70,7 +72,9 @@ def scene(
 def sample(what: Scene, *, mask: bool = False, **config: Any) -> tuple[Tensor, IdealNetwork]:
     network = IdealNetwork()
     settings: dict[str, Any] = {"num_steps": 8, "guidance": 0.0} | config
-    return sample_world(network, what, SampleConfig(**settings), sigma_data=DATA, has_condition_mask=mask), network
+    return sample_scene(
+        in_turn(network), what, SampleConfig(**settings), sigma_data=DATA, has_condition_mask=mask
+    ), network
 
 
 def given_latents(batch: int, num_frames: int) -> Tensor:
@@ -202,6 +206,7 @@ def test_guidance_of_frames_by_hand():
         *,
         fps_B: Sequence[float],
         condition_mask_B1THW: Tensor | None,
+        **_others: Tensor | None,
     ) -> Tensor:
         assert condition_mask_B1THW is not None
         seen = condition_mask_B1THW.mean() + x_BCTHW[:, :, :1].double().mean() + text_BSE.double().mean()
@@ -211,7 +216,7 @@ def test_guidance_of_frames_by_hand():
     config = SampleConfig(
         num_steps=2, sigma_max=2.0, sigma_min=0.2, guidance=guidance, augment_sigma=augment, guide_frames=True
     )
-    found = sample_world(network, scene([4], given), config, sigma_data=DATA, has_condition_mask=True)
+    found = sample_scene(in_turn(network), scene([4], given), config, sigma_data=DATA, has_condition_mask=True)
     light = given[0, :, :1].double() + augment * seeded(9)[:, :1].double()
     x = seeded(8).double() * math.hypot(2.0, 1)
     for sigma, following in ((2.0, 0.2), (0.2, 0.0)):
@@ -240,7 +245,9 @@ def test_the_network_gets_what_it_computes_in():
 def test_says_when_a_step_is_done(last_step: Literal["clean", "none"], steps: list[int]):
     seen: list[int] = []
     config = SampleConfig(num_steps=3, last_step=last_step)
-    sample_world(IdealNetwork(), scene([0]), config, sigma_data=DATA, has_condition_mask=False, on_step=seen.append)
+    sample_scene(
+        in_turn(IdealNetwork()), scene([0]), config, sigma_data=DATA, has_condition_mask=False, on_step=seen.append
+    )
     assert seen == steps and config.num_updates == len(steps)
 
 

@@ -23,7 +23,7 @@ from cosmos_train.interop import compare, stores
 from cosmos_train.interop import convert as conversion
 from cosmos_train.interop.convert import RECORD, convert
 from cosmos_train.interop.official_dit import derive_config, official_arguments
-from cosmos_train.interop.source import is_world_model, open_world
+from cosmos_train.interop.source import is_world_model, open_source
 from cosmos_train.parallel.config import ParallelConfig
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     again = convert(tmp_path / "ours", tmp_path / "official", to="official")
     assert again.config == config
     require_same(weights_of(tmp_path / "official/model.pt"), weights_of(source))
-    assert open_world(tmp_path / "official").config == config, "arguments.json beside the file is read"
+    assert open_source(tmp_path / "official").config == config, "arguments.json beside the file is read"
     record = json.loads((tmp_path / "ours" / RECORD).read_text())
     assert record["difference"] == 0 and record["config"]["num_blocks"] == config.num_blocks
 
@@ -106,7 +106,7 @@ def test_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         TokenizerError, match=rf"names {len(shards)} shards, and 1 of them are missing, first {shards[1].name}"
     ):
-        open_world(tmp_path / "diffusers")
+        open_source(tmp_path / "diffusers")
 
 
 def test_no_more_than_the_largest_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_no_more_than_the_largest_tensor(tmp_path: Path, monkeypatch: pytest.Mon
         return tensor
 
     monkeypatch.setattr(Weights, "read", counted)
-    found = open_world(source)
+    found = open_source(source)
     for to in ("ours", "official", "diffusers"):
         (tmp_path / to).mkdir()
         conversion._write(tmp_path / to, found, to)
@@ -174,7 +174,7 @@ def test_a_file_that_looks(tmp_path: Path, look: str) -> None:
     state = official_state(small_config())
     torch.save(change(state), tmp_path / file)
     assert is_world_model(tmp_path) and is_world_model(tmp_path / file)
-    found = open_world(tmp_path, weights=weights)
+    found = open_source(tmp_path, weights=weights)
     assert found.config.num_blocks == 2 and found.learned_uncertainty
     assert torch.equal(found.ours.read("net.embed.weight"), state["net.x_embedder.proj.1.weight"])
 
@@ -184,7 +184,7 @@ def test_both_networks_in_a_file(tmp_path: Path) -> None:
     dashed = renamed({k: t for k, t in average.items() if "logvar.0" not in k}, lambda n: "ema." + n.replace(".", "-"))
     torch.save(network | dashed, tmp_path / "model.pt")
     for weights, state in (("network", network), ("ema", average)):
-        found = open_world(tmp_path / "model.pt", weights=weights)
+        found = open_source(tmp_path / "model.pt", weights=weights)
         assert torch.equal(found.ours.read("net.final.linear.weight"), state["net.final_layer.linear.weight"])
         assert torch.equal(found.ours.read("uncertainty.linear.weight"), state["logvar.1.weight"])
         assert torch.equal(found.ours.read("uncertainty.phase"), network["logvar.0.phases"]), "a buffer has no average"

@@ -13,8 +13,8 @@ from support.ranks import RankPool
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.convert import convert
-from cosmos_train.interop.load import load_world
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.load import load_pieces
+from cosmos_train.interop.source import open_source
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.model import WorldAR
@@ -48,7 +48,7 @@ def model_of(config: WorldARConfig) -> tuple[WorldAR, Any]:
 
 
 def base(folder: Path) -> Any:
-    return open_world(official_ar.write(folder / "model.pt", BASE), BASE)
+    return open_source(official_ar.write(folder / "model.pt", BASE), BASE)
 
 
 def test_text_is_inserted_into_a_trained_model(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_text_is_inserted_into_a_trained_model(tmp_path: Path) -> None:
     model, mesh = model_of(config)
     said = r"missing: blocks\.0\.cross_attention\.k_layernorm\.weight, .* list in checkpoint\.init_new what"
     with pytest.raises(ConfigError, match=rf"{said}.*blocks\.\*\.cross_attention\.\*, blocks\.\*\.cross_norm\.weight"):
-        load_world(source, [model], mesh)
-    load_world(source, [model], mesh, new=TEXT)
+        load_pieces(source, [model], mesh)
+    load_pieces(source, [model], mesh, new=TEXT)
     plain, _ = model_of(source.require_ar())
-    load_world(source, [plain], mesh)
+    load_pieces(source, [plain], mesh)
     ids, text = torch.arange(30)[None], torch.randn(1, 5, 8)
     wanted, found = plain(ids, GRID_HW), model(ids, GRID_HW, text_BSE=text)
     assert isinstance(wanted, tuple) and isinstance(found, tuple)
@@ -88,8 +88,8 @@ def test_a_begin_token_is_added(tmp_path: Path) -> None:
     model, mesh = model_of(config)
     before = model.get_parameter("embed.weight").clone()
     with pytest.raises(ConfigError, match=r"embed\.weight 48x40 instead of 64x40; .* a begin token of its own: embed"):
-        load_world(source, [model], mesh, new=TEXT)
-    load_world(source, [model], mesh, new=[*TEXT, "embed.weight"])
+        load_pieces(source, [model], mesh, new=TEXT)
+    load_pieces(source, [model], mesh, new=[*TEXT, "embed.weight"])
     after = model.get_parameter("embed.weight")
     assert torch.equal(after[:48], official_ar.state(BASE)["model.tok_embeddings.weight"])
     assert torch.equal(after[48:], before[48:]) and not torch.equal(after[:48], before[:48])
@@ -100,17 +100,17 @@ def test_what_no_start_can_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     config = source.require_ar()
     model, mesh = model_of(replace(config, num_blocks=3))
     with pytest.raises(ConfigError, match=r"missing: blocks\.2\.mlp\.down\.weight, .*list what may be new"):
-        load_world(source, [model], mesh)
+        load_pieces(source, [model], mesh)
     model, _ = model_of(replace(config, vocab_size=96))
     with pytest.raises(ConfigError, match=r"of another size: embed\.weight 48x40 instead of 96x40"):
-        load_world(source, [model], mesh, new=["embed.weight"])
+        load_pieces(source, [model], mesh, new=["embed.weight"])
     model, _ = model_of(replace(config, rope_theta=10_000.0))
     with pytest.raises(ConfigError, match=r"has model\.rope_theta=500000\.0, this run 10000\.0; set the former"):
-        load_world(source, [model], mesh)
+        load_pieces(source, [model], mesh)
     with pytest.raises(ConfigError, match="is a diffusion world model, not an autoregressive one"):
-        load_world(open_world(write_official(tmp_path / "dit/model.pt", small_config())), [model], mesh)
+        load_pieces(open_source(write_official(tmp_path / "dit/model.pt", small_config())), [model], mesh)
     model, _ = model_of(replace(config, yarn_scale=2.0))
-    load_world(source, [model], mesh)
+    load_pieces(source, [model], mesh)
     assert "has model.yarn_scale = 1.0, this run 2.0" in caplog.text, "a longer position range is a choice"
 
 

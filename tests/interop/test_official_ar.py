@@ -21,13 +21,14 @@ from cosmos_train.interop import compare_ar
 from cosmos_train.interop import official_ar as official_module
 from cosmos_train.interop.convert import convert
 from cosmos_train.interop.official_ar import derive_config
-from cosmos_train.interop.source import is_world_model, open_world
-from cosmos_train.interop.world import read_world_model
-from cosmos_train.interop.world_ar import read_ar_world_model
+from cosmos_train.interop.source import is_world_model, open_source
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.worlds.autoregressive import AutoregressiveWorld
+from cosmos_train.worlds.diffusion import DiffusionWorld
+from cosmos_train.worlds.opening import open_world
 
 KINDS = official_ar.KINDS
 GRID_THW = (3, 4, 5)
@@ -70,10 +71,10 @@ def require_same(found: Path, wanted: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_greedy_codes(tmp_path: Path, kind: str) -> None:
     arguments, (ids, given, text) = KINDS[kind], inputs(KINDS[kind])
-    model = read_ar_world_model(official_ar.write(tmp_path / "model.pt", arguments), arguments)
+    model = open_world(official_ar.write(tmp_path / "model.pt", arguments), arguments=arguments)
     logits, codes = expected(arguments)
     assert (model(ids, GRID_THW[1:], text) - logits).abs().max() < 1e-4 < logits.abs().max()
-    found = model.generate(GRID_THW, GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
+    found = model.sample_latents(GRID_THW, config=GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
     assert torch.equal(found.flatten(1), codes)
     assert torch.equal(found[:, 0], given[:, 0])
 
@@ -93,9 +94,9 @@ def test_positions_are_told_by_the_arguments_alone(tmp_path: Path) -> None:
     source = official_ar.write(tmp_path / "model.pt", arguments)
     logits, _ = expected(arguments)
     for change in ({"apply_yarn": False}, {"apply_abs_pos_emb": False}, {"rope_theta": 10_000}):
-        other = read_ar_world_model(source, arguments | change)
+        other = open_world(source, arguments=arguments | change)
         assert (other(ids, GRID_THW[1:], text) - logits).abs().max() > 1e-3
-    released = read_ar_world_model(source)
+    released = open_world(source)
     assert released.notes == ("no tensor tells the positions; took no YaRN and sinusoid, as released",)
     assert released.config.absolute_positions and released.config.yarn_scale == 1
 
@@ -111,7 +112,7 @@ def test_there_and_back(tmp_path: Path, kind: str) -> None:
     again = convert(tmp_path / "ours", tmp_path / "official", to="official")
     assert again.config == done.config and again.layout == "ours"
     require_same(tmp_path / "official/model.pt", official_ar.state(KINDS[kind]))
-    assert open_world(tmp_path / "official").config == done.config, "arguments.json beside the file is read"
+    assert open_source(tmp_path / "official").config == done.config, "arguments.json beside the file is read"
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("4B", "float32"), ("13B video2world", "bfloat16")])
@@ -122,7 +123,7 @@ def test_through_a_checkpoint_of_ours(ranks: Callable[[int], RankPool], tmp_path
     torch.save(wanted, source)
     ranks(4).run(converted_ar.save_distributed, source, tmp_path / "run", ParallelConfig(tp=2, pp=2), dtype)
     done = convert(tmp_path / "run", tmp_path / "back", to="official")
-    assert done.layout == "checkpoint" and done.config == open_world(source).config
+    assert done.layout == "checkpoint" and done.config == open_source(source).config
     require_same(tmp_path / "back/model.pt", wanted)
 
 
@@ -135,7 +136,7 @@ def test_tensor_parallel_shards(tmp_path: Path) -> None:
         torch.save({"model": tensors, "iteration": 100}, tmp_path / f"iter_000000100_model_mp_{rank}.pt")
     for source in (tmp_path, tmp_path / "iter_000000100_model_mp_1.pt"):
         assert is_world_model(source)
-        model = read_ar_world_model(source, arguments)
+        model = open_world(source, arguments=arguments)
         assert model.notes == ("put together from 2 tensor-parallel shards",)
     convert(tmp_path, tmp_path / "whole", to="official", arguments=arguments)
     require_same(tmp_path / "whole/model.pt", wanted)
@@ -145,7 +146,7 @@ def test_tensor_parallel_shards(tmp_path: Path) -> None:
 
     shards[1]["model.norm.weight"] = shards[0]["model.norm.weight"] + 0.5
     torch.save(shards[1], tmp_path / "iter_000000100_model_mp_1.pt")
-    found = open_world(tmp_path, arguments).ours.read("final_norm.weight")
+    found = open_source(tmp_path, arguments).ours.read("final_norm.weight")
     torch.testing.assert_close(found, wanted["model.norm.weight"] + 0.25)
 
 
@@ -159,9 +160,9 @@ def test_any_width_of_the_mlp(tmp_path: Path, hidden: int) -> None:
     assert done.num_parameters == sum(tensor.numel() for tensor in official_ar.state(arguments).values())
     logits, codes = expected(arguments)
     for place in (source, tmp_path / "ours"):
-        model = read_ar_world_model(place)
+        model = open_world(place)
         assert (model(ids, GRID_THW[1:], text) - logits).abs().max() < 1e-4 < logits.abs().max()
-        found = model.generate(GRID_THW, GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
+        found = model.sample_latents(GRID_THW, config=GREEDY, given_BTHW=given, text_BSE=text, seeds=(0, 1))
         assert torch.equal(found.flatten(1), codes)
     convert(tmp_path / "ours", tmp_path / "official", to="official")
     require_same(tmp_path / "official/model.pt", official_ar.state(arguments))
@@ -173,7 +174,7 @@ def test_any_width_of_the_mlp(tmp_path: Path, hidden: int) -> None:
     convert(tmp_path / "ours", tmp_path / "shards", to="training", tp=2)
     for rank, tensors in enumerate(official_ar.shard(official_ar.state(arguments), 2)):
         require_same(tmp_path / f"shards/iter_000000000_model_mp_{rank}.pt", tensors)
-    assert open_world(tmp_path / "shards").config == done.config
+    assert open_source(tmp_path / "shards").config == done.config
 
 
 def test_a_width_with_zeros_trains_and_is_exported_without_them(
@@ -185,7 +186,7 @@ def test_a_width_with_zeros_trains_and_is_exported_without_them(
     ranks(2).run(converted_ar.save_distributed, source, tmp_path / "run", ParallelConfig(tp=2), "float32")
     convert(tmp_path / "run", tmp_path / "back", to="official")
     require_same(tmp_path / "back/model.pt", official_ar.state(arguments))
-    config, mesh = open_world(source).require_ar(), init.start(ParallelConfig(), seed=0)
+    config, mesh = open_source(source).require_ar(), init.start(ParallelConfig(), seed=0)
     [model], _ = build_world_ar(config, ParallelConfig(), mesh, dtype=torch.float32, seed=1)
     result = model(inputs(arguments)[0], GRID_THW[1:])
     assert isinstance(result, tuple)
@@ -216,7 +217,7 @@ def test_a_file_that_looks(tmp_path: Path, look: str) -> None:
     state = official_ar.state(KINDS["4B"])
     torch.save(LOOKS[look](state), tmp_path / "model.pt")
     assert is_world_model(tmp_path)
-    assert torch.equal(open_world(tmp_path).ours.read("final_norm.weight"), state["model.norm.weight"])
+    assert torch.equal(open_source(tmp_path).ours.read("final_norm.weight"), state["model.norm.weight"])
 
 
 def test_medusa_heads_stay_in_our_layouts(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
@@ -225,11 +226,11 @@ def test_medusa_heads_stay_in_our_layouts(ranks: Callable[[int], RankPool], tmp_
     heads = ParallelConfig(tp=2), "float32", {"medusa_heads": 3}
     ranks(2).run(converted_ar.save_distributed, source, tmp_path / "run", *heads)
     done = convert(tmp_path / "run", tmp_path / "ours")
-    assert done.num_parameters == open_world(source).num_parameters + 3 * 40 * 40
-    model, (ids, given, _) = read_ar_world_model(tmp_path / "ours"), inputs(KINDS["4B"])
+    assert done.num_parameters == open_source(source).num_parameters + 3 * 40 * 40
+    model, (ids, given, _) = open_world(tmp_path / "ours"), inputs(KINDS["4B"])
     logits, codes = expected(KINDS["4B"])
     assert (model(ids, GRID_THW[1:]) - logits).abs().max() < 1e-4
-    assert torch.equal(model.generate(GRID_THW, GREEDY, given_BTHW=given, seeds=(0, 1)).flatten(1), codes)
+    assert torch.equal(model.sample_latents(GRID_THW, config=GREEDY, given_BTHW=given, seeds=(0, 1)).flatten(1), codes)
     done = convert(tmp_path / "ours", tmp_path / "official", to="official")
     assert done.notes == ("its 3 Medusa heads are left out: the official files have no place for them",)
     require_same(tmp_path / "official/model.pt", wanted)
@@ -259,7 +260,7 @@ def test_a_result_that_computes_something_else(tmp_path: Path, monkeypatch: pyte
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file(official_ar.state(KINDS["4B"]), tmp_path / "model.safetensors")
-    assert open_world(tmp_path).require_ar().num_kv_heads == 4
+    assert open_source(tmp_path).require_ar().num_kv_heads == 4
 
 
 # What is refused
@@ -304,7 +305,7 @@ def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str) ->
     torch.save(official_ar.state(KINDS["5B video2world"]) | {f"model.{name}": torch.ones(2)}, tmp_path / "model.pt")
     feature = {"a": "actions as its condition", "v": r"images as tokens \(a vision encoder\)"}[name[0]]
     with pytest.raises(ConfigError, match=rf"has model.{name}: its network takes {feature}, which no world model"):
-        read_ar_world_model(tmp_path / "model.pt", KINDS["5B video2world"])
+        open_world(tmp_path / "model.pt", arguments=KINDS["5B video2world"])
 
 
 @pytest.mark.parametrize(
@@ -352,23 +353,24 @@ def test_shards_that_do_not_fit(tmp_path: Path) -> None:
     for rank in (0, 1, 3):
         torch.save(shards[rank], tmp_path / f"model_model_mp_{rank}.pt")
     with pytest.raises(ConfigError, match=r"has the shards \[0, 1, 3\] of model_model_mp_\*.pt; copy those between"):
-        open_world(tmp_path)
+        open_source(tmp_path)
     del shards[2]["model.norm.weight"]
     torch.save(shards[2], tmp_path / "model_model_mp_2.pt")
     with pytest.raises(ConfigError, match=r"shards 0 and 2 differ in model\.norm\.weight"):
-        open_world(tmp_path)
+        open_source(tmp_path)
 
 
 def test_the_other_kind(tmp_path: Path) -> None:
     source = official_ar.write(tmp_path / "model.pt", KINDS["4B"])
     dit = write_official(tmp_path / "dit/model.pt", small_config())
+    assert isinstance(open_world(source), AutoregressiveWorld) and isinstance(open_world(dit), DiffusionWorld)
     with pytest.raises(ConfigError, match="is an autoregressive world model, not a diffusion one"):
-        read_world_model(source)
+        open_source(source).require_dit()
     with pytest.raises(ConfigError, match="is a diffusion world model, not an autoregressive one"):
-        read_ar_world_model(dit)
+        open_source(dit).require_ar()
 
 
 def test_ids_outside_the_vocabulary(tmp_path: Path) -> None:
-    base = read_ar_world_model(official_ar.write(tmp_path / "model.pt", KINDS["4B"]))
+    base = open_world(official_ar.write(tmp_path / "model.pt", KINDS["4B"]))
     with pytest.raises(ConfigError, match="run from 0 to 48, but this model knows 0 to 47; use the tokenizer"):
         base(torch.tensor([[0, 48]]), (4, 5))

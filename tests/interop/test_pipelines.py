@@ -15,11 +15,12 @@ from torch import Tensor
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer
+from cosmos_train.config.load import load_sampling
 from cosmos_train.generate.world import Scene
 from cosmos_train.interop.compare import transformer_module
 from cosmos_train.interop.convert import convert
-from cosmos_train.interop.world import read_world_model, sample_config
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.worlds.opening import open_world
 
 FRAMES, HEIGHT, WIDTH = 17, 32, 48
 SHAPE = (4, 3, 4, 6)
@@ -78,8 +79,8 @@ def test_text_to_world(ranks: Callable[[int], RankPool], tmp_path: Path, tokeniz
         prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, output_type="latent",
         height=HEIGHT, width=WIDTH, num_frames=FRAMES, num_inference_steps=10, fps=16, guidance_scale=guidance,
     ).frames  # fmt: skip
-    config = replace(sample_config("diffusers"), num_steps=10, guidance=guidance)
-    found = read_world_model(folder).sample(noise, text, negative_text_BSE=negative, fps=16, config=config)
+    config = replace(load_sampling("diffusers"), num_steps=10, guidance=guidance)
+    found = open_world(folder).sample_latents(noise, text, negative_text_BSE=negative, fps=16, config=config)
     assert (found - wanted).abs().max() < 1e-3 < wanted.abs().max()
 
     scene = Scene(
@@ -107,14 +108,14 @@ def test_video_to_world(ranks: Callable[[int], RankPool], tmp_path: Path, tokeni
         fps=16,
         augment_sigma=0.0,
     ).frames  # fmt: skip  augment_sigma: diffusers draws that noise anew in every step
-    config = replace(sample_config("diffusers"), num_steps=10, augment_sigma=0.0)
+    config = replace(load_sampling("diffusers"), num_steps=10, augment_sigma=0.0)
     with torch.no_grad():
         given = pipeline.vae.encode(picture[:, :, None] * 2 - 1).latent_dist.mode() * 0.5
-    world = read_world_model(folder)
-    found = world.sample(noise, text, negative_text_BSE=negative, fps=16, config=config, given_BCTHW=given)
+    world = open_world(folder)
+    found = world.sample_latents(noise, text, negative_text_BSE=negative, fps=16, config=config, given_BCTHW=given)
     assert torch.equal(found[:, :, :1], given)
     assert (found - wanted)[:, :, 1:].abs().max() < 1e-3 < wanted.abs().max()
-    without = world.sample(noise, text, negative_text_BSE=negative, fps=16, config=config)
+    without = world.sample_latents(noise, text, negative_text_BSE=negative, fps=16, config=config)
     assert (without - wanted)[:, :, 1:].abs().max() > 1e-2, "the given frame is seen"
 
     scene = Scene(

@@ -12,8 +12,8 @@ from cosmos_train.config.load import to_yaml
 from cosmos_train.generate.codes import CodeScene, generate_codes
 from cosmos_train.generate.config import CodeSampleConfig
 from cosmos_train.generate.decoder import Decoder
-from cosmos_train.interop.load import load_world
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.load import load_pieces
+from cosmos_train.interop.source import open_source
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
@@ -33,11 +33,11 @@ def save_distributed(
     source: Path, run_dir: Path, parallel: ParallelConfig, dtype: str, model: dict[str, Any] | None = None
 ) -> None:
     """A checkpoint of step 0 in this layout, started from a world model of any layout. `model`: what is other in it."""
-    found, mesh = open_world(source), init.start(parallel, seed=0)
+    found, mesh = open_source(source), init.start(parallel, seed=0)
     config = dataclasses.replace(found.require_ar(), **(model or {}))
     run = dataclasses.replace(tiny_ar.make_run(Path("unused"), run_dir, parallel), model=config)
     pieces, config = build_world_ar(run.model, parallel, mesh, dtype=getattr(torch, dtype), seed=5)
-    load_world(found, pieces, mesh, new=["medusa.weight"])
+    load_pieces(found, pieces, mesh, new=["medusa.weight"])
     adam = AdamSettings(betas=run.optim.betas, eps=run.optim.eps, weight_decay=0.1, clip_grad_norm=1.0)
     progress = Progress(step=0, samples_consumed=0, seed=0, data_digest="", layout=mesh.layout)
     engine = Engine(pieces, config, mesh, adam)
@@ -48,9 +48,9 @@ def answers(
     source: Path, parallel: ParallelConfig, ids_BL: Tensor, given_BTHW: Tensor, text_BSE: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(logits [B, L, V], greedy codes) of this rank, in one pipeline stage."""
-    found, mesh = open_world(source), init.start(parallel, seed=0)
+    found, mesh = open_source(source), init.start(parallel, seed=0)
     [model], config = build_world_ar(found.require_ar(), parallel, mesh, dtype=torch.float32, seed=5)
-    load_world(found, [model], mesh)
+    load_pieces(found, [model], mesh)
     frames, height, width = given_BTHW.shape[1:]
     with torch.no_grad():
         result = model(ids_BL, (height, width), text_BSE=text_BSE)

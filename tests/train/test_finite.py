@@ -11,7 +11,7 @@ from support.ranks import RankPool
 
 from cosmos_data.sample_plan.order import SAMPLE_ORDER
 from cosmos_train.config.load import to_yaml
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.source import open_source
 from cosmos_train.interop.stores import CheckpointStore
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
@@ -86,4 +86,4 @@ def test_a_checkpoint_with_nan_is_not_read(ranks: Callable[[int], RankPool], tmp
     with pytest.raises(ValueError, match=said):
         CheckpointStore(folder, averaged=False).read(name)
     with pytest.raises(ValueError, match=said):
-        open_world(run_dir).ours.read(name)
+        open_source(run_dir).ours.read(name)

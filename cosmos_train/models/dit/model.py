@@ -18,6 +18,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Required, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -221,6 +222,17 @@ class FinalLayer(nn.Module):
     def forward(self, x_LBD: Tensor, cond: Conditioning) -> Tensor:
         """[L, B, D] -> [L, B, patch * patch * C]."""
         return self.linear(modulated_norm(x_LBD, *self.modulation(cond)))
+
+
+class DiTConditions(TypedDict, total=False):
+    """What `DiT.forward` is told by name; its docstring says what each is."""
+
+    fps_B: Required[Sequence[float]]
+    condition_mask_B1THW: Tensor | None
+    padding_mask_B1HW: Tensor | None
+    extra_BCTHW: Tensor | None
+    text_mask_BS: Tensor | None
+    hidden_LBD: Tensor | None
 
 
 class DiT(nn.Module):

@@ -1,16 +1,16 @@
 """The diffusion world model as it is trained, saved and converted: the network and its learned uncertainty."""
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from cosmos_train.models.common.uncertainty import LearnedUncertainty
 from cosmos_train.models.dit.config import DiTConfig
-from cosmos_train.models.dit.model import DiT
+from cosmos_train.models.dit.model import DiT, DiTConditions
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import counted_once
-from cosmos_train.parallel.engine import make_layers
+from cosmos_train.parallel.engine import EngineConfig, make_layers
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import StagePlan, plan_stages
@@ -26,9 +26,11 @@ class WorldModel(nn.Module):
         self.net, self.cp = network, cp
         self.uncertainty = LearnedUncertainty() if learned_uncertainty and network.stage.is_last else None
 
-    def forward(self, x_BCTHW: Tensor, c_noise_B: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """(F, u) on the last stage, the residual stream on others."""
-        output = self.net(x_BCTHW, c_noise_B, *args, **kwargs)
+    def forward(
+        self, x_BCTHW: Tensor, c_noise_B: Tensor, text_BSE: Tensor, **conditions: Unpack[DiTConditions]
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
+        """(F, u) on the last stage, u none where it is not learned; the residual stream [L, B, D] on others."""
+        output = self.net(x_BCTHW, c_noise_B, text_BSE, **conditions)
         if not self.net.stage.is_last:
             return output
         if self.uncertainty is None:
@@ -44,7 +46,7 @@ def build_world_model(
     dtype: torch.dtype,
     seed: int,
     learned_uncertainty: bool = True,
-) -> tuple[list[WorldModel], Any]:
+) -> tuple[list[WorldModel], EngineConfig]:
     """This rank's pieces of the model with its first weights, and megatron-core's view of it."""
     engine_config = transformer_config(
         parallel, dtype=dtype, num_layers=config.num_blocks, width=config.width, num_heads=config.num_heads

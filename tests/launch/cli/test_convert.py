@@ -1,4 +1,4 @@
-"""`cosmos-train convert`: what it prints, its exit codes, and the Python that docs/python.md shows."""
+"""`cosmos-train convert`: what it prints, and its exit codes."""
 
 import gzip
 import json
@@ -19,9 +19,7 @@ from cosmos_tok.number_formats import dequantised
 from cosmos_tok.official import official_tensors
 from cosmos_tok.store import load_tokenizer
 from cosmos_tok.whitening import load_statistics
-from cosmos_train.interop.source import open_world
-
-PAGE = Path(__file__).parents[3] / "docs" / "python.md"
+from cosmos_train.interop.source import open_source
 
 
 @pytest.fixture
@@ -128,34 +126,6 @@ def test_a_tokenizer_has_no_tokenizer(checkpoint: Path, capsys: pytest.CaptureFi
     assert "--tp 2 belongs to a world model" in capsys.readouterr().err
 
 
-def test_the_pages_python_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of these sections, on a tokenizer and on world models of both kinds that wait where it says."""
-    text = PAGE.read_text()
-    section = text[text.index("## Tokenizers of other layouts") :]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    monkeypatch.chdir(checkpoint.parent)
-    (checkpoint.parent / "released").mkdir()
-    checkpoint.rename(checkpoint.parent / "released" / "model.pt")
-    write_official(checkpoint.parent / "released/world/model.pt", small_config(condition_mask=True))
-    official_ar.write(checkpoint.parent / "released/world_ar/model.pt", official_ar.KINDS["5B video2world"])
-    mask = torch.zeros(1, 1, 3, 4, 6)
-    mask[:, :, 0] = 1
-    given = {
-        "video_B3THW": torch.zeros(1, 3, 9, 32, 32),
-        "text_BSE": torch.randn(1, 5, 32),
-        "sigma_B": torch.tensor([1.0]),
-        "ids_BL": torch.tensor([[48, 1, 2, 3, 4]]),  # the begin token, then codes
-        "given_codes_BTHW": torch.ones(1, 1, 2, 2, dtype=torch.int64),
-        "text_of_codes_BSE": torch.randn(1, 5, 16),
-        "condition_mask_B1THW": mask,
-        "padding_mask_B1HW": torch.zeros(1, 1, 32, 48),
-        **{name: torch.randn(1, 4, 3, 4, 6) for name in ("x_BCTHW", "x0_BCTHW", "noise_BCTHW", "given_BCTHW")},
-    }
-    for block in blocks:
-        exec(block, dict(given))
-    assert load_tokenizer(checkpoint.parent / "runs/cv8x16x16")[1].spatial_rate == 16
-
-
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69\nsize 13500000000\n"
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "pointer": (POINTER, "is a Git LFS pointer that stands in for a file of 13,500,000,000 bytes; run `git lfs pull`"),
@@ -211,8 +181,8 @@ def test_8_bits_with_their_scales_are_converted(tmp_path: Path, suffix: str, sca
     assert len(stored) > len(state) + 10
     source = saved(tmp_path / f"model{suffix}", stored)
     assert main(["convert", str(source), "--out", str(tmp_path / "ours")]) == 0
-    found = open_world(tmp_path / "ours").ours
-    expected = open_world(saved(tmp_path / "meant.pt", meant)).ours
+    found = open_source(tmp_path / "ours").ours
+    expected = open_source(saved(tmp_path / "meant.pt", meant)).ours
     assert found.meta.keys() == expected.meta.keys()
     for name in expected.meta:
         assert torch.equal(found.read(name), expected.read(name)), name

@@ -269,9 +269,9 @@ def test_wrong_input(
 def test_layouts_that_have_no_work(videos: int, settings: list[str], said: str, run_dir: Path):
     from cosmos_train.config.errors import ConfigError
     from cosmos_train.config.validate import check_sampling
-    from cosmos_train.worlds.trained import open_run
+    from cosmos_train.worlds.run import find_run
 
-    _, run = open_run(run_dir / "run", settings)
+    run = find_run(run_dir / "run", settings).run
     if not said:
         check_sampling(run, 2, num_videos=videos, num_frames=FRAMES, has_input=True)
         return

@@ -17,7 +17,7 @@ from support.checkpoints import seal_again, unseal
 from support.damaging import draw_damage
 from support.ranks import RankPool
 
-from cosmos_train.interop.source import open_world
+from cosmos_train.interop.source import open_source
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.train.checkpoint.folder import (
     FORMAT,
@@ -380,16 +380,16 @@ def test_of_weights_alone_the_files_that_hold_them_are_compared(
     shutil.copytree(uninterrupted, tmp_path / "run")
     chosen = (training.chosen_start, tmp_path / "new", CheckpointConfig(init_from=str(tmp_path / "run")))
     damaged(tmp_path / "run", 12, "optimizer")
-    assert ranks(2).run(*chosen)[0].weights_only and open_world(tmp_path / "run").layout == "checkpoint"
+    assert ranks(2).run(*chosen)[0].weights_only and open_source(tmp_path / "run").layout == "checkpoint"
     victim = damaged(tmp_path / "run", 12)
     name, message = ranks(2).run(training.failure_of, *chosen)[0]
     assert name == "CheckpointError" and f"{victim.name} differs from its digest" in message
     with pytest.raises(CheckpointError, match=f"{victim.name} differs from its digest"):
-        open_world(tmp_path / "run")
+        open_source(tmp_path / "run")
     run_yaml, progress = victim.with_name("run.yaml"), read_progress(victim.parent)
     run_yaml.write_text(run_yaml.read_text().replace("verify: true", "verify: false"))
     seal_again(victim.parent, progress)
-    assert open_world(tmp_path / "run").layout == "checkpoint"
+    assert open_source(tmp_path / "run").layout == "checkpoint"
 
 
 @pytest.mark.parametrize("name", ["weights_00001.distcp", "optimizer_00000.distcp", ".metadata", "common.pt"])

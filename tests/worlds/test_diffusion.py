@@ -14,22 +14,24 @@ from support.official_dit import official_state, small_config, write_official
 from torch import Tensor
 
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_sampling
 from cosmos_train.interop.compare import diffusers_network
 from cosmos_train.interop.official_dit import official_arguments
-from cosmos_train.interop.source import open_world
-from cosmos_train.interop.world import World, read_world_model, sample_config
+from cosmos_train.interop.source import open_source
 from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.parallel import init
+from cosmos_train.worlds.diffusion import DiffusionWorld
+from cosmos_train.worlds.opening import open_world
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def world(folder: Path, *, objective: EdmConfig | None = None, **sizes: Any) -> World:
+def world(folder: Path, *, objective: EdmConfig | None = None, **sizes: Any) -> DiffusionWorld:
     config = small_config(**sizes)
     source = write_official(folder / "model.pt", config)
-    return read_world_model(source, official_arguments(config), objective=objective)
+    return open_world(source, arguments=official_arguments(config), objective=objective)
 
 
 def first_frame(batch: int, frames: int, height: int, width: int) -> Tensor:
@@ -52,10 +54,10 @@ def test_same_as_diffusers(
     pixels = torch.zeros(1, 1, height * 8 + 4, width * 8 - 4)  # no multiple of the latents' size
     pixels[..., width * 4 :] = 1
     mask = first_frame(2, frames, height, width) if masked else None
-    network = diffusers_network(open_world(source, arguments))
+    network = diffusers_network(open_source(source, arguments))
     wanted = network(x, c_noise, text, fps=fps, condition_mask=mask, padding_mask=pixels, return_dict=False)[0]
     conditions = {"condition_mask_B1THW": mask, "padding_mask_B1HW": pixels}
-    found = read_world_model(source, arguments)(x, c_noise, text, fps=fps, **conditions)
+    found = open_world(source, arguments=arguments)(x, c_noise, text, fps=fps, **conditions)
     assert (found - wanted).abs().max() < 1e-4 < wanted.abs().max()
 
 
@@ -90,8 +92,8 @@ def test_a_video_without_a_frame_rate(tmp_path: Path) -> None:
     torch.testing.assert_close(first[0].remainder(2 * math.pi), index, atol=1e-5, rtol=0)
     torch.testing.assert_close(first[2].remainder(2 * math.pi), (2 * index).remainder(2 * math.pi))
     assert torch.equal(outputs[0], outputs[1]) and (outputs[0] - outputs[2]).abs().max() > 1e-3
-    config = replace(sample_config("released"), num_steps=2)
-    samples = [model.sample(x, text, fps=fps, config=config) for fps in (None, 24)]
+    config = replace(load_sampling("released"), num_steps=2)
+    samples = [model.sample_latents(x, text, fps=fps, config=config) for fps in (None, 24)]
     assert torch.equal(*samples)
     given = x, drawn(2, 1, 4, 5, 2, 2), torch.tensor([0.7]), text
     assert torch.equal(model.loss(*given, fps=None)[0], model.loss(*given, fps=24)[0])
@@ -101,16 +103,16 @@ def test_a_given_augment_noise(tmp_path: Path) -> None:
     """The network is given c_in(augment_sigma) (frame + augment_sigma * noise) in the conditioning frame."""
     model = world(tmp_path, condition_mask=True)
     noise, text, given = drawn(5, 2, 4, 3, 4, 4), drawn(3, 2, 7, 32), drawn(6, 2, 4, 3, 4, 4) / 2
-    config = replace(sample_config("released"), num_steps=2, guidance=0.0, augment_sigma=0.3)
+    config = replace(load_sampling("released"), num_steps=2, guidance=0.0, augment_sigma=0.3)
     seen: list[Tensor] = []
     model.network.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     for augment_noise in (drawn(7, 2, 4, 3, 4, 4), drawn(8, 1, 4, 3, 4, 4)):
         seen.clear()
-        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=augment_noise)
+        model.sample_latents(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=augment_noise)
         wanted = (given + 0.3 * augment_noise) / math.sqrt(0.3**2 + 0.5**2)
         torch.testing.assert_close(seen[0][:, :, 0], wanted[:, :, 0])
     with pytest.raises(ConfigError, match=r"augment_noise_BCTHW is of shape \[2, 4, 1, 4, 4\]; give \[1 or 2, 4, 3, 4"):
-        model.sample(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=noise[:, :, :1])
+        model.sample_latents(noise, text, fps=24, config=config, given_BCTHW=given, augment_noise_BCTHW=noise[:, :, :1])
 
 
 def test_a_text_mask(tmp_path: Path) -> None:
@@ -127,10 +129,10 @@ def test_a_text_mask(tmp_path: Path) -> None:
     shared = model(x, c_noise, text, fps=24, text_mask_BS=mask[:1].bool())
     torch.testing.assert_close(shared, model(x, c_noise, text[:, :3], fps=24))
 
-    config = replace(sample_config("released"), num_steps=3)
+    config = replace(load_sampling("released"), num_steps=3)
     masks = {"text_mask_BS": mask[:1], "negative_text_mask_BS": mask[:1].flip(1)}
-    sampled = model.sample(x, text, fps=24, config=config, negative_text_BSE=negative, **masks)
-    wanted = model.sample(x, text[:, :3], fps=24, config=config, negative_text_BSE=negative[:, -3:])
+    sampled = model.sample_latents(x, text, fps=24, config=config, negative_text_BSE=negative, **masks)
+    wanted = model.sample_latents(x, text[:, :3], fps=24, config=config, negative_text_BSE=negative[:, -3:])
     torch.testing.assert_close(sampled, wanted, atol=1e-4, rtol=1e-4)
     given = x, drawn(2, 2, 4, 2, 4, 4), torch.tensor([0.7, 0.2])
     masked = model.loss(*given, text, fps=24, text_mask_BS=mask[:1])
@@ -139,7 +141,7 @@ def test_a_text_mask(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             model(x, c_noise, text, fps=24, text_mask_BS=wrong)
     with pytest.raises(ConfigError, match="a row of zeros"):
-        model.sample(x, text, fps=24, config=config, text_mask_BS=mask * 0)
+        model.sample_latents(x, text, fps=24, config=config, text_mask_BS=mask * 0)
 
 
 def test_a_camera_path(tmp_path: Path) -> None:
@@ -245,8 +247,8 @@ def test_loss_with_conditions(tmp_path: Path) -> None:
 def test_the_released_sampler(tmp_path: Path) -> None:
     """Euler from 80 to 0.0002 and to the clean sample; deviation sqrt(80^2 + 1); zeros as negative prompt."""
     model, noise, text = world(tmp_path), drawn(5, 1, 4, 2, 4, 4), drawn(3, 1, 7, 32)
-    config = replace(sample_config("released"), num_steps=6)
-    found = model.sample(noise, text, fps=24, config=config)
+    config = replace(load_sampling("released"), num_steps=6)
+    found = model.sample_latents(noise, text, fps=24, config=config)
     ramp = torch.linspace(0, 1, 6, dtype=torch.float64)
     sigmas = (80 ** (1 / 7) + ramp * (0.0002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     x = noise.double() * math.sqrt(80**2 + 1)
@@ -255,12 +257,16 @@ def test_the_released_sampler(tmp_path: Path) -> None:
         x0 = with_text + 7 * (with_text - without)
         x = x + (following - sigma) * (x - x0) / sigma
     assert (found - x).abs().max() < 1e-3 < x.abs().max()
-    assert [sample_config(f"released_{solver}").sampler for solver in ("2ab", "2mid")] == ["2ab", "2mid"]
-    assert sample_config("diffusers").sigma_min == 0.002
+    assert [load_sampling(f"released_{solver}").sampler for solver in ("2ab", "2mid")] == ["2ab", "2mid"]
+    assert load_sampling("diffusers").sigma_min == 0.002
 
 
 UNTOUCHED = """
+<<<<<<< HEAD:tests/interop/test_world.py
 import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint.load, torch
+=======
+import cosmos_train.worlds.opening, cosmos_train.train.checkpoint.load, torch
+>>>>>>> world:tests/worlds/test_diffusion.py
 from megatron.core.dist_checkpointing.strategies import torch as strategies
 assert not torch.distributed.is_initialized()
 assert strategies._get_filesystem_reader.__module__ == strategies.__name__
@@ -287,5 +293,5 @@ def test_reading_a_model_changes_the_process_as_it_says(tmp_path: Path) -> None:
 
 def test_says_what_it_took(tmp_path: Path) -> None:
     source = write_official(tmp_path / "model.pt", small_config())
-    model = read_world_model(source)
+    model = open_world(source)
     assert "no tensor tells the rotary extrapolation" in model.notes[0] and model.config == small_config()

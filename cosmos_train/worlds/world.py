@@ -1,0 +1,282 @@
+"""A world model that can be called, whatever it was opened from: network, tokenizer, text encoder, one object.
+
+What both kinds have stands here, `sample` above all. `diffusion` and `autoregressive` add what they say of latents, and
+`opening.open_world` gives the one or the other.
+
+B videos, P prompts, C latent channels, T H W frames, rows and columns, S text tokens, E width of a text state.
+"""
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cosmos_data.errors import DataError
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
+from cosmos_train.generate.digest import weights_digest
+from cosmos_train.generate.rollout import num_windows
+from cosmos_train.generate.world import window_seeds
+from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.text.encoder import TextEncoder
+from cosmos_train.worlds.codec import Codec
+
+OnStep = Callable[[int], None]
+"""Told the number of finished steps of a window; a step is what World.num_steps counts."""
+OnProgress = Callable[[int, int], None]
+"""Told the number of finished steps of a video, and that of all of them."""
+PartT = TypeVar("PartT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedWindows:
+    """The windows that a model was trained on, and samples."""
+
+    latent_shape: tuple[int, ...]
+    """[C, T, H, W]; of codes C is 1."""
+    fps: float
+    """Frames per second of one of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """The run of ours that trained a model, at the checkpoint that was opened."""
+
+    run: WorldDiTRun | WorldARRun
+    folder: Path
+    """The checkpoint."""
+    step: int
+    averaged: bool
+    """The weights are their moving average, which the run kept."""
+    manifest_digest: str
+    """Of the manifest that it was trained on; empty where the run does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """States of texts: one for all videos, or one for each of them."""
+
+    text_PSE: Tensor
+    negative_text_1SE: Tensor | None = None
+    """What guidance leads away from; an autoregressive model has no guidance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowRequest:
+    """What is asked of a model for one window."""
+
+    prompts: Prompts | None
+    """None where the model reads no text."""
+    seeds: Sequence[int]
+    """One video for each."""
+    fps_B: Sequence[float]
+    num_latent_frames: int
+    given: Tensor | None
+    """Latents whose first frames the window begins with: of all videos, or of each."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each part of the work of a sample, on this rank."""
+
+    conditioned_sec: float = 0.0
+    """Text and first frames, once for all videos."""
+    sampled_sec: float = 0.0
+    coded_sec: float = 0.0
+    """Latents to pixels, and back where windows go on from each other."""
+    last: float = field(default_factory=time.perf_counter, repr=False)
+
+    def lap(self) -> float:
+        """Return the seconds since the last call, or since the clock was made."""
+        before, self.last = self.last, time.perf_counter()
+        return self.last - before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World(ABC):
+    """What one rank needs to call a world model; tokenizer and text encoder are whole on every rank.
+
+    Latents are what the network makes and the tokenizer decodes, in the form that the kind of model has them in. A
+    method that needs a part which is not there raises ConfigError, which names it. `dataclasses.replace` gives the same
+    world with another `sampling`.
+    """
+
+    path: Path
+    """File, folder or checkpoint that the weights come from."""
+    mesh: Mesh
+    dtype: torch.dtype
+    """What the network computes in."""
+    sampling: SampleConfig | CodeSampleConfig
+    codec: Codec | None = None
+    text: TextEncoder | None = None
+    windows: TrainedWindows | None = None
+    trained: TrainedRun | None = None
+    """None where the weights are of no run of ours."""
+    notes: tuple[str, ...] = ()
+    """What a file did not tell, and what was taken instead."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.mesh.device
+
+    @property
+    @abstractmethod
+    def config(self) -> DiTConfig | WorldARConfig:
+        """The architecture."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> Sequence[nn.Module]:
+        """This rank's pieces of the network: one, or several of an interleaved pipeline."""
+
+    @property
+    @abstractmethod
+    def num_parallel(self) -> int:
+        """Data-parallel ranks that work on the same videos."""
+
+    @abstractmethod
+    def encode(self, pixels_B3THW: Tensor) -> Tensor:
+        """Return latents [B, ..., T, H, W] of uint8 pixels."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return uint8 pixels [B, 3, T, H, W] of latents, on the CPU."""
+
+    @abstractmethod
+    def read_prompts(self, named: dict[str, str]) -> Prompts | None:
+        """Return the states of texts, which errors call by their names; None where the model reads no text."""
+
+    @abstractmethod
+    def num_steps(self, num_latent_frames: int) -> int:
+        """Return the steps of a window of so many latent frames."""
+
+    @abstractmethod
+    def sample_window(self, request: WindowRequest, on_step: OnStep = lambda _step: None) -> Tensor:
+        """Return the latents of a window for each seed."""
+
+    def sample(
+        self,
+        prompt: str = "",
+        first_frames_3THW: Tensor | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        num_frames: int | None = None,
+        fps: float | None = None,
+        on_progress: OnProgress = lambda _done, _total: None,
+        clock: Clock | None = None,
+    ) -> Tensor:
+        """Return videos of one prompt, uint8 [B, 3, T, H, W] on the CPU: each seed is another future of one state.
+
+        A video that is longer than the model's windows is made of several, each of which begins with the last frames
+        of the one before: the pixel frames of sampling.num_condition_frames latent frames, encoded anew.
+
+        Args:
+            first_frames_3THW: uint8 pixels that the videos begin with, as frames_for(sampling.num_condition_frames).
+            seeds: those of this rank.
+            num_frames: pixel frames of each video; those of a window by default.
+            fps: frames per second; those that the model was trained on by default.
+            clock: is told how long each part took.
+        """
+        windows, codec, clock = self.require_windows(), self.require_codec().config, clock or Clock()
+        clock.lap()
+        prompts = self.read_prompts({"prompt": prompt})
+        if prompt and prompts is None:
+            raise ConfigError(
+                f"prompt={prompt!r} is for a model that reads text, and {self.path} reads none; leave it out"
+            )
+        given = None if first_frames_3THW is None else self.encode(first_frames_3THW[None])
+        clock.conditioned_sec += clock.lap()
+        num_frames = num_frames or codec.pixel_frames(windows.latent_shape[1])
+        fitting = 1
+        while fitting < windows.latent_shape[1] and codec.pixel_frames(fitting) < num_frames:
+            fitting += 1
+        overlap_frames = codec.pixel_frames(max(1, self.sampling.num_condition_frames))
+        count = num_windows(num_frames, window_frames=codec.pixel_frames(fitting), overlap_frames=overlap_frames)
+        per_window, video_B3THW = self.num_steps(fitting), torch.empty(len(seeds), 3, 0, 1, 1, dtype=torch.uint8)
+        for window in range(count):
+            if window:
+                given = self.encode(video_B3THW[:, :, -overlap_frames:])
+                clock.coded_sec += clock.lap()
+            request = WindowRequest(
+                prompts=prompts,
+                seeds=window_seeds(seeds, window),
+                fps_B=[fps or windows.fps] * len(seeds),
+                num_latent_frames=fitting,
+                given=given,
+            )
+            done = window * per_window
+            latents = self.sample_window(request, lambda step, done=done: on_progress(done + step, count * per_window))
+            clock.sampled_sec += clock.lap()
+            following = self.decode(latents)
+            video_B3THW = torch.cat((video_B3THW, following[:, :, overlap_frames:]), dim=2) if window else following
+            clock.coded_sec += clock.lap()
+        return video_B3THW[:, :, :num_frames]
+
+    def frames_for(self, num_latent_frames: int) -> int:
+        """Return the pixel frames behind the first latent frames.
+
+        Raises DataError beyond what the model was trained on.
+        """
+        trained = self.require_windows().latent_shape[1]
+        if num_latent_frames > trained:
+            raise DataError(f"{num_latent_frames} latent frames were asked for, the model was trained on {trained}")
+        return self.require_codec().config.pixel_frames(num_latent_frames)
+
+    def encode_text(self, named: dict[str, str]) -> Tensor:
+        """Return states [P, S, E] of the texts, in the order of their names; standard error tells what is cut off."""
+        encoder = self._required(self.text, "text encoder", "text_encoder=TextConfig(...)")
+        encoded = encoder.encode(list(named.values()))
+        encoder.flush()
+        if encoded.states_BSE.shape[-1] != self.config.text_width:
+            raise ConfigError(
+                f"the text encoder {encoder.name} has states of width {encoded.states_BSE.shape[-1]}, and {self.path} "
+                f"reads model.text_width={self.config.text_width}; name the encoder that it was trained with"
+            )
+        if self.mesh.is_main:
+            for name, dropped in zip(named, encoded.dropped_B.tolist(), strict=True):
+                if dropped:
+                    limit = encoder.max_tokens
+                    print(f"the {name} is cut by {dropped} tokens to text.max_tokens={limit}", file=sys.stderr)
+        return encoded.states_BSE.to(self.device, self.dtype)
+
+    def weights_digest(self) -> str:
+        """Return what names the weights, whatever they come from and whatever the layout. Every rank calls it."""
+        return weights_digest(self.networks, self.mesh)
+
+    def require_codec(self) -> Codec:
+        """Return the tokenizer. Raises ConfigError where there is none."""
+        return self._required(self.codec, "tokenizer", "tokenizer=PATH")
+
+    def require_windows(self) -> TrainedWindows:
+        """Return the windows. Raises ConfigError where they are not known."""
+        return self._required(self.windows, "size of its windows", "window=WindowSize(...)")
+
+    def require_trained(self) -> TrainedRun:
+        """Return the run that trained the model. Raises ConfigError where no run of ours did."""
+        if self.trained is None:
+            raise ConfigError(f"{self.path} is no run of ours, whose data it could be judged on; name a run's folder")
+        return self.trained
+
+    def _required(self, part: PartT | None, what: str, argument: str) -> PartT:
+        if part is None:
+            raise ConfigError(f"{self.path} came without a {what}; pass open_world(..., {argument})")
+        return part
+
+
+def require_whole(pieces: Sequence[nn.Module], mesh: Mesh) -> None:
+    """Raises ConfigError where a pipeline divides the network, which is then no function to be called."""
+    if mesh.pp.size() > 1:
+        raise ConfigError(
+            f"parallel.pp={mesh.pp.size()} leaves this rank {len(pieces)} pieces of the network, and it can only be "
+            "called whole; open it with parallel.pp=1"
+        )
