@@ -21,10 +21,10 @@ import psutil
 
 from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 
 MAX_VIDEOS, MAX_CLIPS = 12, 48
 HEIGHT_PX, WIDTH_PX, CLIP_FRAMES = 128, 160, 20
-WORLD_STEPS = 600
 CAPTIONS = {
     "bikes": "cyclists and pedestrians in a busy street, filmed from several places",
     "bigbuckbunny": "a cartoon rabbit wakes up in a green meadow",
@@ -127,7 +127,7 @@ def run_demo(out: Path, video: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     gather_footage(out / "footage", video)
     stages = Stages(out)
-    here, half = shlex.quote(str(out)), WORLD_STEPS // 2
+    here, world_steps = shlex.quote(str(out)), load_run("run/demo_world").train.num_steps
     manifest = f"data.manifest={here}/clips/manifest.arrow"
     world = (
         f"run/demo_world {manifest} latents.folder={here}/latents latents.tokenizer={here}/tokenizer/tokenizer "
@@ -155,14 +155,14 @@ def run_demo(out: Path, video: Path | None) -> None:
     )
     stages.run(
         "world model, first half: tensor parallel on two processes, then stopped",
-        f"train {world} --nproc 2 parallel.tp=2 train.stop_at_step={half}",
-        result=out / f"world/checkpoints/step-{half:08d}",
+        f"train {world} --nproc 2 parallel.tp=2 train.stop_at_step={world_steps // 2}",
+        result=out / f"world/checkpoints/step-{world_steps // 2:08d}",
         expected=75,
     )
     stages.run(
         "world model, second half: resumed from that checkpoint as data parallel",
         f"train {world} --nproc 2 parallel.tp=1",
-        result=out / f"world/checkpoints/step-{WORLD_STEPS:08d}",
+        result=out / f"world/checkpoints/step-{world_steps:08d}",
     )
     stages.run(
         "evaluation: the expected future of held-out windows' first frames",
