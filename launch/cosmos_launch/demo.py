@@ -128,10 +128,11 @@ def run_demo(out: Path, video: Path | None) -> None:
     gather_footage(out / "footage", video)
     stages = Stages(out)
     here, world_steps = shlex.quote(str(out)), load_run("run/demo_world").train.num_steps
+    half = world_steps // 2
     manifest = f"data.manifest={here}/clips/manifest.arrow"
     world = (
         f"run/demo_world {manifest} latents.folder={here}/latents latents.tokenizer={here}/tokenizer/tokenizer "
-        f"run_dir={here}/world"
+        f"run_dir={here}/world checkpoint.every_steps={half}"  # the two that are kept are the middle and the end
     )
     stages.run(
         "manifest: cut the footage into clips, hold every fifth out",
@@ -155,8 +156,8 @@ def run_demo(out: Path, video: Path | None) -> None:
     )
     stages.run(
         "world model, first half: tensor parallel on two processes, then stopped",
-        f"train {world} --nproc 2 parallel.tp=2 train.stop_at_step={world_steps // 2}",
-        result=out / f"world/checkpoints/step-{world_steps // 2:08d}",
+        f"train {world} --nproc 2 parallel.tp=2 train.stop_at_step={half}",
+        result=out / f"world/checkpoints/step-{half:08d}",
         expected=75,
     )
     stages.run(
@@ -173,10 +174,18 @@ def run_demo(out: Path, video: Path | None) -> None:
     from cosmos_launch.pages.demo_page import held_out_clip, write_demo_report
 
     clip = held_out_clip(out)
+    continue_clip = (
+        f"sample {here}/world --fps {clip.fps:g} --input {shlex.quote(clip.path)} --crop "
+        f"--prompt {shlex.quote(clip.caption)}"
+    )
     stages.run(
-        "Video2World: sample futures of a held-out clip's first frame",
-        f"sample {here}/world --out {here}/samples --num-videos 3 --fps {clip.fps:g} "
-        f"--input {shlex.quote(clip.path)} --crop --prompt {shlex.quote(clip.caption)}",
+        "expected future: Video2World in one step, from a held-out clip's first frame",
+        f"{continue_clip} --out {here}/expected sample.num_steps=1",
+        result=out / "expected/seed-0000.mp4",
+    )
+    stages.run(
+        "Video2World: sample futures of the same frame",
+        f"{continue_clip} --out {here}/samples --num-videos 3",
         result=out / "samples/seed-0002.mp4",
     )
     write_demo_report(out, stages.done)

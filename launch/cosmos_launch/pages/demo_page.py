@@ -123,17 +123,20 @@ def _sample_section(out: Path, run: WorldDiTRun) -> Section:
     clip = held_out_clip(out)
     truth_3THW = read_first_frames(Path(clip.path), run.data.num_frames, run.data, crop=True)
     futures = {"first frame, repeated": truth_3THW[:, :1].expand_as(truth_3THW)}
-    for path in sorted((out / "samples").glob("seed-*.mp4")):
-        futures[f"sample, {path.stem}"] = read_first_frames(path, run.data.num_frames, run.data, crop=False)
+    files = {"expected future": out / "expected/seed-0000.mp4"}
+    files |= {f"sample, {path.stem}": path for path in sorted((out / "samples").glob("seed-*.mp4"))}
+    for name, path in files.items():
+        futures[name] = read_first_frames(path, run.data.num_frames, run.data, crop=False)
     rows = [FrameRow("what happened", _frames(truth_3THW))]
     for name, video_3THW in futures.items():
         rows.append(FrameRow(f"{name}: pixel MSE {_future_mse(video_3THW, truth_3THW):.4f}", _frames(video_3THW)))
     return Section(
         title="Videos from one frame",
         text=(
-            "Video2World from the first frame of a held-out clip, every second frame. The pixel MSE is the mean "
-            "squared difference from what happened, of pixels from 0 to 1 and over all frames after the first; of a "
-            f"future that might have happened as well it is not 0 either. Prompt: {clip.caption}."
+            "Video2World from the first frame of a held-out clip, every second frame: the mean of all futures, in one "
+            "step from pure noise, and samples of them in several. The pixel MSE is the mean squared difference from "
+            "what happened, of pixels from 0 to 1 and over all frames after the first; of a future that might have "
+            f"happened as well it is not 0 either. Prompt: {clip.caption}."
         ),
         items=[FrameRows(rows, caption="The first column is given; the rest is sampled.", fps=clip.fps / 2)],
     )
