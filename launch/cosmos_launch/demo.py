@@ -21,10 +21,10 @@ import psutil
 
 from cosmos_launch.jobs.failure import report_failure
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 
 MAX_VIDEOS, MAX_CLIPS = 12, 48
 HEIGHT_PX, WIDTH_PX, CLIP_FRAMES = 128, 160, 20
-WORLD_STEPS = 600
 CAPTIONS = {
     "bikes": "cyclists and pedestrians in a busy street, filmed from several places",
     "bigbuckbunny": "a cartoon rabbit wakes up in a green meadow",
@@ -127,11 +127,12 @@ def run_demo(out: Path, video: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     gather_footage(out / "footage", video)
     stages = Stages(out)
-    here, half = shlex.quote(str(out)), WORLD_STEPS // 2
+    here, world_steps = shlex.quote(str(out)), load_run("run/demo_world").train.num_steps
+    half = world_steps // 2
     manifest = f"data.manifest={here}/clips/manifest.arrow"
     world = (
         f"run/demo_world {manifest} latents.folder={here}/latents latents.tokenizer={here}/tokenizer/tokenizer "
-        f"run_dir={here}/world"
+        f"run_dir={here}/world checkpoint.every_steps={half}"  # the two that are kept are the middle and the end
     )
     stages.run(
         "manifest: cut the footage into clips, hold every fifth out",
@@ -162,7 +163,7 @@ def run_demo(out: Path, video: Path | None) -> None:
     stages.run(
         "world model, second half: resumed from that checkpoint as data parallel",
         f"train {world} --nproc 2 parallel.tp=1",
-        result=out / f"world/checkpoints/step-{WORLD_STEPS:08d}",
+        result=out / f"world/checkpoints/step-{world_steps:08d}",
     )
     stages.run(
         "evaluation: the expected future of held-out windows' first frames",
@@ -173,10 +174,18 @@ def run_demo(out: Path, video: Path | None) -> None:
     from cosmos_launch.pages.demo_page import held_out_clip, write_demo_report
 
     clip = held_out_clip(out)
+    continue_clip = (
+        f"sample {here}/world --fps {clip.fps:g} --input {shlex.quote(clip.path)} --crop "
+        f"--prompt {shlex.quote(clip.caption)}"
+    )
     stages.run(
-        "Video2World: sample futures of a held-out clip's first frame",
-        f"sample {here}/world --out {here}/samples --num-videos 3 --fps {clip.fps:g} "
-        f"--input {shlex.quote(clip.path)} --crop --prompt {shlex.quote(clip.caption)}",
+        "expected future: Video2World in one step, from a held-out clip's first frame",
+        f"{continue_clip} --out {here}/expected sample.num_steps=1",
+        result=out / "expected/seed-0000.mp4",
+    )
+    stages.run(
+        "Video2World: sample futures of the same frame",
+        f"{continue_clip} --out {here}/samples --num-videos 3",
         result=out / "samples/seed-0002.mp4",
     )
     write_demo_report(out, stages.done)
