@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,11 @@ class Module:
 
 def read_modules(root: Path) -> list[Module]:
     """The modules of the four packages under a root; packages that are not there yet are none."""
-    return [
-        read_module(root, path, source_root)
-        for package, source_root in SOURCE_ROOTS.items()
-        for path in sorted((root / source_root / package).rglob("*.py"))
-    ]
+    modules = []
+    for package, source_root in SOURCE_ROOTS.items():
+        paths = sorted((root / source_root / package).rglob("*.py"))
+        modules += [read_module(root, path, source_root) for path in paths]
+    return modules
 
 
 def read_module(root: Path, path: Path, source_root: Path) -> Module:
@@ -242,25 +243,24 @@ def uses(one: Import, package: str) -> bool:
 
 
 def home_violations(modules: list[Module]) -> list[str]:
-    return [
-        f"{module.path}:{one.line}: {module.name} may not use {package}: "
-        f"its home is {' and '.join(homes) or 'outside this project'}"
-        for module in modules
-        for one in module.imports
-        for package, homes in HOMES.items()
-        if uses(one, package) and not inside_any(module.name, homes)
-    ]
+    found = []
+    for module in modules:
+        for one, (package, homes) in product(module.imports, HOMES.items()):
+            if uses(one, package) and not inside_any(module.name, homes):
+                home = " and ".join(homes) or "outside this project"
+                found.append(f"{module.path}:{one.line}: {module.name} may not use {package}: its home is {home}")
+    return found
 
 
 def opening_violations(root: Path, modules: list[Module]) -> list[str]:
     """Videos that are opened to be read by any format that FFmpeg knows."""
-    return [
-        f"{module.path}:{line}: {module.name} may not open a video by av.open, which takes texts that name other files"
-        " for videos, too; use cosmos_data.videos.opened"
-        for module in modules
-        if not inside_any(module.name, OPENERS)
-        for line in lines_that_open((root / module.path).read_text(encoding="utf-8"))
-    ]
+    rule = "may not open a video by av.open, which takes texts that name other files for videos, too"
+    found = []
+    for module in modules:
+        if not inside_any(module.name, OPENERS):
+            lines = lines_that_open((root / module.path).read_text(encoding="utf-8"))
+            found += [f"{module.path}:{line}: {module.name} {rule}; use cosmos_data.videos.opened" for line in lines]
+    return found
 
 
 def lines_that_open(text: str) -> Iterator[int]:
@@ -328,7 +328,7 @@ def name_violations(root: Path, modules: list[Module]) -> list[str]:
         if (root / place / "__init__.py").exists()
     ]
     places = ("launch", "data", "tokenizers")
-    loose = [path.relative_to(root) for place in places for path in (root / place).glob("*.py")]
+    loose = [path.relative_to(root) for path in chain.from_iterable((root / place).glob("*.py") for place in places)]
     for path in [module.path for module in modules] + loose:
         name = path.parent.name if path.stem == "__init__" else path.stem
         if name in sys.stdlib_module_names:

@@ -56,8 +56,10 @@ def output_of(python: Path, program: str, cwd: Path) -> dict[str, str]:
 
 
 def test_every_file_of_the_packages_and_every_configuration_travels(wheel: Path) -> None:
-    files = [(path, root) for name, root in PACKAGES.items() for path in (root / name).rglob("*") if path.is_file()]
-    expected = {path.relative_to(root).as_posix() for path, root in files if "__pycache__" not in path.parts}
+    expected = set()
+    for name, root in PACKAGES.items():
+        files = [path for path in (root / name).rglob("*") if path.is_file()]
+        expected |= {path.relative_to(root).as_posix() for path in files if "__pycache__" not in path.parts}
     expected |= {f"cosmos_train/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     expected |= {"cosmos_launch/slurm/train.sbatch"}
     inside = set(zipfile.ZipFile(wheel).namelist())

@@ -59,7 +59,9 @@ def beyond(hint: Any) -> Iterator[str]:
                     yield str(limit + 1)
 
 
-NUMBERS = [(tree, *number) for tree, section in TREES.items() for number in numbers(section)]
+NUMBERS = []
+for tree, section in TREES.items():
+    NUMBERS += [(tree, *number) for number in numbers(section)]
 
 
 def load(tree: str, path: str, text: str, folder: Path, *, from_file: bool) -> None:

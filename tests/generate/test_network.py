@@ -1,6 +1,7 @@
 """One seed is one video in every layout and batch, of the same weights."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_batch_is_its_videos(alone: dict[str, Any]):
 def test_a_layout_gives_the_video_of_one_process(layout: str, alone: dict[str, Any], ranks: Callable[[int], RankPool]):
     num_ranks, parallel, settings = LAYOUTS[layout]
     answers = ranks(num_ranks).run(sampled, ParallelConfig(**parallel), settings, SEEDS)
-    assert {seed for answer in answers for seed in answer["seeds"]} == set(SEEDS)
+    assert set(chain.from_iterable(answer["seeds"] for answer in answers)) == set(SEEDS)
     ranks_of_a_video = ParallelConfig(**parallel).ranks_per_replica * (2 if settings else 1)
     assert {len(answer["seeds"]) for answer in answers} == {len(SEEDS) * ranks_of_a_video // num_ranks}
     for answer in answers:

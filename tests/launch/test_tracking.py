@@ -40,7 +40,7 @@ def test_killed_before_its_first_checkpoint_and_started_again(tmp_path: Path):
     assert first.run_id == second.run_id
     assert {1, 2, 3} <= set(first.losses) and set(second.losses) == {1, 2}
     assert (first.exit_code, second.exit_code) == (None, 75)
-    rows = [row["_step"] for start in (first, second) for row in start.history]
+    rows = [row["_step"] for row in (*first.history, *second.history)]
     assert rows == sorted(set(rows))
     assert second.config["train"]["num_steps"] == 100_000 and len(second.config["starts"]) == 2
     assert [path for path in run_dir.rglob("*") if path.is_file() and API_KEY.encode() in path.read_bytes()] == []

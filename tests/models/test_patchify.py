@@ -1,5 +1,7 @@
 """Patches in and out, against cases worked out by hand: the two orders inside a patch differ."""
 
+from itertools import product
+
 import torch
 
 from cosmos_train.models.common.patchify import patchify, unpatchify
@@ -26,7 +28,7 @@ def test_patch_comes_out_channel_last():
 def test_tokens_run_over_time_then_rows_then_columns():
     t, h, w = torch.meshgrid(torch.arange(3), torch.arange(4), torch.arange(6), indexing="ij")
     cells = (100 * t + 10 * (h // 2) + w // 2)[None, None]
-    wanted = [100 * t + 10 * h + w for t in range(3) for h in range(2) for w in range(3)]
+    wanted = [100 * t + 10 * h + w for t, h, w in product(range(3), range(2), range(3))]
     assert patchify(cells, 2)[:, 0, 0].tolist() == wanted
 
 

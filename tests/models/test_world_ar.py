@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_angles_and_sinusoids_by_hand():
     place = torch.tensor([[2.0, 1.0, 3.0], [math.nan] * 3])
     angles = rotary_angles(SMALL, place)
     base = [500_000 ** (-i / 8) for i in (0, 2, 4, 6)]
-    wanted = [position * frequency for position in (2, 1, 3) for frequency in base]
+    wanted = [position * frequency for position, frequency in product((2, 1, 3), base)]
     torch.testing.assert_close(angles[0, 0, 0], torch.tensor(wanted))
     assert not angles[1].any()
     found = sinusoids(40, place)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -47,9 +48,10 @@ def test_a_sample_has_the_same_noise_in_any_batch():
 
 def test_nothing_is_drawn_twice():
     one, other, other_run = draw([0]), draw([1]), draw([0], seed=2)
-    draws = [d for draw in (one, other, other_run) for d in (draw.noise_BCTHW, draw.augment_noise_BCTHW)]
-    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
-    sigmas = [s.item() for draw in (one, other, other_run) for s in (draw.sigma_B, draw.augment_sigma_B)]
+    three = (one, other, other_run)
+    draws = [*(draw.noise_BCTHW for draw in three), *(draw.augment_noise_BCTHW for draw in three)]
+    assert not any(torch.equal(a, b) for a, b in combinations(draws, 2))
+    sigmas = [*(draw.sigma_B.item() for draw in three), *(draw.augment_sigma_B.item() for draw in three)]
     assert len(set(sigmas)) == 6
 
 

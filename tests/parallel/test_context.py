@@ -1,6 +1,7 @@
 """How tokens are taken apart: what each rank gets, and that it comes back in order. Exchanges are in test_engine.py."""
 
 import dataclasses
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +21,11 @@ def mesh_of(*, tp: int = 1, cp: int = 1, rank: int = 0) -> Mesh:
         for name, (size, place) in sizes.items()
     }
     return cast(Mesh, SimpleNamespace(**groups))
+
+
+def tokens_of(split: TokenSplit) -> list[int]:
+    """The tokens of a rank's runs, counted from 0."""
+    return list(chain.from_iterable(split.runs))
 
 
 def rows_of_ranks(num_tokens: int, parallel: ParallelConfig, **options: Any) -> list[list[int]]:
@@ -51,9 +57,9 @@ def test_causal_ranks_have_the_same_work(num_tokens: int, cp: int):
     """A query's work is the number of tokens it sees, padding counted."""
     parallel = ParallelConfig(cp=cp)
     splits = [split_tokens(num_tokens, parallel, mesh_of(cp=cp, rank=rank), causal=True) for rank in range(cp)]
-    work = [sum(token + 1 for run in split.runs for token in run) for split in splits]
+    work = [sum(token + 1 for token in tokens_of(split)) for split in splits]
     assert len(set(work)) == 1
-    seen = sorted(token for split in splits for run in split.runs for token in run)
+    seen = sorted(chain.from_iterable(map(tokens_of, splits)))
     assert seen == list(range(splits[0].num_padded)) and splits[0].num_padded - num_tokens < 2 * cp
 
 
@@ -63,7 +69,7 @@ def test_runs_are_the_rows(num_tokens: int, causal: bool):
     parallel = ParallelConfig(cp=3)
     for rank, rows in enumerate(rows_of_ranks(num_tokens, parallel, causal=causal)):
         split = split_tokens(num_tokens, parallel, mesh_of(cp=3, rank=rank), causal=causal)
-        places = [token for run in split.runs for token in run]
+        places = tokens_of(split)
         assert rows == [token + 1 if token < num_tokens else 0 for token in places]
 
 

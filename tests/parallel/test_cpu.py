@@ -8,6 +8,7 @@ import ast
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import distribution
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,8 @@ def _assigned_in(module: str, function: str) -> list[str]:
     tree = ast.parse((ROOT / f"cosmos_train/parallel/{module}.py").read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     assignments = [node for node in ast.walk(found) if isinstance(node, ast.Assign)]
-    targets = [target for node in assignments for target in node.targets if isinstance(target, ast.Attribute)]
+    targets = chain.from_iterable(node.targets for node in assignments)
+    targets = [target for target in targets if isinstance(target, ast.Attribute)]
     return [ast.unparse(target) for target in targets]
 
 
@@ -69,7 +71,7 @@ def test_megatron_still_has_and_uses_it(name: str):
     made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     made |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    made |= {alias.asname or alias.name for node in imports for alias in node.names}
+    made |= {alias.asname or alias.name for alias in chain.from_iterable(node.names for node in imports)}
     assert attribute in made, f"{ALIASES[module]} has no {attribute} any more"
     assert any(isinstance(node.ctx, ast.Load) for node in names), f"{ALIASES[module]} does not use {attribute} any more"
 

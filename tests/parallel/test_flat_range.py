@@ -18,7 +18,7 @@ def test_boxes_are_a_flat_range_in_its_order(shape: tuple[int, ...]):
         found = list(boxes(shape, slice(start, stop)))
         assert len(found) <= max(1, 2 * len(shape) - 1)
         inside = [numbers[tuple(map(slice, begin, map(sum, zip(begin, sizes, strict=True))))] for begin, sizes in found]
-        assert [number for box in inside for number in box.flatten().tolist()] == list(range(start, stop))
+        assert list(itertools.chain.from_iterable(box.flatten().tolist() for box in inside)) == list(range(start, stop))
         assert all(len(list(runs(shape, box))) == 1 for box in found), "read at once"
 
 
@@ -29,7 +29,10 @@ def test_runs_are_a_box(shape: tuple[int, ...]):
         for sizes in itertools.product(*(range(1, size - first + 1) for size, first in zip(shape, begin, strict=True))):
             box = numbers[tuple(slice(first, first + size) for first, size in zip(begin, sizes, strict=True))]
             found = list(runs(shape, (begin, sizes)))
-            assert [n for run in found for n in range(run.start, run.stop)] == box.flatten().tolist()
+            assert (
+                list(itertools.chain.from_iterable(range(run.start, run.stop) for run in found))
+                == box.flatten().tolist()
+            )
             assert all(one.stop < other.start for one, other in itertools.pairwise(found)), "as long as they can be"
 
 
@@ -38,7 +41,8 @@ def test_equal_shares_are_all_and_equal(num_parts: int):
     line = [(1, 4), (1000, 2), (0, 4), (3, 2), (77, 4), (1, 2)]
     shares = [equal_share(line, part, num_parts) for part in range(num_parts)]
     for number, (count, _) in enumerate(line):
-        assert [i for share in shares for i in range(share[number].start, share[number].stop)] == list(range(count))
+        parts = (range(share[number].start, share[number].stop) for share in shares)
+        assert list(itertools.chain.from_iterable(parts)) == list(range(count))
     num_bytes = [
         sum((where.stop - where.start) * size for where, (_, size) in zip(share, line, strict=True)) for share in shares
     ]

@@ -39,7 +39,9 @@ def mesh_of(rank: int) -> Mesh:
 def test_pieces(parallel: ParallelConfig, blocks: list[list[range]]):
     plans = [plan_stages(7, parallel, mesh_of(rank)) for rank in range(parallel.pp)]
     assert [[plan.blocks for plan in mine] for mine in plans] == blocks
-    ends = [(rank, i, plan) for rank, mine in enumerate(plans) for i, plan in enumerate(mine)]
+    ends = []
+    for rank, mine in enumerate(plans):
+        ends += [(rank, i, plan) for i, plan in enumerate(mine)]
     assert [(rank, i) for rank, i, plan in ends if plan.is_first] == [(0, 0)]
     assert [(rank, i) for rank, i, plan in ends if plan.is_last] == [(parallel.pp - 1, parallel.pp_chunks - 1)]
 

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from importlib.metadata import distribution
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args, get_type_hints
@@ -33,13 +34,10 @@ TE: dict[str, Any] = json.loads((HERE.parent / "data/te_2.11.json").read_text())
 MAKER = ast.parse((HERE.parents[2] / "cosmos_train/parallel/te.py").read_text())
 MEGATRON_FILE = "megatron/core/extensions/transformer_engine.py"
 MEGATRON = ast.parse(Path(str(distribution("megatron-core").locate_file(MEGATRON_FILE))).read_text())
-IMPORTED = {
-    alias.name: node.module or ""
-    for node in MAKER.body
-    if isinstance(node, ast.ImportFrom)
-    for alias in node.names
-    if (node.module or "").startswith(("megatron", "transformer_engine"))
-}
+IMPORTED: dict[str, str] = {}
+for node in MAKER.body:
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("megatron", "transformer_engine")):
+        IMPORTED |= {alias.name: node.module or "" for alias in node.names}
 """Name -> the module that te.py imports it from."""
 RECIPE_NAMES = list(RECIPES)
 
@@ -128,11 +126,8 @@ def test_the_maker_calls_megatron_and_transformer_engine_as_they_want_to_be_call
     for target, call, is_partial in calls():
         bind(signature_of(target), call, is_partial=is_partial)
         checked.add(target)
-    methods = {
-        f"{owner}.{method}"
-        for owner in ("TEColumnParallelLinear", "TERowParallelLinear", "TEDotProductAttention", "TEColumnLinear")
-        for method in ("__init__", "forward")
-    }
+    owners = ("TEColumnParallelLinear", "TERowParallelLinear", "TEDotProductAttention", "TEColumnLinear")
+    methods = {f"{owner}.{method}" for owner, method in product(owners, ("__init__", "forward"))}
     classes = {"TEQuantizationParams", "TEQuantizationRecipe", "ProcessGroupCollection"}
     functions = {
         "autocast",

@@ -1,5 +1,6 @@
 """The shipped pre-training runs: each is valid at its own command's size, and its head says what the plan says."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,8 @@ def read(path: Path) -> tuple[str, WorldDiTRun, int]:
 
 
 def test_both_sizes_have_all_stages_of_both_kinds():
-    assert {path.stem for path in RUNS} == {
-        f"dit_{size}{kind}_{stage}" for size in ("7b", "14b") for kind in ("", "_v2w") for stage in TOKENS
-    }
+    sorts = product(("7b", "14b"), ("", "_v2w"), TOKENS)
+    assert {path.stem for path in RUNS} == {f"dit_{size}{kind}_{stage}" for size, kind, stage in sorts}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

@@ -31,7 +31,10 @@ def read(path: Path) -> tuple[str, WorldARRun, int]:
 
 
 def test_all_models_have_all_their_stages():
-    assert {path.stem for path in RUNS} == {f"world_ar_{model}_{s}" for model, stages in STAGES.items() for s in stages}
+    expected = set()
+    for model, stages in STAGES.items():
+        expected |= {f"world_ar_{model}_{stage}" for stage in stages}
+    assert {path.stem for path in RUNS} == expected
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

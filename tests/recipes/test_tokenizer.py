@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_sizes_and_aspect_ratios_mix(ranks: Callable[[int], RankPool], tmp_path:
     )
     settings = JOINT | PLAIN | {"data": data, "train": {"global_batch_size": 2}, "statistics_windows": 0}
     [alone] = ranks(1).run(tiny_tokenizer.sizes_of_batches, tmp_path / "footage.arrow", settings, 6)
-    assert set(alone) == {(frames, height, 320) for frames in (1, 5) for height in (192, 256)}
+    assert set(alone) == set(product((1, 5), (192, 256), (320,)))
     for num_ranks in (1, 2):
         done = ranks(num_ranks).run(
             tiny_tokenizer.run_loop, tmp_path / "footage.arrow", tmp_path / str(num_ranks), settings

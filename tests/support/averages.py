@@ -74,8 +74,7 @@ def _part(ema: Ema, params: dict[str, torch.nn.Parameter], name: str) -> Tensor:
 
 
 def _difference(ema: Ema, expected: dict[str, dict[str, Tensor]]) -> float:
-    return max(
-        float((average - expected[name][key]).abs().max())
-        for name, (_, averages) in ema.parts.items()
-        for key, average in averages.items()
-    )
+    errors = []
+    for name, (_, averages) in ema.parts.items():
+        errors += [float((average - expected[name][key]).abs().max()) for key, average in averages.items()]
+    return max(errors)

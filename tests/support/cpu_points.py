@@ -108,7 +108,7 @@ def optimizer_step(dtype: torch.dtype) -> dict[str, Any]:
         "optimizer": type(inner).__name__,
         "steps": [group["step"] for group in inner.param_groups],
         "saved_steps": [group["step"] for group in saved["optimizer"]["param_groups"]],
-        "states": sorted({name for state in inner.state.values() for name in state}),
+        "states": sorted(set().union(*inner.state.values())),
         "dtype": model.weight.dtype,
     }
 

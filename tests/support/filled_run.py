@@ -126,11 +126,11 @@ def train_here(run: WorldDiTRun) -> int:
 
 def kept_windows(cache: Path) -> dict[str, int]:
     """Key of each window in a cache that fills -> inode of its shard."""
-    return {
-        key: path.stat().st_ino
-        for path in (cache / window_cache.FOLDER).glob("[!.]*.arrow")
-        for key in open_shard(path, window_cache.KIND).batch.column("key").to_pylist()
-    }
+    inodes = {}
+    for path in (cache / window_cache.FOLDER).glob("[!.]*.arrow"):
+        keys = open_shard(path, window_cache.KIND).batch.column("key").to_pylist()
+        inodes |= dict.fromkeys(keys, path.stat().st_ino)
+    return inodes
 
 
 def encode_share(run: WorldDiTRun) -> tuple[int, list[Path]]:

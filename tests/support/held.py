@@ -1,5 +1,6 @@
 """What a rank that was really started holds, for comparison with what was planned."""
 
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def held(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str) -
         "tokens": set(rows),
         "weights": _bytes(params),
         "gradients": _bytes([param.main_grad for param in params]),
-        "ema": _bytes(average for _, averages in ema.parts.values() for average in averages.values()),
+        "ema": sum(_bytes(averages.values()) for _, averages in ema.parts.values()),
         "optimizer": _bytes(_states(engine)),
     }
 
@@ -42,8 +43,9 @@ def held(cache: Path, run_dir: Path, parallel: ParallelConfig, precision: str) -
 def _states(engine: Any) -> list[Tensor]:
     [optimizer] = engine.optimizer.chained_optimizers
     assert isinstance(optimizer, DistributedOptimizer)
-    moments = [state[kind] for state in optimizer.optimizer.state.values() for kind in optimizer_state.MOMENTS]
-    masters = [master for group in optimizer.shard_fp32_from_float16_groups for master in group]
+    states = product(optimizer.optimizer.state.values(), optimizer_state.MOMENTS)
+    moments = [state[kind] for state, kind in states]
+    masters = list(chain.from_iterable(optimizer.shard_fp32_from_float16_groups))
     return moments + masters
 
 

@@ -6,6 +6,7 @@ ours, to hold ours against: names and shapes of tensors, positions by loops over
 """
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _rotate(x: Tensor, angles: Tensor) -> Tensor:
 def _places(arguments: dict[str, Any]) -> list[tuple[int, int, int] | None]:
     """(t, h, w) of each token; none for <bov>."""
     frames, height, width = arguments["video_latent_shape"]
-    grid = [(t, h, w) for t in range(frames) for h in range(height) for w in range(width)]
+    grid = list(product(range(frames), range(height), range(width)))
     return [*([None] if has_text(arguments) else []), *grid]
 
 
@@ -192,9 +193,12 @@ def _rope(arguments: dict[str, Any], places: list[tuple[int, int, int] | None]) 
                 f * ((1 - share) / arguments["yarn_scale"] + share) for f, share in zip(frequencies, kept, strict=True)
             ]
         per_axis.append(frequencies)
-    rows = [
-        [0.0 if place is None else place[axis] * f for axis in range(3) for f in per_axis[axis]] for place in places
-    ]
+    rows = []
+    for place in places:
+        row = []
+        for axis, frequencies in enumerate(per_axis):
+            row += [0.0 if place is None else place[axis] * f for f in frequencies]
+        rows.append(row)
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -205,6 +209,7 @@ def _sinusoid(dim: int, places: list[tuple[int, int, int] | None]) -> Tensor:
         row = []
         for axis, width in enumerate(_parts(dim)):
             steps = [10_000 ** (-2 * i / width) for i in range(width // 2)]
-            row += [0.0] * width if place is None else [f(place[axis] * s) for f in (math.sin, math.cos) for s in steps]
+            angles = [0.0 if place is None else place[axis] * step for step in steps]
+            row += [0.0] * width if place is None else [*map(math.sin, angles), *map(math.cos, angles)]
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64).bfloat16().float()

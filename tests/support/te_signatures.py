@@ -52,15 +52,14 @@ def record(wheel: Path) -> dict[str, Any]:
     """Version; what transformer_engine.pytorch exports; dotted name -> members or parameters, without self."""
     with zipfile.ZipFile(wheel) as archive:
         sources = {path: ast.parse(archive.read(path)) for path in [*RECORDED, f"{PYTORCH}/__init__.py"]}
-    imports = (node for node in sources[f"{PYTORCH}/__init__.py"].body if isinstance(node, ast.ImportFrom))
-    return {
-        "version": wheel.name.split("-")[1],
-        "transformer_engine.pytorch": sorted(alias.name for node in imports for alias in node.names),
-    } | {
-        f"{_module(path)}.{name}": _described(sources[path].body, name)
-        for path, names in RECORDED.items()
-        for name in names
-    }
+    exported = []
+    for node in sources[f"{PYTORCH}/__init__.py"].body:
+        if isinstance(node, ast.ImportFrom):
+            exported += [alias.name for alias in node.names]
+    recorded = {"version": wheel.name.split("-")[1], "transformer_engine.pytorch": sorted(exported)}
+    for path, names in RECORDED.items():
+        recorded |= {f"{_module(path)}.{name}": _described(sources[path].body, name) for name in names}
+    return recorded
 
 
 def parameters_of(function: ast.FunctionDef, *, skip_first: bool) -> list[Parameter]:

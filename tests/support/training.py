@@ -138,8 +138,12 @@ def bytes_read(cache: Path, run_dir: Path, parallel: ParallelConfig) -> tuple[in
         patch.setattr(checkpoint_read, "_fill", counting)
         load_run(resolve(run_dir), engine, ema)
     parts = (*optimizer_state.states(engine.optimizer, engine.pieces).values(), *ema.parts.values())
-    own = sum(tensor.nbytes for _, kinds in parts for tensor in kinds.values())
-    return found, own + sum(t.nbytes for piece in engine.pieces for t in piece.state_dict().values() if t is not None)
+    own = 0
+    for _, kinds in parts:
+        own += sum(tensor.nbytes for tensor in kinds.values())
+    for piece in engine.pieces:
+        own += sum(tensor.nbytes for tensor in piece.state_dict().values() if tensor is not None)
+    return found, own
 
 
 def noting_samples(

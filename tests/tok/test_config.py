@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ def test_yaml_states_the_parameter_count_of_the_model_it_describes(path: Path) -
 
 def test_the_released_tokenizers_are_shipped() -> None:
     released = {"cv8x8x8_720p", "cv4x8x8_360p", "dv8x16x16_720p", "dv4x8x8_360p"}
-    released |= {f"{kind}{rate}_0.1" for kind in ("cv", "dv") for rate in ("4x8x8", "8x8x8", "8x16x16")}
-    released |= {f"{kind}{rate}_{of}" for kind in ("ci", "di") for rate in ("8x8", "16x16") for of in ("360p", "0.1")}
+    released |= {f"{kind}{rate}_0.1" for kind, rate in product(("cv", "dv"), ("4x8x8", "8x8x8", "8x16x16"))}
+    of_images = product(("ci", "di"), ("8x8", "16x16"), ("360p", "0.1"))
+    released |= {f"{kind}{rate}_{of}" for kind, rate, of in of_images}
     assert released <= {path.name.removesuffix(".yaml") for path in YAMLS}
 
 

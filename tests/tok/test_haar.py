@@ -1,6 +1,7 @@
 """The Haar patches against their definition by convolution, and the inverse."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def by_convolution(video: torch.Tensor, p: int) -> torch.Tensor:
             shape, stride = [1, 1, 1, 1, 1], [1, 1, 1]
             shape[2 + axis], stride[axis] = 2, 2
             filters = [f.double().view(shape).repeat(x.shape[1], 1, 1, 1, 1) for f in (low, high)]
-            bands = [F.conv3d(band, f, stride=stride, groups=x.shape[1]) for band in bands for f in filters]
+            bands = [F.conv3d(band, f, stride=stride, groups=x.shape[1]) for band, f in product(bands, filters)]
         x = torch.cat(bands, dim=1) / (2 * math.sqrt(2))
     return x
 
@@ -69,7 +70,7 @@ def images_by_convolution(video: torch.Tensor, p: int) -> torch.Tensor:
         bands, groups = [x], x.shape[1]
         for shape, stride in (((1, 1, 1, 2), (1, 2)), ((1, 1, 2, 1), (2, 1))):
             kernels = [f.view(shape).repeat(groups, 1, 1, 1) for f in filters]
-            bands = [F.conv2d(band, kernel, stride=stride, groups=groups) for band in bands for kernel in kernels]
+            bands = [F.conv2d(band, kernel, stride=stride, groups=groups) for band, kernel in product(bands, kernels)]
         x = torch.cat(bands, dim=1) / 2
     return x.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
 

@@ -1,6 +1,7 @@
 """The tokenizer: sizes of the released models, equality with diffusers, causality, naming."""
 
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_extra_resampling_adds_only_what_the_first_release_has() -> None:
     assert lean.keys() <= full.keys()
     added = {name.split(".conv3d")[0] for name in full.keys() - lean.keys()}
     places = ("encoder.down.1.downsample", "decoder.up.2.upsample")
-    assert added == {f"{place}.conv{i}" for place in places for i in (1, 2, 3)}
+    assert added == {f"{place}.conv{i}" for place, i in product(places, (1, 2, 3))}
 
 
 # Equality with diffusers

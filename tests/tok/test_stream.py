@@ -1,6 +1,7 @@
 """A video in pieces gives what it gives at once; the kernels of inference give what training's layers give."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_what_a_stream_keeps_grows_by_the_attention_alone() -> None:
         with torch.no_grad():
             model._encode(video(9)[:, :, -length:], stream)
         stream.begun = True
-        history = sum(piece.numel() for pieces in stream.history.values() for piece in pieces)
+        history = sum(piece.numel() for piece in chain.from_iterable(stream.history.values()))
         frames = sum(x.untyped_storage().nbytes() // 4 for x in stream.frames.values())
         return frames, history
 

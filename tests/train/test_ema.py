@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_plain_average_forgets_at_a_constant_rate():
 
 
 def test_a_kept_snapshot_is_its_own_reconstruction():
-    kept = [Snapshot(step, sigma_rel) for step in (250, 500, 1000) for sigma_rel in (0.05, 0.1)]
+    kept = [Snapshot(step, sigma_rel) for step, sigma_rel in product((250, 500, 1000), (0.05, 0.1))]
     factors, missed = reconstruction(kept, kept[-1])
     assert factors == pytest.approx([0, 0, 0, 0, 0, 1], abs=1e-6) and missed < 1e-6
 
@@ -69,7 +70,7 @@ def test_other_widths_and_steps_follow_from_snapshots(sigma_rel: float, step: in
     def average(of: Snapshot) -> np.ndarray:
         return weights_of_steps(PowerLaw(of.sigma_rel), of.step) @ walk[: of.step]
 
-    kept = [Snapshot(at, width) for at in range(50, NUM_STEPS + 1, 50) for width in (0.05, 0.1)]
+    kept = [Snapshot(at, width) for at, width in product(range(50, NUM_STEPS + 1, 50), (0.05, 0.1))]
     wanted = Snapshot(step, sigma_rel)
     factors, missed = reconstruction(kept, wanted)
     assert missed < 0.02 and sum(factors) == pytest.approx(1, abs=1e-3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_an_image_is_neither_conditioned_nor_noised_as_a_video(videos: Path, ima
 def test_every_epoch_visits_every_image_once(videos: Path, images: Path):
     """Nine images, of which a step has twelve: three steps are four epochs."""
     _, load = open_batches(joint(videos, images))
-    seen = [load([4 * step + i]).x0_BCTHW for step in (1, 3, 5) for i in range(4)]
+    seen = [load([4 * step + i]).x0_BCTHW for step, i in product((1, 3, 5), range(4))]
     _, counts = torch.cat(seen).flatten(1).unique(dim=0, return_counts=True)
     assert counts.tolist() == [4] * 9
 

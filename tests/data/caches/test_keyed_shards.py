@@ -12,6 +12,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
+from itertools import product
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,7 +77,7 @@ def test_what_was_gathered_and_what_was_written_is_found(tmp_path: Path):
 
 def test_a_shard_holds_one_shape_and_type_and_any_number_of_rows(tmp_path: Path):
     store = store_of(tmp_path)
-    values = [torch.ones(n, 3, dtype=dtype) * n for dtype in (torch.float32, torch.bfloat16) for n in (1, 2, 5)]
+    values = [torch.ones(n, 3, dtype=dtype) * n for dtype, n in product((torch.float32, torch.bfloat16), (1, 2, 5))]
     values += [torch.arange(24, dtype=torch.int32).view(1, 2, 3, 4), torch.zeros(2, 8)]
     for number, one in enumerate(values):
         store.write(key(number), one)

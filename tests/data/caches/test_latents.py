@@ -97,7 +97,8 @@ def test_a_cache_of_one_shape_keeps_its_digest_between_versions(tmp_path: Path):
     write(tmp_path / "cache")
     store = LatentStore(tmp_path / "cache")
     assert store.digest == "8fc8219ad0054a9d94d794dbaa4ceba4b2b7745a2205a4ff76431599e3592f79"
-    content = b"".join(path.read_bytes() for kind in ("windows", "text") for path in shards_of(store.folder, kind))
+    shards = [*shards_of(store.folder, "windows"), *shards_of(store.folder, "text")]
+    content = b"".join(path.read_bytes() for path in shards)
     assert hashlib.sha256(content).hexdigest() == "3932610ebea64db1126c9edddf8b5b2b3004da255bae743002b1010ddfaf53e9"
     assert json.loads((store.folder / INDEX_NAME).read_text(encoding="utf-8"))["version"] == 2
 

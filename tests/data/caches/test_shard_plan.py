@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def test_each_clip_is_in_the_bucket_of_its_shape(planned_per_clip: int, num_fram
             assert sample.clip.split == shard.split
             found[sample.clip.clip_id] += 1
     one_size = groups_of(MIXED, config.of_size(64, 64), planned_per_clip=planned_per_clip)
-    windows = [group.windows[number] for group in one_size for number in range(len(group.windows))]
+    windows = []
+    for group in one_size:
+        windows += [group.windows[number] for number in range(len(group.windows))]
     assert found == Counter(sample.clip.clip_id for sample in windows)
 
 
@@ -141,7 +144,7 @@ def test_each_window_is_in_one_shard(per_shard: int):
     assert max(len(shard.numbers) for shard in shards) <= per_shard
     assert [shard.split for shard in shards] == sorted((shard.split for shard in shards), reverse=True), "train first"
     for split, wanted in windows.items():
-        numbers = [number for shard in shards if shard.split == split for number in shard.numbers]
+        numbers = list(chain.from_iterable(shard.numbers for shard in shards if shard.split == split))
         assert numbers == list(range(len(wanted)))
     assert [shard.samples() for shard in shards] == [shard.samples() for shard in plan_shards(groups_of(), length)]
 

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def energon(carphone, tmp_path) -> Path:
     sample = {"mp4": carphone.read_bytes(), "json": said}
     (tmp_path / "parts").mkdir()
     for name in INFO["shard_counts"]:
-        write_tar(tmp_path / name, {f"{key}.{part}": sample[part] for key in "ab" for part in sample})
+        write_tar(tmp_path / name, {f"{key}.{part}": sample[part] for key, part in product("ab", sample)})
     write_meta(tmp_path, **{".info.json": json.dumps(INFO), "split.yaml": SPLIT, "dataset.yaml": FIELDS})
     return tmp_path
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def write_lerobot(folder: Path, carphone: Path, version: str) -> None:
         },
     }
     episodes = [{"episode_index": k, "length": 60, "tasks": [f"task {k}"]} for k in range(2)]
-    rows = [{"episode_index": k, "action": [float(k), float(t)]} for k in range(2) for t in range(60)]
+    rows = [{"episode_index": k, "action": [float(k), float(t)]} for k, t in product(range(2), range(60))]
     (folder / "meta").mkdir(parents=True)
     (folder / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
     (folder / "data/chunk-000").mkdir(parents=True)
@@ -69,7 +70,8 @@ def test_lerobot(carphone, tmp_path, version):
     write_lerobot(tmp_path / "robot", carphone, version)
     manifest, bad, *_ = build_manifest(tmp_path / "robot", 30, None)
     assert bad == []
-    assert [clip.clip_id for clip in manifest] == [f"episode_00000{k}@{start}" for k in range(2) for start in (0, 30)]
+    episodes = product(range(2), (0, 30))
+    assert [clip.clip_id for clip in manifest] == [f"episode_00000{k}@{start}" for k, start in episodes]
     last = manifest[3]
     assert (last.view, last.caption, last.action.names) == ("wrist", "task 1", ("pan", "lift"))
     assert last.action.values_ND()[0].tolist() == [1.0, 30.0]

@@ -1,4 +1,5 @@
 import tarfile
+from itertools import chain
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -70,7 +71,7 @@ def test_shards_are_full_and_samples_stay_together(tmp_path):
     writer.close()
     shards = sorted(tmp_path.iterdir())
     assert len(shards) == 3
-    listed = {member.name: member.file for shard in shards for member in read_members(shard)}
+    listed = {member.name: member.file for member in chain.from_iterable(map(read_members, shards))}
     assert listed == places
     for number in range(9):
         assert places[f"{number}.mp4"].read_bytes() == bytes([number]) * 4000

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_bad_clip_is_replaced_and_named(two_damaged):
     bad_ids = {two_damaged[3].clip_id, two_damaged[7].clip_id}
     assert set(loader.bad_clips) == {two_damaged[3].digest, two_damaged[7].digest}
     assert all(two_damaged[row].path in loader.bad_clips[two_damaged[row].digest].reason for row in (3, 7))
-    samples = [sample for batch in batches for sample in batch.samples]
+    samples = list(chain.from_iterable(batch.samples for batch in batches))
     assert [sample.index for sample in samples] == list(range(24))
     for sample in samples:
         assert sample.clip.clip_id not in bad_ids
@@ -158,7 +159,7 @@ def test_bad_clips_are_written_down_and_can_be_left_out(two_damaged, tmp_path):
     named = {json.loads(line)["digest"] for line in path.read_text(encoding="utf-8").splitlines()}
     assert named == {two_damaged[3].digest, two_damaged[7].digest}
     clean = VideoBatches(plan_of(two_damaged, quarantine=str(path), max_bad_share=0.0), PyAVDecoder(2), steps(4))
-    assert all(sample.attempt == 0 for batch in clean for sample in batch.samples)
+    assert all(sample.attempt == 0 for sample in chain.from_iterable(batch.samples for batch in clean))
 
 
 def test_impossible_conditions_are_replaced_without_decoding(mjpeg):
@@ -166,7 +167,7 @@ def test_impossible_conditions_are_replaced_without_decoding(mjpeg):
     action = Action(names=("x",), units=("m",), rate_hz=mjpeg[5].fps, frame_of_reference="base", values=(0.0,) * 29)
     clips = Manifest((*mjpeg.clips[:5], replace(mjpeg[5], action=action), *mjpeg.clips[6:]))
     loader = VideoBatches(plan_of(clips, max_bad_share=0.1), PyAVDecoder(2), steps(2))
-    samples = [sample for batch in loader for sample in batch.samples]
+    samples = list(chain.from_iterable(batch.samples for batch in loader))
     assert clips[5].clip_id not in {sample.clip.clip_id for sample in samples}
     assert "29 values; 30 steps" in loader.bad_clips[clips[5].digest].reason
 
@@ -208,7 +209,8 @@ def test_views_are_decoded_side_by_side(mjpeg):
 
 
 def digests_of(loader: VideoBatches) -> list[str]:
-    return [f"{s.clip.digest}/{s.start_frame}/{s.flip}" for batch in loader for s in batch.samples]
+    samples = chain.from_iterable(batch.samples for batch in loader)
+    return [f"{sample.clip.digest}/{sample.start_frame}/{sample.flip}" for sample in samples]
 
 
 def read_until_killed(plan: SamplePlan, lists: list[range], out: Path) -> None:
@@ -244,5 +246,6 @@ def test_a_killed_reader_resumes_with_the_next_sample(two_damaged, tmp_path):
         ]
         share = 6 // num_ranks
         for step in range(last - first):
-            seen += [digest for part in of_rank for digest in part[step * share : (step + 1) * share]]
+            for part in of_rank:
+                seen += part[step * share : (step + 1) * share]
     assert seen == whole

@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_no_flip_on_request():
 def test_ranks_share_one_global_batch(num_ranks):
     for step in (0, 5):
         slices = [rank_slice(step, 24, rank, num_ranks) for rank in range(num_ranks)]
-        assert [index for part in slices for index in part] == list(range(step * 24, step * 24 + 24))
+        assert list(chain.from_iterable(slices)) == list(range(step * 24, step * 24 + 24))
 
 
 def test_ranks_that_do_not_divide_the_batch():
@@ -214,7 +215,7 @@ def test_any_number_of_ranks_draws_the_same_batches(seed):
     for step, num_ranks in enumerate((8, 4, 3, 16)):
         plan = SamplePlan(parts, seed, config, image_share=0.25, group_size=batch)
         slices = [rank_slice(step, batch, rank, num_ranks) for rank in range(num_ranks)]
-        drawn = [plan.sample(i) for part in slices for i in part]
+        drawn = [plan.sample(i) for i in chain.from_iterable(slices)]
         assert drawn == whole[step * batch : (step + 1) * batch]
 
 

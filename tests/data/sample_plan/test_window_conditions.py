@@ -115,12 +115,12 @@ def with_signals(rate_hz: float, *, steps_more: int = 0) -> Clip:
         units=("m", "1"),
         rate_hz=rate_hz,
         frame_of_reference="robot base",
-        values=tuple(float(step) for step in range(steps) for _ in range(2)),
+        values=tuple(np.repeat(np.arange(steps, dtype=float), 2).tolist()),
     )
     ego = EgoTrajectory(
         rate_hz=rate_hz,
         frame_of_reference="vehicle at the clip's first frame",
-        positions_m=tuple(float(step) for step in range(steps + steps_more) for _ in range(3)),
+        positions_m=tuple(np.repeat(np.arange(steps + steps_more, dtype=float), 3).tolist()),
         rotations=tuple(np.eye(3).ravel().tolist()) * (steps + steps_more),
     )
     return replace(CLIP, action=action, ego_trajectory=ego)

@@ -1,6 +1,7 @@
 """Pictures in and out: an MP4 that is written shows what was given; first frames of videos and images are read."""
 
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import av
@@ -167,9 +168,8 @@ def test_videos_side_by_side(count: int, rows: int, columns: int):
     grid = tile(videos)
     assert grid.shape == (3, 2, rows * 4, columns * 6) and grid.dtype == torch.uint8
     places = [
-        grid[:, :, 4 * row : 4 * row + 4, 6 * c : 6 * c + 6].unique().tolist()
-        for row in range(rows)
-        for c in range(columns)
+        grid[:, :, 4 * row : 4 * row + 4, 6 * column : 6 * column + 6].unique().tolist()
+        for row, column in product(range(rows), range(columns))
     ]
     assert places == [[index + 1] for index in range(count)] + [[0]] * (rows * columns - count)
 

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,21 @@ def picture_of(clip: Clip, number: int = 0) -> np.ndarray:
 def quarters(picture: np.ndarray) -> np.ndarray:
     """The middle pixel of each quarter, [4, 3]: top left, top right, bottom left, bottom right."""
     height, width, _ = picture.shape
-    places = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    places = list(product((height // 4, 3 * height // 4), (width // 4, 3 * width // 4)))
     return np.array([picture[place] for place in places], int)
 
 
 # Orientation.
 
 MATRICES = {
-    Orientation(rotation_deg, is_mirrored): matrix
-    for rotation_deg, (a, b, c, d) in {
-        0: (1, 0, 0, 1),
-        90: (0, -1, 1, 0),
-        180: (-1, 0, 0, -1),
-        270: (0, 1, -1, 0),
-    }.items()
-    for is_mirrored, matrix in ((False, (a, b, c, d)), (True, (-a, -b, c, d)))
+    Orientation(0, False): (1, 0, 0, 1),
+    Orientation(90, False): (0, -1, 1, 0),
+    Orientation(180, False): (-1, 0, 0, -1),
+    Orientation(270, False): (0, 1, -1, 0),
+    Orientation(0, True): (-1, 0, 0, 1),
+    Orientation(90, True): (0, 1, 1, 0),
+    Orientation(180, True): (1, 0, 0, -1),
+    Orientation(270, True): (0, -1, -1, 0),
 }
 """Turn to the left, after a mirror -> a, b, c, d of the display matrix: x' = a x + c y, y' = b x + d y."""
 

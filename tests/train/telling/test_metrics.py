@@ -93,7 +93,7 @@ def test_weights_and_biases_goes_on_over_a_crash_before_the_first_checkpoint(tmp
     first, second = wandb_files.read(tmp_path)
     assert first.run_id == second.run_id == metrics.wandb_id
     assert first.losses == dict.fromkeys((1, 2, 3), 1.0) and second.losses == dict.fromkeys((2, 3, 4), 0.5)
-    rows = [row["_step"] for start in (first, second) for row in start.history]
+    rows = [row["_step"] for row in (*first.history, *second.history)]
     assert rows == sorted(set(rows)), "W&B refuses a row that is not above the one before"
     assert (first.exit_code, second.exit_code) == (1, 0), "the first was left without a word"
     assert second.config["seed"] == 1 and second.config["start"] == START

@@ -1,6 +1,7 @@
 """Videos and evaluations that other commands leave in a run's folder, told to W&B once, offline, the real one."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_samples_and_evaluations_are_told_once(tmp_path: Path, monkeypatch: pyte
     assert told == [set(), {"samples", "samples_videos"}, {"evaluation"}, {"samples", "samples_videos"}]
     assert [row["step"] for row in first.history] == [2, 2, 2, 2] and not second.history
     tables = [json.loads(path.read_text()) for path in media(first, "table")]
-    rows = [row for table in tables for row in table["data"] if "file" in table["columns"]]
+    rows = list(chain.from_iterable(table["data"] for table in tables if "file" in table["columns"]))
     assert sorted(row[:4] for row in rows) == [
         ["samples/seed-0003.mp4", 2, 3, "a street"],
         ["samples/seed-0004.mp4", 2, 4, "a street"],
