@@ -28,7 +28,7 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import to_row
 from cosmos_data.readers.tarshard import ShardWriter
 from cosmos_data.sample_plan.window import central_box, largest_box
-from cosmos_data.videos.encoding import ENCODINGS, PackCodec, encode_clip
+from cosmos_data.videos.codecs import ENCODINGS, PackCodec, encode_clip
 from cosmos_data.videos.video import probe_video
 
 
