@@ -3,7 +3,7 @@
 Frames are numpy arrays uint8 [H, W, 3].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Curves:
     """
 
     title: str
-    curves: dict[str, Points]
+    curves: Mapping[str, Points]
     x_label: str = "step"
 
 
@@ -48,7 +48,7 @@ class Bars:
     """A chart of bars by name, stacked where there are several."""
 
     title: str
-    bars: dict[str, Sequence[tuple[str | int, float]]]
+    bars: Mapping[str, Sequence[tuple[str | int, float]]]
     """(where a bar stands, its height)."""
     x_label: str
 

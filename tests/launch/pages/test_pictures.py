@@ -1,4 +1,4 @@
-"""Pictures in a page are the frames: bit for bit where small, shrunk where large, moving where they have a rate."""
+"""Pictures in a page are the frames: bit for bit where small, shrunk where large, moving where there is a rate."""
 
 import base64
 import io
