@@ -76,7 +76,10 @@ def _on_main(world: World, mine: dict[int, Tensor]) -> dict[int, Tensor]:
     if dp.size() > 1:
         own = {seed: video.clone() for seed, video in mine.items()}  # a view would travel with all of its batch
         dist.gather_object(own, found if dp.rank() == 0 else None, group=dp, group_dst=0)
-    return {seed: video for part in found for seed, video in sorted(part.items())}
+    videos = dict[int, Tensor]()
+    for part in found:
+        videos |= part
+    return videos
 
 
 def _facts(
