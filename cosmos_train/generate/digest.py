@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import ChainMap
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ def weights_digest(pieces: Sequence[nn.Module], mesh: Mesh) -> str:
             mine[name] = f"{whole.dtype} {list(whole.shape)} {hashlib.sha256(values.data).hexdigest()}"
     stages: list[dict[str, str]] = [{} for _ in range(mesh.pp.size())]
     dist.all_gather_object(stages, mine, group=mesh.pp)
-    model = {name: found for stage in stages for name, found in stage.items()}
+    model = dict(ChainMap(*stages))
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
 
 

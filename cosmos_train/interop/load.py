@@ -6,6 +6,7 @@ error that names all of it. What a trained network gains begins without an effec
 
 import fnmatch
 import logging
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,8 +62,10 @@ def load_pieces(
         ConfigError: tensors differ that are on no list; all are named.
     """
     config = pieces[0].net.config if isinstance(pieces[0], WorldModel) else pieces[0].config
-    mine = {name: tensor for piece in pieces for name, tensor in piece.state_dict(keep_vars=True).items()}
-    mine = {name: tensor for name, tensor in mine.items() if isinstance(tensor, Tensor)}
+    stored = dict[str, object]()
+    for piece in pieces:
+        stored |= piece.state_dict(keep_vars=True)
+    mine = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
     wanted = _over_stages({name: whole_shape(tensor, mesh) for name, tensor in mine.items()}, mesh)
     found = {name: tuple(tensor.shape) for name, tensor in source.ours.meta.items()}
     _check_positions(source, config)
@@ -89,7 +92,7 @@ def load_pieces(
 def _over_stages(mine: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, tuple[int, ...]]:
     stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
     dist.all_gather_object(stages, mine, group=mesh.pp)
-    return {name: shape for stage in stages for name, shape in stage.items()}
+    return dict(ChainMap(*stages))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

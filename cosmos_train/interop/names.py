@@ -4,7 +4,7 @@ Ours differ from the released ones in that matrices which see the same input lie
 head's queries, keys and values, or gate and value of an MLP. Which those are, `names_dit` and `names_ar` tell.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,9 @@ class Entry:
     def join(self, parts: list[Tensor]) -> Tensor:
         """The official tensors -> ours."""
         if self.padding:
-            before_and_after = [count for more in reversed(self.padding) for count in (0, more)]
+            before_and_after = list[int]()  # F.pad wants both of each dimension, from the last one on
+            for more in reversed(self.padding):
+                before_and_after += [0, more]
             parts = [F.pad(part, before_and_after) for part in parts]
         if len(parts) == 1:
             return parts[0]
@@ -66,21 +68,25 @@ class OurTensors:
     def __init__(self, store: TensorStore, entries: list[Entry]) -> None:
         self.store = store
         self.entries = {entry.ours: entry for entry in entries}
-        self.meta = {name: e.join([store.meta[one] for one in e.official]) for name, e in self.entries.items()}
+        self.meta = {name: self._joined(entry, store.meta.__getitem__) for name, entry in self.entries.items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor of ours, put together."""
-        entry = self.entries[name]
-        return entry.join([self.store.read(one) for one in entry.official])
+        return self._joined(self.entries[name], self.store.read)
+
+    @staticmethod
+    def _joined(entry: Entry, read: Callable[[str], Tensor]) -> Tensor:
+        return entry.join([read(name) for name in entry.official])
 
 
 def official_meta(entries: list[Entry], ours: TensorStore) -> dict[str, Tensor]:
     """Shape and type of every official tensor, as `official_tensors` yields them."""
-    return {
-        name: torch.empty(shape, dtype=ours.meta[entry.ours].dtype, device="meta")
-        for entry in entries
-        for name, shape in entry.official.items()
-    }
+    found = dict[str, Tensor]()
+    for entry in entries:
+        dtype = ours.meta[entry.ours].dtype
+        for name, shape in entry.official.items():
+            found[name] = torch.empty(shape, dtype=dtype, device="meta")
+    return found
 
 
 def official_tensors(entries: list[Entry], ours: TensorStore) -> Iterator[tuple[str, Tensor]]:
@@ -91,7 +97,10 @@ def official_tensors(entries: list[Entry], ours: TensorStore) -> Iterator[tuple[
 
 def official_shapes(entries: list[Entry]) -> dict[str, tuple[int, ...]]:
     """Official name -> shape."""
-    return {name: shape for entry in entries for name, shape in entry.official.items()}
+    found = dict[str, tuple[int, ...]]()
+    for entry in entries:
+        found |= entry.official
+    return found
 
 
 def require_tensors(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -119,4 +119,5 @@ def check_arguments(
 
 def prefixes(stored: Iterable[str], first: re.Pattern[str]) -> set[str]:
     """What stands before the name of a network's first tensor, of each network in a file."""
-    return {match[1] for name in stored if (match := first.fullmatch(name))}
+    matches = map(first.fullmatch, stored)
+    return {match[1] for match in matches if match is not None}

@@ -22,8 +22,8 @@ def shards_beside(file: Path) -> list[Path]:
     match = SHARD.fullmatch(file.name)
     if match is None:
         return []
-    names = [found for one in file.parent.iterdir() if (found := SHARD.fullmatch(one.name)) and found[1] == match[1]]
-    ranks = sorted(int(found[2]) for found in names)
+    matches = [SHARD.fullmatch(one.name) for one in file.parent.iterdir()]
+    ranks = sorted(int(found[2]) for found in matches if found is not None and found[1] == match[1])
     if ranks != list(range(len(ranks))):
         raise ConfigError(f"{file.parent} has the shards {ranks} of {match[1]}*.pt; copy those between, from 0 on")
     return [file.with_name(f"{match[1]}{rank}.pt") for rank in ranks]
@@ -39,7 +39,9 @@ class ShardStore:
         for rank, shard in enumerate(shards):
             if differing := sorted(names ^ shard.meta.keys()):
                 raise ConfigError(f"{where}: shards 0 and {rank} differ in {differing[0]}; copy all of one checkpoint")
-        self.meta = {name: _join(name, [shard.meta[name] for shard in shards]) for name in names}
+        self.meta = dict[str, Tensor]()
+        for name in names:
+            self.meta[name] = _join(name, [shard.meta[name] for shard in shards])
 
     def read(self, name: str) -> Tensor:
         """One tensor, put together. Norms, which drift apart in the official training, are the shards' mean."""

@@ -21,7 +21,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop import official_ar, official_dit, pipeline
-from cosmos_train.interop.names import Entry, OurTensors
+from cosmos_train.interop.names import Entry, OurTensors, official_shapes
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
 from cosmos_train.interop.stores import (
@@ -59,7 +59,7 @@ class WorldSource:
     def num_parameters(self) -> int:
         """Of the network, without the learned uncertainty."""
         network = [entry for entry in self.entries if not entry.ours.startswith("uncertainty.")]
-        return sum(math.prod(shape) for entry in network for shape in entry.official.values())
+        return sum(math.prod(shape) for shape in official_shapes(network).values())
 
     @property
     def learned_uncertainty(self) -> bool:

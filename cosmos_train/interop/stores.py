@@ -85,7 +85,9 @@ def write_safetensors(
                 assert found == name and tensor.shape == meta[name].shape, f"{found} comes where {name} is expected"
                 file.write(tensor.to(meta[name].dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
     if len(shards) > 1:
-        weight_map = {name: file_name for shard, file_name in zip(shards, names, strict=True) for name in shard}
+        weight_map = dict[str, str]()
+        for shard, file_name in zip(shards, names, strict=True):
+            weight_map |= dict.fromkeys(shard, file_name)
         index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in meta.values())}, "weight_map": weight_map}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 

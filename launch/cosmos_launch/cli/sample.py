@@ -6,7 +6,6 @@ grid.mp4 shows them side by side. Data-parallel ranks divide them, other ranks w
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def sample_request(
     if request.input_path is not None:
         num_given = world.frames_for(world.sampling.num_condition_frames)
         first_frames_3THW = read_first_frames(request.input_path, num_given, data, crop=request.crop_input)
-    with progress("sample", "steps") if world.mesh.is_main else nullcontext(lambda _done, _total: None) as advance:
+    with progress("sample", "steps", is_told=world.mesh.is_main) as advance:
         return world.sample(
             request.prompt,
             first_frames_3THW,
@@ -76,7 +75,10 @@ def _on_main(world: World, mine: dict[int, Tensor]) -> dict[int, Tensor]:
     if dp.size() > 1:
         own = {seed: video.clone() for seed, video in mine.items()}  # a view would travel with all of its batch
         dist.gather_object(own, found if dp.rank() == 0 else None, group=dp, group_dst=0)
-    return {seed: video for part in found for seed, video in sorted(part.items())}
+    videos = dict[int, Tensor]()
+    for part in found:
+        videos |= part
+    return videos
 
 
 def _facts(
