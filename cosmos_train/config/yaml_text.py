@@ -79,4 +79,7 @@ def _merged(node: Node, inside: tuple[Node, ...]) -> dict[str, Any]:
     mappings = found if isinstance(found, list) else [found]
     if not all(isinstance(mapping, dict) for mapping in mappings):
         raise MarkedYAMLError(problem="found << of something that is no mapping", problem_mark=node.start_mark)
-    return {key: value for mapping in reversed(mappings) for key, value in mapping.items()}
+    merged: dict[str, Any] = {}
+    for mapping in reversed(mappings):
+        merged |= mapping
+    return merged
