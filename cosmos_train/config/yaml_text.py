@@ -79,7 +79,7 @@ def _merged(node: Node, inside: tuple[Node, ...]) -> dict[str, Any]:
     mappings = found if isinstance(found, list) else [found]
     if not all(isinstance(mapping, dict) for mapping in mappings):
         raise MarkedYAMLError(problem="found << of something that is no mapping", problem_mark=node.start_mark)
-    merged = dict[str, Any]()
+    merged: dict[str, Any] = {}
     for mapping in reversed(mappings):
         merged |= mapping
     return merged

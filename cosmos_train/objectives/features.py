@@ -68,7 +68,11 @@ class VggFeatures(Features):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        found = {int(match[1]): name for name in weights if (match := VGG_CONV.search(name))}
+        found: dict[int, str] = {}
+        for name in weights:
+            match = VGG_CONV.search(name)
+            if match is not None:
+                found[int(match[1])] = name
         numbers = sorted(found)
         self.starts_block = [number - before == 3 for before, number in zip([-2, *numbers], numbers, strict=False)]
         if sum(self.starts_block) != NUM_LAYERS - 1:

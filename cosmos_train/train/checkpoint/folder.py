@@ -211,9 +211,13 @@ def _best(found: list[Path], config: CheckpointConfig) -> list[Path]:
     if not config.keep_best:
         return []
     sign = 1 if config.best_is == "highest" else -1
-    scored = [(sign * score, folder) for folder in found if (score := _score_of(folder)) is not None]
+    scored = []
+    for folder in found:
+        score = _score_of(folder)
+        if score is not None and math.isfinite(score):
+            scored.append((sign * score, folder))
     ranked = sorted(scored, key=lambda each: (each[0], step_of(each[1])))
-    return [folder for value, folder in ranked if math.isfinite(value)][-config.keep_best :]
+    return [folder for _, folder in ranked[-config.keep_best :]]
 
 
 def _score_of(folder: Path) -> float | None:

@@ -29,11 +29,10 @@ def describe_run(engine: Engine, ema: Ema | None) -> dict[str, Any]:
     plain_ones = {f"model.{name}": plain(t).detach().flatten() for name, t in weights.items()}
     sizes = [(flat.numel(), flat.element_size()) for flat in plain_ones.values()]
     shares = equal_share(sizes, replicas.rank(), replicas.size())
-    state: dict[str, Any] = {
-        f"{key} {number}": box
-        for (key, flat), like, where in zip(plain_ones.items(), weights.values(), shares, strict=True)
-        for number, box in enumerate(_boxes(key, flat[where], where, like, engine.mesh))
-    }
+    state: dict[str, Any] = {}
+    for (key, flat), like, where in zip(plain_ones.items(), weights.values(), shares, strict=True):
+        for number, box in enumerate(_boxes(key, flat[where], where, like, engine.mesh)):
+            state[f"{key} {number}"] = box
     return state | describe_updated(engine, ema)
 
 
@@ -46,14 +45,13 @@ def describe_updated(engine: Engine, ema: Ema | None) -> dict[str, ShardedTensor
 def describe_slices(parts: optimizer_state.Parts, engine: Engine, *, prefix: str) -> dict[str, ShardedTensor]:
     """Describe slices of each parameter's states as parts of one tensor for each, called prefix + kind.name."""
     tensors = tensors_of(engine.pieces)
-    return {
-        f"{prefix}{kind}.{name} {number}": box
-        for name, (where, kinds) in parts.items()
-        for kind, flat in kinds.items()
-        for number, box in enumerate(
-            _boxes(f"{prefix}{kind}.{name}", flat.flatten(), where, tensors[name], engine.mesh)
-        )
-    }
+    found: dict[str, ShardedTensor] = {}
+    for name, (where, kinds) in parts.items():
+        for kind, flat in kinds.items():
+            key = f"{prefix}{kind}.{name}"
+            for number, box in enumerate(_boxes(key, flat.flatten(), where, tensors[name], engine.mesh)):
+                found[f"{key} {number}"] = box
+    return found
 
 
 def describe_whole(key: str, data: Tensor, like: Tensor, mesh: Mesh) -> ShardedTensor:

@@ -69,10 +69,10 @@ class RankTimes:
 
     def _behind_median(self, seconds: Sequence[float]) -> list[float]:
         """Of each rank, by how much it is behind the median of its stage; of two ranks that is the faster."""
-        medians = {
-            stage: statistics.median_low(own for own, its in zip(seconds, self.stages, strict=True) if its == stage)
-            for stage in set(self.stages)
-        }
+        of_stage: dict[int, list[float]] = {}
+        for own, stage in zip(seconds, self.stages, strict=True):
+            of_stage.setdefault(stage, []).append(own)
+        medians = {stage: statistics.median_low(owns) for stage, owns in of_stage.items()}
         return [own - medians[stage] for own, stage in zip(seconds, self.stages, strict=True)]
 
     def slowest_hosts(self) -> list[tuple[str, float]]:
