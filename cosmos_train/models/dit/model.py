@@ -225,14 +225,13 @@ class FinalLayer(nn.Module):
 
 
 class DiTConditions(TypedDict, total=False):
-    """What `DiT.forward` is told by name; its docstring says what each is."""
+    """What `DiT.forward` is told by name besides the hidden states; its docstring says what each is."""
 
     fps_B: Required[Sequence[float]]
     condition_mask_B1THW: Tensor | None
     padding_mask_B1HW: Tensor | None
     extra_BCTHW: Tensor | None
     text_mask_BS: Tensor | None
-    hidden_LBD: Tensor | None
 
 
 class DiT(nn.Module):

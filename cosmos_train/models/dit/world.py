@@ -27,10 +27,16 @@ class WorldModel(nn.Module):
         self.uncertainty = LearnedUncertainty() if learned_uncertainty and network.stage.is_last else None
 
     def forward(
-        self, x_BCTHW: Tensor, c_noise_B: Tensor, text_BSE: Tensor, **conditions: Unpack[DiTConditions]
+        self,
+        x_BCTHW: Tensor,
+        c_noise_B: Tensor,
+        text_BSE: Tensor,
+        *,
+        hidden_LBD: Tensor | None = None,
+        **conditions: Unpack[DiTConditions],
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """(F, u) on the last stage, u none where it is not learned; the residual stream [L, B, D] on others."""
-        output = self.net(x_BCTHW, c_noise_B, text_BSE, **conditions)
+        output = self.net(x_BCTHW, c_noise_B, text_BSE, hidden_LBD=hidden_LBD, **conditions)
         if not self.net.stage.is_last:
             return output
         if self.uncertainty is None:
