@@ -7,7 +7,7 @@ equally much. Places that hold equally much are one kind of rank.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -269,8 +269,9 @@ def _whole_parameters(pieces: Sequence[nn.Module], mesh: Mesh) -> int:
     return sum(math.prod(whole_shape(param, mesh)) for param in owned)
 
 
-def _parameters(pieces: Sequence[nn.Module]) -> Iterable[nn.Parameter]:
-    return (param for piece in pieces for param in piece.parameters())
+def _parameters(pieces: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
+    for piece in pieces:
+        yield from piece.parameters()
 
 
 def _without_repeats(kinds: Sequence[RankKind]) -> tuple[RankKind, ...]:

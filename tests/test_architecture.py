@@ -75,34 +75,6 @@ HEAVY = [
 ]
 PLACES = ["launch", "data", "tokenizers", "configs", "tests"]  # folders that are no packages
 VAGUE_NAMES = {"utils", "helpers", "common"}
-# Files that other branches mend at this moment: to be deleted, with the line that reads it, when they are merged.
-COMPREHENSIONS_TO_MEND = {
-    "cosmos_train/footprint.py",
-    "cosmos_train/generate/digest.py",
-    "cosmos_train/generate/network.py",
-    "cosmos_train/interop/load.py",
-    "cosmos_train/interop/names.py",
-    "cosmos_train/interop/official.py",
-    "cosmos_train/interop/shards.py",
-    "cosmos_train/interop/source.py",
-    "cosmos_train/interop/stores.py",
-    "cosmos_train/objectives/features.py",
-    "cosmos_train/objectives/flow.py",
-    "cosmos_train/parallel/engine.py",
-    "cosmos_train/parallel/flat_range.py",
-    "cosmos_train/parallel/optimizer_state.py",
-    "cosmos_train/parallel/precision.py",
-    "cosmos_train/train/checkpoint/checkpoint.py",
-    "cosmos_train/train/checkpoint/folder.py",
-    "cosmos_train/train/checkpoint/save.py",
-    "cosmos_train/train/finite.py",
-    "cosmos_train/train/telling/results.py",
-    "cosmos_train/worlds/trained.py",
-    "launch/cosmos_launch/cli/doctor.py",
-    "launch/cosmos_launch/cli/sample.py",
-    "launch/cosmos_launch/pages/page.py",
-    "launch/cosmos_launch/pages/run_page.py",
-}
 HUGGING_FACE = {"tokenizers", "datasets", "transformers", "diffusers", "accelerate", "safetensors"}
 
 
@@ -412,8 +384,7 @@ def test_names_shadow_nothing_and_say_something(modules: list[Module]) -> None:
 
 
 def test_comprehensions_do_one_thing() -> None:
-    found = comprehension_violations(ROOT)
-    violations = [violation for violation in found if violation.split(":")[0] not in COMPREHENSIONS_TO_MEND]
+    violations = comprehension_violations(ROOT)
     assert not violations, listing(violations)
 
 

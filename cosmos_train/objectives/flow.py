@@ -110,7 +110,9 @@ def dis_flows(video_B3THW: Tensor) -> tuple[Tensor, Tensor]:
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     luma_BTHW = (video_B3THW.float() * video_B3THW.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)).sum(dim=1)
     gray_BTHW = luma_BTHW.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    pairs = [(a, b) for clip_THW in gray_BTHW for a, b in itertools.pairwise(clip_THW)]
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    for clip_THW in gray_BTHW:
+        pairs += itertools.pairwise(clip_THW)
 
     def flows(ordered: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
         found_NHW2 = np.stack([estimator.calc(a, b, None) for a, b in ordered])

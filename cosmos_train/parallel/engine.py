@@ -267,7 +267,9 @@ class Engine:
             RuntimeError: a trained parameter took no part in the step.
         """
         [ddp], [piece] = self.ddps, self.pieces
-        ready = {param for group in ddp.bucket_groups for param in group.per_param_grad_ready_counts}
+        ready: set[nn.Parameter] = set()
+        for group in ddp.bucket_groups:
+            ready |= set(group.per_param_grad_ready_counts)
         trained = [(name, param) for name, param in piece.named_parameters() if param.requires_grad]
         missing = [name for name, param in trained if param not in ready]
         if missing:
@@ -285,8 +287,10 @@ class Engine:
         """
         if self.mesh.tp.size() == 1:
             return
-        params = [param for piece in self.pieces for param in piece.parameters()]
-        gradients = [gradient_sum(param) for param in params if param.requires_grad and sees_own_heads(param)]
+        gradients: list[Tensor] = []
+        for piece in self.pieces:
+            trained = (param for param in piece.parameters() if param.requires_grad)
+            gradients += [gradient_sum(param) for param in trained if sees_own_heads(param)]
         if gradients:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat, group=self.mesh.tp)

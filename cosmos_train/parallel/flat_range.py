@@ -4,6 +4,7 @@ The distributed optimizer gives each rank such a part of its parameters. A check
 is a few of them, at most 2 n - 1 of a tensor of n dimensions.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -49,7 +50,7 @@ def runs(shape: Sequence[int], box: Box) -> Iterator[slice]:
     outer = max(0, outer - 1)
     length, begin = math.prod(sizes[outer:]), [0]
     for size, offset, count in zip(shape[:outer], offsets[:outer], sizes[:outer], strict=True):
-        begin = [before * size + offset + number for before in begin for number in range(count)]
+        begin = [before * size + offset + number for before, number in itertools.product(begin, range(count))]
     inner = math.prod(shape[outer:])
     skipped = offsets[outer] * math.prod(shape[outer + 1 :]) if shape else 0
     for number in begin:

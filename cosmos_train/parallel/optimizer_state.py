@@ -6,6 +6,7 @@ padding between buckets; where it has, states of other parameters come out, with
 these slices.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -68,7 +69,8 @@ def gradients(optimizer: MegatronOptimizer, pieces: Sequence[nn.Module]) -> dict
 
 
 def _trained(pieces: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
-    return [(name, param) for piece in pieces for name, param in piece.named_parameters() if param.requires_grad]
+    named = itertools.chain.from_iterable(piece.named_parameters() for piece in pieces)
+    return [(name, param) for name, param in named if param.requires_grad]
 
 
 def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:

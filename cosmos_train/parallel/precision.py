@@ -4,6 +4,7 @@ So what is passed to TransformerEngine is checked on a machine without it, again
 """
 
 import fnmatch
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ def stays_bf16(config: PrecisionConfig, module: str, num_blocks: int) -> bool:
     if block < config.bf16_first_blocks or block >= num_blocks - config.bf16_last_blocks:
         return True
     names = (module, f"{module}.weight")
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in config.bf16_modules)
+    return any(fnmatch.fnmatchcase(name, pattern) for name, pattern in itertools.product(names, config.bf16_modules))
 
 
 def _format(config: PrecisionConfig) -> str:

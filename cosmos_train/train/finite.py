@@ -1,5 +1,6 @@
 """Weights that are not finite: nothing of them is saved, and no run that has them is done."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch.distributed as dist
@@ -19,7 +20,7 @@ def name_not_finite(tensors: Mapping[str, Tensor], mesh: Mesh) -> str:
     mine = [(name, num_not_finite(plain(tensor).detach()), tensor.numel()) for name, tensor in tensors.items()]
     found: list[Sequence[tuple[str, int, int]]] = [[] for _ in range(mesh.world.size())]
     dist.all_gather_object(found, [one for one in mine if one[1]], group=mesh.world)
-    bad = {name: (count, size) for of_rank in found for name, count, size in of_rank}
+    bad = {name: (count, size) for name, count, size in itertools.chain.from_iterable(found)}
     if not bad:
         return ""
     first, (count, size) = next(iter(bad.items()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.convert import open_source
+from cosmos_tok.convert import open_tokenizer
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import load_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics
@@ -70,7 +70,7 @@ def read_codec(path: Path, statistics: LatentStatistics | None, device: torch.de
     Raises:
         TokenizerError: there is no tokenizer, or it is damaged.
     """
-    found = open_source(path)
+    found = open_tokenizer(path)
     return Codec(
         tokenizer=found.model.eval().to(device),
         digest=tokenizer_digest(path) if found.layout == "ours" else "",

@@ -190,8 +190,10 @@ def staging_folder(staging_dir: Path, run_dir: Path) -> Path:
 
 
 def remove_partial(run_dir: Path) -> list[str]:
-    """Remove what a crash left half-written; its names."""
-    left = [p for name in (CHECKPOINTS, SNAPSHOTS) for p in sorted((run_dir / name).glob(f"step-*{PARTIAL}"))]
+    """Remove what a crash left half-written and return its names."""
+    left: list[Path] = []
+    for name in (CHECKPOINTS, SNAPSHOTS):
+        left += sorted((run_dir / name).glob(f"step-*{PARTIAL}"))
     for folder in left:
         remove(folder)
     return [folder.name for folder in left]

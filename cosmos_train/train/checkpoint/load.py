@@ -121,7 +121,9 @@ def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) ->
     mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in tensors_of(pieces).items()}
     stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
     dist.all_gather_object(stages, mine, group=mesh.pp)
-    wanted = {name: shape for stage in stages for name, shape in stage.items()}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for stage in stages:
+        wanted |= stage
     stored = {
         key.removeprefix("model."): shape
         for key, (shape, _) in tensor_names(folder).items()

@@ -15,6 +15,7 @@ What is interrupted leaves a folder that is never read, and that the run's next 
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import time
@@ -282,15 +283,15 @@ class Saver:
                 written, (*_, results) = pending.written, pending.request.async_fn_args
                 if isinstance(written, Exception):
                     raise written
-                results.put({0: [result for file in written for result in file.results]})
+                results.put({0: list(itertools.chain.from_iterable(file.results for file in written))})
                 digests = {file.name: file.digest for file in written}
         with self._together(pending):
             for finalize in pending.request.finalize_fns:
                 finalize()
-        found: list[Any] = [None] * self.mesh.world.size()
+        found: list[dict[str, str]] = [{} for _ in range(self.mesh.world.size())]
         dist.all_gather_object(found, digests, group=self.mesh.world)
         if self.mesh.is_main:
-            of_all = {name: digest for of_rank in found for name, digest in of_rank.items()}
+            of_all = dict(itertools.chain.from_iterable(of_rank.items() for of_rank in found))
             arguments = (pending.partial, pending.final, pending.progress, of_all)
             pending.sealing = self.sealer.submit(seal, *arguments)
         pending.is_collected = True

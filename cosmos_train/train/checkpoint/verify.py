@@ -1,5 +1,6 @@
 """Whether a checkpoint is whole: all ranks compare it with its digests, and share the reading."""
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def damage_on_all(folder: Path, mesh: Mesh, *, contents: bool, only: Collection[
     for _, of_rank in found:
         if isinstance(of_rank, CheckpointError):
             raise of_rank
-    return first_few(dict.fromkeys(phrase for _, of_rank in found for phrase in of_rank))
+    phrases = itertools.chain.from_iterable(of_rank for _, of_rank in found)
+    return first_few(dict.fromkeys(phrases))
 
 
 def first_few(phrases: Iterable[str]) -> str:

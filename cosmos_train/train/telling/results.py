@@ -26,8 +26,10 @@ class Results:
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
         self.run_dir, self.journal = run_dir, journal
-        files = [event.get("files") for event in journal.events("results")]
-        self.told = {str(name) for of_event in files if isinstance(of_event, list) for name in of_event}
+        self.told: set[str] = set()
+        for event in journal.events("results"):
+            files = event.get("files")
+            self.told |= {str(name) for name in files} if isinstance(files, list) else set()
 
     def new(self) -> list[ResultTable]:
         """Of which nobody was told yet."""

@@ -28,8 +28,8 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import to_row
 from cosmos_data.readers.tarshard import ShardWriter
 from cosmos_data.sample_plan.window import central_box, largest_box
-from cosmos_data.videos.codecs import ENCODINGS, PackCodec, encode_clip
 from cosmos_data.videos.video import probe_video
+from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_clip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import build_manifest
 from cosmos_data.manifests.manifest import Manifest, Split
-from cosmos_data.videos.codecs import ENCODINGS, PackCodec, encode_pictures
+from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
 
 COLORS_RGB = {
     "red": (0.9, 0.2, 0.2),

@@ -14,8 +14,8 @@ from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.pack import PackRequest, pack_manifest
 from cosmos_data.readers.metadataset import is_metadataset, read_metadataset
-from cosmos_data.videos.encoding import PackCodec
 from cosmos_data.videos.shown import Rules
+from cosmos_data.videos.written_codecs import PackCodec
 from cosmos_train.train.telling.progress import progress
 
 MOST_PRINTED = 50

@@ -3,6 +3,7 @@
 Plotly takes names and labels for HTML, so each of them is escaped here.
 """
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,8 @@ def _curves(chart: Curves, marks: Sequence[Mark]) -> DrawnChart:
     figure = None
     if any(finite.values()):
         figure = go.Figure(layout=_layout(chart.x_label))
-        if len({value for points in finite.values() for _, value in points}) == 1:
+        values = {value for _, value in itertools.chain.from_iterable(finite.values())}
+        if len(values) == 1:
             figure.update_layout(yaxis_rangemode="tozero")  # else a constant 1e-4 is drawn between -1 and 1
         for index, (name, points) in enumerate(chart.curves.items()):
             figure.add_trace(_curve(name, thin(points), index))

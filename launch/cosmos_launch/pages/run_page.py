@@ -199,11 +199,12 @@ def _points(run: Run, name: str) -> list[tuple[int, float]]:
 def _evaluations(runs: Sequence[Run]) -> list[Section]:
     """Chart what `evaluate world` left in the runs' folders; nothing where it left nothing."""
     found = {run.name: read_evaluations(run.folder) for run in runs}
-    rows = [
-        (name, one.file, one.step, one.measure, one.num_given, one.num_windows, one.model, one.rival)
-        for name, evaluations in found.items()
-        for one in evaluations
-    ]
+    rows = []
+    for name, evaluations in found.items():
+        rows += [
+            (name, one.file, one.step, one.measure, one.num_given, one.num_windows, one.model, one.rival)
+            for one in evaluations
+        ]
     if not rows:
         return []
     header = ("run", "file", "step", "error", "latent frames given", "windows", "model", "repeating the last frame")

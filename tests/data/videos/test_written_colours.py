@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.patches import centres, patches, shown, tags
 
-from cosmos_data.videos.codecs import ENCODINGS, PackCodec, encode_pictures
+from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
 from cosmos_data.videos.written_colours import matrix_of_size
 
 
