@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.checkpoints import flip
+from support.checkpoints import flip, write_common
 
 from cosmos_train.train.checkpoint import folder as folders
 from cosmos_train.train.checkpoint.verify import SHOWN, require_whole
@@ -16,6 +16,8 @@ def test_one_process_names_the_first_files_that_differ_and_counts_the_others(tmp
     files = [f"weights_{number:05d}.distcp" for number in range(SHOWN + 2)]
     for name in files:
         (partial / name).write_text(f"what is in {name}")
+    (partial / "run.yaml").write_text("recipe: world_dit\n")
+    write_common(partial / "common.pt", {"adam_step": 4})
     folder = partial.with_suffix("")
     folders.seal(partial, folder, folders.Progress(step=4, samples_consumed=4, seed=0, data_digest="", layout=""), {})
     require_whole(folder, None, contents=True)
