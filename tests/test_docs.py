@@ -65,3 +65,15 @@ def test_readme_shows_every_room(package: str):
     shown = "\n".join(indented(ROOT / "README.md"))
     rooms = [folder.name for folder in (ROOT / package).iterdir() if (folder / "__init__.py").exists()]
     assert [room for room in rooms if not re.search(rf"\b{room}/", shown)] == []
+
+
+SOURCE_ROOTS = (".", "cosmos_train", "data", "data/cosmos_data", "tokenizers", "launch")
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "docs/glossary.md"])
+def test_files_that_are_named_are_there(name: str):
+    """A file is named from its source root, or from the package that most of the page is about."""
+    named = set(re.findall(r"\b[\w./]+/[\w.]+\.py\b", (ROOT / name).read_text()))
+    assert len(named) > 5
+    lost = [path for path in sorted(named) if not any((ROOT / root / path).is_file() for root in SOURCE_ROOTS)]
+    assert not lost, f"{name} names what is not there: {lost}"
