@@ -19,6 +19,7 @@ import os
 import shutil
 from pathlib import Path
 
+from cosmos_data.whole_file import flush
 from cosmos_train.train.checkpoint.judge import DIGESTS, MARKER, NAME, REASON, CheckpointError, digest_of, marker_text
 from cosmos_train.train.checkpoint.judge import FORMAT as FORMAT
 from cosmos_train.train.checkpoint.judge import Progress as Progress
@@ -135,23 +136,14 @@ def seal(partial: Path, final: Path, progress: Progress, digests: dict[str, str]
     write_digests(partial, digests | {path.name: digest_of(path) for path in others})
     (partial / MARKER).write_text(marker_text(progress, digest_of(partial / DIGESTS)), encoding="utf-8")
     for path in (*others, partial / DIGESTS, partial / MARKER, partial):
-        _flush(path)
+        flush(path)
     replaced = final.with_name(f"{final.name}.replaced{PARTIAL}")
     remove(replaced)
     if os.path.lexists(final):  # the run went on from a step before it
         final.rename(replaced)  # at once: half removed it would look like a damaged one
     partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     remove(replaced)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def set_aside(folder: Path, reason: str = "") -> Path:
