@@ -124,7 +124,7 @@ def _in_save(kill: Kill, patch: pytest.MonkeyPatch, *, is_asynchronous: bool) ->
             if written == 5:
                 _die()
 
-        _before(patch, checkpoint_files, "_write", count_items)
+        _before(patch, checkpoint_files, "write_item", count_items)
     elif kill.phase == "copy":
 
         def copy_half(source: Any, target: Any, *_: Any) -> None:

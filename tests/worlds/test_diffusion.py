@@ -262,11 +262,7 @@ def test_the_released_sampler(tmp_path: Path) -> None:
 
 
 UNTOUCHED = """
-<<<<<<< HEAD:tests/interop/test_world.py
-import cosmos_train.interop.world, cosmos_train.interop.world_ar, cosmos_train.train.checkpoint.load, torch
-=======
 import cosmos_train.worlds.opening, cosmos_train.train.checkpoint.load, torch
->>>>>>> world:tests/worlds/test_diffusion.py
 from megatron.core.dist_checkpointing.strategies import torch as strategies
 assert not torch.distributed.is_initialized()
 assert strategies._get_filesystem_reader.__module__ == strategies.__name__
