@@ -3,6 +3,7 @@
 #               those on a real Slurm where slurm-wlm and munge are installed and you are root. What was skipped is listed,
 #               and what took longest
 # make test-slurm   those alone
+# make test-long    what takes minutes and is proven in short by make test: kills at random times
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
 PYTHON      ?= python3
@@ -16,7 +17,7 @@ EXTRAS      := dali,demo,dev
 # because with it comes pynvml, at which every import of torch warns.
 FT_LAUNCHER := nvidia-resiliency-ext==0.4.1 defusedxml
 
-.PHONY: setup demo test test-gpu test-slurm parity lint clean
+.PHONY: setup demo test test-gpu test-slurm test-long parity lint clean
 
 setup: .venv/installed
 
@@ -36,7 +37,7 @@ demo: .venv/installed
 test test-slurm: export TORCHDYNAMO_DISABLE = 1
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 4 --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses 4 --dist loadgroup --no-loadscope-reorder \
 	  --durations=40 --durations-min=1
 
 test-gpu: .venv/installed
@@ -46,6 +47,9 @@ test-slurm: .venv/installed
 	@lacking=$$(slurm/testcluster/cluster.sh missing | tr '\n' ' '); test -z "$$lacking" \
 	  || { echo "not here: $$lacking: as root, apt-get install slurm-wlm munge" >&2; exit 3; }
 	$(BIN)/python -m pytest -m slurm
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest -m long
 
 parity: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py

@@ -90,22 +90,19 @@ def whole(ranks: Callable[[int], RankPool], manifest: Path, tmp_path_factory: py
     return run_dir
 
 
-STANDING_STILL = [
-    Kill("plan", rank=1),
-    Kill("bytes", rank=1),
-    Kill("copy"),
-    Kill("prune"),
-    Kill("random", rank=1, seed=1),
-    Kill("seal"),
-    Kill("random", seed=2),
-]
-BESIDE_TRAINING = [Kill("bytes", rank=1), Kill("random", seed=3), Kill("copy"), Kill("random", rank=1, seed=4)]
+STANDING_STILL = [Kill("plan", rank=1), Kill("bytes", rank=1), Kill("copy"), Kill("prune"), Kill("seal")]
+BESIDE_TRAINING = [Kill("bytes", rank=1), Kill("copy")]
+AT_RANDOM = [Kill("random", rank=seed % 2, seed=seed) for seed in range(1, 9)]
 
 
 @pytest.mark.parametrize(
     ("asynchronous", "kills"),
-    [(False, STANDING_STILL), (True, BESIDE_TRAINING)],
-    ids=["standing still", "beside training"],
+    [
+        pytest.param(False, STANDING_STILL, id="standing still"),
+        pytest.param(True, BESIDE_TRAINING, id="beside training"),
+        pytest.param(False, AT_RANDOM, id="standing still, at random", marks=pytest.mark.long),
+        pytest.param(True, AT_RANDOM, id="beside training, at random", marks=pytest.mark.long),
+    ],
 )
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(
     ranks: Callable[[int], RankPool], manifest: Path, tmp_path: Path, whole: Path, asynchronous: bool, kills: list[Kill]
