@@ -1,4 +1,4 @@
-"""README and docs/: links lead somewhere, commands parse, their keys are known, and the rooms are those of the tree."""
+"""READMEs and docs/: links lead somewhere, commands parse, their keys are known, files and rooms are there."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ from cosmos_train.config.keys import all_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGE_READMES = (ROOT / "data/README.md", ROOT / "tokenizers/README.md")
 PACKAGES = ("cosmos_train", "launch/cosmos_launch", "data/cosmos_data", "tokenizers/cosmos_tok")
 
 
@@ -28,14 +29,14 @@ def typed(page: Path) -> list[list[str]]:
     return [words[1:] for words in lines if "COMMAND" not in words]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *PACKAGE_READMES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path):
     links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
     lost = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
     assert not lost, f"{page.name} links what is not there: {lost}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *PACKAGE_READMES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_parse(page: Path):
     keys, parser = all_keys(), make_parser()
     for words in typed(page):
@@ -77,3 +78,23 @@ def test_files_that_are_named_are_there(name: str):
     assert len(named) > 5
     lost = [path for path in sorted(named) if not any((ROOT / root / path).is_file() for root in SOURCE_ROOTS)]
     assert not lost, f"{name} names what is not there: {lost}"
+
+
+@pytest.mark.parametrize("readme", PACKAGE_READMES, ids=lambda readme: readme.parent.name)
+def test_modules_that_a_package_readme_names_are_there(readme: Path):
+    """A module is named by its file alone where it is the package's own, and by its path where it is another's."""
+    own = {path.name for path in readme.parent.rglob("*.py")}
+    named = set(re.findall(r"[\w/]+\.py\b", readme.read_text()))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if name not in own and not (ROOT / name).is_file()] == []
+
+
+def test_data_readme_has_a_row_for_each_room():
+    rooms = {path.parent.name for path in (ROOT / "data/cosmos_data").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)/` \|", PACKAGE_READMES[0].read_text(), re.MULTILINE)) == rooms
+
+
+def test_tokenizers_readme_lists_each_module():
+    readme = PACKAGE_READMES[1].read_text()
+    modules = [path.name for path in (ROOT / "tokenizers/cosmos_tok").glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in modules if not re.search(rf"\b{name}", readme)] == []
