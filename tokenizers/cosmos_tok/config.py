@@ -1,4 +1,4 @@
-"""Configuration of the tokenizer and of the text encoder: frozen dataclasses, checked when made; imports no torch.
+"""Configuration of the tokenizer: frozen dataclasses, checked when made; imports no torch.
 
 The string under a field is its documentation and is read from the source, not at run time. The defaults are those of
 the released CV8x8x8-720p tokenizer. Lengths are in frames, sizes in pixels; levels count from the pixel side, from 0.

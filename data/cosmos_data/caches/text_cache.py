@@ -1,4 +1,4 @@
-"""Text states that are computed once, on shards: the store behind cosmos_tok's CachedTextEncoder.
+"""Text states that are computed once, on shards: the store behind text.cache.CachedTextEncoder.
 
 FOLDER/*.arrow      shards of states [S, E] without the zeros past the end (cosmos_data.caches.keyed_shards)
 """
