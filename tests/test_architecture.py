@@ -30,11 +30,7 @@ LAYERS = [
     ["cosmos_train.recipes"],
     ["cosmos_train.windows"],
     ["cosmos_train.interop"],
-    [
-        "cosmos_train.train",
-        "cosmos_train.generate",
-        "cosmos_train.guard",
-    ],
+    ["cosmos_train.train", "cosmos_train.generate"],
     ["cosmos_train.models", "cosmos_train.objectives", "cosmos_train.text"],
     ["cosmos_train.parallel"],
     ["cosmos_data", "cosmos_tok"],
@@ -350,6 +346,10 @@ def listing(violations: list[str]) -> str:
 def test_imports_point_down(modules: list[Module]) -> None:
     violations = layer_violations(modules)
     assert not violations, listing(violations)
+
+
+def test_layers_name_what_is_there(modules: list[Module]) -> None:
+    assert {*chain.from_iterable(LAYERS)} <= {module.name for module in modules}
 
 
 def test_heavy_packages_stay_at_home(modules: list[Module]) -> None:

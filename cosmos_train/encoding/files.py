@@ -19,6 +19,7 @@ from cosmos_data.location import file_sha256
 from cosmos_data.manifests.clip import Clip
 from cosmos_data.readers.given_clips import GivenClip, find_clips, gathered, read_pixels, scaled_size
 from cosmos_data.videos.media import mp4_comment, write_mp4_pieces
+from cosmos_data.whole_file import remove_abandoned
 from cosmos_tok.config import PaddingPolicy, TokenizerConfig, TokenizerError
 from cosmos_tok.latent_file import LatentFile, LatentOrigin, latents_of, load_latents, save_latents, stored_origin
 from cosmos_tok.model import CausalVideoTokenizer, shown, to_unit_range
@@ -80,6 +81,8 @@ def decode_files(path: Path, out: Path, *, tokenizer: Path) -> int:
     files = _find_latents(path)
     model, _ = load_tokenizer(tokenizer)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for folder in {_place(out, name, suffix=".mp4").parent for _, name in files}:
+        remove_abandoned(folder)
     num_done = 0
     for number, (file, name) in enumerate(files, start=1):
         place = _place(out, name, suffix=".mp4")

@@ -10,6 +10,8 @@ from uuid import uuid4
 from cosmos_data.writer import is_gone, own_name
 
 PARTIAL = ".partial"
+NAME_BYTES = 100
+"""So much of a file's name is in the name aside, which may have 255 bytes in all."""
 ABANDONED_SEC = 3600
 """A file in the making for so long is of a process that was killed; that of one of this machine is known at once."""
 
@@ -36,7 +38,8 @@ def whole_file(path: Path, *, is_flushed: bool = False) -> Iterator[Path]:
 
 def aside_name(path: Path) -> Path:
     """Return a name beside `path` that no other process has, on any node, and that says whose it is."""
-    return path.with_name(f".{path.name}.{own_name()}.{uuid4().hex[:8]}{PARTIAL}")
+    start = path.name.encode()[:NAME_BYTES].decode(errors="ignore")
+    return path.with_name(f".{start}.{own_name()}.{uuid4().hex[:8]}{PARTIAL}")
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -96,3 +96,10 @@ def test_what_was_killed_elsewhere_is_removed_when_it_is_old(tmp_path: Path):
     os.utime(shard, (long_ago, long_ago))
     remove_abandoned(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([new, shard])
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path):
+    path = tmp_path / ("é" * 125 + ".txt")
+    with whole_file(path) as aside:
+        aside.write_text("new")
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -31,3 +31,10 @@ def test_a_folder_is_whole_and_nothing_is_left_of_others(tmp_path: Path):
         aside.mkdir()
         assert not folder.exists()
     assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path):
+    path = tmp_path / ("é" * 125 + ".txt")
+    with whole_file(path) as aside:
+        aside.write_text("new")
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

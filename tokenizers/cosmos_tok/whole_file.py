@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+NAME_BYTES = 100
+"""So much of a file's name is in the name aside, which may have 255 bytes in all."""
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a file to write instead of `path`, which it becomes at the end of the block; several processes may make the
     same one. Where the block fails nothing is left of it."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    start = path.name.encode()[:NAME_BYTES].decode(errors="ignore")
+    aside = path.with_name(f".{start}.{uuid4().hex}.partial")
     try:
         yield aside
         aside.replace(path)

@@ -20,7 +20,7 @@ TEXT_SUFFIXES = (*CAPTION_SUFFIXES, ".json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """Is one file of a group."""
+    """A file of a group is kept with its name."""
 
     name: str
     file: VideoFile

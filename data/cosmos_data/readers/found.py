@@ -10,7 +10,7 @@ from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundView:
-    """Is one file of a video."""
+    """A view is one file of a video."""
 
     file: VideoFile
     view: str = ""
@@ -24,7 +24,7 @@ class FoundView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundVideo:
-    """Is a video, or several of the same moments, and what is known of it."""
+    """What a reader has found is a video, or several of the same moments, and what is known of it."""
 
     name: str
     """Begins the names of its clips; no other video of the build has it."""

@@ -66,7 +66,7 @@ Make = Callable[..., Built]
 
 
 def _build_blend(source: Path, out: Path, make: Make, max_clips: int | None) -> int:
-    """A manifest for each energon folder of a metadataset; says the keys that blend them as it does."""
+    """Make a manifest for each energon folder of a metadataset; print the keys that blend them as it does."""
     parts, forgotten = read_metadataset(source)
     for key in forgotten:
         print(f"left out: {key} of {source}, which says how energon reads and changes no weight")
@@ -161,7 +161,7 @@ def pack(
 
 
 def said_of_treatment(clips: Iterable[Clip]) -> Iterator[str]:
-    """A line for each thing that is made of pictures before anybody sees them, and of how many clips."""
+    """Yield a line for each thing that is made of pictures before anybody sees them; it says of how many clips."""
     counts: Counter[str] = Counter()
     for clip in clips:
         counts.update(view.treatment for view in clip.each_view() if view.treatment)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_launch.jobs.tell_wandb import tell_wandb
-from cosmos_launch.pages.tokenizer_page import write_page
 from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate, require_evaluation
 from cosmos_train.parallel import init
@@ -39,6 +38,8 @@ def evaluate_tokenizer(
     folder: Path, videos: Path, overrides: Sequence[str], *, out: Path, protocol: str | None, fvd_network: Path | None
 ) -> int:
     """Write OUT/evaluation.json and OUT/report.html. Returns the exit code."""
+    from cosmos_launch.pages.tokenizer_page import write_page  # plotly: a world model's evaluation has no page
+
     result, shown = tokenizer.evaluate_tokenizer(folder, videos, overrides, protocol=protocol, fvd_network=fvd_network)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1))

@@ -28,9 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if "overrides" in words:
         words["overrides"] += rest  # argparse ends a list of positionals at the first option
-    if "run_names" in words:  # and takes all words before that option for the first list
-        words["overrides"] = [word for word in words["run_names"] if "=" in word] + words["overrides"]
-        words["run_names"] = [word for word in words["run_names"] if "=" not in word]
     # megatron-core says so four times when it is imported; `cosmos-train doctor` says it once.
     warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed")
     try:

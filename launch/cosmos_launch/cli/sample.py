@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.videos.media import read_first_frames, tile, write_mp4
+from cosmos_data.whole_file import remove_abandoned
 from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.generate.network import videos_of_rank
@@ -69,7 +70,7 @@ def sample_request(
 
 
 def _on_main(world: World, mine: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The videos of all data-parallel ranks by seed, on the main rank."""
+    """Gather the videos of all data-parallel ranks, by seed, on the main rank; others return their own."""
     dp = world.mesh.dp
     found: list[Any] = [mine] * dp.size()
     if dp.size() > 1:
@@ -84,7 +85,7 @@ def _on_main(world: World, mine: dict[int, Tensor]) -> dict[int, Tensor]:
 def _facts(
     world: World, request: SampleRequest, fps: float, num_frames: int, clock: Clock, num_videos: int
 ) -> dict[str, Any]:
-    """What each video's JSON says besides its seed; seconds are those of one video. Every rank calls it."""
+    """Return what each video's JSON says besides its seed; seconds are those of one video. Every rank calls it."""
     trained = world.require_trained()
     return {
         "prompt": request.prompt,
@@ -106,6 +107,7 @@ def _facts(
 
 def _write(out: Path, videos: dict[int, Tensor], fps: float, facts: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(out)
     named: dict[str, tuple[Tensor, dict[str, Any]]] = {
         f"seed-{seed:04d}": (video, {"seed": seed}) for seed, video in videos.items()
     }

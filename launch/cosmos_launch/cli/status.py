@@ -19,7 +19,7 @@ NAMES = ("loss", "step_sec", "samples_per_sec", "mfu", "data_wait_share", "peak_
 
 def status(run_dir: Path, *, as_json: bool) -> int:
     """Print it. Raises ConfigError where there is no run."""
-    found = read_status(run_dir)
+    found = read_status(run_dir, read_records(run_dir))
     if as_json:
         print(json.dumps(found, indent=2))
         return 0
@@ -42,12 +42,12 @@ def status(run_dir: Path, *, as_json: bool) -> int:
     return 0
 
 
-def read_status(run_dir: Path) -> dict[str, Any]:
-    """What `status` shows, as plain values."""
+def read_status(run_dir: Path, records: RunRecords) -> dict[str, Any]:
+    """Return what `status` shows, as plain values. Raises ConfigError where the folder is no run's."""
     if not (run_dir / "run.yaml").is_file():
         raise ConfigError(f"{run_dir} has no run.yaml, so it is no run's folder, or the run has not started yet")
     run = load_run(str(run_dir / "run.yaml"))
-    records, times = read_records(run_dir), read_rank_times(run_dir)
+    times = read_rank_times(run_dir)
     last = records.steps[-1] if records.steps else {}
     damaged = list_damage(run_dir)
     return {

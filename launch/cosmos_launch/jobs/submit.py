@@ -61,6 +61,9 @@ def submit(
             another run's, can not be written or is queued already.
         SubmitError: Slurm did not take a job.
     """
+    # argparse takes all words before the first option for the first list of positionals.
+    overrides = [word for word in run_names if "=" in word] + [*overrides]
+    run_names = [word for word in run_names if "=" not in word]
     for job in after:
         if not re.fullmatch(r"\d+(_\d+)?", job):
             raise ConfigError(f"--after {job} is no number of a job")

@@ -134,7 +134,7 @@ def _mark_lines(marks: Sequence[Mark]) -> go.Scatter:
     """A vertical line for each mark, over the whole height; the text appears under the pointer."""
     steps, heights, labels = [], [], []
     for mark in marks:
-        label = "<br>".join(textwrap.wrap(escape(mark.label), LABEL_CHARS))
+        label = "<br>".join(map(escape, textwrap.wrap(mark.label, LABEL_CHARS)))
         steps += [mark.step, mark.step, None]
         heights += [0, 1, None]
         labels += [label, label, None]
@@ -159,7 +159,7 @@ def _bars(chart: Bars) -> DrawnChart:
         figure.update_layout(barmode="stack")
         for index, (name, bars) in enumerate(chart.bars.items()):
             places = [escape(place) if isinstance(place, str) else place for place, _ in bars]
-            heights = [height for _, height in bars]
+            heights = [height if math.isfinite(height) else None for _, height in bars]  # JSON has no NaN
             figure.add_trace(go.Bar(name=escape(name), meta=index % NUM_COLOURS, x=places, y=heights))
     return DrawnChart(chart.title, "", legend, story, [], _json(figure))
 

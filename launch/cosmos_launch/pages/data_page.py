@@ -62,7 +62,7 @@ def _share(clips: list[Clip], holds) -> str:
 
 
 def _pictures(clips: list[Clip]) -> FrameRows:
-    """The middle frame of clips from all over the manifest, those that can be decoded."""
+    """Show the middle frame of clips from all over the manifest, of those that can be decoded."""
     chosen = clips[:: max(1, len(clips) // NUM_PICTURES)][:NUM_PICTURES]
     rows, to_rgb = [], RgbConverter()
     for clip in chosen:

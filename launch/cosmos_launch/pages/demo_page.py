@@ -80,7 +80,8 @@ def write_demo_report(out: Path, stages: list[dict[str, Any]]) -> None:
 
 @torch.inference_mode()
 def reconstruct(out: Path, data: DataConfig) -> tuple[Tensor, Tensor, list[Clip]]:
-    """The first window of held-out clips and what the tokenizer makes of it: uint8 [N, 3, T, H, W] each."""
+    """Return the first windows of held-out clips, what the tokenizer makes of them, uint8 [N, 3, T, H, W] each, and the
+    clips."""
     held_out = Manifest.read(out / "clips/manifest.arrow").select("heldout")
     first_windows = {s.clip.clip_id: s for s in reversed(list(cover_windows(held_out, data, hop_frames=1)))}
     samples = list(reversed(first_windows.values()))[:MAX_RECONSTRUCTED_CLIPS]

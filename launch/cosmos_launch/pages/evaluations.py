@@ -36,11 +36,13 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
 
 def _read(path: Path) -> Evaluation:
     facts = json.loads(path.read_text(encoding="utf-8"))
-    errors = facts[facts["measure"]]
+    # Files of before the key `measure` hold one of the two kinds of error.
+    measure = facts.get("measure") or ("code_error" if "code_error" in facts else "latent_mse")
+    errors = facts[measure]
     return Evaluation(
         file=path.name,
         step=int(facts["step"]),
-        measure=str(facts["measure"]),
+        measure=str(measure),
         num_given=int(facts["num_condition_frames"]),
         num_windows=int(facts["num_windows"]),
         model=float(errors["model"]),

@@ -23,7 +23,7 @@ from cosmos_launch.pages.pictures import film
 from cosmos_train.train.telling.text_file import write_whole
 
 FOLDER = Path(__file__).parent
-"""Of the templates, the style and the script."""
+"""The templates, the style and the script lie in it."""
 FOLDED_LINES = 24
 """A longer text is folded."""
 NUMBER = re.compile(r"[-+±~<>]?\s?[\d.,]+(e[-+]?\d+)?\s?\S{0,8}|[-–—]?")

@@ -33,7 +33,7 @@ from cosmos_launch.pages.contents import (
 )
 from cosmos_launch.pages.evaluations import Evaluation, read_evaluations
 from cosmos_launch.pages.page import write_report
-from cosmos_launch.pages.run_records import Record, read_records, said
+from cosmos_launch.pages.run_records import Record, RunRecords, read_records, said
 from cosmos_train.train.telling.rank_times import PHASES, RankTimes, read_rank_times
 
 MAX_SAMPLES, MAX_FRAMES, MAX_RANKS = 6, 9, 16
@@ -70,10 +70,10 @@ def write_run_page(run_dirs: Sequence[Path], *, out: Path | None) -> int:
     Raises ConfigError where a folder is no run's.
     """
     run_dir = run_dirs[0]
-    status, records = read_status(run_dir), read_records(run_dir)
-    for other in run_dirs[1:]:
-        read_status(other)  # says which is no run's folder
-    runs = _name_runs(run_dirs)
+    all_records = [read_records(each) for each in run_dirs]
+    statuses = [read_status(each, records) for each, records in zip(run_dirs, all_records, strict=True)]
+    status, records = statuses[0], all_records[0]
+    runs = _name_runs(run_dirs, all_records)
     steps, events, marks = records.steps, records.events, _marks(records.events)
     others = ", ".join(run.name for run in runs[1:])
     report = Report(
@@ -94,12 +94,13 @@ def write_run_page(run_dirs: Sequence[Path], *, out: Path | None) -> int:
     return 0
 
 
-def _name_runs(run_dirs: Sequence[Path]) -> list[Run]:
+def _name_runs(run_dirs: Sequence[Path], all_records: Sequence[RunRecords]) -> list[Run]:
     """Name runs after their folders; where two have one name, as they were given."""
     names = [run_dir.resolve().name for run_dir in run_dirs]
     if len(set(names)) < len(names):
         names = [str(run_dir) for run_dir in run_dirs]
-    return [Run(name, run_dir, read_records(run_dir).steps) for name, run_dir in zip(names, run_dirs, strict=True)]
+    each = zip(names, run_dirs, all_records, strict=True)
+    return [Run(name, run_dir, records.steps) for name, run_dir, records in each]
 
 
 def _facts(status: Record, steps: Sequence[Record]) -> list[Fact]:

@@ -81,3 +81,13 @@ def test_bars_stand_where_they_belong() -> None:
     ]
     assert figure["layout"]["barmode"] == "stack"
     assert draw(Bars("seconds", {"data": []}, "rank"), []).figure is None
+
+
+def test_a_bar_that_is_not_finite_is_none() -> None:
+    drawn = draw(Bars("seconds", {"forward": [(0, 1.0), (1, math.nan)]}, x_label="rank"), [])
+    assert list(figure_of(drawn)["data"][0]["y"]) == [1.0, None]
+
+
+def test_a_mark_is_escaped_after_it_is_wrapped() -> None:
+    drawn = draw(Curves("loss", {"loss": [(0, 1.0)]}), [Mark(0, "&" * 60)])
+    assert figure_of(drawn)["data"][-1]["text"][0].replace("<br>", "") == "&amp;" * 60

@@ -1,5 +1,6 @@
 """What `evaluate world` left in a run's folder is read in the order of steps; anything else is named and left out."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,11 @@ def test_evaluations_come_in_the_order_of_steps(tmp_path: Path, caplog: pytest.L
     assert second.step == 100
     assert caplog.text.count("is no evaluation of a world model, and left out") == 2
     assert read_evaluations(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("measure", ["latent_mse", "code_error"])
+def test_a_file_without_the_name_of_its_measure_is_read(tmp_path: Path, measure: str) -> None:
+    facts = {"step": 3, "num_condition_frames": 1, "num_windows": 2, measure: {"model": 0.5, "repeat_last_frame": 1.5}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(facts))
+    [one] = read_evaluations(tmp_path)
+    assert (one.measure, one.model) == (measure, 0.5)

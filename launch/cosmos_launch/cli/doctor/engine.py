@@ -16,11 +16,14 @@ from cosmos_train.parallel.apex import KERNEL, has_fused_weight_gradient
 TORCH_CHILD = """
 import json, torch, torch.distributed as dist
 
-devices = []
-for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-    device = torch.cuda.get_device_properties(index)
-    devices.append(f"{device.name} ({device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor})")
-facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices}
+devices, cuda_error = [], ""
+try:
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.cuda.get_device_properties(index)
+        devices.append(f"{device.name} ({device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor})")
+except Exception as error:  # a broken driver is a finding of its own: runs on the CPU are none the worse
+    cuda_error = f"{type(error).__name__}: {error}".splitlines()[0]
+facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices, "cuda_error": cuda_error}
 print(json.dumps(facts | {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available()}))
 """
 TORCH_LIMIT_SEC = 600.0
@@ -37,6 +40,8 @@ class TorchFacts:
     """Version of CUDA that it is built for; None of a CPU build."""
     devices: list[str]
     """A description of each GPU that it sees."""
+    cuda_error: str
+    """What CUDA raised when the GPUs were looked at; empty where it raised nothing."""
     gloo: bool
     """Whether it is built with gloo, by which ranks talk on a CPU."""
     nccl: bool
@@ -71,6 +76,8 @@ def _of_all(finding: Finding) -> list[Finding]:
 
 
 def _cuda(facts: TorchFacts) -> Finding:
+    if facts.cuda_error:
+        return Finding("CUDA", "wrong", facts.cuda_error, "see what nvidia-smi says")
     if facts.devices:
         return Finding("CUDA", "ok", f"{len(facts.devices)} x {', '.join(sorted(set(facts.devices)))}")
     if not shutil.which("nvidia-smi"):

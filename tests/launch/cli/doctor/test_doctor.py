@@ -15,6 +15,7 @@ import pytest
 
 from cosmos_launch.cli.doctor import child, decoders, doctor, engine, finding, machine
 from cosmos_launch.cli.doctor.decoders import DaliTrial
+from cosmos_launch.cli.doctor.engine import TorchFacts
 from cosmos_launch.cli.doctor.finding import Finding
 from cosmos_train.parallel.apex import has_fused_weight_gradient
 
@@ -289,3 +290,18 @@ def test_the_supported_versions_are_those_of_the_project() -> None:
         name, versions = re.split(r"(?=[<>=])", requirement, maxsplit=1)
         declared[name] = versions
     assert {name: declared[name] for name in finding.SUPPORTED} == finding.SUPPORTED
+
+
+def test_a_trial_of_dali_that_raises_costs_no_other_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "_dali_build", lambda: "nvidia-dali-cuda130 2.4.0")
+    monkeypatch.setattr(decoders, "DALI_CHILD", "print('[\"no JSON')")
+    found = {one.name: one for one in decoders.probe_decoders()}
+    assert (found["DALI"].status, found["PyAV"].status) == ("wrong", "ok")
+    assert found["video mjpeg"].status == "ok"
+
+
+def test_a_cuda_that_raises_is_wrong_alone() -> None:
+    facts = TorchFacts(
+        version="2.11.0", cuda="13.0", devices=[], cuda_error="RuntimeError: CUDA error", gloo=True, nccl=True
+    )
+    assert engine._cuda(facts) == Finding("CUDA", "wrong", "RuntimeError: CUDA error", "see what nvidia-smi says")
