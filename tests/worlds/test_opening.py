@@ -118,9 +118,9 @@ def test_a_run_refuses_what_is_for_other_files(folder: Path):
     with pytest.raises(ConfigError, match=r"dtype=torch.bfloat16 is not for runs, and .*my/world is one.*; leave it"):
         open_world(run, dtype=torch.bfloat16, window=WINDOW)
     found = find_run(run)
-    with pytest.raises(ConfigError, match="window=WindowSize.* is not for runs"):
+    with pytest.raises(ConfigError, match=r"window=WindowSize.* is not for runs"):
         open_world(found, window=WINDOW)
-    with pytest.raises(ConfigError, match="found already; give find_run the override 'sample.num_steps=3'"):
+    with pytest.raises(ConfigError, match=r"found already; give find_run the override 'sample.num_steps=3'"):
         open_world(found, ["sample.num_steps=3"])
 
 
@@ -129,7 +129,7 @@ def test_a_run_refuses_what_is_for_other_files(folder: Path):
 )
 def test_a_run_without_a_checkpoint_is_told_so(tmp_path: Path, begun: str, overrides: list[str]):
     (tmp_path / begun).mkdir()
-    with pytest.raises(CheckpointError, match="is neither a complete checkpoint .* nor a run folder with one"):
+    with pytest.raises(CheckpointError, match=r"is neither a complete checkpoint .* nor a run folder with one"):
         open_world(tmp_path, overrides)
 
 
