@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from interleaved import in_turns, median_ratio, spread
+from interleaved import median_ratio, order_of_round, spread
 from provenance import provenance
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -210,21 +210,22 @@ def tell(saves: dict[str, list[Timing]], loads: dict[str, list[float]], where: d
 
 
 def measure(ways: Ways, folder: Path, rounds: int) -> tuple[dict[str, list[Timing]], dict[str, list[float]]]:
-    """Way -> its timings, one a round; ways take turns, in the other order every second round."""
+    """Way -> its timings, one a round: all save, then all load. Ways are in the other order every second round."""
     saves: dict[str, list[Timing]] = {way: [] for way in ways.save}
     loads: dict[str, list[float]] = {way: [] for way in ways.load}
-    for number, way in in_turns(ways.save, rounds, warmups=1):
-        if dist.get_rank() == 0:
-            shutil.rmtree(folder / way, ignore_errors=True)
-            (folder / way).mkdir()
-        dist.barrier()
-        timing = ways.save[way](folder / way)
-        if number >= 0:
-            saves[way].append(timing)
-    for number, way in in_turns(ways.load, rounds, warmups=1):
-        _, took_sec = blocking(ways.load[way])
-        if number >= 0:
-            loads[way].append(took_sec)
+    for number in range(-1, rounds):  # the first warms up
+        for way in order_of_round(ways.save, number):
+            if dist.get_rank() == 0:
+                shutil.rmtree(folder / way, ignore_errors=True)
+                (folder / way).mkdir()
+            dist.barrier()
+            timing = ways.save[way](folder / way)
+            if number >= 0:
+                saves[way].append(timing)
+        for way in order_of_round(ways.load, number):
+            _, took_sec = blocking(ways.load[way])
+            if number >= 0:
+                loads[way].append(took_sec)
     return saves, loads
 
 

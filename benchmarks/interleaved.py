@@ -19,10 +19,16 @@ class Timings:
 
 def in_turns(sides: Iterable[str], rounds: int, *, warmups: int = 0) -> Iterator[tuple[int, str]]:
     """Yield (number of the round, side), in the other order every second round. Rounds below 0 are warm-ups."""
-    order = list(sides)
+    sides = list(sides)
     for number in range(-warmups, rounds):
-        for side in order if number % 2 else reversed(order):
+        for side in order_of_round(sides, number):
             yield number, side
+
+
+def order_of_round(sides: Iterable[str], number: int) -> list[str]:
+    """Return the sides, in the other order every second round."""
+    order = list(sides)
+    return order if number % 2 else order[::-1]
 
 
 def timings_in_turns(

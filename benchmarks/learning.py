@@ -103,8 +103,7 @@ def main() -> None:
     summary = summarize(place, curve)
     print(json.dumps(summary), flush=True)
     report(place, curve, summary)
-    found = {name: summary[name] for name in ("gain_db", "same_frames_psnr_db", "perplexity_ratio")}
-    sys.exit(tell_goals([] if summary["ok"] else [f"{found}, of which gain_db is to be {place.kind.gain_db} or more"]))
+    sys.exit(tell_goals(missed_goals(place.kind, curve)))
 
 
 def make_data(place: Place) -> None:
@@ -160,24 +159,43 @@ def psnr_db(mse_by_frame: Sequence[float]) -> float:
     return -10 * math.log10(sum(mse_by_frame) / len(mse_by_frame))
 
 
+def gain_db(last: dict[int, dict[str, float]]) -> float:
+    """What the model given 9 frames is better by than repeating the last of them."""
+    return last[9]["psnr_db"] - last[9]["repeat_psnr_db"]
+
+
+def missed_goals(kind: Kind, curve: Sequence[dict[str, Any]]) -> list[str]:
+    """Say of each goal that the last evaluation missed what was found and what is wanted."""
+    last, missed = curve[-1]["given"], list[str]()
+    if gain_db(last) < kind.gain_db:
+        missed.append(
+            f"the model is {gain_db(last):.2f} dB better than repeating the last frame, not {kind.gain_db} dB"
+        )
+    of_9, of_1 = (last[frames]["same_frames_psnr_db"] for frames in (9, 1))
+    if of_9 <= of_1:
+        missed.append(f"given 9 frames the model has {of_9:.2f} dB, not more than the {of_1:.2f} dB given 1")
+    ratio = last[9].get("perplexity_ratio", math.inf)
+    if ratio <= 1:
+        missed.append(f"the unigram's perplexity is {ratio:.2f} of the model's, not more than it")
+    return missed
+
+
 def summarize(place: Place, curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The last evaluation against the goals, and what it took."""
     last = curve[-1]["given"]
-    gain_db = last[9]["psnr_db"] - last[9]["repeat_psnr_db"]
     logged = [record for record in read_metrics(place.out / "model/metrics.jsonl") if "step_sec" in record]
     step_sec = sorted(record["step_sec"] for record in logged)[len(logged) // 2]
     ratio = last[9].get("perplexity_ratio", math.inf)
-    is_better = gain_db >= place.kind.gain_db and last[9]["same_frames_psnr_db"] > last[1]["same_frames_psnr_db"]
     return {
         "benchmark": "learning",
         "run": place.kind.world,
         "step": curve[-1]["step"],
         "step_sec": round(step_sec, 4),
         "train_min": round(curve[-1]["step"] * step_sec / 60, 1),
-        "gain_db": round(gain_db, 2),
+        "gain_db": round(gain_db(last), 2),
         "same_frames_psnr_db": {frames: round(last[frames]["same_frames_psnr_db"], 2) for frames in GIVEN},
         "perplexity_ratio": round(ratio, 2) if math.isfinite(ratio) else None,
-        "ok": is_better and ratio > 1,
+        "ok": not missed_goals(place.kind, curve),
         "processes": place.nproc,
         **provenance(),
     }

@@ -16,18 +16,22 @@ MIB = 2**20
 
 
 def run_python(arguments: Sequence[str], *, checkout: Path = ROOT) -> str:
-    """Run this interpreter on the code of a checkout and return what it printed. Where it fails, this process ends with
-    all that it said."""
-    roots = (checkout, *(checkout / name for name in ("launch", "data", "tokenizers")))
+    """Run this interpreter on the code of a checkout, before what PYTHONPATH has, and return what it printed.
+
+    Its standard error is this process's. Where it fails, this process ends with what it printed.
+    """
+    roots = [str(root) for root in (checkout, checkout / "launch", checkout / "data", checkout / "tokenizers")]
+    if inherited := os.environ.get("PYTHONPATH"):
+        roots.append(inherited)
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(roots)},
         cwd=checkout,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{' '.join(arguments)} ended with exit code {done.returncode}:\n{done.stdout}")
     return done.stdout
 
 

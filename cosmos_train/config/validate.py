@@ -6,6 +6,7 @@ from cosmos_train.config.cluster import ClusterConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.gpus import product_format
 from cosmos_train.config.schema import RunConfig, WorldARRun, WorldDiTRun
+from cosmos_train.generate.config import require_halves
 from cosmos_train.parallel.config import check_layout, check_precision
 
 
@@ -67,12 +68,8 @@ def check_sampling(run: WorldDiTRun, world_size: int, *, num_videos: int, num_fr
     sample, parallel = run.sample, run.parallel
     check_layout(parallel, world_size)
     replicas = world_size // parallel.ranks_per_replica
-    if sample.cfg_parallel and replicas % 2:
-        raise ConfigError(
-            f"sample.cfg_parallel=true needs two halves of the data-parallel ranks, but {world_size} processes / "
-            f"(parallel.tp={parallel.tp} * pp={parallel.pp} * cp={parallel.cp}) are {replicas}; start "
-            f"{2 * world_size} processes, or use sample.cfg_parallel=false"
-        )
+    if sample.cfg_parallel:
+        require_halves(world_size, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp)
     at_once = replicas // 2 if sample.cfg_parallel else replicas
     _check_work(num_videos, at_once, "parallel.tp, pp or cp, or sample.cfg_parallel=true")
     if sample.is_guided and not sample.negative_prompt and run.objective.text_dropout == 0:

@@ -107,3 +107,14 @@ class CodeSampleConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "sample")
+
+
+def require_halves(world_size: int, *, tp: int, pp: int, cp: int) -> None:
+    """Raises ConfigError where sample.cfg_parallel can not halve the data-parallel ranks of so many processes."""
+    replicas = world_size // (tp * pp * cp)
+    if replicas % 2:
+        raise ConfigError(
+            f"sample.cfg_parallel=true needs two halves of the data-parallel ranks, but {world_size} processes / "
+            f"(parallel.tp={tp} * pp={pp} * cp={cp}) are {replicas}; start {2 * world_size} processes, or use "
+            "sample.cfg_parallel=false"
+        )

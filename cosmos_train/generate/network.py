@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cosmos_train.generate.config import require_halves
 from cosmos_train.models.dit.model import DiTConditions
 from cosmos_train.parallel.engine import EngineConfig
 from cosmos_train.parallel.inference import PipelinedForward
@@ -110,7 +111,12 @@ def pipelined(pieces: Sequence[nn.Module], config: EngineConfig, mesh: Mesh) -> 
 
 
 def on_halves(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
-    """The first of two inputs on the first half of the data-parallel ranks, the second on the other half."""
+    """The first of two inputs on the first half of the data-parallel ranks, the second on the other half.
+
+    Raises:
+        ConfigError: their number is odd.
+    """
+    require_halves(mesh.world.size(), tp=mesh.tp.size(), pp=mesh.pp.size(), cp=mesh.cp.size())
     half = mesh.dp.size() // 2
     is_first = mesh.dp.rank() < half
     partner = (mesh.dp.rank() + half) % mesh.dp.size()

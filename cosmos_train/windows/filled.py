@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class EncodingDecoder:
-    """A decoder (decoders.decode.Decoder) whose pixels went through a tokenizer, now or when the cache got them."""
+    """A decoder (VideoDecoder) whose pixels went through a tokenizer, now or when the cache got them."""
 
     def __init__(self, decoder: VideoDecoder, encoder: WindowEncoder, cache: WindowCache) -> None:
         self._decoder, self._encoder, self._cache = decoder, encoder, cache

@@ -53,8 +53,8 @@ def open_world(
     overrides: Sequence[str] = (),
     *,
     arguments: Mapping[str, Any] | None = None,
-    weights: str = "network",
-    dtype: torch.dtype = torch.float32,
+    weights: str | None = None,
+    dtype: torch.dtype | None = None,
     objective: EdmConfig | None = None,
     tokenizer: Path | str | None = None,
     statistics: LatentStatistics | None = None,
@@ -70,11 +70,12 @@ def open_world(
 
     Args:
         path: a run, one of its checkpoints, or another file or folder; a RunCheckpoint where it was looked at before.
-        overrides: of a run: sample.key=value and parallel.key=value. The other arguments are not for runs, which have
-            it all: the moving average of their weights, where they kept one, in the number format of the training.
+        overrides: of a run: sample.key=value and parallel.key=value. A RunCheckpoint has taken them already. The other
+            arguments are refused for runs, which have it all: the moving average of their weights, where they kept one,
+            in the number format of the training.
         arguments: of the official constructor, for what an official file's tensors do not tell.
-        weights: network or ema, for what holds both.
-        dtype: number format of the network; the learned uncertainty stays in fp32.
+        weights: network or ema, for what holds both; network by default.
+        dtype: number format of the network, torch.float32 by default; the learned uncertainty stays in fp32.
         objective: sigma_data and loss_scale; the defaults are the released ones.
         tokenizer: folder or file of any layout; the vae of a diffusers pipeline by default.
         statistics: what latents are whitened with; those beside the tokenizer by default.
@@ -83,16 +84,32 @@ def open_world(
 
     Raises:
         CheckpointError, ConfigError, DataError, TokenizerError: there is no world model, it is damaged, or something is
-            missing or does not belong together.
+            missing, does not belong together, or is not for what lies at the path.
     """
+    for_files = {
+        "arguments": arguments,
+        "weights": weights,
+        "dtype": dtype,
+        "objective": objective,
+        "tokenizer": tokenizer,
+        "statistics": statistics,
+        "text_encoder": text_encoder,
+        "window": window,
+    }
     if isinstance(path, RunCheckpoint):
+        if overrides:
+            raise ConfigError(f"{path.folder} has been found already; give find_run the override {overrides[0]!r}")
+        _require_none(path.folder, for_files)
         return _load_run(path)
     path = Path(path)
-    if path.is_dir() and find_checkpoint(path) is not None:
-        return _load_run(find_run(path, overrides))
+    if _is_run(path) or (overrides and not path.is_file()):
+        found = find_run(path, overrides)
+        _require_none(path, for_files)
+        return _load_run(found)
     if overrides:
         raise ConfigError(f"{path} is no run of ours, and only a run has settings to override; got {overrides[0]!r}")
-    source, parallel = open_source(path, arguments, weights=weights), ParallelConfig()
+    dtype = dtype or torch.float32
+    source, parallel = open_source(path, arguments, weights=weights or "network"), ParallelConfig()
     mesh = init.start(parallel, seed=0)
     if isinstance(source.config, DiTConfig):
         world = DiffusionWorld.build(
@@ -121,6 +138,18 @@ def open_world(
         windows=None if window is None else _windows(path, window, codec),
         notes=tuple(source.notes),
     )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run lies there, also one without a complete checkpoint yet: find_run tells what it lacks."""
+    return find_checkpoint(path) is not None or (path / "run.yaml").exists() or (path / "checkpoints").exists()
+
+
+def _require_none(path: Path, for_files: Mapping[str, object]) -> None:
+    """Raises ConfigError where a run is given what only other files and folders need."""
+    for name, value in for_files.items():
+        if value is not None:
+            raise ConfigError(f"{name}={value!r} is not for runs, and {path} is one, which has its own; leave it out")
 
 
 def _load_run(found: RunCheckpoint) -> DiffusionWorld | AutoregressiveWorld:

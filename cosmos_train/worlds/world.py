@@ -185,10 +185,10 @@ class World(ABC):
             seeds: those of this rank.
             num_frames: pixel frames of each video; those of a window by default.
             fps: frames per second; those that the model was trained on by default.
-            clock: is told how long each part took.
+            clock: is told how long each part took. What passed since its last lap counts as conditioning, such as the
+                reading of the first frames.
         """
         windows, codec, clock = self.require_windows(), self.require_codec().config, clock or Clock()
-        clock.lap()
         prompts = self.read_prompts({"prompt": prompt})
         if prompt and prompts is None:
             raise ConfigError(

@@ -10,6 +10,8 @@ from support.ranks import RankPool
 from support.sampling import SEEDS, sampled
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.generate.network import on_halves
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 
@@ -40,6 +42,13 @@ def alone() -> dict[str, Any]:
 
 def difference(found: Tensor, wanted: Tensor) -> float:
     return (found - wanted).abs().max().item()
+
+
+def test_one_process_has_no_two_halves():
+    wanted = r"needs two halves of the data-parallel ranks, but 1 processes / .* are 1; start 2 processes, or use"
+    with pytest.raises(ConfigError, match=wanted):
+        on_halves(lambda _inputs: [], init.start(ParallelConfig(), seed=0))
+    init.stop()
 
 
 def test_a_batch_is_its_videos(alone: dict[str, Any]):

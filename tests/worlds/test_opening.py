@@ -19,8 +19,10 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
+from cosmos_train.train.checkpoint.folder import CheckpointError
 from cosmos_train.train.loop import DONE, train
 from cosmos_train.worlds.opening import WindowSize, open_world
+from cosmos_train.worlds.run import find_run
 
 PAGE = Path(__file__).parents[2] / "docs/python.md"
 WINDOW = WindowSize(num_frames=17, height_px=32, width_px=48, fps=24)
@@ -109,6 +111,26 @@ def test_what_a_file_does_not_have_is_named_with_its_remedy(folder: Path):
         open_world(source, window=WINDOW)
     with pytest.raises(ConfigError, match=r"only a run has settings to override; got 'sample.num_steps=3'"):
         open_world(source, ["sample.num_steps=3"])
+
+
+def test_a_run_refuses_what_is_for_other_files(folder: Path):
+    run = folder / "runs/my/world"
+    with pytest.raises(ConfigError, match=r"dtype=torch.bfloat16 is not for runs, and .*my/world is one.*; leave it"):
+        open_world(run, dtype=torch.bfloat16, window=WINDOW)
+    found = find_run(run)
+    with pytest.raises(ConfigError, match=r"window=WindowSize.* is not for runs"):
+        open_world(found, window=WINDOW)
+    with pytest.raises(ConfigError, match=r"found already; give find_run the override 'sample.num_steps=3'"):
+        open_world(found, ["sample.num_steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("begun", "overrides"), [("run.yaml", []), ("checkpoints", []), ("logs", ["sample.num_steps=3"])]
+)
+def test_a_run_without_a_checkpoint_is_told_so(tmp_path: Path, begun: str, overrides: list[str]):
+    (tmp_path / begun).mkdir()
+    with pytest.raises(CheckpointError, match=r"is neither a complete checkpoint .* nor a run folder with one"):
+        open_world(tmp_path, overrides)
 
 
 def test_what_does_not_belong_together_is_refused(folder: Path, tmp_path: Path):

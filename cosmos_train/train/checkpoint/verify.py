@@ -39,6 +39,8 @@ def require_whole(folder: Path, mesh: Mesh | None, *, contents: bool, kinds: Seq
 def damage_on_all(folder: Path, mesh: Mesh, *, contents: bool, only: Collection[str] | None = None) -> str:
     """Say what differs from its digests, as damage_of has it, the same on every rank.
 
+    Every rank calls it; they share the reading.
+
     Raises:
         CheckpointError: on every rank, where a rank sees another folder than rank 0, or damage_of raises on one.
     """

@@ -22,7 +22,7 @@ class Metrics:
         first_step: steps done at this start.
         wandb_id: of the checkpoint that this start goes on from, where it is the run's own.
         run_config: all of it.
-        start: what is told of this start (train.lineage).
+        start: what is told of this start (train.checkpoint.lineage).
     """
 
     def __init__(

@@ -54,6 +54,7 @@ def sample_request(
 ) -> Tensor:
     """Return this rank's videos, uint8 [B, 3, T, H, W], and show how far they are."""
     first_frames_3THW = None
+    clock.lap()  # so that reading the input is what the first part of the work begins with
     if request.input_path is not None:
         num_given = world.frames_for(world.sampling.num_condition_frames)
         first_frames_3THW = read_first_frames(request.input_path, num_given, data, crop=request.crop_input)
