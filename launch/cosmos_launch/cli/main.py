@@ -17,21 +17,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         read_text_as_utf8()
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
-    words = vars(arguments)
-    if rest and ("overrides" not in words or any("=" not in word or word.startswith("-") for word in rest)):
+    typed = vars(arguments)
+    if rest and ("overrides" not in typed or any("=" not in word or word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    command: Command = words.pop("command")
+    command: Command = typed.pop("command")
     invocation = Invocation(
         argv=sys.argv[1:] if argv is None else argv,
-        debug=words.pop("debug"),
+        debug=typed.pop("debug"),
         is_whole_process=argv is None,
     )
-    if "overrides" in words:
-        words["overrides"] += rest  # argparse ends a list of positionals at the first option
+    if "overrides" in typed:
+        typed["overrides"] += rest  # argparse ends a list of positionals at the first option
     # megatron-core says so four times when it is imported; `cosmos-train doctor` says it once.
     warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed")
     try:
-        return command.run(words, invocation)
+        return command.run(typed, invocation)
     except Exception as error:  # every command's errors become one sentence here
         from cosmos_launch.jobs.failure import report_failure
         from cosmos_train.config.environment import rank_for_messages

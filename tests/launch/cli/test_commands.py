@@ -1,4 +1,4 @@
-"""The table of commands: its functions are there and take the words that the parser gives them."""
+"""The table of commands: its functions are there and take the options that the parser gives them."""
 
 import argparse
 import inspect
@@ -6,14 +6,14 @@ from importlib import import_module
 
 import pytest
 
-from cosmos_launch.cli import data_words, words
+from cosmos_launch.cli import data_options, options
 from cosmos_launch.cli.commands import COMMANDS, Command
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_a_function_takes_the_words_of_its_command(command: Command):
+def test_a_function_takes_the_options_of_its_command(command: Command):
     parser = argparse.ArgumentParser(add_help=False)
-    command.add_words(parser)
+    command.add_options(parser)
     names = {action.dest for action in parser._actions}
     if command.starts_ranks:
         names.add("invocation")
@@ -21,10 +21,10 @@ def test_a_function_takes_the_words_of_its_command(command: Command):
     assert set(inspect.signature(getattr(import_module(module), function)).parameters) == names
 
 
-def test_all_words_are_those_of_a_command():
-    functions = [*vars(words).values(), *vars(data_words).values()]
+def test_all_options_are_those_of_a_command():
+    functions = [*vars(options).values(), *vars(data_options).values()]
     written = {function for function in functions if inspect.isfunction(function)}
-    assert written == {command.add_words for command in COMMANDS}
+    assert written == {command.add_options for command in COMMANDS}
 
 
 def test_no_command_is_there_twice():

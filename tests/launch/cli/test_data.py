@@ -18,9 +18,9 @@ ENERGON = Path(__file__).parents[2] / "data/readers/formats/energon"
 
 
 def run(line: str) -> int:
-    words = vars(make_parser().parse_args(["data", *line.split()]))
-    command: Command = words.pop("command")
-    return command.run(words, Invocation(argv=(), debug=words.pop("debug"), is_whole_process=False))
+    typed = vars(make_parser().parse_args(["data", *line.split()]))
+    command: Command = typed.pop("command")
+    return command.run(typed, Invocation(argv=(), debug=typed.pop("debug"), is_whole_process=False))
 
 
 @pytest.fixture

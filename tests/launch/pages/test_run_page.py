@@ -135,6 +135,12 @@ def test_lines_that_lack_values_or_have_others(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
 
 
+def test_a_damaged_line_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_run(tmp_path / "run", FULL | {"step": 10}, torn='{"torn\n')
+    page_of(tmp_path / "run")
+    assert caplog.text.count("left out") == 1
+
+
 def test_a_run_that_has_just_started(tmp_path: Path):
     write_run(tmp_path / "run", start(0, "dp1", "scratch"))
     page = page_of(tmp_path / "run")

@@ -11,7 +11,7 @@ WHAT = (
 
 
 def build(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train data build`."""
+    """Add the options of `cosmos-train data build`."""
     parser.add_argument("source", type=Path, help=WHAT)
     parser.add_argument(
         "--out", type=Path, required=True, help="the manifest to write (.arrow; .parquet is for other programs)"
@@ -41,14 +41,14 @@ def build(parser: argparse.ArgumentParser) -> None:
 
 
 def check(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train data check`."""
+    """Add the options of `cosmos-train data check`."""
     parser.add_argument("source", type=Path, help="the manifest; what was read is remembered beside it")
     parser.add_argument("--target-fps", type=float, help="data.target_fps of the run that the clips are for")
     parser.add_argument("--out", type=Path, help="a text file for all findings")
 
 
 def pack(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train data pack`."""
+    """Add the options of `cosmos-train data pack`."""
     parser.add_argument("source", type=Path, help="the manifest")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     parser.add_argument("--height-px", type=int, help="height of the packed clips")
@@ -62,6 +62,6 @@ def pack(parser: argparse.ArgumentParser) -> None:
 
 
 def stats(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train data stats`."""
+    """Add the options of `cosmos-train data stats`."""
     parser.add_argument("source", type=Path, help="the manifest")
     parser.add_argument("--out", type=Path, required=True, help="the page to write (.html)")

@@ -1,6 +1,6 @@
 """What may follow each command of `cosmos-train` but `data`; `commands.py` says which function gets it.
 
-A word's `dest` is the name of that function's parameter.
+The `dest` of each is the name of that function's parameter.
 """
 
 import argparse
@@ -10,7 +10,7 @@ OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explai
 
 
 def train(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train train`."""
+    """Add the options of `cosmos-train train`."""
     parser.add_argument(
         "run_name", metavar="run", help="a YAML file, or the name of one under configs/ such as run/demo_world"
     )
@@ -26,7 +26,7 @@ def train(parser: argparse.ArgumentParser) -> None:
 
 
 def submit(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train submit`."""
+    """Add the options of `cosmos-train submit`."""
     parser.add_argument(
         "run_names", metavar="runs", nargs="+", help="YAML files, or names under configs/; several become one job array"
     )
@@ -68,13 +68,13 @@ def submit(parser: argparse.ArgumentParser) -> None:
 
 
 def status(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train status`."""
+    """Add the options of `cosmos-train status`."""
     parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder")
     parser.add_argument("--json", dest="as_json", action="store_true", help="one JSON object instead of lines")
 
 
 def report(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train report`."""
+    """Add the options of `cosmos-train report`."""
     parser.add_argument(
         "run_dirs",
         metavar="run",
@@ -86,7 +86,7 @@ def report(parser: argparse.ArgumentParser) -> None:
 
 
 def checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train checkpoint`."""
+    """Add the options of `cosmos-train checkpoint`."""
     parser.add_argument("action", choices=("ls", "verify", "prune", "diff"))
     parser.add_argument("paths", type=Path, nargs="+", help="a run's folder or a checkpoint; diff: two of them")
     parser.add_argument("--keep-last", type=int, help="prune: keep so many of the newest")
@@ -96,7 +96,7 @@ def checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def tokenize(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train tokenize`."""
+    """Add the options of `cosmos-train tokenize`."""
     parser.add_argument("source", help="a world model's YAML; with --tokenizer a folder of videos, or a manifest")
     parser.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that encodes SOURCE into --out")
@@ -117,7 +117,7 @@ def tokenize(parser: argparse.ArgumentParser) -> None:
 
 
 def sample(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train sample`."""
+    """Add the options of `cosmos-train sample`."""
     parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
     parser.add_argument(
         "overrides",
@@ -144,7 +144,7 @@ def sample(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_world(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train evaluate world`."""
+    """Add the options of `cosmos-train evaluate world`."""
     parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
     parser.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
@@ -152,7 +152,7 @@ def evaluate_world(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train evaluate tokenizer`."""
+    """Add the options of `cosmos-train evaluate tokenizer`."""
     parser.add_argument("folder", metavar="tokenizer", type=Path, help="folder of the tokenizer")
     parser.add_argument("videos", type=Path, help="a manifest, or a folder of videos or of folders of pictures")
     parser.add_argument("overrides", nargs="*", help="key=value: overrides of the protocol")
@@ -162,7 +162,7 @@ def evaluate_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 
 def ema(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train ema`."""
+    """Add the options of `cosmos-train ema`."""
     parser.add_argument("run_dir", metavar="run", type=Path, help="the run's folder, of optim.ema_sigma_rels")
     parser.add_argument("--sigma-rel", type=float, required=True, help="relative width, e.g. 0.08")
     parser.add_argument("--step", type=int, help="as after this step; the last snapshot's by default")
@@ -170,7 +170,7 @@ def ema(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train convert`."""
+    """Add the options of `cosmos-train convert`."""
     parser.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     layouts = ("ours", "official", "training", "diffusers", "transformers")
@@ -190,12 +190,12 @@ def convert(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train doctor`."""
+    """Add the options of `cosmos-train doctor`."""
     parser.add_argument("--json", dest="as_json", action="store_true", help="one JSON array instead of a table")
 
 
 def explain(parser: argparse.ArgumentParser) -> None:
-    """Add the words of `cosmos-train explain`."""
+    """Add the options of `cosmos-train explain`."""
     parser.add_argument(
         "name", metavar="key", nargs="?", default="", help="such as train.num_steps; a section, or nothing, lists keys"
     )
