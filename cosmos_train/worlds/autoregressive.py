@@ -19,7 +19,7 @@ from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.vocabulary import whole_vocabulary
-from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_whole
+from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_undivided
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class AutoregressiveWorld(World):
     @property
     def network(self) -> WorldAR:
         """The network. Raises ConfigError where a pipeline divides it."""
-        require_whole(self.pieces, self.mesh)
+        require_undivided(self.pieces, self.mesh)
         return self.decoder.piece
 
     @property

@@ -273,7 +273,7 @@ class World(ABC):
         return part
 
 
-def require_whole(pieces: Sequence[nn.Module], mesh: Mesh) -> None:
+def require_undivided(pieces: Sequence[nn.Module], mesh: Mesh) -> None:
     """Raises ConfigError where a pipeline divides the network, which is then no function to be called."""
     if mesh.pp.size() > 1:
         raise ConfigError(
