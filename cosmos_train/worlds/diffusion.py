@@ -21,7 +21,7 @@ from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.objectives.edm import NoiseDraw, add_noise, c_in, c_noise, denoised, edm_loss
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_whole
+from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_undivided
 
 FramesPerSecond = float | Sequence[float] | Tensor | None
 """A number, or one for each sample; None leaves the rotary positions in time as they are, a latent frame 1 apart from
@@ -52,7 +52,7 @@ class DiffusionWorld(World):
     """
 
     pieces: Sequence[WorldModel]
-    evaluate: Evaluate
+    network_on_layout: Evaluate
     """F on the layout of the ranks."""
     objective: EdmConfig
     sampling: SampleConfig
@@ -76,13 +76,13 @@ class DiffusionWorld(World):
             config, parallel, mesh, dtype=dtype, seed=seed, learned_uncertainty=learned_uncertainty
         )
         networks = [piece.eval().net for piece in pieces]
-        evaluate = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
+        network_on_layout = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
         return cls(
             path=path,
             mesh=mesh,
             dtype=dtype,
             pieces=pieces,
-            evaluate=evaluate,
+            network_on_layout=network_on_layout,
             objective=objective,
             sampling=sampling,
         )
@@ -100,7 +100,7 @@ class DiffusionWorld(World):
     @property
     def model(self) -> WorldModel:
         """The network and its learned uncertainty. Raises ConfigError where a pipeline divides them."""
-        require_whole(self.pieces, self.mesh)
+        require_undivided(self.pieces, self.mesh)
         return self.pieces[0]
 
     @property
@@ -279,7 +279,7 @@ class DiffusionWorld(World):
 
     def _sample_scene(self, scene: Scene, config: SampleConfig, on_step: OnStep = lambda _step: None) -> Tensor:
         return sample_scene(
-            on_halves(self.evaluate, self.mesh) if config.cfg_parallel else self.evaluate,
+            on_halves(self.network_on_layout, self.mesh) if config.cfg_parallel else self.network_on_layout,
             scene,
             config,
             sigma_data=self.objective.sigma_data,
