@@ -53,7 +53,7 @@ class DiffusionWorld(World):
 
     pieces: Sequence[WorldModel]
     network_on_layout: Evaluate
-    """F on the layout of the ranks."""
+    """It computes F of each input, on the layout of the ranks."""
     objective: EdmConfig
     sampling: SampleConfig
 
@@ -71,7 +71,7 @@ class DiffusionWorld(World):
         objective: EdmConfig,
         sampling: SampleConfig,
     ) -> "DiffusionWorld":
-        """The network with its first weights, and nothing around it."""
+        """Build the network with its first weights, and nothing around it."""
         pieces, engine_config = build_world_model(
             config, parallel, mesh, dtype=dtype, seed=seed, learned_uncertainty=learned_uncertainty
         )
@@ -89,32 +89,37 @@ class DiffusionWorld(World):
 
     @property
     def config(self) -> DiTConfig:
-        """The architecture."""
+        """Return the architecture."""
         return self.pieces[0].net.config
 
     @property
     def networks(self) -> list[DiT]:
-        """This rank's pieces of the network, without the learned uncertainty."""
+        """Return this rank's pieces of the network, without the learned uncertainty."""
         return [piece.net for piece in self.pieces]
 
     @property
     def model(self) -> WorldModel:
-        """The network and its learned uncertainty. Raises ConfigError where a pipeline divides them."""
+        """Return the network and its learned uncertainty. Raises ConfigError where a pipeline divides them."""
         require_undivided(self.pieces, self.mesh)
         return self.pieces[0]
 
     @property
     def network(self) -> DiT:
-        """The network alone. Raises ConfigError where a pipeline divides it."""
+        """Return the network alone. Raises ConfigError where a pipeline divides it."""
         return self.model.net
 
     @property
     def num_parallel(self) -> int:
-        """Data-parallel ranks that work on the same videos: two where they share the branches of guidance."""
+        """Return how many data-parallel ranks work on the same videos: two where they share the branches of guidance."""
         return 2 if self.sampling.cfg_parallel else 1
 
     def __call__(self, x_BCTHW: Tensor, c_noise: Tensor, text_BSE: Tensor, **conditions: Unpack[Conditions]) -> Tensor:
-        """F, the raw network: x already times c_in; c_noise = ln(sigma) / 4, the official `timesteps`, [B] or one."""
+        """Return F, what the raw network says.
+
+        Args:
+            x_BCTHW: already times c_in.
+            c_noise: ln(sigma) / 4, the official `timesteps`; [B] or one number.
+        """
         if "fps" not in conditions and x_BCTHW.shape[2] > 1:
             raise ConfigError(
                 f"fps is missing, and {x_BCTHW.shape[2]} latent frames need one; give frames per second, e.g. 24, or "
@@ -127,14 +132,14 @@ class DiffusionWorld(World):
     def denoise(
         self, x_BCTHW: Tensor, sigma: Tensor | float, text_BSE: Tensor, **conditions: Unpack[Conditions]
     ) -> Tensor:
-        """D(x; sigma), the estimate of the clean sample; sigma is one number or [B]."""
+        """Return D(x; sigma), the estimate of the clean sample; sigma is one number or [B]."""
         sigma_B = torch.as_tensor(sigma, dtype=torch.float32, device=x_BCTHW.device).reshape(-1)
         net_input = x_BCTHW * c_in(sigma_B, self.objective.sigma_data)[:, None, None, None, None]
         output = self(net_input, c_noise(sigma_B), text_BSE, **conditions)
         return denoised(output, x_BCTHW, sigma_B, self.objective.sigma_data)
 
     def uncertainty(self, sigma_B: Tensor) -> Tensor | None:
-        """u(sigma) [B], the official `logvar`; none where it was not learned."""
+        """Return u(sigma) [B], the official `logvar`; None where it was not learned."""
         return None if self.model.uncertainty is None else self.model.uncertainty(c_noise(sigma_B))
 
     def loss(
@@ -154,7 +159,7 @@ class DiffusionWorld(World):
         text_mask_BS: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, Tensor]:
-        """(EDM loss, its weighted squared error without the learned uncertainty), of given data and draws.
+        """Return the EDM loss of given data and draws, and its weighted squared error without the learned uncertainty.
 
         Args:
             num_condition_frames: Video2World's first frames, [B] or one number: no error, but in the mean.
@@ -206,7 +211,7 @@ class DiffusionWorld(World):
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
     ) -> Tensor:
-        """Latents that the sampler makes of a first noise of deviation 1; `config` scales it.
+        """Return the latents that the sampler makes of a first noise of deviation 1; `config` scales it.
 
         Args:
             config: one of configs/sample by name, or a SampleConfig; `sampling` by default.
