@@ -76,7 +76,7 @@ class AutoregressiveWorld(World):
         return 1
 
     def __call__(self, ids_BL: Tensor, grid_HW: tuple[int, int], text_BSE: Tensor | None = None) -> Tensor:
-        """Return logits [B, L, V]: after each token, of the code that follows it, whether there are Medusa heads or not.
+        """Return logits [B, L, V]: after each token, of the code that follows it, with or without Medusa heads.
 
         Args:
             ids_BL: codes with time outermost; first the begin token, id V, where the model has one.

@@ -110,7 +110,7 @@ class DiffusionWorld(World):
 
     @property
     def num_parallel(self) -> int:
-        """Return how many data-parallel ranks work on the same videos: two where they share the branches of guidance."""
+        """Return how many data-parallel ranks work on the same videos: two where they share the guidance."""
         return 2 if self.sampling.cfg_parallel else 1
 
     def __call__(self, x_BCTHW: Tensor, c_noise: Tensor, text_BSE: Tensor, **conditions: Unpack[Conditions]) -> Tensor:
