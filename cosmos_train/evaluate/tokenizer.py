@@ -70,7 +70,7 @@ class ShownClip:
 def evaluate_tokenizer(
     folder: Path, videos: Path, overrides: Sequence[str], *, protocol: str | None, fvd_network: Path | None
 ) -> tuple[dict[str, Any], list[ShownClip]]:
-    """(What evaluation.json holds, the clips that came out worst and best.)
+    """Judge a tokenizer; return what evaluation.json holds, and the clips that came out worst and best.
 
     Raises ConfigError, DataError or TokenizerError where the input is wrong.
     """

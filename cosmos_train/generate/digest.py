@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections import ChainMap
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, over_stages
 from cosmos_train.parallel.shard import partition_dim
 
 
@@ -22,10 +21,7 @@ def weights_digest(pieces: Sequence[nn.Module], mesh: Mesh) -> str:
             whole = _whole(param, mesh).cpu().contiguous()
             values = whole.flatten().view(torch.uint8).numpy()
             mine[name] = f"{whole.dtype} {list(whole.shape)} {hashlib.sha256(values.data).hexdigest()}"
-    stages: list[dict[str, str]] = [{} for _ in range(mesh.pp.size())]
-    dist.all_gather_object(stages, mine, group=mesh.pp)
-    model = dict(ChainMap(*stages))
-    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(over_stages(mine, mesh), sort_keys=True).encode()).hexdigest()
 
 
 def _whole(param: Tensor, mesh: Mesh) -> Tensor:

@@ -6,7 +6,6 @@ error that names all of it. What a trained network gains begins without an effec
 
 import fnmatch
 import logging
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cosmos_train.interop.source import WorldSource, open_source
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.world import WorldModel
 from cosmos_train.models.world_ar.model import WorldAR
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, over_stages
 from cosmos_train.parallel.shard import local_slice, whole_shape
 from cosmos_train.train.config import CheckpointConfig
 
@@ -66,7 +65,7 @@ def load_pieces(
     for piece in pieces:
         stored |= piece.state_dict(keep_vars=True)
     mine = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
-    wanted = _over_stages({name: whole_shape(tensor, mesh) for name, tensor in mine.items()}, mesh)
+    wanted = over_stages({name: whole_shape(tensor, mesh) for name, tensor in mine.items()}, mesh)
     found = {name: tuple(tensor.shape) for name, tensor in source.ours.meta.items()}
     _check_positions(source, config)
     is_new = {name for name in wanted.keys() - found.keys() if _matches(name, new)}
@@ -87,12 +86,6 @@ def load_pieces(
             gains.fill_grown(tensor, source.ours.read(name), source.config, config, mesh)
         else:
             tensor.copy_(local_slice(source.ours.read(name), tensor, mesh))
-
-
-def _over_stages(mine: dict[str, tuple[int, ...]], mesh: Mesh) -> dict[str, tuple[int, ...]]:
-    stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
-    dist.all_gather_object(stages, mine, group=mesh.pp)
-    return dict(ChainMap(*stages))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

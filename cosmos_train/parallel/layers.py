@@ -129,7 +129,7 @@ class WholeOrDivided:
     weight: nn.Parameter
     gradient_accumulation_fusion: bool
 
-    def choose(self, mesh: Mesh) -> None:
+    def note_layout(self, mesh: Mesh) -> None:
         """Note what the layout asks for, once the weight is there."""
         self.fuses = self.gradient_accumulation_fusion
         self.is_whole = mesh.tp.size() == 1 and not self.fuses
@@ -149,7 +149,7 @@ class ColumnLinear(WholeOrDivided, tensor_parallel.ColumnParallelLinear):
             d_in, d_out, config=config, init_method=nn.init.zeros_, bias=False, gather_output=False, tp_group=mesh.tp
         )
         mark_divided(self.weight, 0)
-        self.choose(mesh)
+        self.note_layout(mesh)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in] -> [L, B, d_out / tp]."""
@@ -171,7 +171,7 @@ class RowLinear(WholeOrDivided, tensor_parallel.RowParallelLinear):
             tp_group=mesh.tp,
         )
         mark_divided(self.weight, 1)
-        self.choose(mesh)
+        self.note_layout(mesh)
 
     def forward(self, x_LBD: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[L, B, d_in / tp] -> [L, B, d_out]."""

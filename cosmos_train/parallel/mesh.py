@@ -1,6 +1,6 @@
 """Where this process stands in the run: its groups and its rank in each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -72,3 +72,14 @@ def from_main(mesh: Mesh, find: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return found
+
+
+def over_stages(mine: Mapping[str, T], mesh: Mesh) -> dict[str, T]:
+    """Return what all pipeline stages say by name, on every rank, all of which call this. The last stage's word counts
+    where several say something of one name."""
+    stages: list[Mapping[str, T]] = [{} for _ in range(mesh.pp.size())]
+    dist.all_gather_object(stages, mine, group=mesh.pp)
+    whole = dict[str, T]()
+    for stage in stages:
+        whole |= stage
+    return whole

@@ -19,7 +19,7 @@ from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.vocabulary import whole_vocabulary
-from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_whole
+from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_undivided
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,39 +44,39 @@ class AutoregressiveWorld(World):
         seed: int,
         sampling: CodeSampleConfig,
     ) -> "AutoregressiveWorld":
-        """The network with its first weights, and nothing around it."""
+        """Build the network with its first weights, and nothing around it."""
         pieces, engine_config = build_world_ar(config, parallel, mesh, dtype=dtype, seed=seed)
         decoder = Decoder([piece.eval() for piece in pieces], engine_config, mesh)
         return cls(path=path, mesh=mesh, dtype=dtype, decoder=decoder, sampling=sampling)
 
     @property
     def config(self) -> WorldARConfig:
-        """The architecture."""
+        """Return the architecture."""
         return self.decoder.config
 
     @property
     def pieces(self) -> list[WorldAR]:
-        """This rank's piece of the network."""
+        """Return this rank's piece of the network."""
         return [self.decoder.piece]
 
     @property
     def networks(self) -> list[WorldAR]:
-        """The same: nothing else is trained beside it."""
+        """Return the pieces, since nothing else is trained beside the network."""
         return self.pieces
 
     @property
     def network(self) -> WorldAR:
-        """The network. Raises ConfigError where a pipeline divides it."""
-        require_whole(self.pieces, self.mesh)
+        """Return the network. Raises ConfigError where a pipeline divides it."""
+        require_undivided(self.pieces, self.mesh)
         return self.decoder.piece
 
     @property
     def num_parallel(self) -> int:
-        """Data-parallel ranks that work on the same videos: one, since every rank has videos of its own."""
+        """Return how many data-parallel ranks work on the same videos: one, since every rank has videos of its own."""
         return 1
 
     def __call__(self, ids_BL: Tensor, grid_HW: tuple[int, int], text_BSE: Tensor | None = None) -> Tensor:
-        """Logits [B, L, V]: after each token, of the code that follows it, whether there are Medusa heads or not.
+        """Return logits [B, L, V]: after each token, of the code that follows it, with or without Medusa heads.
 
         Args:
             ids_BL: codes with time outermost; first the begin token, id V, where the model has one.
@@ -105,7 +105,7 @@ class AutoregressiveWorld(World):
         seeds: Sequence[int] = (0,),
         on_step: OnStep = lambda _step: None,
     ) -> Tensor:
-        """Codes [B, T, H, W], one video for each seed.
+        """Sample codes [B, T, H, W], one video for each seed.
 
         Args:
             config: how codes are chosen, greedily with temperature=0; `sampling` by default.

@@ -21,7 +21,7 @@ from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.objectives.edm import NoiseDraw, add_noise, c_in, c_noise, denoised, edm_loss
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_whole
+from cosmos_train.worlds.world import OnStep, Prompts, WindowRequest, World, require_undivided
 
 FramesPerSecond = float | Sequence[float] | Tensor | None
 """A number, or one for each sample; None leaves the rotary positions in time as they are, a latent frame 1 apart from
@@ -52,8 +52,8 @@ class DiffusionWorld(World):
     """
 
     pieces: Sequence[WorldModel]
-    evaluate: Evaluate
-    """F on the layout of the ranks."""
+    network_on_layout: Evaluate
+    """It computes F of each input, on the layout of the ranks."""
     objective: EdmConfig
     sampling: SampleConfig
 
@@ -71,50 +71,55 @@ class DiffusionWorld(World):
         objective: EdmConfig,
         sampling: SampleConfig,
     ) -> "DiffusionWorld":
-        """The network with its first weights, and nothing around it."""
+        """Build the network with its first weights, and nothing around it."""
         pieces, engine_config = build_world_model(
             config, parallel, mesh, dtype=dtype, seed=seed, learned_uncertainty=learned_uncertainty
         )
         networks = [piece.eval().net for piece in pieces]
-        evaluate = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
+        network_on_layout = in_turn(networks[0]) if mesh.pp.size() == 1 else pipelined(networks, engine_config, mesh)
         return cls(
             path=path,
             mesh=mesh,
             dtype=dtype,
             pieces=pieces,
-            evaluate=evaluate,
+            network_on_layout=network_on_layout,
             objective=objective,
             sampling=sampling,
         )
 
     @property
     def config(self) -> DiTConfig:
-        """The architecture."""
+        """Return the architecture."""
         return self.pieces[0].net.config
 
     @property
     def networks(self) -> list[DiT]:
-        """This rank's pieces of the network, without the learned uncertainty."""
+        """Return this rank's pieces of the network, without the learned uncertainty."""
         return [piece.net for piece in self.pieces]
 
     @property
     def model(self) -> WorldModel:
-        """The network and its learned uncertainty. Raises ConfigError where a pipeline divides them."""
-        require_whole(self.pieces, self.mesh)
+        """Return the network and its learned uncertainty. Raises ConfigError where a pipeline divides them."""
+        require_undivided(self.pieces, self.mesh)
         return self.pieces[0]
 
     @property
     def network(self) -> DiT:
-        """The network alone. Raises ConfigError where a pipeline divides it."""
+        """Return the network alone. Raises ConfigError where a pipeline divides it."""
         return self.model.net
 
     @property
     def num_parallel(self) -> int:
-        """Data-parallel ranks that work on the same videos: two where they share the branches of guidance."""
+        """Return how many data-parallel ranks work on the same videos: two where they share the guidance."""
         return 2 if self.sampling.cfg_parallel else 1
 
     def __call__(self, x_BCTHW: Tensor, c_noise: Tensor, text_BSE: Tensor, **conditions: Unpack[Conditions]) -> Tensor:
-        """F, the raw network: x already times c_in; c_noise = ln(sigma) / 4, the official `timesteps`, [B] or one."""
+        """Return F, what the raw network says.
+
+        Args:
+            x_BCTHW: already times c_in.
+            c_noise: ln(sigma) / 4, the official `timesteps`; [B] or one number.
+        """
         if "fps" not in conditions and x_BCTHW.shape[2] > 1:
             raise ConfigError(
                 f"fps is missing, and {x_BCTHW.shape[2]} latent frames need one; give frames per second, e.g. 24, or "
@@ -127,14 +132,14 @@ class DiffusionWorld(World):
     def denoise(
         self, x_BCTHW: Tensor, sigma: Tensor | float, text_BSE: Tensor, **conditions: Unpack[Conditions]
     ) -> Tensor:
-        """D(x; sigma), the estimate of the clean sample; sigma is one number or [B]."""
+        """Return D(x; sigma), the estimate of the clean sample; sigma is one number or [B]."""
         sigma_B = torch.as_tensor(sigma, dtype=torch.float32, device=x_BCTHW.device).reshape(-1)
         net_input = x_BCTHW * c_in(sigma_B, self.objective.sigma_data)[:, None, None, None, None]
         output = self(net_input, c_noise(sigma_B), text_BSE, **conditions)
         return denoised(output, x_BCTHW, sigma_B, self.objective.sigma_data)
 
     def uncertainty(self, sigma_B: Tensor) -> Tensor | None:
-        """u(sigma) [B], the official `logvar`; none where it was not learned."""
+        """Return u(sigma) [B], the official `logvar`; None where it was not learned."""
         return None if self.model.uncertainty is None else self.model.uncertainty(c_noise(sigma_B))
 
     def loss(
@@ -154,7 +159,7 @@ class DiffusionWorld(World):
         text_mask_BS: Tensor | None = None,
         reduction: str = "mean",
     ) -> tuple[Tensor, Tensor]:
-        """(EDM loss, its weighted squared error without the learned uncertainty), of given data and draws.
+        """Return the EDM loss of given data and draws, and its weighted squared error without the learned uncertainty.
 
         Args:
             num_condition_frames: Video2World's first frames, [B] or one number: no error, but in the mean.
@@ -206,7 +211,7 @@ class DiffusionWorld(World):
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
     ) -> Tensor:
-        """Latents that the sampler makes of a first noise of deviation 1; `config` scales it.
+        """Return the latents that the sampler makes of a first noise of deviation 1; `config` scales it.
 
         Args:
             config: one of configs/sample by name, or a SampleConfig; `sampling` by default.
@@ -279,7 +284,7 @@ class DiffusionWorld(World):
 
     def _sample_scene(self, scene: Scene, config: SampleConfig, on_step: OnStep = lambda _step: None) -> Tensor:
         return sample_scene(
-            on_halves(self.evaluate, self.mesh) if config.cfg_parallel else self.evaluate,
+            on_halves(self.network_on_layout, self.mesh) if config.cfg_parallel else self.network_on_layout,
             scene,
             config,
             sigma_data=self.objective.sigma_data,

@@ -58,7 +58,7 @@ class TrainedRun:
     averaged: bool
     """The weights are their moving average, which the run kept."""
     manifest_digest: str
-    """Of the manifest that it was trained on; empty where the run does not say."""
+    """The digest of the manifest that it was trained on is empty where the run does not say it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,23 +126,23 @@ class World(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes."""
+        """Return where this rank computes."""
         return self.mesh.device
 
     @property
     @abstractmethod
     def config(self) -> DiTConfig | WorldARConfig:
-        """The architecture."""
+        """Return the architecture."""
 
     @property
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
-        """This rank's pieces of the network: one, or several of an interleaved pipeline."""
+        """Return this rank's pieces of the network: one, or several of an interleaved pipeline."""
 
     @property
     @abstractmethod
     def num_parallel(self) -> int:
-        """Data-parallel ranks that work on the same videos."""
+        """Return how many data-parallel ranks work on the same videos."""
 
     @abstractmethod
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ class World(ABC):
         return part
 
 
-def require_whole(pieces: Sequence[nn.Module], mesh: Mesh) -> None:
+def require_undivided(pieces: Sequence[nn.Module], mesh: Mesh) -> None:
     """Raises ConfigError where a pipeline divides the network, which is then no function to be called."""
     if mesh.pp.size() > 1:
         raise ConfigError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.core import CheckpointingException
@@ -16,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from cosmos_tok.number_formats import require_finite
 from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, over_stages
 from cosmos_train.parallel.shard import plain, put_in_place, whole_shape
 from cosmos_train.train.checkpoint.folder import CheckpointError
 from cosmos_train.train.checkpoint.judge import ADAM_STEP, COMMON
@@ -118,12 +117,7 @@ def has_average(folder: Path) -> bool:
 
 def check_architecture(folder: Path, pieces: Sequence[nn.Module], mesh: Mesh) -> None:
     """Compare names and whole shapes of the model's tensors with the checkpoint's, over all pipeline stages."""
-    mine: dict[str, tuple[int, ...]] = {name: whole_shape(t, mesh) for name, t in tensors_of(pieces).items()}
-    stages: list[dict[str, tuple[int, ...]]] = [{} for _ in range(mesh.pp.size())]
-    dist.all_gather_object(stages, mine, group=mesh.pp)
-    wanted: dict[str, tuple[int, ...]] = {}
-    for stage in stages:
-        wanted |= stage
+    wanted = over_stages({name: whole_shape(t, mesh) for name, t in tensors_of(pieces).items()}, mesh)
     stored = {
         key.removeprefix("model."): shape
         for key, (shape, _) in tensor_names(folder).items()
