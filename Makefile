@@ -1,5 +1,5 @@
 # make demo     set up .venv if needed, then train and sample on real footage; writes runs/demo/report.html
-# make test     set up .venv if needed, then run every test that needs no GPU, on four workers (tests/conftest.py);
+# make test     set up .venv if needed, then run every test that needs no GPU, on three workers (tests/conftest.py);
 #               those on a real Slurm where slurm-wlm and munge are installed and you are root. What was skipped is listed,
 #               and what took longest
 # make test-slurm   those alone
@@ -37,7 +37,7 @@ demo: .venv/installed
 test test-slurm: export TORCHDYNAMO_DISABLE = 1
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses 4 --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses 3 --dist loadgroup --no-loadscope-reorder \
 	  --durations=40 --durations-min=1
 
 test-gpu: .venv/installed

@@ -22,13 +22,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of `make test` runs in one go: a folder's files that share the ranks, or a file of others.
+    """What one worker of `make test` runs in one go: all that waits for a Slurm, all that share the ranks, or a file.
 
-    What waits for a Slurm starts first, since it waits longer than it computes, and what shares the ranks next.
+    The two long ones start first, and there is one of each: jobs of two Slurms beside each other miss their limits on
+    two cores.
     """
     share_ranks = {item.path for item in items if isinstance(item, pytest.Function) and "ranks" in item.fixturenames}
     for item in items:
-        group = folder_of(item) if item.path in share_ranks and folder_of(item) != "slurm" else str(item.path)
+        if folder_of(item) == "slurm":
+            group = "slurm"
+        else:
+            group = "ranks" if item.path in share_ranks else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: (folder_of(item) != "slurm", item.path not in share_ranks))
 
