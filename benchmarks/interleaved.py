@@ -12,9 +12,9 @@ class Timings:
     """Holds each side's seconds, one of each round."""
 
     seconds: dict[str, list[float]]
-    """Of wall time."""
+    """Seconds of wall time."""
     cpu_seconds: dict[str, list[float]]
-    """Of processor time, which other processes disturb less."""
+    """Seconds of processor time, which other processes disturb less."""
 
 
 def in_turns(sides: Iterable[str], rounds: int, *, warmups: int = 0) -> Iterator[tuple[int, str]]:

@@ -160,7 +160,7 @@ def psnr_db(mse_by_frame: Sequence[float]) -> float:
 
 
 def gain_db(last: dict[int, dict[str, float]]) -> float:
-    """What the model given 9 frames is better by than repeating the last of them."""
+    """Return by how much the model given 9 frames is better than repeating the last of them."""
     return last[9]["psnr_db"] - last[9]["repeat_psnr_db"]
 
 

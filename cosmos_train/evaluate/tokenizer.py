@@ -1,4 +1,4 @@
-"""What is left of videos that a tokenizer encoded and decoded again.
+"""This module measures what is left of videos that a tokenizer encoded and decoded again.
 
 PSNR, SSIM, compression and, of a discrete tokenizer, the use of its codes, by clip and over all clips; over all clips
 also the Fréchet video distance between the clips and their reconstructions (rFVD), where a feature network is given.
@@ -41,7 +41,7 @@ NUM_SHOWN = 3
 NUM_FRAMES_SHOWN, SHOWN_SEC = 6, 1.0
 """Frames of a clip that are shown, from its first second."""
 MAX_SIDE_PX = 640
-"""Of a shown picture's longer side."""
+"""A shown picture's longer side is at most this long."""
 ERROR_GAIN = 8
 """Differences are drawn so many times as large."""
 

@@ -54,7 +54,7 @@ class NetworkInput:
 
     @property
     def conditions(self) -> DiTConditions:
-        """What the network is told by name."""
+        """Return the arguments that the network is told by name."""
         return {
             "fps_B": self.fps_B,
             "condition_mask_B1THW": self.condition_mask_B1THW,

@@ -59,7 +59,7 @@ class StepResult:
     not_finite: tuple[str, ...]
     """Names of the numbers for which the step was skipped: none, unless it was."""
     ratios: dict[str, Ratio[float]] = field(default_factory=dict)
-    """Of what not every batch has, over the global batch."""
+    """Ratios over the global batch, of values that not every batch has."""
 
     @property
     def skipped(self) -> bool:

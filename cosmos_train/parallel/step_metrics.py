@@ -16,7 +16,7 @@ class Ratio(Generic[NumberT]):
 
     sum: NumberT
     count: NumberT
-    """Of how much it is the sum; 0 where the batch has none."""
+    """The sum is over so much; 0 where the batch has none."""
 
     def __add__(self, other: "Ratio[NumberT]") -> "Ratio[NumberT]":
         """Return the ratio over both; of the kind of this one."""

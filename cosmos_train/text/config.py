@@ -18,7 +18,7 @@ class TextConfig:
     """Folder that keeps the states of every text by digest of text and encoder; none encodes them each time."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What the encoder computes in; auto: bf16 on a GPU, fp32 on a CPU."""
+    """The encoder computes in this number format; auto: bf16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
         if not self.encoder:

@@ -1,4 +1,4 @@
-"""What stands between a world model and pixels: a tokenizer, and the statistics that its latents are whitened with."""
+"""A codec lies between a world model and pixels: a tokenizer, and the statistics that its latents are whitened with."""
 
 from dataclasses import dataclass
 from pathlib import Path

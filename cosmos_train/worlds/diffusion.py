@@ -29,7 +29,7 @@ the next, as config.base_fps does."""
 
 
 class Conditions(TypedDict, total=False):
-    """What the network is told by name besides latents, noise level and text."""
+    """The network is told these by name besides latents, noise level and text."""
 
     fps: FramesPerSecond
     """It may be left out of images alone, T = 1."""

@@ -67,12 +67,12 @@ class Prompts:
 
     text_PSE: Tensor
     negative_text_1SE: Tensor | None = None
-    """What guidance leads away from; an autoregressive model has no guidance."""
+    """Guidance leads away from this text; an autoregressive model has no guidance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowRequest:
-    """What is asked of a model for one window."""
+    """A request asks a model for one window."""
 
     prompts: Prompts | None
     """None where the model reads no text."""
@@ -103,7 +103,7 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World(ABC):
-    """What one rank needs to call a world model; tokenizer and text encoder are whole on every rank.
+    """A world has what one rank needs to call a model; tokenizer and text encoder are whole on every rank.
 
     Latents are what the network makes and the tokenizer decodes, in the form that the kind of model has them in. A
     method that needs a part which is not there raises ConfigError, which names it. `dataclasses.replace` gives the same
@@ -114,7 +114,7 @@ class World(ABC):
     """File, folder or checkpoint that the weights come from."""
     mesh: Mesh
     dtype: torch.dtype
-    """What the network computes in."""
+    """The network computes in this number format."""
     sampling: SampleConfig | CodeSampleConfig
     codec: Codec | None = None
     text: TextEncoder | None = None

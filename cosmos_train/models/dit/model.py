@@ -225,7 +225,7 @@ class FinalLayer(nn.Module):
 
 
 class DiTConditions(TypedDict, total=False):
-    """What `DiT.forward` is told by name besides the hidden states; its docstring says what each is."""
+    """`DiT.forward` is told these by name besides the hidden states; its docstring says what each is."""
 
     fps_B: Required[Sequence[float]]
     condition_mask_B1THW: Tensor | None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """What the run goes on from."""
+    """The run goes on from this."""
 
     folder: Path | None
     """None from scratch."""

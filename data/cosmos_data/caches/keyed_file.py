@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 
 
 class KeyedRow(NamedTuple):
-    """What is kept under a key."""
+    """A keyed row is kept under a key."""
 
     value: Tensor
     """[n, *shape]: shape and type are those of the shard, n is the row's own."""

@@ -1,4 +1,4 @@
-"""What a clip is: the row of a manifest. See `cosmos_data.manifests.manifest`."""
+"""A clip is the row of a manifest. See `cosmos_data.manifests.manifest`."""
 
 import hashlib
 import math

@@ -29,7 +29,7 @@ class Command:
     """One line of the table."""
 
     name: str
-    """What is typed; in a group, after the group's name."""
+    """The user types this; in a group, after the group's name."""
     help: str
     """What the command is for, in the lists of `--help` and at the head of its own."""
     add_options: Callable[[argparse.ArgumentParser], None]
