@@ -115,6 +115,18 @@ def test_what_a_run_would_do_is_told_as_the_run_decides_it(monkeypatch: pytest.M
     assert machine.probe_wandb().status == "wrong" and "WANDB_MODE=ofline is no mode" in machine.probe_wandb().detail
 
 
+def test_a_slurm_that_does_not_know_its_cluster_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packages alone are installed, as in a container: sbatch ends with an error even when asked for its version."""
+    for name in ("sbatch", "srun"):
+        command = tmp_path / name
+        command.write_text("#!/bin/sh\necho 'sbatch: fatal: no configuration source' >&2; exit 1\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = machine.probe_slurm()
+    assert found.status == "wrong" and found.detail.endswith("sbatch: fatal: no configuration source")
+    assert "SLURM_CONF" in found.remedy
+
+
 def test_ranks_that_a_shell_has_left_over_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
