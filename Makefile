@@ -32,10 +32,6 @@ setup: .venv/installed
 demo: .venv/installed
 	$(BIN)/python -m cosmos_launch.demo --out runs/demo $(if $(VIDEO),--video '$(VIDEO)')
 
-# megatron-core asks torch for compiled functions as it is imported, which costs each process a third of its start. None
-# runs on a CPU.
-test test-slurm: export TORCHDYNAMO_DISABLE = 1
-
 test: .venv/installed
 	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses 3 --dist loadgroup --no-loadscope-reorder \
 	  --durations=40 --durations-min=1

@@ -180,6 +180,9 @@ def why_not(importer: str, imported: str) -> str | None:
     """The rule that an import of one module of the project by another breaks, or None."""
     if inside_any(importer, LAYERS[-1]) and inside(imported, "cosmos_train"):
         return "cosmos_data and cosmos_tok know nothing of the framework; move it down, or pass it in"
+    if importer == "cosmos_train":
+        only = "cosmos_train.parallel.mcore_import"
+        return None if imported == only else f"whoever imports anything of the package runs it; it imports {only} alone"
     if is_leaf(importer):
         return None if is_leaf(imported) else "a configuration leaf imports only other leaves"
     if is_leaf(imported) or imported == "cosmos_train":

@@ -49,7 +49,9 @@ def probe_slurm() -> Finding:
     if asked.returncode:
         said = asked.stderr.strip().splitlines()
         why = f"it is installed, and does not know its cluster: {said[-1] if said else 'sbatch said nothing'}"
-        return Finding("Slurm", "wrong", why, "set SLURM_CONF to the cluster's slurm.conf, or submit from its login node")
+        return Finding(
+            "Slurm", "wrong", why, "set SLURM_CONF to the cluster's slurm.conf, or submit from its login node"
+        )
     job = os.environ.get("SLURM_JOB_ID")
     return Finding("Slurm", "ok", f"{asked.stdout.strip()}, {f'inside job {job}' if job else 'not inside a job'}")
 

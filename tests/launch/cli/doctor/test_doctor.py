@@ -116,7 +116,7 @@ def test_what_a_run_would_do_is_told_as_the_run_decides_it(monkeypatch: pytest.M
 
 
 def test_a_slurm_that_does_not_know_its_cluster_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The packages alone are installed, as in a container: sbatch ends with an error even when asked for its version."""
+    """The packages alone are there, as in a container: sbatch ends with an error even when asked for its version."""
     for name in ("sbatch", "srun"):
         command = tmp_path / name
         command.write_text("#!/bin/sh\necho 'sbatch: fatal: no configuration source' >&2; exit 1\n")
