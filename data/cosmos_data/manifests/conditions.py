@@ -15,12 +15,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from cosmos_data.geometry.rotations import rotation_faults
+
 Convention = Literal["world_to_camera_opencv", "camera_to_world_opencv", "camera_to_world_opengl"]
 """What an extrinsic matrix [R | t] maps, and the camera's axes: OpenCV x right, y down, z ahead; OpenGL x right, y up,
 z back. Translations in metres where the scale is known."""
-
-ORTHONORMAL_TOLERANCE = 1e-3
-"""Largest entry of |R R^T - 1|: poses are often stored as fp16 or as printed decimals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +66,7 @@ class Camera:
                 return
         yield from _not_finite("camera: intrinsics_px", self.intrinsics_px, 4, "frame")
         yield from _not_finite("camera: extrinsics", self.extrinsics, 12, "frame")
-        yield from _no_rotation("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3])
+        yield from rotation_faults("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3], "frame")
 
     def part(self, start_frame: int, num_frames: int, of_frames: int, *, frame_stride: int = 1) -> "Camera":
         """Of a shorter clip: so many frames from start_frame on, every frame_stride-th of the `of_frames` there are."""
@@ -162,7 +161,7 @@ class EgoTrajectory:
             return
         yield from _not_finite("ego_trajectory", self.positions_m, 3, "step")
         yield from _not_finite("ego_trajectory: rotations", self.rotations, 9, "step")
-        yield from _no_rotation("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)))
+        yield from rotation_faults("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "EgoTrajectory":
         """Of a shorter clip, and as far past its end as this one goes."""
@@ -190,14 +189,3 @@ def _not_finite(what: str, values: tuple[float, ...], each: int, unit: str) -> I
     bad = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))
     if len(bad):
         yield f"{what}: {values[bad[0]]} at {unit} {bad[0] // each}, {len(bad)} such values in all"
-
-
-def _no_rotation(what: str, matrices_N33: np.ndarray) -> Iterator[str]:
-    finite = np.asarray(np.isfinite(matrices_N33).all(axis=(1, 2)))
-    matrices = np.where(finite[:, None, None], matrices_N33, np.eye(3))
-    error_N: np.ndarray = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
-    bad = np.flatnonzero((error_N > ORTHONORMAL_TOLERANCE) | (np.linalg.det(matrices) < 0))
-    if len(bad):
-        error = float(error_N[bad[0]])
-        kind = "a mirror image" if error <= ORTHONORMAL_TOLERANCE else f"off by {error:.2g}"
-        yield f"{what}: the matrix at {bad[0]} is no rotation ({kind}), {len(bad)} of {len(matrices)} in all"
