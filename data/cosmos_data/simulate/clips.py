@@ -36,6 +36,9 @@ class SimulatedClip:
     views: tuple[SimulatedView, ...]
     caption: str
     action: Action | None = None
+    state: Action | None = None
+    """What a robot would know of itself: the manifest's column of that name."""
+
     instance_names: tuple[str, ...] = ()
     """Name of each number in `instances_THW`."""
 

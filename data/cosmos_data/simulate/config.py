@@ -120,5 +120,46 @@ class RoomConfig(WorldConfig):
             )
 
 
-WORLDS: dict[str, type[WorldConfig]] = {"discs": DiscsConfig, "room": RoomConfig}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PusherConfig(WorldConfig):
+    """A hand that pushes discs or blocks over a table, in closed form (`cosmos_data.simulate.pusher`). Lengths are in
+    widths of the table, which fills the picture: the same seed is the same world at every size."""
+
+    shape: Literal["disc", "block"] = "disc"
+    """What is pushed: discs, or square blocks that do not turn."""
+
+    num_objects: Annotated[int, Interval(ge=1, le=2)] = 1
+    """Things on the table that can be pushed, each of a colour of its own."""
+
+    hand_radius: Annotated[float, Interval(gt=0, le=0.15)] = 0.07
+    """Radius of the hand."""
+
+    object_radius: Annotated[float, Interval(gt=0, le=0.15)] = 0.12
+    """Radius of a disc, or half the side of a block."""
+
+    max_speed: Annotated[float, Interval(gt=0, le=0.1)] = 0.06
+    """Longest way of the hand from one frame to the next."""
+
+    policy: Literal["random", "scripted", "task"] = "random"
+    """random: the hand goes to and fro, often through a thing that it then pushes, and stands still at times. scripted:
+    it pushes one thing after the other, each from a side. task: it pushes one thing one way and then stands still, and
+    the caption says so; the first frame tells nothing of the task."""
+
+    task: Literal["random", "left", "right", "up", "down"] = "random"
+    """Which way policy=task pushes: random: another one for each clip. Clips that differ in it alone have the same
+    first frame."""
+
+    def __post_init__(self) -> None:
+        WorldConfig.__post_init__(self)
+        room = min(1, self.height_px / self.width_px) - 2 * (2 * self.hand_radius + self.object_radius)
+        if room < 0.1:
+            raise DataError(
+                f"hand_radius={self.hand_radius} and object_radius={self.object_radius} leave the hand no room around a"
+                f" thing on a table of {self.width_px}x{self.height_px} px; make them smaller, or the picture squarer"
+            )
+        if self.task != "random" and self.policy != "task":
+            raise DataError(f"task={self.task} is for policy=task, and policy={self.policy}; use policy=task")
+
+
+WORLDS: dict[str, type[WorldConfig]] = {"discs": DiscsConfig, "room": RoomConfig, "pusher": PusherConfig}
 """What a world is called on the command line, and its keys."""

@@ -225,8 +225,8 @@ def _row(clip: SimulatedClip, names: list[str], split: Split) -> dict[str, Any]:
     row = first | {"caption": clip.caption, "split": split}
     if others:
         row["views"] = [view | {"caption": clip.caption} for view in others]
-    if clip.action is not None:
-        row["action"] = plain_values(clip.action)
+    signals = {"action": clip.action, "state": clip.state}
+    row |= {name: plain_values(signal) for name, signal in signals.items() if signal is not None}
     return row
 
 

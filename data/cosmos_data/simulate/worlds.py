@@ -3,8 +3,9 @@
 from functools import lru_cache
 
 from cosmos_data.simulate.clips import World
-from cosmos_data.simulate.config import DiscsConfig, RoomConfig, WorldConfig
+from cosmos_data.simulate.config import DiscsConfig, PusherConfig, RoomConfig, WorldConfig
 from cosmos_data.simulate.discs import Discs
+from cosmos_data.simulate.pusher import Pusher
 from cosmos_data.simulate.room import Room
 
 
@@ -16,4 +17,6 @@ def open_world(config: WorldConfig) -> World:
             return Discs(config)
         case RoomConfig():
             return Room(config)
+        case PusherConfig():
+            return Pusher(config)
     raise TypeError(f"{type(config).__name__} is the configuration of no world")

@@ -20,7 +20,7 @@ from cosmos_data.manifests.check import check_manifest
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import cover_windows
 from cosmos_data.sample_plan.window_conditions import conditions_of
-from cosmos_data.simulate.config import DiscsConfig, RoomConfig, WorldConfig
+from cosmos_data.simulate.config import DiscsConfig, PusherConfig, RoomConfig, WorldConfig
 from cosmos_data.simulate.folder import FIRST_HELDOUT_SEED, SimulationRequest, simulate
 from cosmos_data.simulate.labels import read_labels
 from cosmos_data.simulate.worlds import open_world
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("world", [DiscsConfig(num_frames=9), RoomConfig(num_frames=9)])
+@pytest.mark.parametrize("world", [DiscsConfig(num_frames=9), RoomConfig(num_frames=9), PusherConfig(num_frames=9)])
 def test_a_folder_is_as_of_real_footage(world: WorldConfig, tmp_path: Path):
     manifest = simulate(tmp_path / "world", SimulationRequest(world=world, num_train=2, num_heldout=2))
     assert [clip.split for clip in manifest] == ["train", "train", "heldout", "heldout"]
@@ -60,6 +60,7 @@ def test_a_folder_is_as_of_real_footage(world: WorldConfig, tmp_path: Path):
         clip = open_world(world).clip(int(Path(sample.clip.path).stem))
         assert sample.clip.caption == clip.caption
         assert conditions_of(sample).camera == clip.views[0].camera
+        assert (sample.clip.action, sample.clip.state) == (clip.action, clip.state)
         video_3THW = PyAVDecoder(1).decode([sample])[0].numpy()
         error = (video_3THW.transpose(1, 2, 3, 0).astype(float) - clip.views[0].pictures_THW3) / 255
         assert -10 * math.log10(np.square(error).mean()) > 20, "MJPEG halves the resolution of colours"
