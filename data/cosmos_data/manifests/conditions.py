@@ -1,4 +1,4 @@
-"""What a clip comes with besides pictures: captions of its parts, its camera, actions, the vehicle's path.
+"""What a clip comes with besides pictures: captions of its parts, its camera, actions, states, the vehicle's path.
 
 Arrays are flat tuples, row after row, as the manifest stores them; the methods give numpy arrays of the shapes below.
 T is the clip's frames, N the steps of a signal that has a rate of its own. Step k of a signal is at time k / rate_hz
@@ -15,12 +15,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from cosmos_data.geometry.rotations import rotation_faults
+
 Convention = Literal["world_to_camera_opencv", "camera_to_world_opencv", "camera_to_world_opengl"]
 """What an extrinsic matrix [R | t] maps, and the camera's axes: OpenCV x right, y down, z ahead; OpenGL x right, y up,
 z back. Translations in metres where the scale is known."""
-
-ORTHONORMAL_TOLERANCE = 1e-3
-"""Largest entry of |R R^T - 1|: poses are often stored as fp16 or as printed decimals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +66,7 @@ class Camera:
                 return
         yield from _not_finite("camera: intrinsics_px", self.intrinsics_px, 4, "frame")
         yield from _not_finite("camera: extrinsics", self.extrinsics, 12, "frame")
-        yield from _no_rotation("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3])
+        yield from rotation_faults("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3], "frame")
 
     def part(self, start_frame: int, num_frames: int, of_frames: int, *, frame_stride: int = 1) -> "Camera":
         """Of a shorter clip: so many frames from start_frame on, every frame_stride-th of the `of_frames` there are."""
@@ -93,7 +92,9 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
-    """What was done to bring about what is seen: robot commands, steering."""
+    """What was done to bring about what is seen: robot commands, steering. Step k is done at time k / rate_hz and leads
+    to what is seen after it, so at a rate of one step a frame, step k leads from frame k to frame k+1, and the last one
+    past the clip's end. The same record, as a clip's `state`, holds what sensors measured at these times."""
 
     names: tuple[str, ...]
     """Of the dimensions: x, y, z, roll, pitch, yaw, gripper."""
@@ -108,23 +109,28 @@ class Action:
     values: tuple[float, ...]
     """[N, dimensions]"""
 
+    embodiment: str = ""
+    """Whose actions they are, such as bridge, droid or pusher: what is learnt of one embodiment's numbers, and their
+    statistics, hold for no other. Empty where nobody says."""
+
     def values_ND(self) -> np.ndarray:
         return np.reshape(self.values, (-1, len(self.names)))
 
-    def faults(self, num_frames: int, fps: float) -> Iterator[str]:
+    def faults(self, num_frames: int, fps: float, *, what: str = "action") -> Iterator[str]:
+        """what: the column that holds it, action or state."""
         if not self.names or len(set(self.names)) != len(self.names) or len(self.units) != len(self.names):
-            yield f"action: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
+            yield f"{what}: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
             return
         if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
-            yield f"action: rate_hz {self.rate_hz} is no rate"
+            yield f"{what}: rate_hz {self.rate_hz} is no rate"
             return
         expected = num_steps(num_frames, fps, self.rate_hz)
         if len(self.values) != expected * len(self.names):
             yield (
-                f"action: {len(self.values)} values; {expected} steps of {len(self.names)} belong to {num_frames}"
+                f"{what}: {len(self.values)} values; {expected} steps of {len(self.names)} belong to {num_frames}"
                 f" frames at {fps:g} fps and {self.rate_hz:g} Hz"
             )
-        yield from _not_finite("action", self.values, len(self.names), "step")
+        yield from _not_finite(what, self.values, len(self.names), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "Action":
         """Of a shorter clip."""
@@ -162,12 +168,24 @@ class EgoTrajectory:
             return
         yield from _not_finite("ego_trajectory", self.positions_m, 3, "step")
         yield from _not_finite("ego_trajectory: rotations", self.rotations, 9, "step")
-        yield from _no_rotation("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)))
+        yield from rotation_faults("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "EgoTrajectory":
         """Of a shorter clip, and as far past its end as this one goes."""
         start, _ = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.positions_m) // 3)
         return replace(self, positions_m=self.positions_m[3 * start :], rotations=self.rotations[9 * start :])
+
+
+def signal_faults(
+    action: Action | None, state: Action | None, ego_trajectory: EgoTrajectory | None, num_frames: int, fps: float
+) -> Iterator[str]:
+    """Yield what is wrong with the signals of a clip, or of a whole video, of so many frames."""
+    if action is not None:
+        yield from action.faults(num_frames, fps)
+    if state is not None:
+        yield from state.faults(num_frames, fps, what="state")
+    if ego_trajectory is not None:
+        yield from ego_trajectory.faults(num_frames, fps)
 
 
 def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:
@@ -190,14 +208,3 @@ def _not_finite(what: str, values: tuple[float, ...], each: int, unit: str) -> I
     bad = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))
     if len(bad):
         yield f"{what}: {values[bad[0]]} at {unit} {bad[0] // each}, {len(bad)} such values in all"
-
-
-def _no_rotation(what: str, matrices_N33: np.ndarray) -> Iterator[str]:
-    finite = np.asarray(np.isfinite(matrices_N33).all(axis=(1, 2)))
-    matrices = np.where(finite[:, None, None], matrices_N33, np.eye(3))
-    error_N: np.ndarray = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
-    bad = np.flatnonzero((error_N > ORTHONORMAL_TOLERANCE) | (np.linalg.det(matrices) < 0))
-    if len(bad):
-        error = float(error_N[bad[0]])
-        kind = "a mirror image" if error <= ORTHONORMAL_TOLERANCE else f"off by {error:.2g}"
-        yield f"{what}: the matrix at {bad[0]} is no rotation ({kind}), {len(bad)} of {len(matrices)} in all"

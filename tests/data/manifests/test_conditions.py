@@ -39,8 +39,8 @@ def test_good_ones_have_no_faults():
     ("camera", "words"),
     [
         (replace(CAMERA, extrinsics=edited(EYE * 8, 27, math.nan)), "nan at frame 2, 1 such"),
-        (replace(CAMERA, extrinsics=edited(EYE * 8, 12, 1.1)), "the matrix at 1 is no rotation"),
-        (replace(CAMERA, extrinsics=edited(EYE * 8, 0, -1.0)), "at 0 is no rotation (a mirror image)"),
+        (replace(CAMERA, extrinsics=edited(EYE * 8, 12, 1.1)), "the matrix at frame 1 is no rotation"),
+        (replace(CAMERA, extrinsics=edited(EYE * 8, 0, -1.0)), "at frame 0 is no rotation (a mirror image)"),
         (replace(CAMERA, extrinsics=EYE * 7), "84 values; 12, or 12 for each of 8 frames"),
         (replace(CAMERA, intrinsics_px=(1.0, math.inf, 0.0, 0.0)), "inf at frame 0"),
         (replace(CAMERA, convention="blender"), "convention 'blender'"),
@@ -55,7 +55,7 @@ def test_impossible_cameras(camera, words):
     ("action", "words"),
     [
         (replace(ACTION, values=ACTION.values[:-2]), "18 values; 10 steps of 2 belong to 60 frames at 30 fps and 5 Hz"),
-        (replace(ACTION, values=edited(ACTION.values, 7, math.nan)), "nan at step 3"),
+        (replace(ACTION, values=edited(ACTION.values, 7, math.nan)), "action: nan at step 3"),
         (replace(ACTION, units=("m",)), "one unit for each name"),
         (replace(ACTION, names=("x", "x")), "none twice"),
         (replace(ACTION, rate_hz=0.0), "no rate"),
@@ -63,6 +63,7 @@ def test_impossible_cameras(camera, words):
 )
 def test_impossible_actions(action, words):
     assert words in " ".join(action.faults(60, 30.0))
+    assert all(fault.startswith("state: ") for fault in action.faults(60, 30.0, what="state"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,10 @@ def test_impossible_actions(action, words):
         (replace(EGO, positions_m=EGO.positions_m[:-3]), "3 for each of 10 steps or more"),
         (replace(EGO, positions_m=edited(EGO.positions_m, 4, -math.inf)), "-inf at step 1"),
         (replace(EGO, rotations=(1.0,) * 9), "9 for each of 10 steps"),
-        (replace(EGO, rotations=(2.0, 0, 0, 0, 2.0, 0, 0, 0, 2.0) * 10), "at 0 is no rotation (off by 3), 10 of 10"),
+        (
+            replace(EGO, rotations=(2.0, 0, 0, 0, 2.0, 0, 0, 0, 2.0) * 10),
+            "at step 0 is no rotation (off by 3), 10 of 10",
+        ),
     ],
 )
 def test_impossible_trajectories(ego, words):
