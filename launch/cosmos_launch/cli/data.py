@@ -32,6 +32,7 @@ def build(
     heldout_every: int,
     max_clips: int | None,
     cameras: Sequence[str],
+    pictures_fps: float | None,
     max_bad_share: float,
     pixels: Literal["square", "stored"],
     hdr: Literal["tone_map", "refuse", "keep"],
@@ -53,6 +54,7 @@ def build(
         split_shots=not keep_shots,
         max_bad_share=max_bad_share,
         cameras=cameras,
+        pictures_fps=pictures_fps,
         rules=Rules(pixels=pixels, hdr=hdr, interlaced=interlaced, background=background),
     )
     if is_metadataset(source):
@@ -85,7 +87,7 @@ def _build_blend(source: Path, out: Path, make: Make, max_clips: int | None) -> 
 
 def _build_one(source: Path, out: Path, make: Make, max_clips: int | None) -> None:
     with progress("read", "videos") as advance:
-        built = make(source, progress=advance)
+        built = make(source, gathered_folder=out.with_suffix(".frames"), progress=advance)
     manifest = built.manifest
     if not len(manifest):
         raise DataError(
