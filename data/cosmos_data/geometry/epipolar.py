@@ -105,7 +105,7 @@ def fitted_intrinsics(
         all_frames_T4 = np.broadcast_to(intrinsics_of(change_4), (len(intrinsics_T4), 4))
         return float(np.median(residuals_px(matches, poses_T44, all_frames_T4)))
 
-    starts = [np.array([scale, scale, 0.0, 0.0]) for scale in (-0.7, -0.35, 0.0, 0.35, 0.7)]
+    starts = [np.array([scale, scale, 0.0, 0.0]) for scale in (0.0, -0.5, 0.5)]
     found = [_descended(error_of, start_4) for start_4 in starts]
     best_4 = min(found, key=error_of)
     return intrinsics_of(best_4), error_of(best_4)
@@ -113,7 +113,7 @@ def fitted_intrinsics(
 
 def _descended(error_of: Callable[[np.ndarray], float], change_4: np.ndarray) -> np.ndarray:
     error, step = error_of(change_4), 0.16
-    while step > 0.004:
+    while step > 0.005:
         tried = [change_4 + step * direction_4 for direction_4 in DIRECTIONS]
         errors = list(map(error_of, tried))
         best = int(np.argmin(errors))

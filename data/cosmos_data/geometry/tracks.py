@@ -73,7 +73,6 @@ def floor_px(matches: Matches) -> np.ndarray:
     """Return the Sampson error [N] of the best epipolar geometry of a pair of frames, whatever their cameras: what the
     corners' own errors come to. Of nothing that can be fitted it is empty."""
     cv2 = opencv()
-    cv2.setRNGSeed(0)  # it draws samples
     F_33, _ = cv2.findFundamentalMat(matches.first_px_N2, matches.second_px_N2, cv2.FM_LMEDS)
     if F_33 is None or F_33.shape != (3, 3):
         return np.zeros(0)

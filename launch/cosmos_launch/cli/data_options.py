@@ -49,6 +49,9 @@ def check(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train data check`."""
     parser.add_argument("source", type=Path, help="the manifest; what was read is remembered beside it")
     parser.add_argument("--target-fps", type=float, help="data.target_fps of the run that the clips are for")
+    parser.add_argument(
+        "--poses", action="store_true", help="prove from the pictures what cameras' poses and intrinsics mean"
+    )
     parser.add_argument("--out", type=Path, help="a text file for all findings")
 
 
