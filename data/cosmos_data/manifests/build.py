@@ -258,14 +258,14 @@ def _clips_of(
 def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
     """Give a video that counts by a rate of its own in frames of its files' rate: by number where the rates are one,
     else by time, as LeRobot finds its frames."""
+    if video.has_step_per_frame:
+        return _at_rate(video, fps)
     if video.fps is None:
         return video
     counted_per_sec = video.fps if _is_same_rate(video.fps, fps) else fps
     views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in video.views)
     if counted_per_sec == video.fps:
-        action = video.action and replace(video.action, rate_hz=fps)
-        state = video.state and replace(video.state, rate_hz=fps)
-        return replace(video, views=views, action=action, state=state)
+        return _at_rate(replace(video, views=views), fps)
     assert video.num_frames is not None
     ratio = fps / video.fps
 
@@ -285,6 +285,12 @@ def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
         action=video.action and video.action.part(0, num_frames, fps),
         state=video.state and video.state.part(0, num_frames, fps),
     )
+
+
+def _at_rate(video: FoundVideo, fps: float) -> FoundVideo:
+    """Give its signals a step for each frame."""
+    action = video.action and replace(video.action, rate_hz=fps)
+    return replace(video, action=action, state=video.state and replace(video.state, rate_hz=fps))
 
 
 def _is_same_rate(said_fps: float, fps: float) -> bool:

@@ -108,6 +108,9 @@ class FoundVideo:
     """The rate that num_frames and the steps of signals count, where its data set states one. A file that has another
     rate is read by time."""
 
+    has_step_per_frame: bool = False
+    """Whether its signals have a step for each frame, at whatever rate the file has."""
+
     split: Split | None = None
     captions: tuple[CaptionWindow, ...] = ()
     action: Action | None = None

@@ -182,8 +182,12 @@ class _Reader:
             num_frames=num_frames,
             fps=self.info.fps,
             captions=windows,
-            action=signal_of(frames, self.actions, self.info.fps, embodiment) if frames is not None and self.actions else None,
-            state=signal_of(frames, self.states, self.info.fps, embodiment) if frames is not None and self.states else None,
+            action=signal_of(frames, self.actions, self.info.fps, embodiment)
+            if frames is not None and self.actions
+            else None,
+            state=signal_of(frames, self.states, self.info.fps, embodiment)
+            if frames is not None and self.states
+            else None,
             is_one_shot=True,
         )
 

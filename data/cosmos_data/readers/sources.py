@@ -7,6 +7,7 @@
     LeRobot, energon       cosmos_data.readers.lerobot, cosmos_data.readers.energon
     files of camera poses  beside a video or pictures: cosmos_data.readers.scenes; as a text of numbers in NAME.txt:
                            cosmos_data.readers.camera_text
+    Bridge                 annotations with a robot's states, beside videos: cosmos_data.readers.bridge
 
 A folder may hold tars and such data sets beside its videos. Captions, cameras, actions and trajectories are of the
 whole video; the build cuts them with it.
@@ -20,6 +21,7 @@ from cosmos_data.contents import Content, look_at
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
+from cosmos_data.readers.bridge import read_bridge
 from cosmos_data.readers.energon import is_energon, read_energon
 from cosmos_data.readers.file_group import (
     CAPTION_SUFFIXES,
@@ -78,8 +80,12 @@ def _read_data_set(path: Path, prefix: str, cameras: Sequence[str]) -> Iterator[
 def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
     folder = walk(root)
     scenes = find_scenes(str(root), folder.files)
+    episodes, of_episodes = read_bridge(str(root), folder.files)
+    for name in of_episodes:
+        del folder.files[name]
     yield from folder.others
     yield from scenes.found
+    yield from episodes
     texts = _texts_by_stem(folder)
     used = set(scenes.used)
     for name in sorted(folder.files | folder.data_sets):
