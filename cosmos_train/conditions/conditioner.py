@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cosmos_data.manifests.conditions import Action, Camera
 from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_train.conditions.action_statistics import Embodiments
 from cosmos_train.conditions.actions import next_frame_11A, packed_LRA, steps_per_frame
 from cosmos_train.conditions.config import PLUCKER_CHANNELS, ActionConditionConfig, ConditionConfig
 from cosmos_train.conditions.rays import plucker_6LHW, pooled_frames
-from cosmos_train.conditions.statistics import Embodiments
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.dit.config import DiTConfig
 

@@ -101,14 +101,14 @@ def test_a_camera_that_stands_still_has_no_moment():
 
 
 def test_complaint_13_intrinsics_of_another_picture_are_refused():
-    with pytest.raises(ConfigError, match="64 x 32 px.*after its crop"):
+    with pytest.raises(ConfigError, match=r"64 x 32 px.*after its crop"):
         rays(replace(camera(poses()), width_px=64))
 
 
 def test_what_is_no_rotation_or_too_short_is_refused():
     mirrored = poses()
     mirrored[3, :3, 0] *= -1
-    with pytest.raises(DataError, match="at 3 is no rotation"):
+    with pytest.raises(DataError, match="at frame 3 is no rotation"):
         rays(camera(mirrored))
-    with pytest.raises(DataError, match="108 values|96 values"):
+    with pytest.raises(DataError, match="96 values"):
         rays(camera(poses()[:-1]))

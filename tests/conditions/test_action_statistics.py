@@ -7,8 +7,8 @@ import pytest
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
+from cosmos_train.conditions.action_statistics import ActionStatistics, Embodiments
 from cosmos_train.conditions.config import ActionConditionConfig
-from cosmos_train.conditions.statistics import ActionStatistics, Embodiments
 from cosmos_train.config.errors import ConfigError
 
 NAMES = ("x", "y", "gripper")
@@ -100,7 +100,7 @@ def test_actions_of_one_embodiment_are_alike():
 
 
 def test_factors_belong_to_the_dimensions():
-    with pytest.raises(ConfigError, match="2 factors.*3 dimensions"):
+    with pytest.raises(ConfigError, match=r"2 factors.*3 dimensions"):
         ActionStatistics.of([action()], ActionConditionConfig(action_normalize="scale", action_scale=(20, 1)))
     with pytest.raises(ConfigError, match="do not belong together"):
         ActionConditionConfig(action_scale=(20,))
