@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
-from cosmos_data.manifests.conditions import CaptionWindow
+from cosmos_data.manifests.conditions import CaptionWindow, signal_faults
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
@@ -234,7 +234,8 @@ def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
     views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in video.views)
     if counted_per_sec == video.fps:
         action = video.action and replace(video.action, rate_hz=fps)
-        return replace(video, views=views, action=action)
+        state = video.state and replace(video.state, rate_hz=fps)
+        return replace(video, views=views, action=action, state=state)
     assert video.num_frames is not None
     ratio = fps / video.fps
 
@@ -246,8 +247,14 @@ def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
     for window in video.captions:
         start, end = frames(window.start_frame), frames(window.start_frame + window.num_frames)
         captions.append(replace(window, start_frame=start, num_frames=end - start))
-    action = video.action and video.action.part(0, num_frames, fps)
-    return replace(video, views=views, num_frames=num_frames, captions=tuple(captions), action=action)
+    return replace(
+        video,
+        views=views,
+        num_frames=num_frames,
+        captions=tuple(captions),
+        action=video.action and video.action.part(0, num_frames, fps),
+        state=video.state and video.state.part(0, num_frames, fps),
+    )
 
 
 def _is_same_rate(said_fps: float, fps: float) -> bool:
@@ -259,9 +266,7 @@ def _faults(video: FoundVideo, num_frames: int, fps: float) -> Iterator[str]:
     for view in video.views:
         if view.camera is not None:
             yield from view.camera.faults(num_frames)
-    for signal in (video.action, video.ego_trajectory):
-        if signal is not None:
-            yield from signal.faults(num_frames, fps)
+    yield from signal_faults(video.action, video.state, video.ego_trajectory, num_frames, fps)
 
 
 def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Iterator[tuple[int, int]]:
@@ -307,6 +312,7 @@ def _clip(video: FoundVideo, infos: list[VideoInfo], start_frame: int, num_frame
         captions=tuple(captions),
         views=tuple(views[1:]),
         action=video.action and video.action.part(start_frame, num_frames, fps),
+        state=video.state and video.state.part(start_frame, num_frames, fps),
         ego_trajectory=video.ego_trajectory and video.ego_trajectory.part(start_frame, num_frames, fps),
         **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
     )

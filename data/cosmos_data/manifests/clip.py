@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
-from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
+from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory, signal_faults
 
 Split = Literal["train", "heldout"]
 Seek = Literal["rate", "stamps", "count"]
@@ -139,6 +139,9 @@ class Clip(Pictures):
     """The other views of the same frames."""
 
     action: Action | None = None
+    state: Action | None = None
+    """What the robot's sensors said: joints, the place of the hand."""
+
     ego_trajectory: EgoTrajectory | None = None
 
     def each_view(self) -> tuple["Clip", ...]:
@@ -151,14 +154,12 @@ class Clip(Pictures):
         return self.caption if best is None or not best.overlap(start_frame, num_frames) else best.text
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with cameras, actions and trajectory; see `cosmos_data.manifests.conditions`."""
+        """What is wrong with cameras, actions, states and trajectory; see `cosmos_data.manifests.conditions`."""
         for number, view in enumerate((self, *self.views)):
             if view.camera is not None:
                 where = f"view {view.view or number}: " if self.views else ""
                 yield from (where + fault for fault in view.camera.faults(self.num_frames))
-        for signal in (self.action, self.ego_trajectory):
-            if signal is not None:
-                yield from signal.faults(self.num_frames, self.fps)
+        yield from signal_faults(self.action, self.state, self.ego_trajectory, self.num_frames, self.fps)
 
     def _of(self, pictures: Pictures) -> "Clip":
         return replace(self, views=(), **{field.name: getattr(pictures, field.name) for field in fields(Pictures)})

@@ -1,4 +1,4 @@
-"""What a clip comes with besides pictures: captions of its parts, its camera, actions, the vehicle's path.
+"""What a clip comes with besides pictures: captions of its parts, its camera, actions, states, the vehicle's path.
 
 Arrays are flat tuples, row after row, as the manifest stores them; the methods give numpy arrays of the shapes below.
 T is the clip's frames, N the steps of a signal that has a rate of its own. Step k of a signal is at time k / rate_hz
@@ -92,7 +92,9 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
-    """What was done to bring about what is seen: robot commands, steering."""
+    """What was done to bring about what is seen: robot commands, steering. Step k is done at time k / rate_hz and leads
+    to what is seen after it, so at a rate of one step a frame, step k leads from frame k to frame k+1, and the last one
+    past the clip's end. The same record, as a clip's `state`, holds what sensors measured at these times."""
 
     names: tuple[str, ...]
     """Of the dimensions: x, y, z, roll, pitch, yaw, gripper."""
@@ -107,23 +109,28 @@ class Action:
     values: tuple[float, ...]
     """[N, dimensions]"""
 
+    embodiment: str = ""
+    """Whose actions they are, such as bridge, droid or pusher: what is learnt of one embodiment's numbers, and their
+    statistics, hold for no other. Empty where nobody says."""
+
     def values_ND(self) -> np.ndarray:
         return np.reshape(self.values, (-1, len(self.names)))
 
-    def faults(self, num_frames: int, fps: float) -> Iterator[str]:
+    def faults(self, num_frames: int, fps: float, *, what: str = "action") -> Iterator[str]:
+        """what: the column that holds it, action or state."""
         if not self.names or len(set(self.names)) != len(self.names) or len(self.units) != len(self.names):
-            yield f"action: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
+            yield f"{what}: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
             return
         if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
-            yield f"action: rate_hz {self.rate_hz} is no rate"
+            yield f"{what}: rate_hz {self.rate_hz} is no rate"
             return
         expected = num_steps(num_frames, fps, self.rate_hz)
         if len(self.values) != expected * len(self.names):
             yield (
-                f"action: {len(self.values)} values; {expected} steps of {len(self.names)} belong to {num_frames}"
+                f"{what}: {len(self.values)} values; {expected} steps of {len(self.names)} belong to {num_frames}"
                 f" frames at {fps:g} fps and {self.rate_hz:g} Hz"
             )
-        yield from _not_finite("action", self.values, len(self.names), "step")
+        yield from _not_finite(what, self.values, len(self.names), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "Action":
         """Of a shorter clip."""
@@ -167,6 +174,18 @@ class EgoTrajectory:
         """Of a shorter clip, and as far past its end as this one goes."""
         start, _ = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.positions_m) // 3)
         return replace(self, positions_m=self.positions_m[3 * start :], rotations=self.rotations[9 * start :])
+
+
+def signal_faults(
+    action: Action | None, state: Action | None, ego_trajectory: EgoTrajectory | None, num_frames: int, fps: float
+) -> Iterator[str]:
+    """Yield what is wrong with the signals of a clip, or of a whole video, of so many frames."""
+    if action is not None:
+        yield from action.faults(num_frames, fps)
+    if state is not None:
+        yield from state.faults(num_frames, fps, what="state")
+    if ego_trajectory is not None:
+        yield from ego_trajectory.faults(num_frames, fps)
 
 
 def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:

@@ -24,7 +24,7 @@ from cosmos_data.manifests.clip import Clip, Pictures, Split, check_clip
 from cosmos_data.manifests.rows import (
     OLDEST_VERSION,
     SCHEMA,
-    SCHEMA_2,
+    SCHEMAS,
     SINCE_VERSION_3,
     from_row,
     plain_values,
@@ -114,8 +114,8 @@ class Manifest:
     def digest(self) -> str:
         """sha256 over every row's content but its paths and offsets, in row order: the same wherever the folder lies,
         in whatever file; another one as soon as a frame, a caption, a split or the order changes. It is computed by
-        whoever writes the file. Columns of version 3 count where they differ from what version 2 took for granted,
-        whose digests so stay as they were."""
+        whoever writes the file. What came after version 2 counts where it differs from what that version took for
+        granted, so digests of older manifests stay as they were."""
         if self._digest is None:
             self._digest = _digest_of(self)
         return self._digest
@@ -174,7 +174,7 @@ class Manifest:
 
 
 def _digest_of(clips: Iterable[Clip]) -> str:
-    sha256 = hashlib.sha256(json.dumps([OLDEST_VERSION, SCHEMA_2.names]).encode())
+    sha256 = hashlib.sha256(json.dumps([OLDEST_VERSION, SCHEMAS[OLDEST_VERSION].names]).encode())
     plain = {field.name: field.default for field in fields(Pictures) if field.name in SINCE_VERSION_3}
     for clip in clips:
         row = to_row(clip)
@@ -184,6 +184,11 @@ def _digest_of(clips: Iterable[Clip]) -> str:
             for name, default in plain.items():
                 if pictures[name] == default:
                     del pictures[name]
+        if row["state"] is None:
+            del row["state"]
+        for signal in (row["action"], row.get("state")):
+            if signal is not None and signal["embodiment"] == "":
+                del signal["embodiment"]
         sha256.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return sha256.hexdigest()
 

@@ -177,7 +177,7 @@ def _at(view: Clip, place: VideoFile) -> Clip:
 def _said(key: str, clip: Clip, views: list[Clip]) -> dict[str, bytes]:
     """KEY.txt and KEY.json, as `cosmos_data.readers.sources` reads them."""
     row = to_row(replace(clip, camera=views[0].camera))
-    said = {name: row[name] for name in ("clip_id", "split", "captions", "action", "ego_trajectory", "camera")}
+    said = {name: row[name] for name in ("clip_id", "split", "captions", "action", "state", "ego_trajectory", "camera")}
     said["views"] = [{"view": view.view, "camera": to_row(view)["camera"]} for view in views[1:]]
     return {f"{key}.txt": clip.caption.encode(), f"{key}.json": json.dumps(said).encode()}
 

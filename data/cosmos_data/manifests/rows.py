@@ -17,7 +17,7 @@ from cosmos_data.errors import DataError
 from cosmos_data.manifests.clip import Clip, Pictures
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 2
 """That is still read: what its columns lack has the defaults of `Clip`, which is how it was read then."""
 VERSION_KEY = b"cosmos_data.schema_version"
@@ -62,59 +62,52 @@ SINCE_VERSION_3 = ("is_mirrored", "stream_index", "pixel_aspect", "transfer", "p
 SINCE_VERSION_3 += ("is_squared", "has_alpha", "is_tone_mapped", "is_deinterlaced", "background")
 
 
-def _columns(pictures: list[pa.Field]) -> list[pa.Field]:
-    return [
+ACTION = [
+    pa.field("names", pa.list_(pa.string()), nullable=False),
+    pa.field("units", pa.list_(pa.string()), nullable=False),
+    pa.field("rate_hz", pa.float64(), nullable=False),
+    pa.field("frame_of_reference", pa.string(), nullable=False),
+    pa.field("values", NUMBERS, nullable=False),
+    pa.field("embodiment", pa.string(), nullable=False),
+]
+CAPTION = [
+    pa.field("start_frame", pa.int64(), nullable=False),
+    pa.field("num_frames", pa.int64(), nullable=False),
+    pa.field("text", pa.string(), nullable=False),
+]
+EGO_TRAJECTORY = [
+    pa.field("rate_hz", pa.float64(), nullable=False),
+    pa.field("frame_of_reference", pa.string(), nullable=False),
+    pa.field("positions_m", NUMBERS, nullable=False),
+    pa.field("rotations", NUMBERS, nullable=False),
+]
+SINCE_VERSION_4 = ("state", "embodiment")
+"""A column, and an entry of actions."""
+
+
+def _schema(version: int) -> pa.Schema:
+    lacks = (*(SINCE_VERSION_3 if version < 3 else ()), *(SINCE_VERSION_4 if version < 4 else ()))
+    pictures = [field for field in PICTURES if field.name not in lacks]
+    action = pa.struct([field for field in ACTION if field.name not in lacks])
+    columns = [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),
         pa.field("fps", pa.float64(), nullable=False),
         pa.field("duration_sec", pa.float64(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         *pictures,
-        pa.field(
-            "captions",
-            pa.list_(
-                pa.struct(
-                    [
-                        pa.field("start_frame", pa.int64(), nullable=False),
-                        pa.field("num_frames", pa.int64(), nullable=False),
-                        pa.field("text", pa.string(), nullable=False),
-                    ]
-                )
-            ),
-            nullable=False,
-        ),
+        pa.field("captions", pa.list_(pa.struct(CAPTION)), nullable=False),
         pa.field("views", pa.list_(pa.struct(pictures)), nullable=False),
-        pa.field(
-            "action",
-            pa.struct(
-                [
-                    pa.field("names", pa.list_(pa.string()), nullable=False),
-                    pa.field("units", pa.list_(pa.string()), nullable=False),
-                    pa.field("rate_hz", pa.float64(), nullable=False),
-                    pa.field("frame_of_reference", pa.string(), nullable=False),
-                    pa.field("values", NUMBERS, nullable=False),
-                ]
-            ),
-            nullable=True,
-        ),
-        pa.field(
-            "ego_trajectory",
-            pa.struct(
-                [
-                    pa.field("rate_hz", pa.float64(), nullable=False),
-                    pa.field("frame_of_reference", pa.string(), nullable=False),
-                    pa.field("positions_m", NUMBERS, nullable=False),
-                    pa.field("rotations", NUMBERS, nullable=False),
-                ]
-            ),
-            nullable=True,
-        ),
+        pa.field("action", action, nullable=True),
+        pa.field("ego_trajectory", pa.struct(EGO_TRAJECTORY), nullable=True),
+        pa.field("state", action, nullable=True),
     ]
+    return pa.schema([column for column in columns if column.name not in lacks])
 
 
-SCHEMA = pa.schema(_columns(PICTURES))
-SCHEMA_2 = pa.schema(_columns([field for field in PICTURES if field.name not in SINCE_VERSION_3]))
-RECORDS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory}
+SCHEMAS = {version: _schema(version) for version in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
+SCHEMA = SCHEMAS[SCHEMA_VERSION]
+RECORDS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory, "state": Action}
 """Columns that hold one record, and what it becomes."""
 
 
@@ -323,7 +316,7 @@ def check_schema(schema: pa.Schema, path: Path) -> None:
             f"{path} has manifest version {int(stored)}, and this cosmos-train reads up to {SCHEMA_VERSION};"
             " install a newer cosmos-train, or build the manifest again with this one"
         )
-    expected = SCHEMA if int(stored) == SCHEMA_VERSION else SCHEMA_2
+    expected = SCHEMAS[int(stored)]
     for field in expected:
         column = schema.get_field_index(field.name)
         if column < 0:

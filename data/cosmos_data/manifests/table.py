@@ -50,6 +50,7 @@ class ClipTable:
             raise DataError(f"{path} is no Arrow file, or cut off ({error}); build the manifest again") from error
         check_schema(reader.schema, path)
         self._names: list[str] = reader.schema.names
+        self._type_of = {field.name: field.type for field in reader.schema}
         metadata = reader.schema.metadata
         self.digests: Mapping[str, str] = _digests(metadata, path)
         if verify and _file_sha256(path, metadata.get(FILE_KEY, b"")) != metadata.get(FILE_KEY):
@@ -68,14 +69,16 @@ class ClipTable:
         if columns is None:
             columns = self._columns[number] = self._batches[number].columns
         values = {name: column[place].as_py() for name, column in zip(self._names, columns, strict=True)}
-        if any(values[name] for name in NESTED):
+        if any(values.get(name) for name in NESTED):
             return from_row(values, row, self._folder)
         # Most rows are flat, and were checked when written; looking at each value takes as long as reading it.
         return Clip(**values | {"path": str(self._folder / values["path"]), "captions": (), "views": ()})
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Of all rows, as it lies in the file."""
-        return pa.chunked_array([batch.column(name) for batch in self._batches], SCHEMA.field(name).type)
+        """Of all rows, as it lies in the file; of a file of before there was such a column, empty in each row."""
+        if name not in self._names:
+            return pa.chunked_array([pa.nulls(len(self), SCHEMA.field(name).type)])
+        return pa.chunked_array([batch.column(name) for batch in self._batches], self._type_of[name])
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], digests: Mapping[str, str]) -> None:

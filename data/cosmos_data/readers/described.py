@@ -27,10 +27,13 @@ LISTING = pa.struct(
         pa.field("split", pa.string()),
         *_VIEW,
         pa.field("views", pa.list_(pa.struct(_VIEW))),
-        *(SCHEMA.field(name) for name in ("captions", "action", "ego_trajectory")),
+        *(SCHEMA.field(name) for name in ("captions", "action", "state", "ego_trajectory")),
     ]
 )
 """The words of the manifest's columns; the rest is found by decoding the video."""
+
+ALIKE = 0.81
+"""From which likeness on (difflib's ratio) a key is a word that was misspelled; stats and stage are not `state`."""
 
 
 def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -43,7 +46,7 @@ def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
     known = [field.name for field in LISTING]
     foreign = [key for key in values if key not in known]
     for key in foreign:
-        if meant := difflib.get_close_matches(key, known, 1, 0.8):
+        if meant := difflib.get_close_matches(key, known, 1, ALIKE):
             raise DataError(f"unknown key {key!r}; {meant[0]!r} may be meant")
     own = {key: value for key, value in values.items() if key in known}
     if unknown := sorted(unknown_keys(own, LISTING)):
@@ -73,7 +76,7 @@ def video_of(
         views.append(_view(rest, file_of(other["path"], folder), row))
     given = {
         key: record(kind, values[key], row, f"{key}.")
-        for key, kind in (("action", Action), ("ego_trajectory", EgoTrajectory))
+        for key, kind in (("action", Action), ("state", Action), ("ego_trajectory", EgoTrajectory))
         if key in values
     }
     return FoundVideo(

@@ -166,7 +166,7 @@ class SamplePlan:
         height_px, width_px = config.sizes_px[bucket]
         box_height_px, box_width_px = box_size(clip, config, height_px, width_px)
         has_camera = any(pictures.camera is not None for pictures in (row, *row.views))
-        conditioned = has_camera or row.action is not None or row.ego_trajectory is not None
+        conditioned = has_camera or (row.action, row.state, row.ego_trajectory) != (None,) * 3
         return Sample(
             index=index,
             attempt=attempt,

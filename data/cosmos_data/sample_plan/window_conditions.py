@@ -33,6 +33,9 @@ class WindowConditions:
     """The steps from the window's first frame to the end of its last one, at the action's own rate: as many in every
     window of so many frames, whatever its stride leaves out between them."""
 
+    state: Action | None = None
+    """What was measured at the steps of the same times."""
+
     ego_trajectory: EgoTrajectory | None = None
     """From the window's first frame on, and past its end as far as the clip knows. Places stay relative to what
     frame_of_reference says, such as the CLIP's first frame: they are not moved to the window's."""
@@ -63,10 +66,11 @@ def conditions_of(sample: Sample) -> WindowConditions:
     found = WindowConditions(
         camera=clip.camera and _camera_of(clip.camera, sample),
         action=clip.action and clip.action.part(start_frame, span, clip.fps),
+        state=clip.state and clip.state.part(start_frame, span, clip.fps),
         ego_trajectory=clip.ego_trajectory and clip.ego_trajectory.part(start_frame, span, clip.fps),
         view=clip.view,
     )
-    is_bare = found.camera is None and found.action is None and found.ego_trajectory is None
+    is_bare = (found.camera, found.action, found.state, found.ego_trajectory) == (None,) * 4
     assert is_bare or not sample.flip, "conditions do not hold in a mirrored picture, and the plan mirrors no such clip"
     return found
 

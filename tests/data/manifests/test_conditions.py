@@ -55,7 +55,7 @@ def test_impossible_cameras(camera, words):
     ("action", "words"),
     [
         (replace(ACTION, values=ACTION.values[:-2]), "18 values; 10 steps of 2 belong to 60 frames at 30 fps and 5 Hz"),
-        (replace(ACTION, values=edited(ACTION.values, 7, math.nan)), "nan at step 3"),
+        (replace(ACTION, values=edited(ACTION.values, 7, math.nan)), "action: nan at step 3"),
         (replace(ACTION, units=("m",)), "one unit for each name"),
         (replace(ACTION, names=("x", "x")), "none twice"),
         (replace(ACTION, rate_hz=0.0), "no rate"),
@@ -63,6 +63,7 @@ def test_impossible_cameras(camera, words):
 )
 def test_impossible_actions(action, words):
     assert words in " ".join(action.faults(60, 30.0))
+    assert all(fault.startswith("state: ") for fault in action.faults(60, 30.0, what="state"))
 
 
 @pytest.mark.parametrize(

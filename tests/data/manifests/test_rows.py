@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -54,6 +55,37 @@ def test_every_column_comes_back(tmp_path, suffix):
     again = Manifest.read(path)
     assert again == manifest
     assert again.digest == manifest.digest
+
+
+STATE = Action(
+    names=("joint",), units=("rad",), rate_hz=24.0, frame_of_reference="base", values=(0.5,) * 8, embodiment="arm"
+)
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet", "jsonl"])
+def test_a_state_and_whose_actions_they_are_come_back(tmp_path, suffix):
+    assert FULL.action is not None
+    clip = replace(FULL, state=STATE, action=replace(FULL.action, embodiment="arm"))
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(to_row(clip)), encoding="utf-8")
+    else:
+        Manifest((clip,)).write(path)
+    again = Manifest.read(path)
+    assert again[0] == clip and again.says("state")
+    digests = {Manifest((one,)).digest for one in (clip, FULL, replace(FULL, state=STATE), replace(clip, state=None))}
+    assert len(digests) == 4 and again.digest in digests
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_a_manifest_of_version_3_is_read_and_keeps_its_digest(tmp_path, suffix):
+    old = Manifest.read(Path(__file__).parent / f"data/version_3.{suffix}")
+    assert old.digest == "1f30294c03c30aaf82f155b9bd4a859ba3a9cb930fe0d9d51c57aab7001cc66e"
+    assert old[0] == FULL and old[1].clip_id == "plain"
+    assert old.says("action") and not old.says("state")
+    old.write(tmp_path / "new.arrow")
+    new = Manifest.read(tmp_path / "new.arrow")
+    assert new == old and new.digest == old.digest
 
 
 def test_json_lines_may_leave_defaults_out(tmp_path):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,19 @@ def test_what_is_ours_and_what_is_not():
 def test_a_misspelled_key_is_asked_about(key):
     with pytest.raises(DataError, match="may be meant"):
         described(f'{{"{key}": null}}'.encode())
+
+
+@pytest.mark.parametrize("key", ["stats", "stage", "status"])
+def test_keys_of_others_are_passed_over(key):
+    assert described(f'{{"{key}": 1}}'.encode()) == ({}, [key])
+
+
+def test_a_state_is_read_as_an_action_is():
+    signal = '{"names": ["x"], "units": ["m"], "rate_hz": 5, "frame_of_reference": "base", "values": [1, 2]'
+    text = f'{{"state": {signal}}}, "action": {signal}, "embodiment": "arm"}}}}'
+    source = video_of("a", {"": VideoFile("/a.mp4")}, described(text.encode())[0], None, 0)
+    assert source.state is not None and source.action is not None
+    assert source.action == replace(source.state, embodiment="arm") and source.state.values == (1.0, 2.0)
 
 
 def test_a_source_has_the_files_and_what_is_said_of_each():

@@ -123,7 +123,7 @@ def with_signals(rate_hz: float, *, steps_more: int = 0) -> Clip:
         positions_m=tuple(np.repeat(np.arange(steps + steps_more, dtype=float), 3).tolist()),
         rotations=tuple(np.eye(3).ravel().tolist()) * (steps + steps_more),
     )
-    return replace(CLIP, action=action, ego_trajectory=ego)
+    return replace(CLIP, action=action, state=replace(action, embodiment="arm"), ego_trajectory=ego)
 
 
 @settings(max_examples=60, deadline=None)
@@ -137,6 +137,7 @@ def test_steps_are_those_of_the_window_s_frames(rate_hz: float, stride: int, ind
     span = 4 * stride + 1
     count, first = num_steps(span, clip.fps, rate_hz), (sample.start_frame - clip.start_frame) * rate_hz / clip.fps
     steps_N = found.action.values_ND()[:, 0]
+    assert found.state == replace(found.action, embodiment="arm")
     assert len(steps_N) == count and list(found.action.faults(span, clip.fps)) == []
     assert count == 0 or abs(steps_N[0] - first) <= 1
     places_N = found.ego_trajectory.positions_N3()[:, 0]
@@ -168,7 +169,7 @@ def test_which_conditions_a_manifest_has(is_table: bool, tmp_path: Path):
     for clip, said in (
         (CLIP, ""),
         (replace(CLIP, view="front", camera=camera), "camera view"),
-        (with_signals(30.0), "action ego_trajectory"),
+        (with_signals(30.0), "action ego_trajectory state"),
     ):
         manifest = Manifest([replace(CLIP, clip_id="bare"), clip])
         if is_table:
