@@ -29,6 +29,7 @@ LAYERS = [
     ["cosmos_train.footprint", "cosmos_train.encoding", "cosmos_train.worlds"],
     ["cosmos_train.recipes"],
     ["cosmos_train.windows"],
+    ["cosmos_train.conditions"],
     ["cosmos_train.interop"],
     ["cosmos_train.train", "cosmos_train.generate"],
     ["cosmos_train.models", "cosmos_train.objectives", "cosmos_train.text"],

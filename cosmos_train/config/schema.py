@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
 from cosmos_tok.config import TokenizerConfig, TokenizerError
+from cosmos_train.conditions.config import PLUCKER_CHANNELS, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -178,6 +179,8 @@ class WorldDiTRun(WorldRun):
     """Architecture."""
     objective: EdmConfig = field(default_factory=EdmConfig)
     """Noise, weighting, conditioning."""
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    """How a camera's path (model.extra_channels=6) and actions (model.action_frames) are read."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """How `cosmos-train sample` samples this model."""
 
@@ -191,6 +194,11 @@ class WorldDiTRun(WorldRun):
                 f"objective.max_condition_frames={self.objective.max_condition_frames}, but model.condition_mask=false "
                 "leaves the network without the channel that marks them; set model.condition_mask=true (Video2World) "
                 "or objective.max_condition_frames=0 (Text2World)"
+            )
+        if self.model.extra_channels not in (0, PLUCKER_CHANNELS):
+            raise ConfigError(
+                f"model.extra_channels={self.model.extra_channels} has no data to be trained on; use "
+                f"{PLUCKER_CHANNELS}, the Pluecker coordinates of a camera's path, or 0"
             )
 
 

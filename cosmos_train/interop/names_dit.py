@@ -30,6 +30,8 @@ def dit_table(config: DiTConfig, *, learned_uncertainty: bool) -> list[Entry]:
     if config.position_tables:
         for axis, rows in zip("thw", config.table_rows, strict=True):
             found.append(Entry(f"net.position.{axis}", {f"net.extra_pos_embedder.pos_emb_{axis}": (rows, d)}))
+    if config.action_width:
+        found += _actions(config)
     for block in range(config.num_blocks):
         found += _block(config, block)
     found += _modulation("final.modulation", "final_layer", config, num_chunks=2)
@@ -40,6 +42,20 @@ def dit_table(config: DiTConfig, *, learned_uncertainty: bool) -> list[Entry]:
         found.append(Entry("uncertainty.phase", {"logvar.0.phases": features}))
         found.append(Entry("uncertainty.linear.weight", {"logvar.1.weight": (1, *features)}))
     return found
+
+
+def _actions(config: DiTConfig) -> Iterator[Entry]:
+    """The networks of actions; NVIDIA's files have no table of embodiments, and so no name for it."""
+    d, hidden = config.width, 4 * config.width
+    for ours, theirs, out in (("embedding", "B_D", d), ("modulation", "B_3D", 3 * d if config.adaln_rank else 0)):
+        if not out:
+            continue
+        for layer, fc, d_out, d_in in (("hidden", "fc1", hidden, config.action_width), ("out", "fc2", out, hidden)):
+            yield _weight(f"action.{ours}.{layer}", f"action_embedder_{theirs}.{fc}", d_out, d_in)
+            yield Entry(f"net.action.{ours}.{layer}.bias", {f"net.action_embedder_{theirs}.{fc}.bias": (d_out,)})
+        if config.num_embodiments:
+            table = f"action_embedder_{theirs}.embodiment"
+            yield _weight(f"action.{ours}.embodiment", table, config.num_embodiments, hidden)
 
 
 def _block(config: DiTConfig, block: int) -> Iterator[Entry]:

@@ -44,9 +44,14 @@ def counted(
     x_BCTHW = torch.randn(BATCH, config.latent_channels, frames, height, width)
     mask = torch.ones(BATCH, 1, frames, height, width) if config.condition_mask else None
     text_BSE = torch.randn(BATCH, text_tokens, config.text_width)
+    action_frames = frames if config.action_frames == "each" else 1
+    action = torch.randn(BATCH, action_frames, 1, config.action_width) if config.action_width else None
+    given: dict[str, Any] = {"fps_B": [24.0], "condition_mask_B1THW": mask, "action_BTRA": action}
+    if config.num_embodiments:
+        given["embodiment_B"] = torch.zeros(BATCH, dtype=torch.int64)
 
     def run() -> Tensor:
-        return model(x_BCTHW, torch.randn(BATCH), text_BSE, fps_B=[24.0], condition_mask_B1THW=mask)[0]
+        return model(x_BCTHW, torch.randn(BATCH), text_BSE, **given)[0]
 
     with sdpa_kernel(SDPBackend.MATH):
         forward = count(run, has_gradients=False)
@@ -73,8 +78,14 @@ def count(run: Callable[[], object], *, has_gradients: bool) -> Flops:
         (replace(SMALL, num_blocks=1, num_heads=2, head_dim=18, mlp_ratio=3, latent_channels=6), (3, 2, 2), 1),
         (replace(SMALL, patch_spatial=1, adaln_rank=8), (2, 3, 5), 9),
         (replace(SMALL, adaln_rank=0, padding_mask=False, position_tables=False), (2, 4, 4), 5),
+        (replace(SMALL, action_frames="each", action_width=6, num_embodiments=2), (3, 4, 6), 5),
+        (replace(SMALL, action_frames="next", action_width=7, action_into="modulation"), (3, 4, 6), 5),
+        (replace(SMALL, action_frames="each", action_width=6, adaln_rank=0), (2, 4, 4), 5),
     ],
-    ids=["video", "image", "mask", "other sizes", "other patch", "no low rank"],
+    ids=[
+        *("video", "image", "mask", "other sizes", "other patch", "no low rank"),
+        *("actions of each frame", "next action, into the modulation", "actions without low rank"),
+    ],
 )
 def test_as_torch_counts(config: DiTConfig, mesh: Mesh, latent_THW: tuple[int, int, int], text_tokens: int):
     cost = dit_cost(config, batch=BATCH, latent_THW=latent_THW, text_tokens=text_tokens)

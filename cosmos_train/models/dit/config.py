@@ -1,6 +1,7 @@
 """Sizes of the diffusion transformer (arXiv 2501.03575, table 11, and the released models). No torch in here."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, check_ranges
@@ -30,6 +31,17 @@ class DiTConfig:
     """Add the channel that marks conditioning frames: false for Text2World, true for Video2World."""
     extra_channels: CountOrZero = 0
     """Further conditioning channels, as post-training adds them: 6 for the Pluecker coordinates of a camera path."""
+    action_frames: Literal["none", "next", "each"] = "none"
+    """Which latent frames have actions of their own. next: one action for the whole window, which leads to the next
+    frame, as in the released network; each: every latent frame has those that bring about its pixel frames."""
+    action_width: CountOrZero = 0
+    """Numbers that the network reads of a latent frame's actions, steps times dimensions: 8 x 7 for action_frames=each
+    at 8 frames a latent frame, 7 for action_frames=next. Narrower actions are filled up with zeros."""
+    action_into: Literal["both", "modulation"] = "both"
+    """Where actions enter. both: into the timestep embedding E and the shared modulation A; modulation: into A alone,
+    as cosmos-predict1's code does. The network for E is then kept, as files have it, and not trained."""
+    num_embodiments: CountOrZero = 0
+    """Rows of the table that tells the network whose actions they are; 0: no table, for one robot."""
     padding_mask: bool = True
     """Add the channel that marks padded cells, as all released models do."""
     patch_spatial: Count = 2
@@ -61,6 +73,22 @@ class DiTConfig:
         for key, size in (("max_latent_size", self.max_latent_size), ("max_latent_width", self.max_latent_width)):
             if size is not None and size % self.patch_spatial:
                 raise ConfigError(f"model.{key}={size} is not a multiple of model.patch_spatial={self.patch_spatial}")
+
+        if (self.action_frames == "none") != (self.action_width == 0):
+            raise ConfigError(
+                f"model.action_frames={self.action_frames} and model.action_width={self.action_width} do not belong "
+                "together; set both for a network that reads actions, or neither"
+            )
+        if self.num_embodiments and not self.action_width:
+            raise ConfigError(
+                f"model.num_embodiments={self.num_embodiments} tells whose actions they are, and model.action_width=0: "
+                "the network reads none; set it to 0"
+            )
+        if self.action_width and self.action_into == "modulation" and not self.adaln_rank:
+            raise ConfigError(
+                "model.action_into=modulation leads actions into what all sub-layers share, which a network with "
+                "model.adaln_rank=0 does not have; use action_into=both"
+            )
 
     @property
     def width(self) -> int:

@@ -31,8 +31,9 @@ def dit_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text_t
         linear(rows, patch_cells * config.in_channels, d, input_has_gradient=False)
         + linear(batch, d, d, input_has_gradient=False)  # timestep MLP, of a sinusoid
         + linear(batch, d, 3 * d if config.adaln_rank else d)
+        + action_cost(config, modulated_rows(config, batch, latent_THW))
         + all_blocks_cost(config, batch=batch, latent_THW=latent_THW, text_tokens=text_tokens)
-        + modulation_cost(config, batch, num_chunks=2)
+        + modulation_cost(config, modulated_rows(config, batch, latent_THW), num_chunks=2)
         + linear(rows, d, patch_cells * config.latent_channels)
     )
 
@@ -54,11 +55,33 @@ def block_cost(config: DiTConfig, *, batch: int, latent_THW: Sequence[int], text
         + linear(rows, d, d)
     )
     mlp = linear(rows, d, hidden) + linear(rows, hidden, d)
-    return self_attention + cross_attention + mlp + modulation_cost(config, batch, num_chunks=3) * 3
+    return (
+        self_attention
+        + cross_attention
+        + mlp
+        + modulation_cost(config, modulated_rows(config, batch, latent_THW), num_chunks=3) * 3
+    )
 
 
-def modulation_cost(config: DiTConfig, batch: int, *, num_chunks: int) -> Cost:
-    """AdaLN of one sub-layer: D -> rank -> num_chunks * D, or without the rank between; a row per sample."""
+def modulated_rows(config: DiTConfig, batch: int, latent_THW: Sequence[int]) -> int:
+    """Return the rows that AdaLN computes: one of each sample, or of each of its latent frames with its own actions."""
+    return batch * (latent_THW[0] if config.action_frames == "each" else 1)
+
+
+def modulation_cost(config: DiTConfig, rows: int, *, num_chunks: int) -> Cost:
+    """AdaLN of one sub-layer: D -> rank -> num_chunks * D, or without the rank between."""
     if not config.adaln_rank:
-        return linear(batch, config.width, num_chunks * config.width)
-    return linear(batch, config.width, config.adaln_rank) + linear(batch, config.adaln_rank, num_chunks * config.width)
+        return linear(rows, config.width, num_chunks * config.width)
+    return linear(rows, config.width, config.adaln_rank) + linear(rows, config.adaln_rank, num_chunks * config.width)
+
+
+def action_cost(config: DiTConfig, rows: int) -> Cost:
+    """The networks of actions, A -> 4D -> D for the timestep embedding and A -> 4D -> 3D for the modulation."""
+    cost, d = Cost(), config.width
+    if not config.action_width:
+        return cost
+    if config.action_into == "both":
+        cost = cost + linear(rows, config.action_width, 4 * d, input_has_gradient=False) + linear(rows, 4 * d, d)
+    if config.adaln_rank:
+        cost = cost + linear(rows, config.action_width, 4 * d, input_has_gradient=False) + linear(rows, 4 * d, 3 * d)
+    return cost

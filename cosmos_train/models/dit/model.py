@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.common.patchify import patchify, unpatchify
 from cosmos_train.models.common.rope3d import apply_rope, rope_angles
+from cosmos_train.models.dit.actions import ActionEmbedding, check_actions
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.parallel.context import TokenSplit
 from cosmos_train.parallel.layers import Layers, RMSNorm
@@ -40,10 +41,12 @@ NORM_EPS = 1e-6
 class Conditioning:
     """What every block is told besides the residual stream."""
 
-    embedding_BD: Tensor
-    """silu of the normalised timestep embedding E."""
-    modulation_B3D: Tensor | None
+    embedding_FBD: Tensor
+    """silu of the normalised timestep embedding E; F is 1, or T where each latent frame has actions of its own."""
+    modulation_FB3D: Tensor | None
     """A: the part of shift, scale and gate that all sub-layers share; none without AdaLN-LoRA."""
+    frame_L: Tensor | None
+    """The latent frame of each token of this rank's residual stream, where F is T."""
     position_L1D: Tensor | None
     """Normalised learnable position embedding, where the model has one."""
     rope_cos: Tensor
@@ -69,14 +72,17 @@ class TimestepEmbedding(nn.Module):
         self.out = nn.Linear(width, 3 * width if self.has_lora else width, bias=not self.has_lora)
         self.norm = RMSNorm(width, eps=NORM_EPS) if config.timestep_norm else nn.Identity()
 
-    def forward(self, c_noise_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B] -> E [B, D], A [B, 3D] or none."""
+    def forward(self, c_noise_B: Tensor, action_FBD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B] -> E [F, B, D], A [1, B, 3D] or none. action_FBD: what actions add to E before it is normalised."""
         half = self.hidden.in_features // 2
         frequency = torch.exp(-math.log(10000) * torch.arange(half, device=c_noise_B.device) / half)
-        angle = c_noise_B.float()[:, None] * frequency
+        angle = c_noise_B.float()[None, :, None] * frequency
         sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.hidden.weight.dtype)
         output = self.out(F.silu(self.hidden(sinusoid)))
-        return (self.norm(sinusoid), output) if self.has_lora else (self.norm(output), None)
+        embedding = sinusoid if self.has_lora else output
+        if action_FBD is not None:
+            embedding = embedding + action_FBD
+        return self.norm(embedding), output if self.has_lora else None
 
 
 class PositionEmbedding(nn.Module):
@@ -112,17 +118,19 @@ class Modulation(nn.Module):
         self.up = nn.Linear(rank or width, num_chunks * width, bias=False)
 
     def forward(self, cond: Conditioning) -> tuple[Tensor, ...]:
-        """num_chunks tensors [B, D]: shift, scale (as 1 + scale) and, of three, gate."""
-        own = self.up(self.down(cond.embedding_BD))
-        if cond.modulation_B3D is not None:
-            own = own + cond.modulation_B3D[:, : own.shape[-1]]
-        chunks = own.chunk(own.shape[-1] // cond.embedding_BD.shape[-1], -1)
+        """num_chunks tensors [1 or L, B, D]: shift, scale (as 1 + scale) and, of three, gate."""
+        own = self.up(self.down(cond.embedding_FBD))
+        if cond.modulation_FB3D is not None:
+            own = own + cond.modulation_FB3D[..., : own.shape[-1]]
+        if cond.frame_L is not None:
+            own = own[cond.frame_L]
+        chunks = own.chunk(own.shape[-1] // cond.embedding_FBD.shape[-1], -1)
         return chunks[0], 1 + chunks[1], *chunks[2:]
 
 
-def modulated_norm(x_LBD: Tensor, shift_BD: Tensor, one_plus_scale_BD: Tensor) -> Tensor:
-    """LayerNorm without weights, then scale and shift."""
-    return torch.addcmul(shift_BD, F.layer_norm(x_LBD, x_LBD.shape[-1:], eps=NORM_EPS), one_plus_scale_BD)
+def modulated_norm(x_LBD: Tensor, shift_LBD: Tensor, one_plus_scale_LBD: Tensor) -> Tensor:
+    """LayerNorm without weights, then scale and shift, which may be the same of all tokens: [1, B, D]."""
+    return torch.addcmul(shift_LBD, F.layer_norm(x_LBD, x_LBD.shape[-1:], eps=NORM_EPS), one_plus_scale_LBD)
 
 
 class SelfAttention(nn.Module):
@@ -232,6 +240,8 @@ class DiTConditions(TypedDict, total=False):
     padding_mask_B1HW: Tensor | None
     extra_BCTHW: Tensor | None
     text_mask_BS: Tensor | None
+    action_BTRA: Tensor | None
+    embodiment_B: Tensor | None
 
 
 class DiT(nn.Module):
@@ -245,6 +255,7 @@ class DiT(nn.Module):
         # Every stage has its own copy of what conditions all blocks; their gradients are summed over the stages.
         self.timestep = stage.shared("timestep", lambda: TimestepEmbedding(config))
         self.position = stage.shared("position", lambda: PositionEmbedding(config)) if config.position_tables else None
+        self.action = stage.shared("action", lambda: ActionEmbedding(config)) if config.action_width else None
         # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
         self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage) for i in stage.blocks})
         if stage.is_last:
@@ -262,6 +273,8 @@ class DiT(nn.Module):
         padding_mask_B1HW: Tensor | None = None,
         extra_BCTHW: Tensor | None = None,
         text_mask_BS: Tensor | None = None,
+        action_BTRA: Tensor | None = None,
+        embodiment_B: Tensor | None = None,
         hidden_LBD: Tensor | None = None,
     ) -> Tensor:
         """The network's output F, [B, C, T, H, W], on the last stage; the residual stream [L, B, D] on others.
@@ -277,9 +290,13 @@ class DiT(nn.Module):
             extra_BCTHW: the further conditioning channels of a model that has any; frames past T are left out.
             text_mask_BS: 1 at the text states that are seen, at least one of each sample; none, as released: all of
                 them. [1, S] broadcasts.
+            action_BTRA: R steps with A dimensions of each latent frame, R A = config.action_width, of a model that is
+                steered by actions; T is 1 where config.action_frames is next.
+            embodiment_B: whose they are, rows of the table of a model that has one.
             hidden_LBD: the previous stage's output, on all stages but the first.
         """
         self._check_input(x_BCTHW, condition_mask_B1THW, extra_BCTHW)
+        check_actions(self.config, x_BCTHW.shape[2], action_BTRA, embodiment_B)
         if text_mask_BS is not None and text_mask_BS.shape[1:] != text_BSE.shape[1:2]:
             raise ConfigError(
                 f"a text mask of shape {list(text_mask_BS.shape)} was given for {text_BSE.shape[1]} text states; "
@@ -287,7 +304,8 @@ class DiT(nn.Module):
             )
         _, _, frames, height, width = x_BCTHW.shape
         grid = (frames, height // self.config.patch_spatial, width // self.config.patch_spatial)
-        cond = self._conditioning(grid, c_noise_B, text_BSE, text_mask_BS, fps_B)
+        actions = (None, None) if self.action is None else self.action(action_BTRA, embodiment_B)
+        cond = self._conditioning(grid, c_noise_B, text_BSE, text_mask_BS, fps_B, actions)
         if self.stage.is_first:
             channels = self._add_channels(x_BCTHW, condition_mask_B1THW, extra_BCTHW, padding_mask_B1HW)
             tokens = cond.split.enter(patchify(channels, self.config.patch_spatial))
@@ -311,7 +329,7 @@ class DiT(nn.Module):
         for name, param in self.named_parameters():
             if name.endswith(("norm.weight", "layernorm.weight")):
                 fill(name, param, _ones)
-            elif name.endswith(".bias"):
+            elif name.endswith((".bias", "embodiment.weight")):
                 fill(name, param, _zeros)
             elif name.startswith("position."):
                 fill(name, param, _truncated_normal)
@@ -330,9 +348,14 @@ class DiT(nn.Module):
         text_BSE: Tensor,
         text_mask_BS: Tensor | None,
         fps_B: Sequence[float],
+        actions: tuple[Tensor | None, Tensor | None],
     ) -> Conditioning:
+        """actions: what they add to E [F, B, D] and to A [F, B, 3D]."""
         config, split = self.config, self.layers.split(math.prod(grid))
-        embedding_BD, modulation_B3D = self.timestep(c_noise_B)
+        embedding_FBD, modulation_FB3D = self.timestep(c_noise_B, actions[0])
+        if actions[1] is not None:
+            modulation_FB3D = modulation_FB3D + actions[1]
+        frame_L = torch.arange(grid[0], device=text_BSE.device).repeat_interleave(grid[1] * grid[2])
         angles = rope_angles(
             *grid,
             head_dim=config.head_dim,
@@ -341,10 +364,11 @@ class DiT(nn.Module):
             base_fps=config.base_fps,
             device=text_BSE.device,
         )
-        dtype = embedding_BD.dtype
+        dtype = embedding_FBD.dtype
         return Conditioning(
-            embedding_BD=F.silu(embedding_BD),
-            modulation_B3D=modulation_B3D,
+            embedding_FBD=F.silu(embedding_FBD),
+            modulation_FB3D=modulation_FB3D,
+            frame_L=split.enter(frame_L) if config.action_frames == "each" else None,
             position_L1D=None if self.position is None else split.enter(self.position(grid)).to(dtype),
             rope_cos=split.context_rows(angles.cos()).to(dtype),
             rope_sin=split.context_rows(angles.sin()).to(dtype),

@@ -1,0 +1,155 @@
+"""One function makes what the network reads, for training and for sampling, and refuses what it was not trained on."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cosmos_data.manifests.conditions import Action, Camera
+from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
+from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
+from cosmos_train.conditions.config import ConditionConfig
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.models.dit.config import DiTConfig
+
+NUM_FRAMES, RATE, LATENT_HW = 9, 4, (4, 6)
+SIZES: dict[str, Any] = {"num_blocks": 1, "num_heads": 2, "head_dim": 12}
+CAMERA_MODEL = DiTConfig(**SIZES, extra_channels=6)
+EACH = DiTConfig(**SIZES, action_frames="each", action_width=3 * RATE)
+NEXT = DiTConfig(**SIZES, action_frames="next", action_width=3)
+CONFIG = ConditionConfig(action_normalize="scale", action_scale=(2.0, 2.0))
+
+
+def action(first: float = 0.0, embodiment: str = "pusher") -> Action:
+    """Steps 1, 2, ... in x and their negatives in y, from `first` on."""
+    steps_N = np.arange(NUM_FRAMES) + 1.0 + first
+    values = np.stack([steps_N, -steps_N], axis=1).ravel().tolist()
+    return Action(
+        names=("x", "y"),
+        units=("m", "m"),
+        rate_hz=10.0,
+        frame_of_reference="table",
+        values=tuple(values),
+        embodiment=embodiment,
+    )
+
+
+def camera(metres: float = 1.0) -> Camera:
+    """Moves ahead by so much over the window."""
+    matrices_T34 = np.tile(np.eye(4)[:3], (NUM_FRAMES, 1, 1))
+    matrices_T34[:, 2, 3] = np.linspace(0, metres, NUM_FRAMES)
+    return Camera(
+        convention="camera_to_world_opencv",
+        intrinsics_px=(40.0, 40.0, 24.0, 16.0),
+        height_px=32,
+        width_px=48,
+        extrinsics=tuple(matrices_T34.ravel().tolist()),
+    )
+
+
+def make(model: DiTConfig, *actions: Action) -> Conditioner:
+    embodiments = Embodiments.of(actions, CONFIG) if actions else None
+    return Conditioner(CONFIG, model, embodiments, temporal_rate=RATE)
+
+
+def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int = 3, **given: Any) -> ConditionTensors:
+    return conditioner.tensors(
+        conditions,
+        num_latent_frames=frames,
+        latent_HW=LATENT_HW,
+        num_pixel_frames=NUM_FRAMES,
+        fps_B=[10.0] * len(conditions),
+        **given,
+    )
+
+
+def test_actions_of_each_latent_frame_are_normalised_packed_and_filled_up():
+    found = tensors(make(EACH, action()), WindowConditions(action=action()), WindowConditions(action=action(100.0)))
+    assert found.action_BTRA is not None and found.extra_BCTHW is None and found.embodiment_B is None
+    assert found.action_BTRA.shape == (2, 3, RATE, 3)
+    assert not found.action_BTRA[:, 0].any()
+    assert found.action_BTRA[0, 2].tolist() == [[2 * step, -2 * step, 0] for step in (5, 6, 7, 8)]
+    assert found.action_BTRA[1, 1, 0].tolist() == [202, -202, 0]
+
+
+def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
+    conditioner = make(NEXT, action())
+    found = tensors(conditioner, WindowConditions(action=action())).action_BTRA
+    assert found is not None and found.tolist() == [[[[2, -2, 0]]]]
+    image = tensors(conditioner, WindowConditions(action=action()), frames=1).action_BTRA
+    assert image is not None and image.shape == (1, 1, 1, 3) and not image.any()
+
+
+def test_rays_are_zero_where_there_is_padding():
+    padding_B1HW = torch.zeros(1, 1, *LATENT_HW)
+    padding_B1HW[..., 4:] = 1
+    given = WindowConditions(camera=camera(), action=action())  # what it does not read may be there
+    found = tensors(make(CAMERA_MODEL), given, padding_B1HW=padding_B1HW).extra_BCTHW
+    assert found is not None and found.shape == (1, 6, 3, *LATENT_HW)
+    assert not found[..., 4:].any() and found[:, 3:, :, :, :4].norm(dim=1).allclose(torch.ones(1))
+
+
+def test_embodiments_have_their_rows_and_scales():
+    model = replace(EACH, num_embodiments=2)
+    ones = (action(), action(embodiment="arm"))
+    conditioner = make(model, *ones)
+    found = tensors(conditioner, *(WindowConditions(action=one) for one in ones)).embodiment_B
+    assert found is not None and found.tolist() == [1, 0], "in the order of the alphabet"
+    with pytest.raises(ConfigError, match=r"actions of 2 embodiments.*model\.num_embodiments=0.*set 2"):
+        make(EACH, *ones)
+
+
+def test_a_split_rollout_has_the_actions_of_one_rollout():
+    """The second window starts at the last frame of the first: its first latent frame has none, the rest the same."""
+    whole, conditioner = action(), make(EACH, action())
+    found = tensors(conditioner, WindowConditions(action=whole)).action_BTRA
+    parts = [WindowConditions(action=whole.part(start, 5, 10.0)) for start in (0, 4)]
+    split = tensors(conditioner, *parts, frames=2).action_BTRA
+    assert found is not None and split is not None
+    assert torch.equal(split[:, 1], found[0, 1:])
+
+
+def test_complaint_19_a_condition_that_the_checkpoint_lacks_is_refused():
+    with pytest.raises(ConfigError, match="camera, that this model was not trained with; it reads action"):
+        make(EACH, action()).check(WindowConditions(camera=camera(), action=action()))
+    with pytest.raises(ConfigError, match="action, that this model was not trained with; it reads none"):
+        make(DiTConfig(**SIZES)).check(WindowConditions(action=action()))
+
+
+def test_a_condition_that_is_not_given_is_refused():
+    for conditioner, name in ((make(EACH, action()), "action"), (make(CAMERA_MODEL), "camera")):
+        with pytest.raises(ConfigError, match=f"steered by its {name}"):
+            conditioner.check(BARE)
+        with pytest.raises(ConfigError, match=f"steered by its {name}"):
+            tensors(conditioner, BARE)
+
+
+def test_other_actions_are_refused_and_those_that_are_too_short():
+    conditioner = make(EACH, action())
+    with pytest.raises(ConfigError, match="units"):
+        conditioner.check(WindowConditions(action=replace(action(), units=("mm", "mm"))))
+    with pytest.raises(ConfigError, match="9 steps of actions are too few"):
+        tensors(conditioner, WindowConditions(action=action()), frames=4)
+
+
+def test_a_width_that_no_steps_fill_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.action_width=10 is no multiple of the 4 steps"):
+        tensors(make(replace(EACH, action_width=10), action()), WindowConditions(action=action()))
+
+
+def test_zeros_and_turns_keep_whose_actions_they_are_apart():
+    model = replace(EACH, num_embodiments=2, extra_channels=6)
+    ones = (action(), action(embodiment="arm"))
+    given = [WindowConditions(action=one, camera=camera(metres)) for one, metres in zip(ones, (1, 2), strict=True)]
+    found = tensors(make(model, *ones), *given)
+    dropped = found.zeros(torch.tensor([True, False]))
+    assert dropped.action_BTRA is not None and found.action_BTRA is not None
+    assert not dropped.action_BTRA[0].any() and torch.equal(dropped.action_BTRA[1], found.action_BTRA[1])
+    assert dropped.extra_BCTHW is not None and not dropped.extra_BCTHW[0].any() and dropped.extra_BCTHW[1].any()
+    assert dropped.embodiment_B is found.embodiment_B
+    for rolled, tensor in zip(found.rolled().tensors, found.tensors, strict=True):
+        assert torch.equal(rolled[0], tensor[1]) and torch.equal(rolled[1], tensor[0])
+    assert not any(tensor.any() for tensor in found.zeros().tensors[:2])
