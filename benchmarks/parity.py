@@ -3,12 +3,12 @@
     python benchmarks/parity.py                          all layouts, up to 8 gloo processes (make parity)
     python benchmarks/parity.py --ranks 2 --only cp2     those that are named so
 
-A small Cosmos DiT and a small autoregressive model, real in kind, in fp32, from the same weights and samples. Prints
-one JSON line per layout: loss_error is relative, gradient_error is the largest difference of a gradient as a part of
-that parameter's largest gradient, parameter_error is absolute; the parameter with the largest one is named. norm_error
-is the relative difference of the whole model's gradient norm before clipping, over all steps, each of which clips.
-Exits with 1 where one exceeds its tolerance. Batches: `video` has 18 tokens, `odd` 45, which no layout here divides
-evenly, `image` 20 in one frame.
+A small Cosmos DiT, the same steered by a camera's path and actions, and a small autoregressive model, real in kind, in
+fp32, from the same weights and samples. Prints one JSON line per layout: loss_error is relative, gradient_error is the
+largest difference of a gradient as a part of that parameter's largest gradient, parameter_error is absolute; the
+parameter with the largest one is named. norm_error is the relative difference of the whole model's gradient norm before
+clipping, over all steps, each of which clips. Exits with 1 where one exceeds its tolerance. Batches: `video` has 18
+tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ERRORS = ("loss_error", "gradient_error", "parameter_error", "norm_error")
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
 SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5)}
 """Of the autoregressive model's codes: as many tokens as the DiT's latents make."""
-MEASURES = {"dit": tiny_world.answers, "ar": tiny_ar.answers}
+MEASURES = {"dit": tiny_world.answers, "steered": tiny_world.steered_answers, "ar": tiny_ar.answers}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Case:
     parallel: ParallelConfig
     batch: str = "odd"
     micro_batch_size: int = 1
-    model: Literal["dit", "ar"] = "dit"
+    model: Literal["dit", "steered", "ar"] = "dit"
 
     @property
     def micro_batches(self) -> int:
@@ -150,7 +150,27 @@ def _ar_cases() -> Iterator[Case]:
     )
 
 
-CASES = (*_cases(), *_ar_cases())
+def _steered_cases() -> Iterator[Case]:
+    """What differs in it: tokens of several latent frames on a rank, each with a modulation of its own."""
+
+    def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
+        return Case(
+            name=f"steered {name}", ranks=ranks, parallel=ParallelConfig(**parallel), batch=batch, model="steered"
+        )
+
+    yield case("dp2 overlapped", 2, overlap_grad_reduce="on")
+    yield case("tp2 sequence selective", 2, tp=2, sequence_parallel=True, recompute="selective")
+    yield case("pp2 interleaved full", 2, pp=2, pp_chunks=2, recompute="full")
+    yield case("cp2 all_gather", 2, cp=2)
+    yield case("cp2 a2a video", 2, "video", cp=2, cp_comm="a2a")
+    yield case("cp2 whole", 2, cp=2, cp_min_tokens=100)
+
+    yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
+    yield case("pp2 cp2 interleaved a2a", 4, pp=2, cp=2, pp_chunks=2, cp_comm="a2a")
+    yield case("tp2 pp2 cp2 sequence full", 8, tp=2, pp=2, cp=2, sequence_parallel=True, recompute="full")
+
+
+CASES = (*_cases(), *_steered_cases(), *_ar_cases())
 
 
 class Parity:
@@ -166,8 +186,9 @@ class Parity:
         correct, key = MEASURES[case.model], (case.model, case.batch)
         cache = self.folder / case.model / case.batch
         if not cache.exists():
-            if case.model == "dit":
-                tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch])
+            if case.model != "ar":
+                is_steered = case.model == "steered"
+                tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch], is_steered=is_steered)
             else:
                 tiny_ar.write_cache(cache, shape_THW=SHAPES_THW[case.batch])
         if key not in self.single:

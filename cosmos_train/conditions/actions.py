@@ -11,20 +11,19 @@ L latent frames, R steps of a latent frame, A dimensions.
 
 import numpy as np
 
-from cosmos_data.manifests.conditions import Action
 from cosmos_train.config.errors import ConfigError
 
 RATE_TOLERANCE = 2e-3
 """Rates of frames are written as 29.97 and as 30000 / 1001."""
 
 
-def steps_per_frame(action: Action, fps: float) -> int:
+def steps_per_frame(rate_hz: float, fps: float) -> int:
     """Return the steps from a frame to the next. Raises ConfigError where they are no whole number."""
-    ratio = action.rate_hz / fps
+    ratio = rate_hz / fps
     steps = round(ratio)
     if steps < 1 or abs(ratio - steps) > RATE_TOLERANCE * steps:
         raise ConfigError(
-            f"actions at {action.rate_hz:g} Hz are no whole number of steps for each frame at {fps:g} fps; choose "
+            f"actions at {rate_hz:g} Hz are no whole number of steps for each frame at {fps:g} fps; choose "
             "another rate of frames (data.target_fps, data.frame_stride), or resample the actions"
         )
     return steps

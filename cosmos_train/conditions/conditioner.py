@@ -5,7 +5,7 @@ B windows, L latent frames, H W latent rows and columns, R steps of an action fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ def reads_of(model: DiTConfig) -> Reads:
     )
 
 
+class SteeringConditions(TypedDict):
+    """The arguments of a network that steer it, by name."""
+
+    extra_BCTHW: Tensor | None
+    action_BTRA: Tensor | None
+    embodiment_B: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConditionTensors:
     """The arguments of a network that steer it; each is None where the model has none. fp32, on the CPU as made."""
@@ -64,14 +72,23 @@ class ConditionTensors:
     """Whose actions they are: rows of the model's table."""
 
     @property
+    def named(self) -> SteeringConditions:
+        """Return them as the network is told them."""
+        return {
+            "extra_BCTHW": self.extra_BCTHW,
+            "action_BTRA": self.action_BTRA,
+            "embodiment_B": self.embodiment_B,
+        }
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Return those that there are."""
         return [one for one in (self.extra_BCTHW, self.action_BTRA, self.embodiment_B) if one is not None]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "ConditionTensors":
         """Return the same of copies of `tensors`, in their order, such as on another device."""
-        left, names = iter(tensors), ("extra_BCTHW", "action_BTRA", "embodiment_B")
-        return replace(self, **{name: next(left) for name in names if getattr(self, name) is not None})
+        left = iter(tensors)
+        return replace(self, **{name: next(left) for name, one in self.named.items() if one is not None})
 
     def zeros(self, is_zero_B: Tensor | None = None) -> "ConditionTensors":
         """Return them with zeros for the camera and the actions of all samples, or of those where the mask is true."""
@@ -135,6 +152,21 @@ class Conditioner:
         self._require(conditions)
         if conditions.action is not None and self.embodiments is not None:
             self.embodiments.fit(conditions.action)
+
+    def check_width(self, fps: float) -> None:
+        """Raise ConfigError where the actions of the one embodiment do not fit the network at so many frames per second.
+
+        Of several, each with a rate of frames of its own, the first window of each tells it.
+        """
+        if self.embodiments is None or len(self.embodiments.statistics) != 1:
+            return
+        [one] = self.embodiments.statistics.values()
+        steps = self._steps_of_latent(one.rate_hz, fps)
+        if steps * len(one.names) > self.reads.action_width:
+            raise ConfigError(
+                f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps of "
+                f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+            )
 
     def tensors(
         self,
@@ -200,19 +232,26 @@ class Conditioner:
             if num_latent_frames == 1:  # an image: nothing comes next
                 return np.zeros((1, 1, self.reads.action_width), dtype=np.float32)
             return next_frame_11A(values_ND, num_dimensions=self.reads.action_width)
-        steps = steps_per_frame(action, fps) * self.temporal_rate
-        if self.reads.action_width % steps:
-            raise ConfigError(
-                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
-                f"of {self.temporal_rate} frames has of actions at {action.rate_hz:g} Hz; use {steps} times the "
-                "dimensions of an action"
-            )
+        steps = self._steps_of_latent(action.rate_hz, fps)
         return packed_LRA(
             values_ND,
             num_latent_frames=num_latent_frames,
             steps_of_latent=steps,
             num_dimensions=self.reads.action_width // steps,
         )
+
+    def _steps_of_latent(self, rate_hz: float, fps: float) -> int:
+        """R, which must divide the network's width."""
+        if self.reads.action_frames == "next":
+            return 1
+        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
+        if self.reads.action_width % steps:
+            raise ConfigError(
+                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
+                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
+                "an action"
+            )
+        return steps
 
     def _row(self, action: Action | None) -> int:
         assert action is not None and self.embodiments is not None, "_require: there is one"

@@ -59,6 +59,8 @@ class NoiseDraw:
     """Latent frames given as conditions; 0 for an ordinary sample."""
     drop_condition_B: Tensor
     drop_text_B: Tensor
+    drop_steering_B: Tensor
+    """Whether a sample's camera path and actions are dropped."""
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -72,7 +74,13 @@ class NoiseDraw:
 
 
 def draw_noise(
-    config: EdmConfig, *, seed: int, indices: Sequence[int], shape_CTHW: Sequence[int], stream: str = "noise"
+    config: EdmConfig,
+    *,
+    seed: int,
+    indices: Sequence[int],
+    shape_CTHW: Sequence[int],
+    stream: str = "noise",
+    steering_dropout: float = 0.0,
 ) -> NoiseDraw:
     """Draw for each sample index of the run from a generator of its own. fp32, on the CPU.
 
@@ -81,6 +89,7 @@ def draw_noise(
 
     Args:
         stream: keeps what is numbered by itself apart, as images are from videos.
+        steering_dropout: probability that what steers a sample is dropped.
     """
     video_scale = math.sqrt(shape_CTHW[1]) if config.scale_sigma_by_frames else 1.0
     num_counts = config.max_condition_frames - config.min_condition_frames + 1
@@ -90,7 +99,7 @@ def draw_noise(
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         normal, uniform = torch.randn(2, generator=generator), torch.rand(3, generator=generator)
         draws.append(
-            (
+            (  # in the order of NoiseDraw's fields
                 (normal[0] * config.log_sigma_std + config.log_sigma_mean).exp() * video_scale,
                 torch.randn(*shape_CTHW, generator=generator),
                 (normal[1] * config.log_augment_sigma_std + config.log_augment_sigma_mean).exp(),
@@ -98,20 +107,10 @@ def draw_noise(
                 (config.min_condition_frames + (uniform[0] * num_counts).long()).clamp(max=shape_CTHW[1] - 1),
                 uniform[1] < config.condition_dropout,
                 uniform[2] < config.text_dropout,
+                torch.rand((), generator=generator) < steering_dropout,
             )
         )
-    sigma, noise, augment_sigma, augment_noise, num_frames, drop_condition, drop_text = map(
-        torch.stack, zip(*draws, strict=True)
-    )
-    return NoiseDraw(
-        sigma_B=sigma,
-        noise_BCTHW=noise,
-        augment_sigma_B=augment_sigma,
-        augment_noise_BCTHW=augment_noise,
-        num_condition_frames_B=num_frames,
-        drop_condition_B=drop_condition,
-        drop_text_B=drop_text,
-    )
+    return NoiseDraw.of([torch.stack(drawn) for drawn in zip(*draws, strict=True)])
 
 
 def first_frames_mask(num_condition_frames_B: Tensor, num_frames: int) -> Tensor:

@@ -88,6 +88,7 @@ class TokenizerTask:
         )
         self.decoder = choose_decoder(run.data, self.plan.parts, mesh.device)
         self.data_digest = self.plan.digest
+        self.checkpoint_texts = dict[str, str]()
         self.bad_clips: dict[str, BadClip] = {}
         dtype = torch_dtype(run.train.precision)
         self.engine_config = transformer_config(run.parallel, dtype=dtype, num_layers=1, width=1, num_heads=1)

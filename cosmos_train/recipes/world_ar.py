@@ -61,6 +61,7 @@ class WorldARTask:
         self.run, self.mesh = run, mesh
         self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
         self.data_digest = self.source.digest
+        self.checkpoint_texts = dict[str, str]()
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training

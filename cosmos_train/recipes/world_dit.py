@@ -8,18 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosmos_train.conditions.conditioner import ConditionTensors, reads_of
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.interop.load import warm_start
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.dit.flops import dit_cost, num_tokens
+from cosmos_train.models.dit.model import DiTConditions
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.step_metrics import Metrics, Ratio
+from cosmos_train.train.telling.text_file import write_whole
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
-from cosmos_train.windows.stream import KINDS, Kind, Shape
+from cosmos_train.windows.steering import conditioner_of, find_embodiments, texts_of
+from cosmos_train.windows.stream import KINDS, Kind, Shape, WindowFacts
 from cosmos_train.windows.work import mean_cost, mean_tokens
 from cosmos_train.windows.world_batches import WorldBatch, WorldBatches, check_condition_frames, check_fits
 
@@ -29,10 +33,14 @@ class WorldDiTTask:
 
     def __init__(self, run: WorldDiTRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
-        self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
-        check_condition_frames(run, self.source.facts["video"])
+        self.embodiments = find_embodiments(run, mesh)
+        self.source = open_source(run, mesh, self._check_fits)
+        videos = self.source.facts["video"]
+        check_condition_frames(run, videos)
         self.data_digest = self.source.digest
-        self._batches = WorldBatches(run, self.source, mesh.device, num_stages=mesh.pp.size())
+        conditioner = conditioner_of(run, self.embodiments, videos) if reads_of(run.model).names else None
+        self._batches = WorldBatches(run, self.source, mesh.device, conditioner, num_stages=mesh.pp.size())
+        self.checkpoint_texts = texts_of(self.embodiments)
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training
@@ -46,8 +54,10 @@ class WorldDiTTask:
         )
 
     def begin(self, run_dir: Path) -> None:
-        """Keep where the windows come from."""
+        """Keep where the windows come from, and what their actions are normalised with."""
         self.source.keep(run_dir)
+        for name, text in self.checkpoint_texts.items():
+            write_whole(run_dir / name, text)
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[Any, WorldBatch]:
         """Latents of the planned windows and images with their noise."""
@@ -60,15 +70,18 @@ class WorldDiTTask:
         config, draw = self.run.objective, batch.draw
         noisy = add_noise(batch.x0_BCTHW, draw, config)
         mask = noisy.condition_mask_B1T11.expand(-1, -1, -1, *batch.x0_BCTHW.shape[3:])
-        result = model(
-            noisy.net_input_BCTHW.to(self.engine_config.params_dtype),
-            c_noise(draw.sigma_B),
-            batch.text_BSE,
-            fps_B=batch.fps_B,
-            condition_mask_B1THW=mask if self.run.model.condition_mask else None,
-            padding_mask_B1HW=batch.padding_B1HW,
-            hidden_LBD=hidden,
-        )
+        given: DiTConditions = {
+            "fps_B": batch.fps_B,
+            "condition_mask_B1THW": mask if self.run.model.condition_mask else None,
+            "padding_mask_B1HW": batch.padding_B1HW,
+        }
+
+        def network(conditions: ConditionTensors) -> Any:
+            net_input_BCTHW = noisy.net_input_BCTHW.to(self.engine_config.params_dtype)
+            given.update(conditions.named)
+            return model(net_input_BCTHW, c_noise(draw.sigma_B), batch.text_BSE, **given, hidden_LBD=hidden)
+
+        result = network(batch.conditions.zeros(draw.drop_steering_B))
         if isinstance(result, Tensor):
             return result
         output_BCTHW, uncertainty_B = result
@@ -76,6 +89,12 @@ class WorldDiTTask:
             batch.x0_BCTHW, output_BCTHW, noisy, draw.sigma_B, uncertainty_B, config, padding_B1HW=batch.padding_B1HW
         )
         return loss, {"loss": loss.detach(), "error": error.detach()} | _details(error_B.detach(), batch)
+
+    def _check_fits(self, facts: WindowFacts) -> None:
+        """Raise ConfigError where windows are not what the model reads."""
+        check_fits(self.run.model, facts)
+        if facts.num_frames > 1:
+            conditioner_of(self.run, self.embodiments, facts)
 
     def warm_start(self, source: Path) -> None:
         """Start from the weights of a world model in any layout."""

@@ -160,7 +160,13 @@ class Session:
     def __post_init__(self) -> None:
         config = self.run.checkpoint
         staging = None if config.staging_dir is None else Path(config.staging_dir)
-        self.saver = Saver(self.mesh, asynchronous=config.asynchronous, staging=staging, on_saved=self._note_saved)
+        self.saver = Saver(
+            self.mesh,
+            asynchronous=config.asynchronous,
+            staging=staging,
+            texts=self.task.checkpoint_texts,
+            on_saved=self._note_saved,
+        )
 
     def event(self, kind: str, **details: Any) -> None:
         """Note something that is not a step."""

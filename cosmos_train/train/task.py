@@ -1,6 +1,6 @@
 """What the loop trains: a recipe hands it one of these. Post-training supplies another task, never another loop."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Task(Protocol):
 
     data_digest: str
     """Digest of what sample indices point into. A run is not continued on another."""
+    checkpoint_texts: Mapping[str, str]
+    """Small files that belong to the weights, by name: they lie in every checkpoint."""
 
     def begin(self, run_dir: Path) -> None:
         """Called on rank 0 once nothing refuses this start any more: write down what the run must keep."""

@@ -32,6 +32,8 @@ class CachedWindows:
         self.facts = WindowFacts(
             where=f"the latent cache {folder}",
             shapes=shares,
+            num_pixel_frames=self.store.metadata.window_frames,
+            fps=self.origin.fps,
             num_codes=None if is_latents else int(first.z_CTHW.max()) + 1,
             text_width=first.text_SE.shape[1],
             statistics=load_statistics(self.store.folder / STATISTICS) if is_latents else None,

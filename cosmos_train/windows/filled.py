@@ -137,6 +137,8 @@ class FilledWindows:
         self.facts = WindowFacts(
             where=f"latents.tokenizer={run.latents.tokenizer}",
             shapes={latent_shape(data, codec, size_px): share for size_px, share in plan.size_shares.items()},
+            num_pixel_frames=num_frames,
+            fps=self.origin.fps,
             num_codes=codec.codebook_size if is_codes else None,
             text_width=None,
             statistics=None,

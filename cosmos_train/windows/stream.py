@@ -39,6 +39,10 @@ class WindowFacts:
     """What they come from, as messages name it."""
     shapes: Mapping[Shape, Fraction]
     """[C, T, H, W] of windows, and their share of all. The windows of a step have one shape."""
+    num_pixel_frames: int
+    """Frames of every window."""
+    fps: float
+    """Frames per second of one of them."""
     num_codes: int | None
     """Codes of the tokenizer, or as many as are known to be used; None: windows are latents and no codes."""
     text_width: int | None

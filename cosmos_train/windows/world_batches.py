@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cosmos_train.conditions.action_rms import ActionRms
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
@@ -30,25 +32,46 @@ class WorldBatch:
     padding_B1HW: Tensor
     """1 where a latent cell is padding."""
     draw: NoiseDraw
+    conditions: ConditionTensors
+    """What steers the samples, those too whose draw drops it."""
+    step: int
+    """Of the run, counted from 0."""
 
     @property
     def tensors(self) -> list[Tensor]:
         """All that there are."""
-        return [self.x0_BCTHW, self.text_BSE, self.padding_B1HW, *self.draw.tensors]
+        return [self.x0_BCTHW, self.text_BSE, self.padding_B1HW, *self.draw.tensors, *self.conditions.tensors]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "WorldBatch":
         """The same batch, on another device: of copies of its tensors, in their order."""
-        x0_BCTHW, text_BSE, padding_B1HW, *of_draw = tensors
-        draw = NoiseDraw.of(of_draw)
-        return replace(self, x0_BCTHW=x0_BCTHW, text_BSE=text_BSE, padding_B1HW=padding_B1HW, draw=draw)
+        x0_BCTHW, text_BSE, padding_B1HW, *further = tensors
+        num_drawn = len(self.draw.tensors)
+        draw, conditions = NoiseDraw.of(further[:num_drawn]), self.conditions.with_tensors(further[num_drawn:])
+        return replace(
+            self, x0_BCTHW=x0_BCTHW, text_BSE=text_BSE, padding_B1HW=padding_B1HW, draw=draw, conditions=conditions
+        )
 
 
 class WorldBatches:
     """Which latents and which noise each sample of the run has."""
 
-    def __init__(self, run: WorldDiTRun, source: WindowSource, device: torch.device, *, num_stages: int = 1) -> None:
-        """num_stages: of the pipeline, whose first one is so many micro-batches ahead of the last."""
-        self.run, self.source = run, source
+    def __init__(
+        self,
+        run: WorldDiTRun,
+        source: WindowSource,
+        device: torch.device,
+        conditioner: Conditioner | None = None,
+        *,
+        num_stages: int = 1,
+    ) -> None:
+        """Take what windows are made of.
+
+        Args:
+            conditioner: of a model that is steered.
+            num_stages: of the pipeline, whose first one is so many micro-batches ahead of the last.
+        """
+        self.run, self.source, self.conditioner = run, source, conditioner
+        self._action_rms = ActionRms() if conditioner is not None and conditioner.reads.action else None
         self._copier, self._num_ahead = DeviceCopier(device), 2 * num_stages
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[tuple[WorldBatch, Sent], WorldBatch]:
@@ -61,18 +84,47 @@ class WorldBatches:
         """Whitened, and each window with the draw of its number; texts that the draw drops are zeros. On the CPU."""
         run, z_BCTHW = self.run, stack_latents(batch.windows).float()
         shape_CTHW, stream = z_BCTHW.shape[1:], "noise" if batch.kind == "video" else "image noise"
-        draw = draw_noise(run.objective, seed=run.seed, indices=batch.numbers, shape_CTHW=shape_CTHW, stream=stream)
+        draw = draw_noise(
+            run.objective,
+            seed=run.seed,
+            indices=batch.numbers,
+            shape_CTHW=shape_CTHW,
+            stream=stream,
+            steering_dropout=run.condition.dropout,
+        )
         statistics = self.source.facts[batch.kind].statistics
         assert statistics is not None, "check_fits: these windows are latents"
         text_BSE = stack_text(batch.windows, run.text.max_tokens)
+        padding_B1HW = torch.stack([window.padding_1HW for window in batch.windows])
+        per_step = run.train.global_batch_size * (1 if batch.kind == "video" else run.images_per_video)
         return WorldBatch(
             kind=batch.kind,
             x0_BCTHW=statistics.whiten(z_BCTHW) * run.objective.sigma_data,
             text_BSE=text_BSE * (~draw.drop_text_B)[:, None, None],
             fps_B=[window.fps for window in batch.windows],
-            padding_B1HW=torch.stack([window.padding_1HW for window in batch.windows]),
+            padding_B1HW=padding_B1HW,
             draw=draw,
+            conditions=self._conditions(batch, padding_B1HW),
+            step=batch.numbers[0] // per_step,
         )
+
+    def _conditions(self, batch: WindowBatch, padding_B1HW: Tensor) -> ConditionTensors:
+        """Return what steers the windows, of a model that is."""
+        if self.conditioner is None:
+            return ConditionTensors()
+        _, frames, height, width = batch.windows[0].z_CTHW.shape
+        conditions = [window.conditions for window in batch.windows]
+        found = self.conditioner.tensors(
+            conditions,
+            num_latent_frames=frames,
+            latent_HW=(height, width),
+            num_pixel_frames=self.source.facts[batch.kind].num_pixel_frames,
+            fps_B=[window.fps for window in batch.windows],
+            padding_B1HW=padding_B1HW,
+        )
+        if self._action_rms is not None and found.action_BTRA is not None and batch.kind == "video":
+            self._action_rms.note([one.action for one in conditions], found.action_BTRA)
+        return found
 
 
 def check_condition_frames(run: WorldDiTRun, videos: WindowFacts) -> None:

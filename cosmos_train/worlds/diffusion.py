@@ -182,6 +182,7 @@ class DiffusionWorld(World):
             num_condition_frames_B=zeros_B.long() + num_condition_frames,
             drop_condition_B=zeros_B.bool() if drop_condition_B is None else drop_condition_B,
             drop_text_B=zeros_B.bool(),
+            drop_steering_B=zeros_B.bool(),
         )
         noisy = add_noise(x0_BCTHW, draw, self.objective)
         mask = noisy.condition_mask_B1T11.expand(-1, -1, -1, *x0_BCTHW.shape[3:])

@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 
-from cosmos_data.manifests.conditions import Action
 from cosmos_train.conditions.actions import next_frame_11A, packed_LRA, steps_per_frame
 from cosmos_train.config.errors import ConfigError
 
 NUM_STEPS = 9
 VALUES_N2 = np.stack([np.arange(NUM_STEPS) + 1.0, -np.arange(NUM_STEPS) - 1.0], axis=1)
-
-
-def action(rate_hz: float) -> Action:
-    values = tuple(VALUES_N2.ravel().tolist())
-    return Action(names=("x", "y"), units=("m", "m"), rate_hz=rate_hz, frame_of_reference="base", values=values)
 
 
 def test_each_latent_frame_has_the_steps_that_bring_about_its_frames():
@@ -39,9 +33,9 @@ def test_too_short_or_too_wide_is_refused():
 
 
 def test_steps_of_a_frame_are_a_whole_number():
-    assert steps_per_frame(action(30), 30) == 1
-    assert steps_per_frame(action(30), 10) == 3
-    assert steps_per_frame(action(30), 29.97) == 1
-    for rate_hz in (5, 25):
+    assert steps_per_frame(30.0, 30.0) == 1
+    assert steps_per_frame(30.0, 10.0) == 3
+    assert steps_per_frame(30.0, 29.97) == 1
+    for rate_hz in (5.0, 25.0):
         with pytest.raises(ConfigError, match=r"no whole number of steps.*data\.target_fps"):
-            steps_per_frame(action(rate_hz), 10)
+            steps_per_frame(rate_hz, 10.0)

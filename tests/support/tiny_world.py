@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from support.latent_cache import LatentWriter
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 
 from cosmos_data.caches.latents import LatentMetadata
 from cosmos_data.config import DataConfig
+from cosmos_data.manifests.conditions import Action, Camera
 from cosmos_data.sample_plan.order import rank_slice
+from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig, RunConfig, WorldDiTRun
 from cosmos_train.models.dit.config import DiTConfig
@@ -34,12 +38,22 @@ CLIP_GRAD_NORM = 0.01
 MODEL = DiTConfig(
     num_blocks=4, num_heads=4, head_dim=12, adaln_rank=8, latent_channels=4, text_width=8, condition_mask=True
 )
+NUM_FRAMES = 17
+"""Pixel frames of a window, 8 of a latent frame."""
+STEERED = replace(MODEL, extra_channels=6, action_frames="each", action_width=8 * 3, num_embodiments=2)
+"""The model, steered by a camera's path and by the actions of two robots."""
 
 
 def write_cache(
-    folder: Path, *, num_windows: int = 12, shape_CTHW: tuple[int, ...] = SHAPE_CTHW, broken: bool = False
+    folder: Path,
+    *,
+    num_windows: int = 12,
+    shape_CTHW: tuple[int, ...] = SHAPE_CTHW,
+    broken: bool = False,
+    is_steered: bool = False,
 ) -> Path:
-    """A complete latent cache with two captions, frame rates that differ, and statistics. broken: one window is NaN."""
+    """A complete latent cache with two captions, frame rates that differ, and statistics. broken: one window is NaN;
+    is_steered: windows have cameras, and actions of two robots."""
     generator = torch.Generator().manual_seed(7)
     writer = begin_cache(folder, MODEL.text_width, generator)
     for clip in range(num_windows // 3):
@@ -47,8 +61,10 @@ def write_cache(
         if broken and clip == 0:
             z[1] = torch.nan
         split = "heldout" if clip == num_windows // 3 - 1 else "train"
+        fps = 24.0 if clip % 2 else 30.0
+        conditions = steering(clip, fps, shape_CTHW[2:]) if is_steered else BARE
         writer.add_clip(
-            f"clip{clip}", z, [0, 8, 16], split=split, caption="ab"[clip % 2], fps=24.0 if clip % 2 else 30.0
+            f"clip{clip}", z, [0, 8, 16], split=split, caption="ab"[clip % 2], fps=fps, conditions=conditions
         )
     writer.finish()
     c, t = shape_CTHW[:2]
@@ -57,13 +73,39 @@ def write_cache(
     return folder
 
 
+def steering(clip: int, fps: float, latent_HW: tuple[int, ...]) -> WindowConditions:
+    """A path straight ahead that differs by clip, and random actions of one of two robots, by the clip's rate."""
+    generator = np.random.default_rng(clip)
+    height_px, width_px = (8 * cells for cells in latent_HW)
+    matrices_T34 = np.tile(np.eye(4)[:3], (NUM_FRAMES, 1, 1))
+    matrices_T34[:, :, 3] = np.arange(NUM_FRAMES)[:, None] * generator.standard_normal(3) * 0.1
+    camera = Camera(
+        convention="camera_to_world_opencv",
+        intrinsics_px=(width_px, width_px, width_px / 2, height_px / 2),
+        height_px=height_px,
+        width_px=width_px,
+        extrinsics=tuple(matrices_T34.ravel().tolist()),
+    )
+    names = ("x", "y", "gripper") if fps == 24 else ("x", "y")
+    values = generator.standard_normal((NUM_FRAMES, len(names))).ravel().tolist()
+    action = Action(
+        names=names,
+        units=("m",) * len(names),
+        rate_hz=fps,
+        frame_of_reference="base",
+        values=tuple(values),
+        embodiment="arm" if fps == 24 else "pusher",
+    )
+    return WindowConditions(camera=camera, action=action)
+
+
 def begin_cache(folder: Path, text_width: int, generator: torch.Generator) -> LatentWriter:
     """A cache with the states of captions "a" and "b", and no clip yet."""
     metadata = LatentMetadata(
         tokenizer_digest="0" * 64,
         text_encoder="test",
         manifest_digest="1" * 64,
-        window_frames=17,
+        window_frames=NUM_FRAMES,
         height_px=32,
         width_px=48,
     )
@@ -73,11 +115,13 @@ def begin_cache(folder: Path, text_width: int, generator: torch.Generator) -> La
     return writer
 
 
-def make_run(cache: Path, run_dir: Path, parallel: ParallelConfig, **train: Any) -> WorldDiTRun:
+def make_run(
+    cache: Path, run_dir: Path, parallel: ParallelConfig, model: DiTConfig = MODEL, **train: Any
+) -> WorldDiTRun:
     """A run of the tiny model; `train` overrides fields of its loop."""
     return WorldDiTRun(
         recipe="world_dit",
-        model=MODEL,
+        model=model,
         objective=EdmConfig(max_condition_frames=1),
         **common_sections(cache, run_dir, parallel, train),
     )
@@ -94,7 +138,7 @@ def common_sections(cache: Path, run_dir: Path, parallel: ParallelConfig, train:
         "parallel": parallel,
         "checkpoint": CheckpointConfig(every_steps=2),
         "tracking": TrackingConfig(wandb="disabled"),
-        "data": DataConfig(manifest="unused.parquet", num_frames=17, height_px=32, width_px=48),
+        "data": DataConfig(manifest="unused.parquet", num_frames=NUM_FRAMES, height_px=32, width_px=48),
         "latents": LatentsConfig(folder=str(cache), tokenizer="unused"),
     }
 
@@ -142,6 +186,13 @@ def answers(
 ) -> dict[str, Any]:
     """What parity is measured by, on this rank: first loss and whole gradients, whole parameters after some steps."""
     return answers_of(make_run(cache, run_dir, parallel, micro_batch_size=micro_batch_size), num_steps)
+
+
+def steered_answers(
+    cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int, num_steps: int = 3
+) -> dict[str, Any]:
+    """The same of the model that is steered, on a cache whose windows have conditions."""
+    return answers_of(make_run(cache, run_dir, parallel, STEERED, micro_batch_size=micro_batch_size), num_steps)
 
 
 def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
@@ -195,5 +246,5 @@ def _stir_zeros(task: Task, mesh: Mesh) -> None:
     """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
     with torch.no_grad():
         for name, param in parameters(task):
-            if name.endswith("modulation.up.weight") or name == "uncertainty.linear.weight":
+            if name.endswith(("modulation.up.weight", "embodiment.weight")) or name == "uncertainty.linear.weight":
                 param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)

@@ -20,10 +20,11 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -113,6 +114,7 @@ class Saver:
     Args:
         asynchronous: write while training goes on. What is saved then lies once more in each node's main memory.
         staging: folder on each node's own disk in which files are made before they are copied to where they belong.
+        texts: small files that are put into each folder, by name.
         on_saved: called on every rank for each folder that is complete.
     """
 
@@ -122,9 +124,10 @@ class Saver:
         *,
         asynchronous: bool = False,
         staging: Path | None = None,
+        texts: Mapping[str, str] = MappingProxyType({}),
         on_saved: Callable[[Saved], None] = lambda _saved: None,
     ) -> None:
-        self.mesh, self.staging, self.on_saved = mesh, staging, on_saved
+        self.mesh, self.staging, self.texts, self.on_saved = mesh, staging, texts, on_saved
         self.writer = WriterProcess() if asynchronous else None
         self.sealer = ThreadPoolExecutor(1)  # on rank 0; its thread starts with its first work
         self.pending: deque[_Pending] = deque()
@@ -238,7 +241,8 @@ class Saver:
             assert request is not None
             pending.request = request
             if self.mesh.is_main:
-                (pending.partial / "run.yaml").write_text(run_yaml)
+                for name, text in {"run.yaml": run_yaml, **self.texts}.items():
+                    (pending.partial / name).write_text(text, encoding="utf-8")
             for part in copying:
                 part.result()
 

@@ -1,0 +1,124 @@
+"""What the windows of a run are steered by, found before anything is encoded or built: whether all have the conditions
+that the model reads, and what their actions are normalised with.
+
+    RUN/action_statistics.json                       the statistics of each embodiment
+    RUN/checkpoints/step-00000200/                   and in each checkpoint the same file, which is what counts
+
+A run that goes on takes what it began with. A run that starts from another's weights keeps that one's statistics of the
+embodiments that it knew: its network has learned what their numbers mean.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cosmos_data.caches.latents import LatentStore
+from cosmos_data.sample_plan.plan import read_parts
+from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.conditioner import Conditioner, reads_of
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.parallel.mesh import Mesh, from_main
+from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
+from cosmos_train.windows.stream import WindowFacts
+
+log = logging.getLogger(__name__)
+
+ACTIONS = "action_statistics.json"
+"""Name of the file in a run and in its checkpoints."""
+MOST_LOOKED_AT = 10_000
+"""Clips or windows that are read before a run starts, spread evenly over all of them."""
+
+
+def find_embodiments(run: WorldDiTRun, mesh: Mesh) -> Embodiments | None:
+    """Return the statistics of a run's actions, on every rank, all of which call this; None where it reads none.
+
+    Raises:
+        ConfigError, DataError: the model reads a condition that training clips lack, or actions of one embodiment
+            differ.
+    """
+    return from_main(mesh, lambda: _find(run))
+
+
+def conditioner_of(run: WorldDiTRun, embodiments: Embodiments | None, facts: WindowFacts) -> Conditioner:
+    """Return what makes the tensors of a run's windows.
+
+    Args:
+        facts: of its videos.
+
+    Raises:
+        ConfigError: the network has no place for the embodiments, or for the steps of a latent frame.
+    """
+    further = facts.num_frames - 1
+    rate = (facts.num_pixel_frames - 1) // further if further else 1  # of images alone there is nothing to count
+    conditioner = Conditioner(run.condition, run.model, embodiments, temporal_rate=rate)
+    conditioner.check_width(facts.fps)
+    return conditioner
+
+
+def read_embodiments(folder: Path) -> Embodiments | None:
+    """Read the statistics of a checkpoint or of a run; return None where it has none."""
+    path = folder / ACTIONS
+    return Embodiments.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+def texts_of(embodiments: Embodiments | None) -> dict[str, str]:
+    """Return what is kept of them: name of the file -> its text."""
+    return {} if embodiments is None else {ACTIONS: embodiments.to_json()}
+
+
+def _find(run: WorldDiTRun) -> Embodiments | None:
+    reads = reads_of(run.model)
+    if not reads.names:
+        return None
+    conditions = list(_conditions(run))
+    for name in reads.names:
+        lacking = [number for number, one in enumerate(conditions) if getattr(one, name) is None]
+        if lacking:
+            raise ConfigError(
+                f"the model is steered by {' and '.join(reads.names)}, and of {len(conditions)} training clips or "
+                f"windows {len(lacking)} come without {name}; leave them out of the manifest, or build it from a "
+                f"source that has {name}"
+            )
+    if not reads.action:
+        return None
+    begun = _begun(run)
+    if begun is not None and _goes_on(run):
+        return begun
+    known = {} if begun is None else begun.statistics
+    found = Embodiments.of([one.action for one in conditions if one.action is not None], run.condition)
+    for name in found.statistics.keys() & known.keys():
+        log.info("actions of embodiment %r are normalised as in checkpoint.init_from", name)
+    return Embodiments({name: known.get(name, one) for name, one in found.statistics.items()})
+
+
+def _conditions(run: WorldDiTRun) -> Iterator[WindowConditions]:
+    """Yield what training clips, or the windows of a finished cache, come with."""
+    if not run.latents.fill:
+        store = LatentStore(run.latents.folder)
+        for number in _spread(store.indices("train")):
+            yield store.describe(number).conditions
+        return
+    for part in read_parts(run.data, "train", verify=False):
+        for row in _spread(range(len(part.clips))):
+            for view in part.clips[row].each_view():
+                yield WindowConditions(camera=view.camera, action=view.action)
+
+
+def _spread(numbers: Sequence[int]) -> Sequence[int]:
+    return numbers[:: max(1, -(-len(numbers) // MOST_LOOKED_AT))]
+
+
+def _goes_on(run: WorldDiTRun) -> bool:
+    return newest_checkpoint(Path(run.run_dir)) is not None or run.checkpoint.resume_from is not None
+
+
+def _begun(run: WorldDiTRun) -> Embodiments | None:
+    """Return the statistics of what this start goes on with, or takes its weights from."""
+    own = newest_checkpoint(Path(run.run_dir))
+    if own is not None:
+        return read_embodiments(own)
+    other = run.checkpoint.resume_from or run.checkpoint.init_from
+    folder = None if other is None else find_checkpoint(Path(other))
+    return None if folder is None else read_embodiments(folder)
