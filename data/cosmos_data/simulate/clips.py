@@ -34,6 +34,7 @@ class SimulatedClip:
     """One clip of a simulated world."""
 
     views: tuple[SimulatedView, ...]
+    fps: float
     caption: str
     action: Action | None = None
     state: Action | None = None

@@ -3,7 +3,7 @@
 On the command line a key has its world's name before it, as in `room.scenes=random`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
@@ -161,5 +161,23 @@ class PusherConfig(WorldConfig):
             raise DataError(f"task={self.task} is for policy=task, and policy={self.policy}; use policy=task")
 
 
-WORLDS: dict[str, type[WorldConfig]] = {"discs": DiscsConfig, "room": RoomConfig, "pusher": PusherConfig}
-"""What a world is called on the command line, and its keys."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldsConfig:
+    """All simulated worlds: each field is called as its world is on the command line."""
+
+    discs: DiscsConfig = field(default_factory=DiscsConfig)
+    """Discs that bounce off the walls."""
+
+    room: RoomConfig = field(default_factory=RoomConfig)
+    """A room with a free camera."""
+
+    pusher: PusherConfig = field(default_factory=PusherConfig)
+    """A hand that pushes discs or blocks, seen from above."""
+
+
+WORLD_NAMES = tuple(world.name for world in fields(WorldsConfig))
+
+
+def name_of(config: WorldConfig) -> str:
+    """Return what the world of a configuration is called."""
+    return next(world.name for world in fields(WorldsConfig) if world.type is type(config))

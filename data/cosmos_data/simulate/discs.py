@@ -99,6 +99,7 @@ class Discs:
         view = SimulatedView(pictures_THW3=render(seed, self.config), instances_THW=instances_THW)
         return SimulatedClip(
             views=(view,),
+            fps=self.config.fps,
             caption=caption_of(seed, self.config),
             instance_names=("background", *(f"{disc.color} disc" for disc in discs)),
             states={"discs_px_TN2": places_px},

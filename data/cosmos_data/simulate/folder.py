@@ -35,7 +35,7 @@ from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import plain_values
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
-from cosmos_data.simulate.config import WORLDS, WorldConfig
+from cosmos_data.simulate.config import WorldConfig, name_of
 from cosmos_data.simulate.labels import labels_path, write_labels
 from cosmos_data.simulate.worlds import open_world
 from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
@@ -70,7 +70,7 @@ class SimulationRequest:
 
     def settings(self) -> dict[str, Any]:
         """Return what the folder keeps of the request, by the names of its keys."""
-        name = next(name for name, config in WORLDS.items() if type(self.world) is config)
+        name = name_of(self.world)
         of_world = {f"{name}.{key}": value for key, value in asdict(self.world).items()}
         counts = {"num_train": self.num_train, "num_heldout": self.num_heldout, "seed": self.seed}
         return {"layout_version": LAYOUT_VERSION, "world": name, "codec": self.codec, **counts, **of_world}
@@ -200,7 +200,7 @@ def _write_clip(folder: Path, request: SimulationRequest, split: Split, seed: in
     try:
         names = [_video_name(row_path.stem, view, request.codec) for view in clip.views]
         for name, view in zip(names, clip.views, strict=True):
-            _encode(view, aside / name, request)
+            _encode(view, clip.fps, aside / name, request.codec)
         write_labels(clip, labels_path(aside / names[0]))
         (aside / row_path.name).write_text(json.dumps(_row(clip, names, split)), encoding="utf-8")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == row_path.name):
@@ -213,10 +213,10 @@ def _video_name(stem: str, view: SimulatedView, codec: PackCodec) -> str:
     return f"{stem}{'.' if view.name else ''}{view.name}{ENCODINGS[codec].suffix}"
 
 
-def _encode(view: SimulatedView, path: Path, request: SimulationRequest) -> None:
+def _encode(view: SimulatedView, fps: float, path: Path, codec: PackCodec) -> None:
     pictures_3HW = torch.from_numpy(view.pictures_THW3).permute(0, 3, 1, 2).unbind()
-    world = request.world
-    encode_pictures(pictures_3HW, path, world.fps, world.height_px, world.width_px, request.codec)
+    _, height_px, width_px, _ = view.pictures_THW3.shape
+    encode_pictures(pictures_3HW, path, fps, height_px, width_px, codec)
 
 
 def _row(clip: SimulatedClip, names: list[str], split: Split) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Pusher:
         hand_T2, objects_TN2 = np.array(hands), np.array(places)
         return SimulatedClip(
             views=(self._seen(scene, hand_T2, objects_TN2),),
+            fps=self.config.fps,
             caption=self.caption(seed),
             action=self._signal(np.array(actions), "table, x right, y down, from the hand's place"),
             state=self._signal(hand_T2, "table, x right, y down, from the upper left corner"),

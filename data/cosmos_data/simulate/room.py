@@ -135,7 +135,9 @@ class Room:
             depth_m_THW=np.concatenate(depths).reshape(shape_THW),
             instances_THW=np.concatenate(instances).reshape(shape_THW),
         )
-        return SimulatedClip(views=(view,), caption=caption_of(scene), instance_names=scene.instance_names)
+        return SimulatedClip(
+            views=(view,), fps=self.config.fps, caption=caption_of(scene), instance_names=scene.instance_names
+        )
 
 
 def caption_of(scene: Scene) -> str:

@@ -53,7 +53,7 @@ def test_the_hand_goes_where_it_is_told_unless_it_is_stopped(shape: str):
             is_at_edge = np.abs(hand[step + 1] - 0.5).max() > 0.5 - CONFIG.hand_radius - 1e-9
             from_things = np.abs(clip.states["objects_TN2"][step + 1] - hand[step + 1]).max(axis=1)
             assert is_at_edge or from_things.min() < CONFIG.hand_radius + CONFIG.object_radius + 0.02
-    assert free > 5 * stopped
+    assert free > 3 * stopped
 
 
 @pytest.mark.parametrize("shape", ["disc", "block"])
