@@ -1,0 +1,233 @@
+"""Are conditions followed? Post-training of small worlds by a camera's path, by actions, by an instruction.
+
+    python benchmarks/control.py --out runs/control                    # all three: some two hours on 2 quiet cores
+    python benchmarks/control.py --out runs/control --only action
+
+The way of a user from end to end: a simulated world (`cosmos-train data simulate`), a tokenizer, its latents, a
+Video2World model without a condition, and from that the post-training; the runs are those of configs/run/control. Then
+held-out clips: what the condition was about is found again in the generated frames, by estimators that never see the
+command, beside the same of true frames (the floor) and of shuffled commands (the ceiling). Whatever is there already is
+not made again.
+
+Prints a JSON line for each figure and a line for all, writes OUT/report.html, and exits with 1 where a goal is missed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from control_measures import Measured, measure_action, measure_camera, measure_instruction
+from goals import tell_goals
+from provenance import provenance
+
+from cosmos_data.simulate.config import PusherConfig, RoomConfig
+from cosmos_launch.pages.contents import Fact, FrameRow, FrameRows, Report, Section, Table
+from cosmos_launch.pages.page import write_report
+from cosmos_launch.pages.run_records import read_metrics
+from cosmos_train.evaluate.following.figure import Figure
+
+NUM_TRAIN, NUM_HELDOUT = 2000, 32
+NUM_FRAMES, NUM_TASK_FRAMES = 17, 25
+MOST_MINUTES = 20.0
+"""Of post-training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Figures whose names end so must lie between two numbers."""
+
+    ending: str
+    least: float = float("-inf")
+    most: float = float("inf")
+    of_floor: bool = False
+    """The numbers are shares of what true frames have."""
+
+    def missed(self, figure: Figure) -> str:
+        """Say how a figure misses it; empty where it does not, or where it is another figure's goal."""
+        if not figure.name.endswith(self.ending):
+            return ""
+        value = figure.value / figure.floor if self.of_floor else figure.value
+        if self.least <= value <= self.most:
+            return ""
+        what = " of true frames'" if self.of_floor else ""
+        return f"{figure.name} is {value:.3g}{what}, not from {self.least:g} to {self.most:g}"
+
+
+COUNTERFACTUAL = Goal("in errors to the own", least=5.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """One condition, and what it takes to train and to measure it."""
+
+    title: str
+    clips: str
+    """Folder of the clips of the post-training, below OUT."""
+    world: str
+    """Folder of tokenizer and Video2World model, below OUT."""
+    base: str
+    run: str
+    """Runs without and with the condition."""
+    simulate: Sequence[str]
+    """Words of `data simulate` that make the clips."""
+    measure: Callable[[Path], Measured]
+    goals: Sequence[Goal]
+
+
+STUDIES = {
+    "camera": Study(
+        title="A camera's path",
+        clips="room/clips",
+        world="room",
+        base="run/control/room_world",
+        run="run/control/room_camera",
+        simulate=["room", "--frames", str(NUM_FRAMES)],
+        measure=lambda run_dir: measure_camera(run_dir, RoomConfig(num_frames=NUM_FRAMES)),
+        goals=[Goal("rotation error", most=3.0), Goal("share of the move", most=0.15), COUNTERFACTUAL],
+    ),
+    "action": Study(
+        title="Actions of a hand",
+        clips="pusher/clips",
+        world="pusher",
+        base="run/control/pusher_world",
+        run="run/control/pusher_action",
+        simulate=["pusher", "--frames", str(NUM_FRAMES)],
+        measure=lambda run_dir: measure_action(run_dir, PusherConfig(num_frames=NUM_FRAMES)),
+        goals=[
+            *(Goal(f"place correlation in {axis}", least=0.95) for axis in "xy"),
+            *(Goal(f"place slope in {axis}", least=0.8, most=1.2) for axis in "xy"),
+            *(Goal(f"place error in {axis}", most=1.0) for axis in "xy"),
+            Goal("movement under no action", most=0.1),
+            COUNTERFACTUAL,
+            Goal("inverse dynamics R^2", least=0.9, of_floor=True),
+        ],
+    ),
+    "instruction": Study(
+        title="An instruction",
+        clips="tasks/clips",
+        world="pusher",
+        base="run/control/pusher_world",
+        run="run/control/pusher_instruction",
+        simulate=["pusher", "--frames", str(NUM_TASK_FRAMES), "pusher.policy=task"],
+        measure=lambda run_dir: measure_instruction(run_dir, PusherConfig(num_frames=NUM_TASK_FRAMES)),
+        goals=[Goal("right task of two", least=0.9)],
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found of one study."""
+
+    study: Study
+    measured: Measured
+    minutes: float
+    """Of the post-training."""
+
+    @property
+    def missed(self) -> list[str]:
+        """Say which goals are missed, and how."""
+        found = [goal.missed(figure) for figure in self.measured.figures for goal in self.study.goals]
+        if self.minutes > MOST_MINUTES:
+            found.append(f"post-training took {self.minutes:.1f} minutes, not {MOST_MINUTES:g} at most")
+        return [text for text in found if text]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Are conditions followed? Small worlds, held-out clips.")
+    parser.add_argument("--out", type=Path, default=Path("runs/control"), help="folder of all results")
+    parser.add_argument("--only", choices=STUDIES, nargs="+", default=list(STUDIES), help="the conditions to study")
+    parser.add_argument("--nproc", type=int, default=2, help="processes that train")
+    options = parser.parse_args()
+    out, results = options.out.absolute(), list[Result]()
+    for name in options.only:
+        results.append(carried_out(name, STUDIES[name], out, options.nproc))
+    write_report(out / "report.html", page_of(results))
+    missed = [f"{result.study.title}: {text}" for result in results for text in result.missed]
+    sys.exit(tell_goals(missed))
+
+
+def carried_out(name: str, study: Study, out: Path, nproc: int) -> Result:
+    """Make what is not there yet, measure, and print the figures."""
+    world, clips, run_dir = out / study.world, out / study.clips, out / name
+    tokenizer = [f"latents.tokenizer={world}/tokenizer/tokenizer", "tracking.wandb=disabled"]
+    base_clips = world / "clips"
+    base = [study.base, f"data.manifest={base_clips}/manifest.arrow", f"latents.folder={world}/latents", *tokenizer]
+    of_world = STUDIES["camera" if study.world == "room" else "action"]
+    simulate(of_world.simulate, base_clips)
+    simulate(study.simulate, clips)
+    made = [f"data.manifest={base_clips}/manifest.arrow", f"run_dir={world}/tokenizer", "tracking.wandb=disabled"]
+    train(["run/simulated_tokenizer", *made], world / "tokenizer/tokenizer", nproc)
+    cosmos_train("tokenize", *base)
+    train([*base, f"run_dir={world}/world"], world / "world/done", nproc)
+    latents = clips.parent / "latents"
+    post = [study.run, f"data.manifest={clips}/manifest.arrow", f"latents.folder={latents}", *tokenizer]
+    cosmos_train("tokenize", *post)
+    train([*post, f"run_dir={run_dir}", f"checkpoint.init_from={world}/world"], run_dir / "done", nproc)
+    logged = [record for record in read_metrics(run_dir / "metrics.jsonl") if "step_sec" in record]
+    step_sec = sorted(record["step_sec"] for record in logged)[len(logged) // 2]
+    result = Result(study, study.measure(run_dir), logged[-1]["step"] * step_sec / 60)
+    for figure in result.measured.figures:
+        print(f"# {figure}", flush=True)
+        shown = {"figure": figure.name, "value": figure.value, "floor": figure.floor, "ceiling": figure.ceiling}
+        print(json.dumps({"benchmark": "control", "study": name, **shown, "clips": figure.num_clips}), flush=True)
+    summary = {"train_min": round(result.minutes, 1), "missed": result.missed, "processes": nproc}
+    print(json.dumps({"benchmark": "control", "study": name, **summary, **provenance()}), flush=True)
+    return result
+
+
+def simulate(words: Sequence[str], clips: Path) -> None:
+    """Make a folder of clips, where it is not there yet."""
+    if not (clips / "manifest.arrow").exists():
+        clips.parent.mkdir(parents=True, exist_ok=True)
+        counts = ["--clips", str(NUM_TRAIN), "--heldout", str(NUM_HELDOUT)]
+        cosmos_train("data", "simulate", *words, "--out", str(clips), *counts)
+
+
+def train(words: Sequence[str], result: Path, nproc: int) -> None:
+    """Carry a run out, or go on with it, where its result is not there yet."""
+    if not result.exists():
+        cosmos_train("train", *words, "--nproc", str(nproc))
+        result.touch()
+
+
+def cosmos_train(*arguments: str) -> None:
+    """Run a command as a user does. Exits as it did where it fails."""
+    code = subprocess.run([sys.executable, "-m", "cosmos_launch.cli", *arguments], stdout=sys.stderr).returncode
+    if code:
+        sys.exit(code)
+
+
+def page_of(results: Sequence[Result]) -> Report:
+    """Return a page with the figures and some clips of each study."""
+    sections = []
+    for result in results:
+        rows = [
+            (one.name, one.unit, *(f"{x:.3g}" for x in (one.value, one.floor, one.ceiling)))
+            for one in result.measured.figures
+        ]
+        strips = [FrameRow(strip.label, list(strip.frames_THW3)) for strip in result.measured.strips]
+        header = ["figure", "unit", "generated", "true frames", "shuffled commands"]
+        sections.append(
+            Section(
+                title=result.study.title,
+                text="; ".join(result.missed) or "All goals are met.",
+                items=[
+                    Table(header=header, rows=rows, caption="Held-out clips; estimators never see the command."),
+                    FrameRows(rows=strips, caption="The same first frame under two commands."),
+                ],
+            )
+        )
+    facts = [
+        Fact(result.study.title, "followed" if not result.missed else "missed", f"{result.minutes:.0f} min of training")
+        for result in results
+    ]
+    return Report(title="Are conditions followed?", summary=facts, sections=sections)
+
+
+if __name__ == "__main__":
+    main()
