@@ -7,7 +7,7 @@
     LeRobot, energon       cosmos_data.readers.lerobot, cosmos_data.readers.energon
     files of camera poses  beside a video or pictures: cosmos_data.readers.scenes; as a text of numbers in NAME.txt:
                            cosmos_data.readers.camera_text
-    Bridge                 annotations with a robot's states, beside videos: cosmos_data.readers.bridge
+    Bridge, 1X             a robot's states beside videos: cosmos_data.readers.bridge, cosmos_data.readers.one_x
 
 A folder may hold tars and such data sets beside its videos. Captions, cameras, actions and trajectories are of the
 whole video; the build cuts them with it.
@@ -35,6 +35,7 @@ from cosmos_data.readers.folder import Folder, sort_of, walk
 from cosmos_data.readers.found import Found, LeftOut, printable
 from cosmos_data.readers.lerobot import is_lerobot, read_lerobot
 from cosmos_data.readers.listing import read_listing
+from cosmos_data.readers.one_x import read_one_x
 from cosmos_data.readers.scenes import Scenes, find_scenes
 from cosmos_data.readers.webdataset import read_tar
 
@@ -80,12 +81,13 @@ def _read_data_set(path: Path, prefix: str, cameras: Sequence[str]) -> Iterator[
 def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
     folder = walk(root)
     scenes = find_scenes(str(root), folder.files)
-    episodes, of_episodes = read_bridge(str(root), folder.files)
-    for name in of_episodes:
-        del folder.files[name]
     yield from folder.others
     yield from scenes.found
-    yield from episodes
+    for read in (read_bridge, read_one_x):
+        found, own = read(str(root), folder.files)
+        for name in own:
+            del folder.files[name]
+        yield from found
     texts = _texts_by_stem(folder)
     used = set(scenes.used)
     for name in sorted(folder.files | folder.data_sets):
