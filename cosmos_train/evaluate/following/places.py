@@ -42,24 +42,27 @@ def place_figures(found_BT2: np.ndarray, found_in_true_BT2: np.ndarray, commande
         found_in_true_BT2: places in the true frames of the same commands.
         commanded_BT2: where the commands lead.
     """
-    found, true, commanded = (_way(places) for places in (found_BT2, found_in_true_BT2, commanded_BT2))
-    shuffled = np.roll(commanded, 1, axis=0)
+    ways = [_way(places_BT2) for places_BT2 in (found_BT2, found_in_true_BT2, commanded_BT2)]
     measures: list[tuple[str, str, Callable[[np.ndarray, np.ndarray], float]]] = [
         ("correlation", "", correlation),
         ("slope", "", slope),
         ("error", "px", median_error),
     ]
-    return [
-        Figure(
-            name=f"place {name} in {'xy'[axis]}",
-            value=measure(found[..., axis], commanded[..., axis]),
-            floor=measure(true[..., axis], commanded[..., axis]),
-            ceiling=measure(found[..., axis], shuffled[..., axis]),
-            num_clips=len(found),
-            unit=unit,
-        )
-        for axis, (name, unit, measure) in [(axis, one) for one in measures for axis in (0, 1)]
-    ]
+    figures = list[Figure]()
+    for name, unit, measure in measures:
+        for axis in (0, 1):
+            found, true, commanded = (way[..., axis] for way in ways)
+            figures.append(
+                Figure(
+                    name=f"place {name} in {'xy'[axis]}",
+                    value=measure(found, commanded),
+                    floor=measure(true, commanded),
+                    ceiling=measure(found, np.roll(commanded, 1, axis=0)),
+                    num_clips=len(found),
+                    unit=unit,
+                )
+            )
+    return figures
 
 
 def correlation(found: np.ndarray, commanded: np.ndarray) -> float:
