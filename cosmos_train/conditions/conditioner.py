@@ -154,9 +154,9 @@ class Conditioner:
             self.embodiments.fit(conditions.action)
 
     def check_width(self, fps: float) -> None:
-        """Raise ConfigError where the actions of the one embodiment do not fit the network at so many frames per second.
+        """Raise ConfigError where the actions of the one embodiment do not fit the network at this rate of frames.
 
-        Of several, each with a rate of frames of its own, the first window of each tells it.
+        Of several embodiments, each with a rate of frames of its own, the first window of each tells it.
         """
         if self.embodiments is None or len(self.embodiments.statistics) != 1:
             return

@@ -83,7 +83,8 @@ def readers(key: Key) -> list[str]:
     field = key.path.rsplit(".", 1)[-1]
     section = key.section.rsplit(".", 1)[-1]
     names = {section, "config", "run"} if section != "run" else {"run"}
-    section_is_there = re.compile(rf"\b{key.owner.__name__}\b|\.{section}\b|\b{section}_config\b")
+    owners = "|".join(owner.__name__ for owner in key.owner.__mro__[:-1])  # a section may have its fields of another
+    section_is_there = re.compile(rf"\b({owners})\b|\.{section}\b|\b{section}_config\b")
     found = {
         module
         for module, source, lookups in _sources()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
 from cosmos_tok.config import TokenizerConfig, TokenizerError
-from cosmos_train.conditions.config import PLUCKER_CHANNELS, ConditionConfig
+from cosmos_train.conditions.config import PLUCKER_CHANNELS, ActionConditionConfig, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -200,6 +200,8 @@ class WorldDiTRun(WorldRun):
                 f"model.extra_channels={self.model.extra_channels} has no data to be trained on; use "
                 f"{PLUCKER_CHANNELS}, the Pluecker coordinates of a camera's path, or 0"
             )
+        is_steered = self.model.extra_channels > 0 or self.model.action_width > 0
+        check_steering(self.condition, self.parallel, is_steered=is_steered)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +221,21 @@ class WorldARRun(WorldRun):
         check_vocabulary(self.parallel, self.model.vocab_size)
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
+
+
+def check_steering(condition: ActionConditionConfig, parallel: ParallelConfig, *, is_steered: bool) -> None:
+    """Raise ConfigError where settings of conditions would be without an effect, or can not be kept."""
+    for key, value in (("dropout", condition.dropout), ("probe_every_steps", condition.probe_every_steps)):
+        if value and not is_steered:
+            raise ConfigError(
+                f"condition.{key}={value}, but the model reads neither a camera's path nor actions; set "
+                "model.extra_channels=6 or model.action_frames, or leave it out"
+            )
+    if condition.probe_every_steps and parallel.pp > 1:
+        raise ConfigError(
+            f"condition.probe_every_steps={condition.probe_every_steps} runs the whole model once more, and "
+            f"parallel.pp={parallel.pp} divides it over a schedule that does not; use 0, or parallel.pp=1"
+        )
 
 
 RUNS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerRun, "world_dit": WorldDiTRun, "world_ar": WorldARRun}

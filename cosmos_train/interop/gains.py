@@ -1,6 +1,7 @@
 """What a run's network may have more than the checkpoint that it starts from, and how that begins.
 
-Diffusion: further input channels, such as Video2World from Text2World, whose columns of the patch embedding are zero.
+Diffusion: further input channels, such as Video2World from Text2World or a camera's path, whose columns of the patch
+embedding are zero; and networks of actions, whose last layers are zero.
 Autoregressive: cross-attention, whose output is zero. At first neither changes what the network computes. A begin token
 is new input, and its rows of the table of codes keep their first weights.
 """
@@ -19,8 +20,10 @@ from cosmos_train.parallel.shard import local_slice
 Config = DiTConfig | WorldARConfig
 CHANNELS, TOKENS = "net.embed.weight", "embed.weight"
 """The tensors that grow."""
-ADDED = "blocks.*.cross_attention.out.weight"
-"""New ones that add to the residual stream of a trained network. The diffusion model always has them."""
+ADDED = ("blocks.*.cross_attention.out.weight", "net.action.*.out.weight", "net.action.*.out.bias")
+"""New ones that add to what a trained network computes. The diffusion model always has cross-attention."""
+ACTIONS = "net.action.*"
+"""Pattern of the tensors of a network of actions."""
 TEXT = "blocks.*.cross_attention.*, blocks.*.cross_norm.weight"
 """Patterns of cross-attention's tensors."""
 
@@ -36,7 +39,7 @@ def growing(found: Config, wanted: Config) -> str:
 
 def begin(name: str, tensor: Tensor) -> None:
     """First values of a tensor that the checkpoint lacks, which otherwise keeps those that it has."""
-    if fnmatch.fnmatchcase(name, ADDED):
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in ADDED):
         tensor.zero_()
 
 
@@ -52,8 +55,9 @@ def fill_grown(tensor: Tensor, whole: Tensor, found: Config, wanted: Config, mes
 
 def remedy(found: Config, wanted: Config, differing: Sequence[str]) -> str:
     """What to set where these tensors differ; empty where nothing is known."""
-    if isinstance(found, DiTConfig) and isinstance(wanted, DiTConfig) and CHANNELS in differing:
-        return _remedy_of_channels(found, wanted)
+    if isinstance(found, DiTConfig) and isinstance(wanted, DiTConfig):
+        parts = [_remedy_of_channels(found, wanted) if CHANNELS in differing else "", _remedy_of_actions(found, wanted)]
+        return "; ".join(filter(None, parts))
     if isinstance(found, WorldARConfig) and isinstance(wanted, WorldARConfig):
         parts = []
         if _begins(found, wanted) and TOKENS in differing:
@@ -92,6 +96,20 @@ def _with_new_channels(embed: Tensor, found: DiTConfig, wanted: DiTConfig) -> Te
         if channel in channels:
             target[:, column] = source[:, channels.index(channel)]
     return target.flatten(1)
+
+
+def _remedy_of_actions(found: DiTConfig, wanted: DiTConfig) -> str:
+    if found.action_width and not wanted.action_width:
+        return (
+            "its network is steered by actions, which this run's does not read: set model.action_frames and "
+            f"model.action_width={found.action_width}, or list {ACTIONS} in checkpoint.init_unused"
+        )
+    if wanted.action_width and not found.action_width:
+        return (
+            f"its network reads no actions: to start from it, list {ACTIONS} in checkpoint.init_new, and they add "
+            "nothing at first"
+        )
+    return ""
 
 
 def _remedy_of_channels(found: DiTConfig, wanted: DiTConfig) -> str:

@@ -6,7 +6,7 @@ error that names all of it. What a trained network gains begins without an effec
 
 import fnmatch
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop import gains
 from cosmos_train.interop.gains import Config
+from cosmos_train.interop.names import NUM_SHOWN
 from cosmos_train.interop.source import WorldSource, open_source
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.world import WorldModel
 from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.mesh import Mesh, over_stages
+from cosmos_train.parallel.param_groups import lr_factor
 from cosmos_train.parallel.shard import local_slice, whole_shape
 from cosmos_train.train.config import CheckpointConfig
 
@@ -28,18 +30,30 @@ log = logging.getLogger(__name__)
 
 
 def warm_start(
-    path: Path, pieces: Sequence[WorldModel] | Sequence[WorldAR], mesh: Mesh, config: CheckpointConfig
+    path: Path,
+    pieces: Sequence[WorldModel] | Sequence[WorldAR],
+    mesh: Mesh,
+    config: CheckpointConfig,
+    lr_factors: Mapping[str, float],
 ) -> None:
     """Fill the pieces of a run that begins with the world model at a path. Called on every rank.
 
     Args:
         config: its init_new and init_unused say what may differ.
+        lr_factors: of the run's optimizer (optim.lr_factors).
 
     Raises:
-        ConfigError: more than that differs; all of it is named.
+        ConfigError: more than that differs, all of which is named; or something new would never be trained.
     """
     source = open_source(path, verify=False)  # train.checkpoint.start has compared it, on all ranks together
-    load_pieces(source, pieces, mesh, new=config.init_new, unused=config.init_unused)
+    is_new = load_pieces(source, pieces, mesh, new=config.init_new, unused=config.init_unused)
+    frozen = sorted(name for name in is_new if lr_factor(name, lr_factors) == 0)
+    if frozen:
+        raise ConfigError(
+            f"{', '.join(frozen[:NUM_SHOWN])}{' and more' if len(frozen) > NUM_SHOWN else ''}: the checkpoint lacks it "
+            f"(checkpoint.init_new={list(config.init_new)}), and optim.lr_factors={dict(lr_factors)} leaves it as it "
+            "begins for ever; give its pattern a factor above 0"
+        )
 
 
 @torch.no_grad()
@@ -50,8 +64,9 @@ def load_pieces(
     *,
     new: Sequence[str] = (),
     unused: Sequence[str] = (),
-) -> None:
-    """Fill the parameters and buffers of the pieces. Called on every rank.
+) -> set[str]:
+    """Fill the parameters and buffers of the pieces, and return the names of those that the checkpoint lacks, or has
+    smaller. Called on every rank.
 
     Args:
         new: names, or patterns of them, that the checkpoint may lack (checkpoint.init_new).
@@ -86,6 +101,7 @@ def load_pieces(
             gains.fill_grown(tensor, source.ours.read(name), source.config, config, mesh)
         else:
             tensor.copy_(local_slice(source.ours.read(name), tensor, mesh))
+    return is_new | grown
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -100,6 +116,9 @@ def _check_positions(source: WorldSource, wanted: Config) -> None:
         chosen = {
             "rope_scale_t, _h, _w": tuple((c.rope_scale_t, c.rope_scale_h, c.rope_scale_w) for c in (found, wanted))
         }
+        if found.action_width and wanted.action_width:
+            chosen["action_into"] = (found.action_into, wanted.action_into)
+            chosen["action_frames"] = (found.action_frames, wanted.action_frames)
     else:
         found = source.require_ar()
         fixed = {"head_dim": (found.head_dim, wanted.head_dim), "rope_theta": (found.rope_theta, wanted.rope_theta)}

@@ -111,7 +111,7 @@ class WorldARTask:
 
     def warm_start(self, source: Path) -> None:
         """Start from the weights of a world model in any layout."""
-        warm_start(source, self.pieces, self.mesh, self.run.checkpoint)
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.optim.lr_factors)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

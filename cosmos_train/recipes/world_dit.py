@@ -13,9 +13,8 @@ from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.interop.load import warm_start
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.dit.flops import dit_cost, num_tokens
-from cosmos_train.models.dit.model import DiTConditions
 from cosmos_train.models.dit.world import build_world_model
-from cosmos_train.objectives.edm import add_noise, by_noise_level, c_noise, edm_loss
+from cosmos_train.objectives.edm import NoisyInput, add_noise, by_noise_level, c_noise, edm_loss
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.step_metrics import Metrics, Ratio
@@ -69,18 +68,8 @@ class WorldDiTTask:
         """The EDM loss; `error` is its part without the learned uncertainty, also by kind and by noise level."""
         config, draw = self.run.objective, batch.draw
         noisy = add_noise(batch.x0_BCTHW, draw, config)
-        mask = noisy.condition_mask_B1T11.expand(-1, -1, -1, *batch.x0_BCTHW.shape[3:])
-        given: DiTConditions = {
-            "fps_B": batch.fps_B,
-            "condition_mask_B1THW": mask if self.run.model.condition_mask else None,
-            "padding_mask_B1HW": batch.padding_B1HW,
-        }
-
-        def network(conditions: ConditionTensors) -> Any:
-            net_input_BCTHW = noisy.net_input_BCTHW.to(self.engine_config.params_dtype)
-            given.update(conditions.named)
-            return model(net_input_BCTHW, c_noise(draw.sigma_B), batch.text_BSE, **given, hidden_LBD=hidden)
-
+        network = self._network(model, batch, noisy, hidden)
+        worth = self._worth_of_conditions(network, batch, noisy)
         result = network(batch.conditions.zeros(draw.drop_steering_B))
         if isinstance(result, Tensor):
             return result
@@ -88,7 +77,54 @@ class WorldDiTTask:
         loss, error, error_B = edm_loss(
             batch.x0_BCTHW, output_BCTHW, noisy, draw.sigma_B, uncertainty_B, config, padding_B1HW=batch.padding_B1HW
         )
-        return loss, {"loss": loss.detach(), "error": error.detach()} | _details(error_B.detach(), batch)
+        return loss, {"loss": loss.detach(), "error": error.detach()} | _details(error_B.detach(), batch) | worth
+
+    def _network(
+        self, model: nn.Module, batch: WorldBatch, noisy: NoisyInput, hidden: Tensor | None
+    ) -> Callable[[ConditionTensors], Any]:
+        """Return what the model says of a batch, steered by some conditions."""
+        mask = noisy.condition_mask_B1T11.expand(-1, -1, -1, *batch.x0_BCTHW.shape[3:])
+        net_input_BCTHW = noisy.net_input_BCTHW.to(self.engine_config.params_dtype)
+        return lambda conditions: model(
+            net_input_BCTHW,
+            c_noise(batch.draw.sigma_B),
+            batch.text_BSE,
+            fps_B=batch.fps_B,
+            condition_mask_B1THW=mask if self.run.model.condition_mask else None,
+            padding_mask_B1HW=batch.padding_B1HW,
+            **conditions.named,
+            hidden_LBD=hidden,
+        )
+
+    @torch.no_grad()
+    def _worth_of_conditions(
+        self, network: Callable[[ConditionTensors], Any], batch: WorldBatch, noisy: NoisyInput
+    ) -> dict[str, Ratio[Tensor]]:
+        """Return the error under the same noise with the right conditions, with another sample's and with zeros.
+
+        Nothing is counted in steps that are not probed, and nothing of another sample where the batch has none.
+        """
+        every = self.run.condition.probe_every_steps
+        if not every:
+            return {}
+        is_probed, right = batch.kind == "video" and batch.step % every == 0, batch.conditions
+        ways = {"right": right, "shuffled": right.rolled() if len(batch.x0_BCTHW) > 1 else None, "zero": right.zeros()}
+        zero, found = batch.draw.sigma_B.new_zeros(()), dict[str, Ratio[Tensor]]()
+        for name, conditions in ways.items():
+            found[f"condition/{name}"] = Ratio(zero, zero)
+            if is_probed and conditions is not None:
+                output_BCTHW, _ = network(conditions)
+                _, error, _ = edm_loss(
+                    batch.x0_BCTHW,
+                    output_BCTHW,
+                    noisy,
+                    batch.draw.sigma_B,
+                    None,
+                    self.run.objective,
+                    padding_B1HW=batch.padding_B1HW,
+                )
+                found[f"condition/{name}"] = Ratio(error, zero + 1)
+        return found
 
     def _check_fits(self, facts: WindowFacts) -> None:
         """Raise ConfigError where windows are not what the model reads."""
@@ -98,7 +134,7 @@ class WorldDiTTask:
 
     def warm_start(self, source: Path) -> None:
         """Start from the weights of a world model in any layout."""
-        warm_start(source, self.pieces, self.mesh, self.run.checkpoint)
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.optim.lr_factors)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields, replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_a_sample_has_the_same_noise_in_any_batch():
         alone = draw([index])
         for field in fields(edm.NoiseDraw):
             assert torch.equal(getattr(together, field.name)[position], getattr(alone, field.name)[0]), field.name
+
+
+def test_what_steers_is_dropped_without_changing_any_other_draw():
+    """It is drawn last, so a run's noise is the same with and without."""
+    sizes: dict[str, Any] = {"seed": 3, "indices": range(400), "shape_CTHW": (1, 2, 1, 1)}
+    never, often = (edm.draw_noise(CONFIG, steering_dropout=share, **sizes) for share in (0.0, 0.25))
+    assert not never.drop_steering_B.any()
+    assert often.drop_steering_B.float().mean().item() == pytest.approx(0.25, abs=0.06)
+    for one, other in zip(never.tensors[:-1], often.tensors[:-1], strict=True):
+        assert torch.equal(one, other)
 
 
 def test_nothing_is_drawn_twice():

@@ -1,0 +1,157 @@
+"""A run whose model is steered: what it needs of its windows, what it keeps, and what its conditions are worth."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny_world, training
+from support.ranks import RankPool
+
+from cosmos_train.conditions.config import ConditionConfig
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop.source import open_source
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.train.checkpoint.judge import damage_of
+from cosmos_train.train.loop import DONE
+from cosmos_train.windows.steering import ACTIONS, read_embodiments
+
+MODEL: dict[str, Any] = {
+    key: value
+    for key, value in asdict(tiny_world.STEERED).items()
+    if key in ("extra_channels", "action_frames", "action_width", "num_embodiments")
+}
+CONDITION = ConditionConfig(dropout=0.3, probe_every_steps=2)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "steered", is_steered=True)
+
+
+@pytest.fixture(scope="module")
+def done(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 4 steps, with a checkpoint after each second one."""
+    folder = tmp_path_factory.mktemp("runs") / "steered"
+    settings = {"num_steps": 4, "micro_batch_size": 2, "run": {"condition": CONDITION}}
+    assert ranks(1).run(training.run_loop, cache, folder, ParallelConfig(), settings, MODEL) == [DONE]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Video2World model's run, which knows of no condition."""
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    assert ranks(1).run(training.run_loop, cache, folder, ParallelConfig(), {"num_steps": 2}) == [DONE]
+    return folder
+
+
+def test_statistics_lie_in_the_run_and_in_each_checkpoint(done: Path):
+    kept = (done / ACTIONS).read_text()
+    for step in (2, 4):
+        assert (done / f"checkpoints/step-{step:08d}" / ACTIONS).read_text() == kept
+    found = read_embodiments(done)
+    assert found is not None and list(found.statistics) == ["arm", "pusher"]
+    arm = found.statistics["arm"]
+    assert arm.names == ("x", "y", "gripper") and arm.rate_hz == 24
+    assert arm.num_steps == 3 * tiny_world.NUM_FRAMES, "three windows of the one training clip"
+    assert read_embodiments(done.parent) is None
+
+
+def test_complaint_4_other_statistics_are_damage(done: Path, tmp_path: Path):
+    """The file is one of those whose digest a checkpoint has."""
+    copy = tmp_path / "run/checkpoints/step-00000004"
+    shutil.copytree(done / "checkpoints/step-00000004", copy)
+    assert not damage_of(copy, contents=True)
+    (copy / ACTIONS).write_text((copy / ACTIONS).read_text().replace("quantiles", "standard"))
+    assert ACTIONS in "".join(damage_of(copy, contents=True))
+
+
+def test_complaint_3_the_worth_of_a_condition_is_logged(done: Path):
+    steps = training.steps(done)
+    for step in (1, 3):
+        errors = [steps[step][f"condition/{name}"] for name in ("right", "shuffled", "zero")]
+        assert len(set(errors)) == 3 and all(error > 0 for error in errors), "the actions differ, and so do the errors"
+    for step in (2, 4):
+        assert not any(name.startswith("condition/") for name in steps[step])
+
+
+def test_a_probe_changes_nothing_of_the_training(
+    ranks: Callable[[int], RankPool], cache: Path, done: Path, tmp_path: Path
+):
+    settings = {"num_steps": 4, "micro_batch_size": 2, "run": {"condition": ConditionConfig(dropout=0.3)}}
+    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL) == [DONE]
+    for step, found in training.steps(tmp_path).items():
+        assert found["loss"] == training.steps(done)[step]["loss"]
+
+
+def test_complaint_6_a_camera_and_actions_are_grown_from_a_video_model_without_an_effect(
+    ranks: Callable[[int], RankPool], cache: Path, base: Path, tmp_path: Path
+):
+    """With zero effect the first error is the same with and without the conditions; later it is not."""
+    settings: dict[str, Any] = {
+        "num_steps": 3,
+        "micro_batch_size": 2,
+        "checkpoint": {"init_from": str(base), "init_new": ("net.embed.weight", "net.action.*")},
+        "run": {"condition": ConditionConfig(probe_every_steps=1)},
+    }
+    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL) == [DONE]
+    first, *_, last = training.steps(tmp_path).values()
+    assert first["condition/right"] == first["condition/shuffled"] == first["condition/zero"]
+    assert last["condition/right"] != last["condition/shuffled"]
+    names = {name for name in open_source(tmp_path).ours.meta if name.startswith("net.action.")}
+    assert len(names) == 2 * (4 + 1), "every tensor is accounted for"
+
+
+def test_a_run_from_another_keeps_the_statistics_that_its_weights_know(
+    ranks: Callable[[int], RankPool], cache: Path, done: Path, tmp_path: Path
+):
+    settings = {
+        "num_steps": 1,
+        "checkpoint": {"init_from": str(done), "every_steps": 1},
+        "run": {"condition": ConditionConfig(action_normalize="standard")},
+    }
+    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL) == [DONE]
+    assert read_embodiments(tmp_path) == read_embodiments(done)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "optim", "said"),
+    [
+        ({}, {}, r"reads no actions: to start from it, list net\.action\.\* in checkpoint\.init_new"),
+        (
+            {"init_new": ("net.embed.weight", "net.action.*")},
+            {"lr_factors": {"net.action.modulation.*": 0.0}},
+            r"net\.action\.modulation\.embodiment\.weight.* leaves it as it begins for ever",
+        ),
+    ],
+    ids=["complaint 19", "complaint 18"],
+)
+def test_what_a_checkpoint_lacks_is_an_error(
+    ranks: Callable[[int], RankPool],
+    cache: Path,
+    base: Path,
+    tmp_path: Path,
+    checkpoint: dict[str, Any],
+    optim: dict[str, Any],
+    said: str,
+):
+    settings = {"num_steps": 1, "checkpoint": {"init_from": str(base), **checkpoint}, "optim": optim}
+    with pytest.raises(AssertionError, match=said):
+        ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL)
+
+
+def test_windows_without_the_condition_are_refused(ranks: Callable[[int], RankPool], tmp_path: Path):
+    bare = tiny_world.write_cache(tmp_path / "bare")
+    with pytest.raises(AssertionError, match="steered by camera and action, and of 9 training clips or windows 9 come"):
+        ranks(1).run(training.run_loop, bare, tmp_path / "run", ParallelConfig(), {"num_steps": 1}, MODEL)
+
+
+def test_settings_without_an_effect_are_refused():
+    run = tiny_world.make_run(Path("cache"), Path("run"), ParallelConfig())
+    for condition in (ConditionConfig(dropout=0.1), ConditionConfig(probe_every_steps=5)):
+        with pytest.raises(ConfigError, match="reads neither a camera's path nor actions"):
+            dataclasses.replace(run, condition=condition)
