@@ -1,7 +1,7 @@
 """How far post-trained models of benchmarks/control.py follow what they are told, on held-out clips.
 
-Each measure films or plays the truth of a command in the simulated world itself, has the model make the same clip of its
-first frame, and finds in both what the command was about (cosmos_train.evaluate.following).
+Each measure films or plays the truth of a command in the simulated world itself, has the model make the same clip of
+its first frame, and finds in both what the command was about (cosmos_train.evaluate.following).
 
 B clips, T frames, H W pixels.
 """

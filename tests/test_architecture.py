@@ -48,6 +48,8 @@ HOMES = {
     ],
     "transformer_engine": ["cosmos_train.parallel"],
     "nvidia": ["cosmos_data.decoders.dali", "cosmos_launch.cli.doctor"],
+    "mujoco": ["cosmos_data.simulate"],
+    "OpenGL": ["cosmos_data.simulate"],
     "wandb": ["cosmos_train.train.telling.wandb_run"],
     "torchcodec": [],  # they open whatever FFmpeg can, texts that name other files among it
     "decord": [],
@@ -64,6 +66,7 @@ HEAVY = [
     "transformer_engine",
     "nvidia",
     "av",
+    "mujoco",
     "wandb",
     "transformers",
     "diffusers",

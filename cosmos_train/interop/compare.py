@@ -45,6 +45,8 @@ class FixedInput:
     condition_mask_B1THW: Tensor | None
     padding_mask_B1HW: Tensor | None
     extra_BCTHW: Tensor | None
+    action_BTRA: Tensor | None
+    embodiment_B: Tensor | None
 
     @classmethod
     def of(cls, config: DiTConfig) -> "FixedInput":
@@ -69,6 +71,10 @@ class FixedInput:
             condition if config.condition_mask else None,
             padding if config.padding_mask else None,
             draw(1, config.extra_channels, t, height, width) if config.extra_channels else None,
+            draw(1, t if config.action_frames == "each" else 1, 1, config.action_width)
+            if config.action_width
+            else None,
+            torch.zeros(1, dtype=torch.int64) if config.num_embodiments else None,
         )
 
 
@@ -117,6 +123,8 @@ def _forward(source: WorldSource, config: DiTConfig, given: FixedInput) -> Tenso
             condition_mask_B1THW=given.condition_mask_B1THW,
             padding_mask_B1HW=given.padding_mask_B1HW,
             extra_BCTHW=given.extra_BCTHW,
+            action_BTRA=given.action_BTRA,
+            embodiment_B=given.embodiment_B,
             hidden_LBD=hidden,
         )
     assert hidden is not None, "a world model has at least one block"

@@ -26,7 +26,7 @@ FEATURES = (
         "several views at once (multi-view)",
     ),
     (re.compile(r".*\btoken_embedder\b.*"), "codes of a discrete tokenizer as its condition (a diffusion decoder)"),
-    (re.compile(r".*\baction_embed\w*\b.*"), "actions as its condition"),
+    (re.compile(r".*\baction_embed\w*\b.*"), "actions in another way than the released one"),
     (re.compile(r".*\baugment_sigma_emb\w*\b.*"), "the noise of the conditioning frames as its condition"),
     (re.compile(r".*\b(input_hint_block\w*|hint_encoders?|zero_blocks)\b.*"), "a control branch"),
     (re.compile(r".*\b(vision_encoder|mm_projector)\b.*"), "images as tokens (a vision encoder)"),

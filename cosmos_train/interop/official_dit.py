@@ -4,7 +4,9 @@
     iter_*_reg_model.pt,               the same of a training run; or inside {"model": ...}, under the prefixes that
     iter_*_ema_model.pt                wrappers leave, averages also with dashes for dots (ema.net-blocks-block0-...)
 
-No tensor tells the rotary extrapolation, and which channel of the input is what.
+No tensor tells the rotary extrapolation, and which channel of the input is what; nor how actions are read. Networks of
+actions (action_embedder_*) are taken as cosmos-predict1's code computes them: one action, of the next frame, into the
+shared modulation alone. `action_into` and `action_frames` among the arguments say it otherwise.
 """
 
 import re
@@ -34,6 +36,13 @@ from cosmos_train.models.dit.config import DiTConfig
 FIRST = re.compile(r"(.*?)x_embedder\.proj\.(1\.)?weight")
 LEFT_OUT = re.compile(r"net\.pos_embedder\..*|net\.conditioner\..*|.*\._extra_state")
 """Buffers of the rotary positions, which are computed; the conditioner, without weights; TransformerEngine's own."""
+
+ACTION = re.compile(r"net\.action_embedder_B_(D|3D)\.fc[12]\.(weight|bias)")
+"""Tensors of the networks of actions."""
+OUR_ARGUMENTS = ("action_into", "action_frames")
+"""Keys of DiTConfig that may be given besides the official constructor's arguments."""
+RELEASED_ACTION_WIDTH = 7
+"""Dimensions of an action that the official code reads, whatever its arguments."""
 
 RELEASED_14B = (36, 5120)
 """Blocks and width of the model with rotary extrapolation 2, 2, 2 instead of 2, 1, 1."""
@@ -84,7 +93,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None, *, weights: s
     notes: list[str] = []
     stored_names = _network_names(list(store.meta), weights, file, notes)
     meta = {name: flat(store.meta[stored]) for name, stored in stored_names.items()}
-    refuse_features(meta, str(file))
+    refuse_features((name for name in meta if not ACTION.fullmatch(name)), str(file))
     config = derive_config(meta, arguments, str(file), notes)
     entries = dit_table(config, learned_uncertainty="logvar.1.weight" in meta)
     require_tensors(meta, official_shapes(entries), str(file))
@@ -104,6 +113,7 @@ def derive_config(
     """The architecture of tensors under official names; ConfigError where an argument contradicts them."""
     sizes = Sizes(meta, where, "diffusion")
     given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    of_actions = {key: given.pop(key) for key in OUR_ARGUMENTS if key in given}
     width, in_cells = sizes.of("net.x_embedder.proj.1.weight")
     out_cells = sizes.of("net.final_layer.linear.weight")[0]
     patch = given.get("patch_spatial", 2 if in_cells % 4 == 0 and out_cells % 4 == 0 else 1)
@@ -137,6 +147,11 @@ def derive_config(
         "patch_spatial": patch,
         "position_tables": has_tables,
     }
+    if "net.action_embedder_B_3D.fc1.weight" in meta:
+        fields |= {"action_width": sizes.of("net.action_embedder_B_3D.fc1.weight")[1]}
+        fields |= {"action_frames": "next", "action_into": "modulation"} | of_actions
+        if not of_actions:
+            notes.append("no tensor tells how actions are read; took one of the next frame, into the modulation alone")
     if has_tables:
         fields |= {"max_latent_frames": tables[0], "max_latent_size": tables[1] * patch}
         fields["max_latent_width"] = None if tables[1] == tables[2] else tables[2] * patch
@@ -152,12 +167,27 @@ def derive_config(
         config = DiTConfig(**fields)
     except ValueError as error:
         raise ConfigError(f"{where} is of no architecture that is known here: {error}") from error
-    _check_arguments(given, official_arguments(config), where)
+    _check_arguments(given, _arguments(config), where)
     return config
 
 
 def official_arguments(config: DiTConfig) -> dict[str, Any]:
-    """The arguments with which the official constructor makes this architecture."""
+    """The arguments with which the official constructor makes this architecture. ConfigError where it can not."""
+    if config.action_width:
+        for key, value, released in (
+            ("action_width", config.action_width, RELEASED_ACTION_WIDTH),
+            ("action_frames", config.action_frames, "next"),
+            ("action_into", config.action_into, "modulation"),
+            ("num_embodiments", config.num_embodiments, 0),
+        ):
+            if value != released:
+                raise ConfigError(
+                    f"model.{key}={value}: the official network of actions only has {released}; convert it --to ours"
+                )
+    return _arguments(config)
+
+
+def _arguments(config: DiTConfig) -> dict[str, Any]:
     frames, rows, columns = config.table_rows
     return {
         "max_img_h": rows * config.patch_spatial,

@@ -166,6 +166,7 @@ def transformer_arguments(config: DiTConfig) -> dict[str, Any]:
         ("adaln_rank", config.adaln_rank, config.adaln_rank > 0),
         ("timestep_norm", config.timestep_norm, config.timestep_norm),
         ("extra_channels", config.extra_channels, config.extra_channels == 0),
+        ("action_width", config.action_width, config.action_width == 0),
         ("base_fps", config.base_fps, config.base_fps == BASE_FPS),
     ):
         if not is_known:

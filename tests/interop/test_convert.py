@@ -30,6 +30,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text_to_world": {},
     "video_to_world": {"condition_mask": True, "rope_scale_t": 1.5, "rope_scale_h": 2.0, "rope_scale_w": 3.0},
     "camera": {"condition_mask": True, "extra_channels": 6},
+    "actions": {
+        "condition_mask": True,
+        "action_frames": "next",
+        "action_width": 7,
+        "action_into": "modulation",
+    },
     "no_tables": {"position_tables": False, "max_latent_frames": 128, "max_latent_size": 240},
     "no_padding_mask": {"padding_mask": False},
     "no_lora": {"adaln_rank": 0},
@@ -268,7 +274,7 @@ def test_refuses_a_file(tmp_path: Path, change: Callable[[dict[str, Tensor]], An
         ("view_embeddings.weight", r"takes several views at once \(multi-view\)"),
         ("repeat_frame_embedding.bias", r"takes several views at once"),
         ("token_embedder.weight", r"takes codes of a discrete tokenizer as its condition \(a diffusion decoder\)"),
-        ("action_embedder_B_3D.fc1.weight", r"takes actions as its condition"),
+        ("action_embedder_B_3D_agi.fc1.weight", r"takes actions in another way than the released one"),
         ("augment_sigma_embedder.1.linear_1.weight", r"takes the noise of the conditioning frames"),
     ],
 )
@@ -284,7 +290,13 @@ def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str, fe
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"adaln_rank": 0}, {"extra_channels": 6, "condition_mask": True}, {"timestep_norm": False}]
+    "sizes",
+    [
+        {"adaln_rank": 0},
+        {"extra_channels": 6, "condition_mask": True},
+        {"timestep_norm": False},
+        {"action_width": 7, "action_frames": "next", "action_into": "modulation"},
+    ],
 )
 def test_refuses_what_diffusers_has_no_place_for(tmp_path: Path, sizes: dict[str, Any]) -> None:
     config = small_config(**sizes)
@@ -292,6 +304,25 @@ def test_refuses_what_diffusers_has_no_place_for(tmp_path: Path, sizes: dict[str
     with pytest.raises(ConfigError, match=rf"model.{next(iter(sizes))}=.* has no place in diffusers'"):
         convert(source, tmp_path / "theirs", to="diffusers", arguments=official_arguments(config))
     assert not (tmp_path / "theirs").exists()
+
+
+def test_how_actions_are_read_is_the_released_way_unless_said_otherwise(tmp_path: Path) -> None:
+    """No tensor tells it: the same file is the paper's network, or one with actions of each latent frame."""
+    released = small_config(**VARIANTS["actions"])
+    source = write_official(tmp_path / "model.pt", released)
+    found = open_source(source)
+    assert (found.require_dit().action_frames, found.require_dit().action_into) == ("next", "modulation")
+    assert any("into the modulation alone" in note for note in found.notes)
+    for name, said in (("paper", {"action_into": "both"}), ("each", {"action_frames": "each"})):
+        arguments = official_arguments(released) | said
+        done = convert(source, tmp_path / name, arguments=arguments)
+        assert {key: getattr(done.config, key) for key in said} == said
+        with pytest.raises(
+            ConfigError, match=rf"model\.{next(iter(said))}=.*: the official network of actions only has"
+        ):
+            convert(tmp_path / name, tmp_path / "back", to="official")
+    one, other = (compare.outputs(open_source(path)).output for path in (source, tmp_path / "paper"))
+    assert (one - other).abs().max() > 1e-2
 
 
 def test_refuses_a_result_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

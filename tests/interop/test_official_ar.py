@@ -303,7 +303,9 @@ def test_arguments_of_another_network(change: dict[str, Any], said: str) -> None
 @pytest.mark.parametrize("name", ["action_embedding_layers.0.weight", "vision_encoder.conv.weight"])
 def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str) -> None:
     torch.save(official_ar.state(KINDS["5B video2world"]) | {f"model.{name}": torch.ones(2)}, tmp_path / "model.pt")
-    feature = {"a": "actions as its condition", "v": r"images as tokens \(a vision encoder\)"}[name[0]]
+    feature = {"a": "actions in another way than the released one", "v": r"images as tokens \(a vision encoder\)"}[
+        name[0]
+    ]
     with pytest.raises(ConfigError, match=rf"has model.{name}: its network takes {feature}, which no world model"):
         open_world(tmp_path / "model.pt", arguments=KINDS["5B video2world"])
 

@@ -1,8 +1,7 @@
 """Where a camera was, found again from its frames in a room that can be drawn from anywhere.
 
 Analysis by synthesis: the room is drawn from a guessed pose, compared with the frame, and the guess is moved where the
-two agree better (Gauss-Newton on blurred colours, coarse to fine, damped as by
-Levenberg and Marquardt). The estimator
+two agree better (Gauss-Newton on blurred colours, coarse to fine, damped as by Levenberg and Marquardt). The estimator
 knows the room, the lens and where the first frame was taken, which was given to the model too. Of the commanded path it
 knows nothing: the guesses for a frame lie around what it has found for the frames before.
 

@@ -161,6 +161,73 @@ class PusherConfig(WorldConfig):
             raise DataError(f"task={self.task} is for policy=task, and policy={self.policy}; use policy=task")
 
 
+Renderer = Literal["auto", "egl", "osmesa"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MujocoConfig(WorldConfig):
+    """Any MuJoCo model (`cosmos_data.simulate.mujoco_world`): its actuators are the dimensions of actions, its cameras
+    the views."""
+
+    xml: str = ""
+    """Path of the model: MJCF, or URDF that MuJoCo reads."""
+
+    policy: str = "random"
+    """random: smooth random controls within their ranges. module:function: a function of (observation, step, generator)
+    that returns the controls of a step, one step a frame; see `cosmos_data.simulate.mujoco_policies.Observation`."""
+
+    cameras: tuple[str, ...] = ()
+    """Names of the model's cameras to film with, the first one's view first; none: all of them."""
+
+    initial_noise: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    """How far each hinge and slide begins from the model's own beginning, at most, in radians or metres."""
+
+    renderer: Renderer = "auto"
+    """The library that draws: auto: EGL, or OSMesa where EGL is not there. Pictures of two renderers may differ in last
+    digits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableConfig(WorldConfig):
+    """A hand that pushes blocks with real contact, in MuJoCo (`cosmos_data.simulate.mujoco_table`). The table is 1 m
+    wide."""
+
+    num_blocks: Annotated[int, Interval(ge=1, le=3)] = 1
+    """Blocks on the table, each of a colour of its own."""
+
+    max_speed_m: Annotated[float, Interval(gt=0, le=0.1)] = 0.03
+    """Longest way of the hand from one frame to the next, in metres."""
+
+    policy: str = "random"
+    """random: to and fro, often through a block, at times still. scripted: pushes one block after the other from a
+    side. module:function: as mujoco.policy."""
+
+    renderer: Renderer = "auto"
+    """As mujoco.renderer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmConfig(WorldConfig):
+    """An arm of three joints with a gripper, blocks and three cameras, in MuJoCo
+    (`cosmos_data.simulate.mujoco_arm`)."""
+
+    num_frames: Count = 49
+    """Frames of a clip; its script takes 43."""
+
+    num_blocks: Annotated[int, Interval(ge=1, le=3)] = 2
+    """Blocks in reach of the arm, each of a colour of its own."""
+
+    policy: str = "scripted"
+    """scripted: grasps a block and carries it elsewhere, which the caption says. random: smooth random controls.
+    module:function: as mujoco.policy."""
+
+    cameras: tuple[str, ...] = ("front", "side", "top")
+    """Views to film, the first one first."""
+
+    renderer: Renderer = "auto"
+    """As mujoco.renderer."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldsConfig:
     """All simulated worlds: each field is called as its world is on the command line."""
@@ -173,6 +240,15 @@ class WorldsConfig:
 
     pusher: PusherConfig = field(default_factory=PusherConfig)
     """A hand that pushes discs or blocks, seen from above."""
+
+    table: TableConfig = field(default_factory=TableConfig)
+    """A hand that pushes blocks with real contact, in MuJoCo."""
+
+    arm: ArmConfig = field(default_factory=ArmConfig)
+    """An arm with a gripper and several views, in MuJoCo."""
+
+    mujoco: MujocoConfig = field(default_factory=MujocoConfig)
+    """Any model and policy, in MuJoCo."""
 
 
 WORLD_NAMES = tuple(world.name for world in fields(WorldsConfig))

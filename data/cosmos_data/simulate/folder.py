@@ -117,7 +117,8 @@ def simulate(
 
 def _enter(folder: Path, request: SimulationRequest) -> None:
     """Make the folder this request's, or find that it is, and clear away what killed processes have left there."""
-    settings, path = request.settings(), folder / SETTINGS
+    path = folder / SETTINGS
+    settings = json.loads(json.dumps(request.settings()))  # as it is stored: tuples become lists
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
             raise DataError(f"{folder} exists already and is no simulated world; choose another folder, or remove it")

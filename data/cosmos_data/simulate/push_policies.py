@@ -79,9 +79,13 @@ class PushPolicy:
 
     Args:
         pushes: what to do; None: one after the other, for ever, as `draws` say, of those that the table has room for.
+        tolerance: how near a place the hand is there; a hand with inertia never is quite.
     """
 
-    def __init__(self, draws: Draws, table: Table, max_speed: float, pushes: list[Push] | None) -> None:
+    def __init__(
+        self, draws: Draws, table: Table, max_speed: float, pushes: list[Push] | None, *, tolerance: float = 1e-9
+    ) -> None:
+        self._tolerance = tolerance
         self._draws, self._table, self._max_speed = draws, table, max_speed
         self._is_endless, self._waiting = pushes is None, list(pushes or ())
         self._push: Push | None = None
@@ -98,7 +102,7 @@ class PushPolicy:
         right, down = DIRECTIONS[self._push.direction]
         place = objects[self._push.number]
         behind = (place[0] - self._reach * right, place[1] - self._reach * down)
-        if self._end is None and _distance(hand, behind) < 1e-9:
+        if self._end is None and _distance(hand, behind) < self._tolerance:
             self._end = self._table.within(
                 (behind[0] + (GAP + PUSH) * right, behind[1] + (GAP + PUSH) * down), self._table.hand_radius
             )
@@ -145,9 +149,9 @@ class PushPolicy:
                 place[1] + ahead * along[1] + aside * across[1],
             )
 
-        if ahead <= -reach + 1e-9:
+        if ahead <= -reach + self._tolerance:
             return at(-reach, 0.0)
-        if abs(aside) >= reach - 1e-9:
+        if abs(aside) >= reach - self._tolerance:
             return at(-reach, aside)
         side = reach if aside >= 0 else -reach
         beside = at(0.0, side)

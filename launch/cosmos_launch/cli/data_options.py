@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from cosmos_data.simulate.config import WORLD_NAMES
-
 WHAT = (
     "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on) or of scenes "
     "with camera poses (RealEstate10K, nerfstudio, DL3DV, COLMAP), a LeRobot, Bridge, 1X or Megatron-Energon folder, an "
@@ -73,7 +71,9 @@ def pack(parser: argparse.ArgumentParser) -> None:
 
 def simulate(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train data simulate`."""
-    parser.add_argument("world", choices=WORLD_NAMES, help="`cosmos-train explain WORLD` lists its keys")
+    parser.add_argument(
+        "world", help="discs, room, pusher, table, arm or mujoco; `cosmos-train explain WORLD` lists its keys"
+    )
     parser.add_argument("overrides", nargs="*", help="world.key=value: keys of the world, such as room.scenes=random")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make, or to go on with")
     parser.add_argument("--clips", type=int, default=64, help="clips to train on")

@@ -31,6 +31,7 @@ def test_what_words_mean(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("rooms", "there is no world 'rooms'; use one of discs, room, pusher, table, arm, mujoco"),
         ("room --size 32", "--size 32 is not HxW"),
         ("room room.scene=random", "unknown key room.scene; the nearest: room.scenes"),
         ("room room.scenes=other", "room.scenes=other is not one of fixed, random"),
