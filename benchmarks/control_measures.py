@@ -83,7 +83,9 @@ def measure_camera(run_dir: Path, config: RoomConfig) -> Measured:
         for paths_BT44 in (commanded_BT44, others_BT44)
     )
     made, made_of_other = generated(world, own), generated(world, other)
-    estimator = PoseEstimator(lambda poses_N44: room.filmed(room.scene(0), poses_N44[:, :3]).views[0].pictures_THW3)
+    estimator = PoseEstimator(
+        render=lambda poses_N44: room.filmed(room.scene(0), poses_N44[:, :3]).views[0].pictures_THW3
+    )
     found_BT44, true_BT44, found_other_BT44, true_other_BT44 = (
         np.stack([estimator.track(pictures, path[0]) for pictures, path in zip(of, commanded_BT44, strict=True)])
         for of in (made, _true(own), made_of_other, _true(other))
