@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -17,10 +17,11 @@ from typing import NamedTuple, get_args
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
-from cosmos_data.manifests.conditions import CaptionWindow, signal_faults
+from cosmos_data.manifests.conditions import Camera, CaptionWindow, signal_faults
 from cosmos_data.manifests.manifest import Manifest
-from cosmos_data.readers.found import BadVideo, FoundVideo, LeftOut, printable
+from cosmos_data.readers.found import BadVideo, FoundCamera, FoundVideo, FoundView, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
+from cosmos_data.videos.gathered import SUFFIX, gather
 from cosmos_data.videos.shown import Rules
 from cosmos_data.videos.video import BadVideoError, VideoInfo, probe_video
 
@@ -55,6 +56,8 @@ def build_manifest(
     rules: Rules | None = None,
     cameras: Sequence[str] = (),
     splits: Mapping[str, Split] | None = None,
+    pictures_fps: float | None = None,
+    gathered_folder: Path | None = None,
     max_bad_share: float = 0.05,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -69,6 +72,8 @@ def build_manifest(
         rules: what is made of pictures that are not plain ones (None: what a player shows).
         cameras: LeRobot's names of the cameras to take (none: all but depth).
         splits: of an energon folder, the parts to take and what they are here (None: all, `train` to train on).
+        pictures_fps: frames per second of frames that lie as pictures, where their source does not say.
+        gathered_folder: where such frames are gathered into video files (None: they are refused).
         max_bad_share: the largest share (0 to 1) of videos without a clip.
         progress: called with (videos done, videos in all) after each video.
 
@@ -80,6 +85,8 @@ def build_manifest(
     for name, value in (("clip_frames", clip_frames), ("min_frames", min_frames), ("heldout_every", heldout_every)):
         if value is not None and value < 1:
             raise DataError(f"{name}={value} is not a positive count; use 1 or more")
+    if pictures_fps is not None and not 0 < pictures_fps < math.inf:
+        raise DataError(f"pictures_fps={pictures_fps} is no rate; use a positive number of frames per second")
     if not 0 <= max_bad_share <= 1:
         raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
     found = list(read_sources(path, cameras, splits))
@@ -88,10 +95,13 @@ def build_manifest(
     if not videos:
         raise DataError(f"{printable(str(path))} holds no video; {_said(left_out) or 'nothing is in it'}")
 
+    gather_into = _GatherInto(gathered_folder and gathered_folder.absolute(), pictures_fps)
+
     def examine(video: FoundVideo | BadVideo) -> list[Clip] | BadVideo:
         if isinstance(video, BadVideo):
             return video
         try:
+            video = replace(video, views=tuple(map(partial(_gathered, video.name, gather_into), video.views)))
             return _clips_of(video, clip_frames, min_frames, split_shots=split_shots, rules=rules or Rules())
         except (DataError, BadVideoError) as error:
             return BadVideo(_place(video), str(error))
@@ -122,6 +132,25 @@ def build_manifest(
             f" max_bad_share={max_bad_share}; repair or remove them, or raise max_bad_share:\n{listed(bad)}"
         )
     return Built(Manifest(tuple(_held_out(clips, heldout_every, decided))), bad, left_out, len(videos), by_time)
+
+
+class _GatherInto(NamedTuple):
+    folder: Path | None
+    fps: float | None
+
+
+def _gathered(name: str, into: _GatherInto, view: FoundView) -> FoundView:
+    """Give a view whose frames are pictures a video file of them."""
+    if view.pictures is None:
+        return view
+    fps = into.fps if view.pictures.fps is None else view.pictures.fps
+    if fps is None:
+        raise DataError("its frames are pictures, which have no rate; say frames per second (--pictures-fps)")
+    if into.folder is None:
+        raise DataError("its frames are pictures; say where they are gathered into videos (gathered_folder)")
+    path = into.folder / f"{name}.{view.view}{SUFFIX}" if view.view else into.folder / f"{name}{SUFFIX}"
+    gather(view.pictures.read(), path, fps)
+    return replace(view, file=VideoFile(str(path)), pictures=None)
 
 
 def said_of_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
@@ -209,12 +238,13 @@ def _clips_of(
     assert num_frames is not None
     if min(lengths) < num_frames:
         raise BadVideoError(f"it has {min(lengths)} frames from its start on, its source says {num_frames}")
-    for fault in _faults(video, num_frames, first.fps):
+    cameras = [_camera(view, num_frames, info) for view, info in zip(video.views, infos, strict=True)]
+    for fault in _faults(video, cameras, num_frames, first.fps):
         raise BadVideoError(fault)
     is_cut = split_shots and not video.is_one_shot
     cuts = [cut - video.views[0].start_frame for cut in first.cuts] if is_cut else []
     clips = [
-        _clip(video, infos, start_frame, length)
+        _clip(video, infos, cameras, start_frame, length)
         for start_frame, length in cut_points(num_frames, cuts, clip_frames)
         if length >= min_frames
     ]
@@ -228,14 +258,14 @@ def _clips_of(
 def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
     """Give a video that counts by a rate of its own in frames of its files' rate: by number where the rates are one,
     else by time, as LeRobot finds its frames."""
+    if video.has_step_per_frame:
+        return _at_rate(video, fps)
     if video.fps is None:
         return video
     counted_per_sec = video.fps if _is_same_rate(video.fps, fps) else fps
     views = tuple(replace(view, start_frame=round(view.start_sec * counted_per_sec)) for view in video.views)
     if counted_per_sec == video.fps:
-        action = video.action and replace(video.action, rate_hz=fps)
-        state = video.state and replace(video.state, rate_hz=fps)
-        return replace(video, views=views, action=action, state=state)
+        return _at_rate(replace(video, views=views), fps)
     assert video.num_frames is not None
     ratio = fps / video.fps
 
@@ -257,15 +287,27 @@ def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
     )
 
 
+def _at_rate(video: FoundVideo, fps: float) -> FoundVideo:
+    """Give its signals a step for each frame."""
+    action = video.action and replace(video.action, rate_hz=fps)
+    return replace(video, action=action, state=video.state and replace(video.state, rate_hz=fps))
+
+
 def _is_same_rate(said_fps: float, fps: float) -> bool:
     return abs(said_fps - fps) <= SAME_RATE * fps
 
 
-def _faults(video: FoundVideo, num_frames: int, fps: float) -> Iterator[str]:
+def _camera(view: FoundView, num_frames: int, info: VideoInfo) -> Camera | None:
+    if isinstance(view.camera, FoundCamera):
+        return view.camera.of_pictures(num_frames, info.height_px, info.width_px)
+    return view.camera
+
+
+def _faults(video: FoundVideo, cameras: Sequence[Camera | None], num_frames: int, fps: float) -> Iterator[str]:
     """Of what is said of the whole video, before it is cut."""
-    for view in video.views:
-        if view.camera is not None:
-            yield from view.camera.faults(num_frames)
+    for camera in cameras:
+        if camera is not None:
+            yield from camera.faults(num_frames)
     yield from signal_faults(video.action, video.state, video.ego_trajectory, num_frames, fps)
 
 
@@ -277,13 +319,15 @@ def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Ite
             yield start_frame, min(step, end - start_frame)
 
 
-def _clip(video: FoundVideo, infos: list[VideoInfo], start_frame: int, num_frames: int) -> Clip:
+def _clip(
+    video: FoundVideo, infos: list[VideoInfo], cameras: list[Camera | None], start_frame: int, num_frames: int
+) -> Clip:
     """Make a clip of frames of a video, with what belongs to them."""
     fps = infos[0].fps
     total = video.num_frames
     assert total is not None
     views = []
-    for view, info in zip(video.views, infos, strict=True):
+    for view, info, camera in zip(video.views, infos, cameras, strict=True):
         at = view.start_frame + start_frame
         pictures = Pictures(
             path=view.file.path,
@@ -293,7 +337,7 @@ def _clip(video: FoundVideo, infos: list[VideoInfo], start_frame: int, num_frame
             digest="",
             caption=view.caption,
             view=view.view,
-            camera=view.camera and view.camera.part(start_frame, num_frames, total),
+            camera=camera and camera.part(start_frame, num_frames, total),
             **info.pictures(),
         )
         views.append(replace(pictures, digest=pictures.digest_of(_sha256(view.file), num_frames)))

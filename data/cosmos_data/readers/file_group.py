@@ -8,9 +8,10 @@ from pathlib import Path
 from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
+from cosmos_data.readers.camera_text import camera_of_text
 from cosmos_data.readers.captions import caption_of
 from cosmos_data.readers.described import described, video_of
-from cosmos_data.readers.found import BadVideo, Found, LeftOut, printable
+from cosmos_data.readers.found import BadVideo, Found, FoundCamera, LeftOut, printable
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Of a video's caption, the first one that is there."""
@@ -42,6 +43,8 @@ class FileGroup:
     """Both by view."""
 
     descriptions: list[Named] = field(default_factory=list)
+    cameras: dict[str, FoundCamera] = field(default_factory=dict)
+    """By view, as files of poses say them."""
 
 
 def stem_and_suffix(name: str) -> tuple[str, str]:
@@ -75,7 +78,9 @@ def read_group(group: FileGroup) -> Iterator[Found]:
             raise DataError("its JSON names a path, and only files of the shard itself can be read")
         files = {view: videos[0].file for view, videos in group.videos.items()}
         video = video_of(group.name, files, values, group.folder, 0)
-        said = {files[view]: _caption(named) for view, named in group.captions.items() if view in files}
+        captions = {view: _without_poses(view, named, group.cameras) for view, named in group.captions.items()}
+        said = {files[view]: _caption(named) for view, named in captions.items() if view in files and named}
+        cameras = {files[view]: camera for view, camera in group.cameras.items() if view in files}
     except DataError as error:
         yield BadVideo(group.where, str(error))
         return
@@ -83,10 +88,18 @@ def read_group(group: FileGroup) -> Iterator[Found]:
         yield BadVideo(group.where, f"what lies beside it can not be read ({error.strerror})")
         return
     # What JSON says goes before the text.
-    views = tuple(replace(view, caption=view.caption or said.get(view.file, "")) for view in video.views)
+    views = tuple(
+        replace(view, caption=view.caption or said.get(view.file, ""), camera=view.camera or cameras.get(view.file))
+        for view in video.views
+    )
     yield replace(video, views=views)
     yield from left_out_keys(group.where, foreign)
-    for view, named in group.captions.items():
+    for view, camera in group.cameras.items():
+        if view not in group.videos:
+            yield LeftOut(camera.where, "poses of a view that has no video")
+    for view, named in captions.items():
+        if not named:
+            continue
         used = _chosen(named, CAPTION_SUFFIXES) if view in group.videos else None
         reason = "a second caption" if used else "a text of a view that has no video"
         yield from (LeftOut(printable(one.name), reason) for one in named if one is not used)
@@ -100,6 +113,20 @@ def left_out_keys(where: str, foreign: list[str]) -> Iterator[LeftOut]:
 
 def _caption(named: list[Named]) -> str:
     return caption_of(_chosen(named, CAPTION_SUFFIXES).file.read_bytes())
+
+
+def _without_poses(view: str, named: list[Named], cameras: dict[str, FoundCamera]) -> list[Named]:
+    """Leave out texts that hold poses, which become the view's camera. DataError where it has one already."""
+    captions = []
+    for one in named:
+        camera = camera_of_text(one.file.read_bytes(), printable(one.file.path))
+        if camera is None:
+            captions.append(one)
+        elif view in cameras:
+            raise DataError(f"its poses are said twice, by {cameras[view].where} and {camera.where}; keep one")
+        else:
+            cameras[view] = camera
+    return captions
 
 
 def _chosen(named: list[Named], suffixes: tuple[str, ...]) -> Named:

@@ -1,25 +1,96 @@
 """What is found in a source of videos, one thing at a time: a video with what is said about it, a video that is bad, or
 something else, which is left out and counted by its reason."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
-from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
+from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, Convention, EgoTrajectory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundCamera:
+    """The poses that a file of another project holds. They become a `Camera` when the pictures are known."""
+
+    where: str
+    """The file, for people."""
+
+    convention: Convention
+    intrinsics: tuple[float, ...]
+    """(fx, fy, cx, cy) once, or for each frame."""
+
+    extrinsics: tuple[float, ...]
+    """[3, 4] for each frame."""
+
+    size_px: tuple[int, int] | None = None
+    """Height and width of the picture that the intrinsics refer to; None: of the pictures themselves."""
+
+    is_relative: bool = False
+    """Whether intrinsics are divided by the picture's width and height."""
+
+    def of_pictures(self, num_frames: int, height_px: int, width_px: int) -> Camera:
+        """Return the camera of so many pictures of that size.
+
+        Raises:
+            DataError: there are more or fewer poses than pictures, or the file is about pictures of another shape.
+        """
+        num_poses = len(self.extrinsics) // 12
+        if num_poses != num_frames:
+            raise DataError(
+                f"{self.where} holds {num_poses} poses, and there are {num_frames} frames; give a pose for each frame,"
+                " or cut the video to the frames that have one"
+            )
+        said_height_px, said_width_px = self.size_px or (height_px, width_px)
+        off_px = min(
+            abs(said_width_px * height_px / said_height_px - width_px),
+            abs(said_height_px * width_px / said_width_px - height_px),
+        )
+        if off_px > 1:  # a picture that was scaled has sides of whole pixels
+            raise DataError(
+                f"{self.where} is about pictures of {said_width_px}x{said_height_px} px, and these are"
+                f" {width_px}x{height_px}, another shape; give the intrinsics of the pictures as they were cropped"
+            )
+        scale = (width_px, height_px, width_px, height_px) if self.is_relative else (1, 1, 1, 1)
+        scaled = tuple(value * scale[place % 4] for place, value in enumerate(self.intrinsics))
+        return Camera(
+            convention=self.convention,
+            intrinsics_px=scaled,
+            height_px=said_height_px,
+            width_px=said_width_px,
+            extrinsics=self.extrinsics,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureSequence:
+    """The frames of a video as pictures, in their order."""
+
+    read: Callable[[], Iterable[bytes]]
+    """Gives the bytes of each picture's file."""
+
+    fps: float | None = None
+    """Frames per second; None: the source does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundView:
-    """A view is one file of a video."""
+    """A view is one file of a video, or its frames as pictures."""
 
     file: VideoFile
+    """Where `pictures` are given: the folder or the table that holds them."""
+
+    pictures: PictureSequence | None = None
+    """The frames, which the build gathers into a video file."""
+
     view: str = ""
     start_frame: int = 0
     start_sec: float = 0.0
     """Instead of start_frame, where what is said of the video counts time; see `FoundVideo.fps`."""
 
     caption: str = ""
-    camera: Camera | None = None
+    camera: Camera | FoundCamera | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +107,9 @@ class FoundVideo:
     fps: float | None = None
     """The rate that num_frames and the steps of signals count, where its data set states one. A file that has another
     rate is read by time."""
+
+    has_step_per_frame: bool = False
+    """Whether its signals have a step for each frame, at whatever rate the file has."""
 
     split: Split | None = None
     captions: tuple[CaptionWindow, ...] = ()

@@ -5,14 +5,15 @@ meta/episodes.jsonl                 2.x: length and tasks of each episode, whose
 meta/episodes/**/*.parquet          3.0: the same, and which part of which shared file is the episode's
 meta/tasks.jsonl, tasks.parquet     texts of the tasks that the data tables name by number, frame by frame
 
-The action is the feature `action`, or else the features `action.NAME` joined in their order. Cameras of depth are left
-out unless they are asked for by name, and so is every feature that a manifest has no place for; each is said once.
+Cameras are features of videos, or of pictures that the data tables hold. Cameras of depth are left out unless they are
+asked for by name, and so is every feature that a manifest has no place for; each is said once. Actions and states are
+read by `lerobot_signals`.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,18 @@ import pyarrow.parquet as pq
 from cosmos_data.contents import look_at
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
-from cosmos_data.manifests.conditions import Action, CaptionWindow
+from cosmos_data.manifests.conditions import CaptionWindow
 from cosmos_data.manifests.rows import json_object
-from cosmos_data.readers.found import BadVideo, Found, FoundVideo, FoundView, LeftOut, printable
+from cosmos_data.readers.found import BadVideo, Found, FoundVideo, FoundView, LeftOut, PictureSequence, printable
 from cosmos_data.readers.lerobot_info import INFO, Feature, Info, read_info
-
-NOT_STATED = "not stated"
-"""LeRobot names an action's dimensions, not their units or their frame of reference."""
+from cosmos_data.readers.lerobot_signals import (
+    SignalPart,
+    left_unnamed,
+    read_modality,
+    signal_of,
+    signal_parts,
+    view_names,
+)
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every folder has, and that say where a frame belongs."""
@@ -46,17 +52,22 @@ def read_lerobot(folder: Path, prefix: str = "", cameras: Sequence[str] = ()) ->
 
     Args:
         prefix: begins the names of the episodes.
-        cameras: names of the features to take as views, in that order (none: all videos but depth).
+        cameras: names of the features to take as views, in that order (none: all but depth).
 
     Raises:
         DataError: the folder's own description is wrong, or has no such camera.
     """
     info = read_info(folder)
     chosen = _cameras(info, cameras)
-    actions = _actions(info)
-    yield from _not_taken(info, chosen, actions)
+    modality = read_modality(info)
+    actions, states = signal_parts(info, modality, "action"), signal_parts(info, modality, "state")
+    signals = [part.feature for part in (*actions, *states)]
+    yield from _not_taken(info, [*chosen, *signals], [*actions, *states])
     tasks, episodes = _tasks(info), _episodes(info)
-    reader = _Reader(info, chosen, actions, tasks, len(episodes))
+    named = view_names(modality)
+    own = views_of([feature.name for feature in chosen])
+    views = [named.get(feature.name, view) for feature, view in zip(chosen, own, strict=True)]
+    reader = _Reader(info, chosen, views, actions, states, tasks, len(episodes))
     for number, episode in enumerate(episodes):
         where = f"{printable(str(folder))}, episode {episode.get('episode_index', f'in row {number}')}"
         try:
@@ -66,13 +77,9 @@ def read_lerobot(folder: Path, prefix: str = "", cameras: Sequence[str] = ()) ->
 
 
 def _cameras(info: Info, asked: Sequence[str]) -> list[Feature]:
-    videos = {name: feature for name, feature in info.features.items() if feature.dtype == "video"}
+    videos = {name: feature for name, feature in info.features.items() if feature.is_picture}
     if not videos:
-        pictures = [name for name, feature in info.features.items() if feature.dtype == "image"]
-        hint = (
-            f"; {', '.join(pictures)} hold pictures in tables, record them as videos (use_videos)" if pictures else ""
-        )
-        raise DataError(f"{info.where} has no video among its features{hint}; only videos can be trained on")
+        raise DataError(f"{info.where} has no video among its features, and no pictures; one of them is needed")
     for name in asked:
         if name not in videos:
             raise DataError(f"{info.where} has no camera {name!r}; it has {', '.join(videos)}")
@@ -82,29 +89,20 @@ def _cameras(info: Info, asked: Sequence[str]) -> list[Feature]:
     return chosen
 
 
-def _actions(info: Info) -> list[Feature]:
-    if "action" in info.features:
-        return [info.features["action"]]
-    return [feature for name, feature in info.features.items() if name.startswith("action.") and feature.is_number]
-
-
-def _not_taken(info: Info, cameras: list[Feature], actions: list[Feature]) -> Iterator[LeftOut]:
+def _not_taken(info: Info, taken: Sequence[Feature], parts: list[SignalPart]) -> Iterator[LeftOut]:
     for name, feature in info.features.items():
-        if name in BOOKKEEPING or feature in cameras or feature in actions:
+        if name in BOOKKEEPING or feature in taken:
             continue
-        if feature.is_depth and feature.dtype == "video":
+        if feature.is_depth and feature.is_picture:
             reason = "a camera of depth; name the cameras to take it (--cameras)"
-        elif feature.dtype == "video":
+        elif feature.is_picture:
             reason = "a camera that is not among --cameras"
-        elif feature.dtype == "image":
-            reason = "pictures in tables, which are not read"
         else:
             reason = "a feature that a manifest has no place for"
         yield LeftOut(f"{info.where}: {name}", f"{name}: {reason}")
-    for feature in actions:
-        if feature.dimension_names() is None:
-            said = f"{feature.name}: its names are not one for each of {feature.size} values; they are numbered instead"
-            yield LeftOut(f"{info.where}: {feature.name}", said)
+    for feature in left_unnamed(parts):
+        said = f"{feature.name}: its names are not one for each of {feature.size} values; they are numbered instead"
+        yield LeftOut(f"{info.where}: {feature.name}", said)
 
 
 def views_of(names: Sequence[str]) -> list[str]:
@@ -155,7 +153,11 @@ def _episodes(info: Info) -> list[dict[str, Any]]:
 class _Reader:
     info: Info
     cameras: list[Feature]
-    actions: list[Feature]
+    views: list[str]
+    """Their names in the manifest."""
+
+    actions: list[SignalPart]
+    states: list[SignalPart]
     tasks: Mapping[int, str]
     num_episodes: int
 
@@ -166,26 +168,38 @@ class _Reader:
             raise DataError(f"its length is {num_frames}; an episode has a frame at least")
         said = _texts(episode.get("tasks"))
         # A table is opened only where it says more than the episode's row.
-        frames = self._frames(episode, index, num_frames) if self.actions or len(said) != 1 else None
+        signals = [*self.actions, *self.states]
+        frames = self._frames(episode, index, num_frames) if signals or len(said) != 1 else None
         caption, windows = (", ".join(said), ()) if frames is None else self._captions(frames, said, num_frames)
         views = [
-            FoundView(
-                file=VideoFile(str(self.info.path("video_path", self._place(episode, feature.name), feature.name))),
-                view=view,
-                start_sec=self._start_sec(episode, feature.name),
-                caption=caption,
-            )
-            for feature, view in zip(self.cameras, views_of([one.name for one in self.cameras]), strict=True)
+            replace(self._view(episode, index, feature), view=view, caption=caption)
+            for feature, view in zip(self.cameras, self.views, strict=True)
         ]
+        embodiment = self.info.robot_type
         return FoundVideo(
             name=f"{prefix}episode_{index:06d}",
             views=tuple(views),
             num_frames=num_frames,
             fps=self.info.fps,
             captions=windows,
-            action=self._action(frames) if frames is not None and self.actions else None,
+            action=signal_of(frames, self.actions, self.info.fps, embodiment)
+            if frames is not None and self.actions
+            else None,
+            state=signal_of(frames, self.states, self.info.fps, embodiment)
+            if frames is not None and self.states
+            else None,
             is_one_shot=True,
         )
+
+    def _view(self, episode: Mapping[str, Any], index: int, feature: Feature) -> FoundView:
+        if feature.dtype == "image":
+            table = self.info.path("data_path", self._place(episode))
+            pictures = PictureSequence(
+                read=partial(_pictures, self.info, table, index, feature.name), fps=self.info.fps
+            )
+            return FoundView(file=VideoFile(str(table)), pictures=pictures)
+        path = self.info.path("video_path", self._place(episode, feature.name), feature.name)
+        return FoundView(file=VideoFile(str(path)), start_sec=self._start_sec(episode, feature.name))
 
     def _place(self, episode: Mapping[str, Any], camera: str = "") -> dict[str, int]:
         """What stands in a template's place of each name; of the data tables where no camera is given."""
@@ -226,14 +240,15 @@ class _Reader:
         and none is needed."""
         path = self.info.path("data_path", self._place(episode)) if "data_path" in self.info.templates else None
         if path is None or not path.is_file():
-            if self.actions:
+            if self.actions or self.states:
                 raise DataError(f"its data table {printable(str(path))} is not there")
             return None
-        wanted = ("episode_index", "frame_index", "task_index", *(feature.name for feature in self.actions))
+        columns = dict.fromkeys(part.feature.name for part in (*self.actions, *self.states))
+        wanted = ("episode_index", "frame_index", "task_index", *columns)
         present = _schema(path).names
-        for feature in self.actions:
-            if feature.name not in present:
-                raise DataError(f"{printable(str(path))} has no column {feature.name}")
+        for name in columns:
+            if name not in present:
+                raise DataError(f"{printable(str(path))} has no column {name}")
         rows = _rows_by_episode(path, tuple(name for name in wanted if name in present), path.stat().st_mtime_ns).get(
             index
         )
@@ -258,25 +273,22 @@ class _Reader:
         whole = ", ".join(text for text in dict.fromkeys(texts) if text)
         return whole, tuple(windows) if len(windows) > 1 else ()
 
-    def _action(self, frames: pa.Table) -> Action:
-        names, columns = [], []
-        for feature in self.actions:
-            columns.append(_numbers(frames, feature))
-            own = feature.dimension_names() or [str(number) for number in range(feature.size)]
-            is_named = feature.names is not None and feature.dimension_names() is not None
-            column = feature.name.removeprefix("action").removeprefix(".")
-            if column:  # one of several
-                names += [f"{column}.{name}" if feature.size > 1 or is_named else column for name in own]
-            else:
-                names += own if is_named else [f"action_{name}" for name in own]
-        values = np.concatenate(columns, axis=1)
-        return Action(
-            names=tuple(names),
-            units=(NOT_STATED,) * len(names),
-            rate_hz=self.info.fps,
-            frame_of_reference=NOT_STATED,
-            values=tuple(values.ravel().tolist()),
-        )
+
+def _pictures(info: Info, path: Path, episode_index: int, name: str) -> Iterator[bytes]:
+    """The pictures of an episode, in the order of its frames: in the table, or in files that it names."""
+    _schema(path)
+    try:
+        of_episode = [("episode_index", "=", episode_index)]
+        table = pq.read_table(path, columns=["frame_index", name], filters=of_episode).sort_by("frame_index")
+        rows = table[name].to_pylist()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{printable(str(path))}, column {name}: its pictures can not be read ({error})") from error
+    for frame_index, row in enumerate(rows):
+        content = row.get("bytes") if isinstance(row, dict) else row
+        if isinstance(content, bytes):
+            yield content
+        else:
+            yield (info.folder / f"images/{name}/episode_{episode_index:06d}/frame_{frame_index:06d}.png").read_bytes()
 
 
 def whole_number(episode: Mapping[str, Any], column: str) -> int:
@@ -297,17 +309,6 @@ def _texts(tasks: Any) -> list[str]:
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise DataError(f"meta/episodes, tasks={str(tasks)[:40]!r} is no list of texts")
     return list(filter(None, map(text_of, tasks)))
-
-
-def _numbers(frames: pa.Table, feature: Feature) -> np.ndarray:
-    """float64 [frames, values]; a single value may be stored as a number, or as a list of one."""
-    try:
-        values_TD = np.asarray(frames[feature.name].to_pylist(), dtype=np.float64).reshape(len(frames), -1)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"its {feature.name} has rows that are no numbers, or of different lengths") from error
-    if values_TD.shape[1] != feature.size:
-        raise DataError(f"its {feature.name} has {values_TD.shape[1]} values a frame; {INFO} says {feature.size}")
-    return values_TD
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

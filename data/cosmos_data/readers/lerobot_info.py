@@ -33,6 +33,11 @@ class Feature:
         return self.dtype.startswith(("float", "int", "uint", "bool"))
 
     @property
+    def is_picture(self) -> bool:
+        """Whether it is a camera: a video, or pictures in tables."""
+        return self.dtype in ("video", "image")
+
+    @property
     def size(self) -> int:
         """Values of a frame; a single one may be stored without a shape."""
         return math.prod(self.shape)
@@ -60,6 +65,9 @@ class Info:
     chunks_size: int
     templates: Mapping[str, str]
     """data_path and video_path."""
+
+    robot_type: str = ""
+    """Whose actions they are; empty where it is not said."""
 
     @property
     def is_shared(self) -> bool:
@@ -106,6 +114,7 @@ def read_info(folder: Path) -> Info:
     chunks_size = values.get("chunks_size", 1000)
     if isinstance(chunks_size, bool) or not isinstance(chunks_size, int) or chunks_size < 1:
         raise DataError(f"{where}, chunks_size={chunks_size!r} is no positive count")
+    robot_type = values.get("robot_type")
     templates = {key: values[key] for key in ("data_path", "video_path") if values.get(key) is not None}
     for key, template in templates.items():
         if fault := _template_fault(template):
@@ -117,6 +126,7 @@ def read_info(folder: Path) -> Info:
         features={name: _feature(name, said, where) for name, said in features.items()},
         chunks_size=chunks_size,
         templates=templates,
+        robot_type=robot_type if isinstance(robot_type, str) and robot_type != "unknown" else "",
     )
 
 

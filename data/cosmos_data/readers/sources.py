@@ -5,6 +5,9 @@
     a listing              JSON lines (cosmos_data.readers.listing)
     WebDataset tars        cosmos_data.readers.webdataset
     LeRobot, energon       cosmos_data.readers.lerobot, cosmos_data.readers.energon
+    files of camera poses  beside a video or pictures: cosmos_data.readers.scenes; as a text of numbers in NAME.txt:
+                           cosmos_data.readers.camera_text
+    Bridge, 1X             a robot's states beside videos: cosmos_data.readers.bridge, cosmos_data.readers.one_x
 
 A folder may hold tars and such data sets beside its videos. Captions, cameras, actions and trajectories are of the
 whole video; the build cuts them with it.
@@ -18,6 +21,7 @@ from cosmos_data.contents import Content, look_at
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
+from cosmos_data.readers.bridge import read_bridge
 from cosmos_data.readers.energon import is_energon, read_energon
 from cosmos_data.readers.file_group import (
     CAPTION_SUFFIXES,
@@ -31,7 +35,8 @@ from cosmos_data.readers.folder import Folder, sort_of, walk
 from cosmos_data.readers.found import Found, LeftOut, printable
 from cosmos_data.readers.lerobot import is_lerobot, read_lerobot
 from cosmos_data.readers.listing import read_listing
-from cosmos_data.readers.poses import refuse_poses
+from cosmos_data.readers.one_x import read_one_x
+from cosmos_data.readers.scenes import Scenes, find_scenes
 from cosmos_data.readers.webdataset import read_tar
 
 
@@ -75,16 +80,22 @@ def _read_data_set(path: Path, prefix: str, cameras: Sequence[str]) -> Iterator[
 
 def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
     folder = walk(root)
-    refuse_poses(str(root), folder.files)
+    scenes = find_scenes(str(root), folder.files)
     yield from folder.others
+    yield from scenes.found
+    for read in (read_bridge, read_one_x):
+        found, own = read(str(root), folder.files)
+        for name in own:
+            del folder.files[name]
+        yield from found
     texts = _texts_by_stem(folder)
-    used = set[str]()
+    used = set(scenes.used)
     for name in sorted(folder.files | folder.data_sets):
         if name in folder.data_sets:
             yield from _read_data_set(folder.data_sets[name], f"{name}/", cameras)
             continue
         path = folder.files[name]
-        if stem_and_suffix(path.name)[1] in TEXT_SUFFIXES:
+        if name in scenes.used or stem_and_suffix(path.name)[1] in TEXT_SUFFIXES:
             continue
         sort = sort_of(path)
         if not isinstance(sort, Content):
@@ -94,7 +105,7 @@ def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
         else:
             beside = texts.get(_stem(name), [])
             used.update(beside)
-            yield from read_group(_group(name, path, beside, folder))
+            yield from read_group(_group(name, path, beside, folder, scenes))
     for name in sorted(set(chain.from_iterable(texts.values())) - used):
         yield LeftOut(printable(str(folder.files[name])), "a text that belongs to no video")
 
@@ -113,8 +124,10 @@ def _texts_by_stem(folder: Folder) -> dict[str, list[str]]:
     return texts
 
 
-def _group(name: str, path: Path, beside: Sequence[str], folder: Folder) -> FileGroup:
+def _group(name: str, path: Path, beside: Sequence[str], folder: Folder, scenes: Scenes) -> FileGroup:
     group = FileGroup(name=name, where=printable(str(path)), folder=path.parent)
+    if name in scenes.cameras:
+        group.cameras[""] = scenes.cameras[name]
     group.videos[""].append(Named(name=name, file=VideoFile(str(path))))
     for text in beside:
         named = Named(name=text, file=VideoFile(str(folder.files[text])))

@@ -24,17 +24,17 @@ def read_pictures(path: Path, num_frames: int) -> list[np.ndarray] | None:
     try:
         with Image.open(path, formats=FORMATS) as file:
             if file.format not in ANIMATED:
-                return [_rgb(file)]
+                return [rgb_of(file)]
             frames = zip(range(num_frames), ImageSequence.Iterator(file), strict=False)
-            return [_rgb(frame) for _, frame in frames]
+            return [rgb_of(frame) for _, frame in frames]
     except UnidentifiedImageError:
         return None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a picture: {error}; save it again as PNG") from error
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Upright, [H, W, 3]."""
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """Return what people see, upright, uint8 [H, W, 3]. Raises ValueError where its numbers are no colours."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         return _from_wide_gray(upright)

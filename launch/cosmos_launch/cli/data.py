@@ -10,6 +10,7 @@ from typing import Literal
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.build import Built, build_manifest, listed, said_of_left_out
 from cosmos_data.manifests.check import JOURNAL_SUFFIX, ManifestFinding, check_manifest
+from cosmos_data.manifests.check_poses import prove_poses
 from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.pack import PackRequest, pack_manifest
@@ -32,6 +33,7 @@ def build(
     heldout_every: int,
     max_clips: int | None,
     cameras: Sequence[str],
+    pictures_fps: float | None,
     max_bad_share: float,
     pixels: Literal["square", "stored"],
     hdr: Literal["tone_map", "refuse", "keep"],
@@ -53,6 +55,7 @@ def build(
         split_shots=not keep_shots,
         max_bad_share=max_bad_share,
         cameras=cameras,
+        pictures_fps=pictures_fps,
         rules=Rules(pixels=pixels, hdr=hdr, interlaced=interlaced, background=background),
     )
     if is_metadataset(source):
@@ -85,7 +88,7 @@ def _build_blend(source: Path, out: Path, make: Make, max_clips: int | None) -> 
 
 def _build_one(source: Path, out: Path, make: Make, max_clips: int | None) -> None:
     with progress("read", "videos") as advance:
-        built = make(source, progress=advance)
+        built = make(source, gathered_folder=out.with_suffix(".frames"), progress=advance)
     manifest = built.manifest
     if not len(manifest):
         raise DataError(
@@ -110,14 +113,25 @@ def _build_one(source: Path, out: Path, make: Make, max_clips: int | None) -> No
     )
 
 
-def check(source: Path, *, target_fps: float | None, out: Path | None) -> int:
-    """Print what is wrong, errors first. Returns the exit code: 2 where there is an error."""
+def check(source: Path, *, target_fps: float | None, poses: bool, out: Path | None) -> int:
+    """Print what is wrong, errors first. Returns the exit code: 2 where there is an error.
+
+    poses: whether cameras are compared with the pictures, a line for each.
+    """
     manifest = Manifest.read(source)
     journal = source.with_name(source.name + JOURNAL_SUFFIX)
     with progress("check", "files") as advance:
         findings = check_manifest(manifest, journal=journal, target_fps=target_fps, progress=advance)
     for line in said_of_treatment(manifest):
         print(line)
+    if poses:
+        with progress("prove", "cameras") as advance:
+            proofs = list(prove_poses(manifest, progress=advance))
+        for proof in proofs:
+            print(proof.line)
+            findings += proof.findings()
+        if not proofs:
+            print("no clip has a camera whose poses could be proven")
     findings.sort(key=lambda finding: finding.level != "error")
     lines = [_line(finding) for finding in findings]
     if out is not None:

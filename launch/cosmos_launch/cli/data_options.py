@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 WHAT = (
-    "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on), a LeRobot "
-    "or Megatron-Energon folder, an energon metadataset (.yaml), a .jsonl listing, a WebDataset .tar, or a folder that "
-    "holds any of these"
+    "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on) or of scenes "
+    "with camera poses (RealEstate10K, nerfstudio, DL3DV, COLMAP), a LeRobot, Bridge, 1X or Megatron-Energon folder, an "
+    "energon metadataset (.yaml), a .jsonl listing, a WebDataset .tar, or a folder that holds any of these"
 )
 
 
@@ -23,6 +23,11 @@ def build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-clips", type=int, help="keep so many clips at most, evenly spread")
     parser.add_argument(
         "--cameras", nargs="+", default=(), metavar="NAME", help="of LeRobot, the views to take, in order"
+    )
+    parser.add_argument(
+        "--pictures-fps",
+        type=float,
+        help="frames per second of frames that lie as pictures, where nothing says it; they become videos beside --out",
     )
     parser.add_argument("--max-bad-share", type=float, default=0.05, help="share of bad videos that is an error")
     parser.add_argument(
@@ -44,6 +49,9 @@ def check(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train data check`."""
     parser.add_argument("source", type=Path, help="the manifest; what was read is remembered beside it")
     parser.add_argument("--target-fps", type=float, help="data.target_fps of the run that the clips are for")
+    parser.add_argument(
+        "--poses", action="store_true", help="prove from the pictures what cameras' poses and intrinsics mean"
+    )
     parser.add_argument("--out", type=Path, help="a text file for all findings")
 
 

@@ -103,20 +103,75 @@ def test_lerobot_folders_that_cannot_be_read(carphone, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FORMATS.glob("lerobot*")))
-def test_folders_that_lerobot_wrote(name):
-    """Frames, actions and tasks of every episode are those that were handed to the recorder."""
+def test_folders_that_lerobot_wrote(name, tmp_path):
+    """Frames, actions, states and tasks of every episode are those that were handed to the recorder."""
     expected = json.loads((FORMATS / name / "expected.json").read_text(encoding="utf-8"))
-    manifest, bad, left_out, *_ = build_manifest(FORMATS / name / "data", None, None)
+    names = [*expected["cameras"], *expected["images"]]
+    manifest, bad, *_ = build_manifest(
+        FORMATS / name / "data", None, None, cameras=names, gathered_folder=tmp_path / "gathered"
+    )
     assert not bad
     assert len(manifest) == len(expected["episodes"])
     for clip, episode in zip(manifest, expected["episodes"], strict=True):
         assert clip.clip_id == f"episode_{episode['episode_index']:06d}@0"
-        assert [numbers_of(view) for view in clip.each_view()] == [episode["codes"][c] for c in expected["cameras"]]
+        assert [numbers_of(view) for view in clip.each_view()] == [episode["codes"][camera] for camera in names]
         columns = [np.reshape(episode[key], (clip.num_frames, -1)) for key in episode if key.startswith("action")]
         assert clip.action is not None and np.array_equal(clip.action.values_ND(), np.concatenate(columns, axis=1))
         assert [clip.caption_at(frame, 1) for frame in range(clip.num_frames)] == episode["task_of_frame"]
-    pictures = [one.path.rpartition(": ")[2] for one in left_out if "pictures in tables" in one.reason]
-    assert pictures == expected["images"]
+        assert clip.action.embodiment == "fixture"
+        assert (clip.state is None) == ("observation.state" not in episode)
+        if clip.state is not None:
+            assert np.array_equal(clip.state.values_ND(), episode["observation.state"])
+            assert clip.state.names == ("x", "y", "gripper") and list(clip.faults()) == []
+
+
+def test_pictures_in_tables_are_gathered_at_the_rate_of_the_folder(tmp_path):
+    """Bit for bit, as views beside those of videos; depth alone is to be asked for."""
+    folder = FORMATS / "lerobot_v3_only_images/data"
+    [clip, *_] = build_manifest(folder, None, None, gathered_folder=tmp_path / "gathered").manifest
+    assert [view.view for view in clip.each_view()] == ["front", "wrist"]
+    assert clip.codec == "png" and clip.fps == 15 and clip.path == str(tmp_path / "gathered/episode_000000.front.avi")
+    with pytest.raises(DataError, match="say where they are gathered"):
+        build_manifest(folder, None, None)
+    _, bad, left_out, *_ = build_manifest(FORMATS / "lerobot_v3_image/data", None, None)
+    assert not bad and any("a camera of depth" in one.reason for one in left_out)
+
+
+def test_groot_s_modality_names_parts_and_says_what_they_are(tmp_path):
+    folder = changed(tmp_path / "robot", lambda info: None)
+    said = {
+        "action": {
+            "grip": {"start": 2, "end": 3},
+            "arm": {"start": 0, "end": 2, "absolute": False, "rotation_type": "axis_angle", "original_key": "action"},
+        },
+        "state": {"all": {"start": 0, "end": 3, "original_key": "observation.state", "absolute": True}},
+        "video": {"ego": {"original_key": "observation.images.wrist"}},
+    }
+    (folder / "meta/modality.json").write_text(json.dumps(said), encoding="utf-8")
+    plain = build_manifest(FORMATS / "lerobot_v21/data", None, None).manifest[0]
+    [clip, *_] = build_manifest(folder, None, None).manifest
+    assert clip.action.names == ("grip", "arm.x", "arm.y")
+    assert clip.action.units == ("not stated", "axis_angle", "axis_angle")
+    assert clip.action.frame_of_reference == "grip not stated, arm relative"
+    assert np.array_equal(clip.action.values_ND(), plain.action.values_ND()[:, [2, 0, 1]])
+    assert clip.state.frame_of_reference == "absolute" and clip.state.names == ("all.x", "all.y", "all.gripper")
+    assert [view.view for view in clip.each_view()] == ["front", "ego"]
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ({"arm": {"start": 0, "end": 4}}, "start=0 and end=4 are no part of the 3 values of action"),
+        ({"arm": {"start": 1, "end": 1}}, "are no part"),
+        ({"arm": {"start": 0, "end": 1, "original_key": "task"}}, "original_key='task' is no feature of numbers"),
+        ({"arm": 3}, "modality.json, action.arm is no object"),
+    ],
+)
+def test_a_modality_that_does_not_fit_is_an_error(tmp_path, action, words):
+    folder = changed(tmp_path / "robot", lambda info: None)
+    (folder / "meta/modality.json").write_text(json.dumps({"action": action}), encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        build_manifest(folder, None, None)
 
 
 def test_dimensions_and_views_have_the_names_that_were_declared():
@@ -273,7 +328,7 @@ def test_a_damaged_file_is_one_bad_episode(tmp_path, name, content, words):
     ],
 )
 def test_a_table_that_does_not_fit_is_one_bad_episode(tmp_path, rows, words):
-    folder = changed(tmp_path / "robot", lambda info: None)
+    folder = changed(tmp_path / "robot", lambda info: info["features"].pop("observation.state"))
     length = json.loads((folder / "meta/episodes.jsonl").read_text(encoding="utf-8").splitlines()[1])["length"]
     rows = rows[:1] * (length if len(rows) > 3 else 3)
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/chunk-000/episode_000001.parquet")
