@@ -30,12 +30,13 @@ from uuid import uuid4
 import torch
 
 from cosmos_data.errors import DataError
+from cosmos_data.location import file_sha256
 from cosmos_data.manifests.build import build_manifest
 from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import plain_values
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
-from cosmos_data.simulate.config import WorldConfig, name_of
+from cosmos_data.simulate.config import MujocoConfig, WorldConfig, name_of
 from cosmos_data.simulate.labels import labels_path, write_labels
 from cosmos_data.simulate.worlds import open_world
 from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
@@ -73,7 +74,10 @@ class SimulationRequest:
         name = name_of(self.world)
         of_world = {f"{name}.{key}": value for key, value in asdict(self.world).items()}
         counts = {"num_train": self.num_train, "num_heldout": self.num_heldout, "seed": self.seed}
-        return {"layout_version": LAYOUT_VERSION, "world": name, "codec": self.codec, **counts, **of_world}
+        of_files = (
+            {"mujoco.xml sha256": file_sha256(Path(self.world.xml))} if isinstance(self.world, MujocoConfig) else {}
+        )
+        return {"layout_version": LAYOUT_VERSION, "world": name, "codec": self.codec, **counts, **of_world, **of_files}
 
 
 def simulate(
@@ -95,10 +99,10 @@ def simulate(
     folder = Path(folder).absolute()
     if num_workers < 1:
         raise DataError(f"num_workers={num_workers} must be at least 1")
+    open_world(request.world)  # what is wrong with it is said before anything is written
     _enter(folder, request)
     if (folder / MANIFEST).exists():
         return Manifest.read(folder / MANIFEST)
-    open_world(request.world)  # what is wrong with it is said before any process starts
     every = list(_clips_of(request))
     missing = [(split, seed) for split, seed in every if not _row_path(folder, split, seed).exists()]
     done = len(every) - len(missing)

@@ -107,7 +107,7 @@ class ArmStage:
     def __init__(self, config: ArmConfig) -> None:
         if config.policy not in POLICIES and ":" not in config.policy:
             raise DataError(f"arm.policy={config.policy} is none of {', '.join(POLICIES)} and module:function")
-        self._config, self.policy_name = config, config.policy
+        self.config, self.policy_name = config, config.policy
         self.model = mujoco.MjModel.from_xml_string(arm_xml(config.num_blocks))
 
     def begin(self, data: Any, seed: int) -> None:
@@ -124,7 +124,7 @@ class ArmStage:
             data.joint(name).qpos[0] = value
 
     def policy(self, seed: int) -> Policy:
-        if self._config.policy == "random":
+        if self.config.policy == "random":
             return RandomControls(Draws(seed, "arm policy"), control_ranges_A2(self.model))
         target, way = self._places_m(seed)[-1], list[np.ndarray]()
 
@@ -139,7 +139,7 @@ class ArmStage:
 
     def caption(self, seed: int) -> str:
         names = [f"{color} block" for color in self._colors(seed)]
-        if self._config.policy == "scripted":
+        if self.config.policy == "scripted":
             return f"a robot arm grasps the {names[0]} and carries it elsewhere"
         return f"a robot arm moves over {' and '.join(f'a {name}' for name in names)}"
 
@@ -147,7 +147,7 @@ class ArmStage:
         """Return a place for each block, and one to carry a block to."""
         draws = Draws(seed, "arm beginning")
         places = list[tuple[float, float]]()
-        while len(places) < self._config.num_blocks + 1:
+        while len(places) < self.config.num_blocks + 1:
             distance_m, angle = draws.between(0.22, 0.42), draws.between(-0.8, 0.8)
             place = distance_m * math.cos(angle), distance_m * math.sin(angle)
             if all(math.dist(place, other) > 0.13 for other in places):
@@ -156,7 +156,7 @@ class ArmStage:
 
     def _colors(self, seed: int) -> list[str]:
         order = Draws(seed, "arm colours").order(len(COLORS_RGB))
-        return [list(COLORS_RGB)[number] for number in order[: self._config.num_blocks]]
+        return [list(COLORS_RGB)[number] for number in order[: self.config.num_blocks]]
 
 
 def _script(start: np.ndarray, places_m: dict[str, tuple[float, float]]) -> Iterator[np.ndarray]:

@@ -69,7 +69,7 @@ class TableStage:
     def __init__(self, config: TableConfig) -> None:
         if config.policy not in POLICIES and ":" not in config.policy:
             raise DataError(f"table.policy={config.policy} is none of {', '.join(POLICIES)} and module:function")
-        self._config, self.policy_name = config, config.policy
+        self.config, self.policy_name = config, config.policy
         self.model = mujoco.MjModel.from_xml_string(table_xml(config.num_blocks))
         # Policies go around a block as around the disc that holds it.
         radius_m = BLOCK_SIDE_M / 2 * 1.3
@@ -80,7 +80,7 @@ class TableStage:
         draws = Draws(seed, "table beginning")
         places = list[tuple[float, float]]()
         room_m = 0.5 - BLOCK_SIDE_M
-        while len(places) < 1 + self._config.num_blocks:
+        while len(places) < 1 + self.config.num_blocks:
             place = draws.between(-room_m, room_m), draws.between(-room_m, room_m)
             if all(math.dist(place, other) > 1.5 * BLOCK_SIDE_M for other in places):
                 places.append(place)
@@ -95,18 +95,18 @@ class TableStage:
 
     def policy(self, seed: int) -> Policy:
         """Return a pusher's policy, which counts in widths of the table with y downwards, for the hand's velocity."""
-        draws, max_speed = Draws(seed, "table policy"), self._config.max_speed_m
+        draws, max_speed = Draws(seed, "table policy"), self.config.max_speed_m
         pusher = (
             RandomPolicy(draws, self._table, max_speed)
-            if self._config.policy == "random"
+            if self.config.policy == "random"
             else PushPolicy(draws, self._table, max_speed, None, tolerance=TOLERANCE)
         )
 
         def act(observation: Observation, step: int, generator: np.random.Generator) -> tuple[float, float]:
-            places = [observation.places_m[f"block{number}"] for number in range(self._config.num_blocks)]
+            places = [observation.places_m[f"block{number}"] for number in range(self.config.num_blocks)]
             hand = observation.places_m["hand"]
             right, down = pusher.act(_on_table(hand), [_on_table(place) for place in places])
-            return right * self._config.fps, -down * self._config.fps
+            return right * self.config.fps, -down * self.config.fps
 
         return act
 
@@ -116,7 +116,7 @@ class TableStage:
 
     def _colors(self, seed: int) -> list[str]:
         order = Draws(seed, "table colours").order(len(COLORS_RGB))
-        return [list(COLORS_RGB)[number] for number in order[: self._config.num_blocks]]
+        return [list(COLORS_RGB)[number] for number in order[: self.config.num_blocks]]
 
 
 def _on_table(place_m: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action, Camera
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
-from cosmos_data.simulate.config import MujocoConfig, WorldConfig
+from cosmos_data.simulate.config import ArmConfig, MujocoConfig, TableConfig
 from cosmos_data.simulate.draws import Draws
 from cosmos_data.simulate.mujoco_policies import Observation, Policy, RandomControls, checked, function_of
 from cosmos_data.simulate.mujoco_render import MujocoRenderer, Rendered
@@ -48,7 +48,9 @@ class MujocoWorld:
         DataError: the model has no camera, none of a name, or no actuator.
     """
 
-    def __init__(self, config: WorldConfig, stage: Stage, cameras: Sequence[str], renderer: str) -> None:
+    def __init__(
+        self, config: TableConfig | ArmConfig | MujocoConfig, stage: Stage, cameras: Sequence[str], renderer: str
+    ) -> None:
         self.config, self._stage, self._renderer_name = config, stage, renderer
         model = stage.model
         model.opt.timestep = 1 / config.fps / self._steps_a_frame(model.opt.timestep)
@@ -178,7 +180,7 @@ class XmlStage:
     """
 
     def __init__(self, config: MujocoConfig) -> None:
-        self._config, self.policy_name = config, config.policy
+        self.config, self.policy_name = config, config.policy
         path = Path(config.xml)
         if not config.xml or not path.is_file():
             raise DataError(f"mujoco.xml={config.xml!r} is no file; name a MuJoCo model, as in mujoco.xml=robot.xml")
@@ -197,7 +199,7 @@ class XmlStage:
         draws = Draws(seed, "mujoco beginning")
         for joint in range(self.model.njnt):
             if int(self.model.jnt_type[joint]) in _joint_units():
-                noise = draws.between(-self._config.initial_noise, self._config.initial_noise)
+                noise = draws.between(-self.config.initial_noise, self.config.initial_noise)
                 data.qpos[self.model.jnt_qposadr[joint]] += noise
 
     def policy(self, seed: int) -> Policy:

@@ -1,7 +1,9 @@
 """A world is opened by its configuration."""
 
 from functools import lru_cache
+from pathlib import Path
 
+from cosmos_data.location import file_sha256
 from cosmos_data.simulate.clips import World
 from cosmos_data.simulate.config import (
     ArmConfig,
@@ -18,13 +20,19 @@ from cosmos_data.simulate.renderers import found_renderer
 from cosmos_data.simulate.room import Room
 
 
-@lru_cache(maxsize=4)
 def open_world(config: WorldConfig) -> World:
     """Return the world that has this configuration; one world for equal ones, since opening may be slow.
 
     Raises:
         DataError: it is MuJoCo's, and MuJoCo, a renderer or the model is missing.
     """
+    is_of_file = isinstance(config, MujocoConfig) and Path(config.xml).is_file()
+    return _opened(config, file_sha256(Path(config.xml)) if is_of_file else "")
+
+
+@lru_cache(maxsize=4)
+def _opened(config: WorldConfig, xml_sha256: str) -> World:
+    """xml_sha256: of the model's file, which may change under its name."""
     match config:
         case DiscsConfig():
             return Discs(config)

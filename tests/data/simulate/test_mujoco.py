@@ -237,7 +237,6 @@ def test_models_without_what_is_needed(tmp_path: Path):
         ("<robot", "is no model that MuJoCo reads"),
     ):
         (tmp_path / "model.xml").write_text(text)
-        open_world.cache_clear()
         with pytest.raises(DataError, match=said):
             open_world(MujocoConfig(xml=str(tmp_path / "model.xml")))
 
@@ -256,6 +255,20 @@ def test_a_folder_has_all_views_with_their_cameras_and_labels(tmp_path: Path):
         labels = read_labels(view)
         assert labels["depth_m_VTHW"].shape == labels["instances_VTHW"].shape == (3, 5, 32, 32)
         assert np.array_equal(labels["block0_m_T3"], clip.states["block0_m_T3"])
+
+
+@needs_mujoco
+def test_another_model_of_the_same_name_is_refused(pendulum: MujocoConfig, tmp_path: Path):
+    request = SimulationRequest(world=replace(pendulum, num_frames=2), num_train=1)
+    simulate(tmp_path / "world", request)
+    before = open_world(request.world)
+    Path(pendulum.xml).write_text(PENDULUM.replace('kp="20"', 'kp="30"'))
+    assert open_world(request.world) is not before, "it is read again"
+    with pytest.raises(DataError, match=r"was begun with mujoco.xml sha256="):
+        simulate(tmp_path / "world", request)
+    with pytest.raises(DataError, match="is no file"):
+        simulate(tmp_path / "new", replace(request, world=replace(pendulum, xml="no.xml")))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(find_spec("mujoco") is None, reason=f"MuJoCo is not installed: {PACKAGE}")
