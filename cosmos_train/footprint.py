@@ -189,7 +189,7 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> SampleSize:
         tokens=world_ar.num_tokens(run.model, latent_THW)
         if isinstance(run, WorldARRun)
         else num_tokens(run.model, latent_THW),
-        text_tokens=0 if isinstance(run, WorldARRun) and not run.model.cross_attention else run.text.max_tokens,
+        text_tokens=world_ar.num_text_tokens(run) if isinstance(run, WorldARRun) else run.text.max_tokens,
         source=source,
     )
 
