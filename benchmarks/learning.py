@@ -4,7 +4,7 @@
     python benchmarks/learning.py --out runs/short train.num_steps=200
     python benchmarks/learning.py --kind ar --out runs/learning_ar        # the autoregressive model
 
-The path of real footage from end to end: videos and a manifest (cosmos_data.manifests.simulated), a tokenizer, its
+The path of real footage from end to end: videos and a manifest (cosmos_data.simulate.discs), a tokenizer, its
 latents, a world model, `cosmos-train evaluate` on seeds that were never trained on; the runs are those of KINDS. Videos
 are compared in pixels: a diffusion model's expected future, one step from pure noise, and an autoregressive model's
 likeliest codes. The world model is trained in parts and evaluated after each, given 9 frames and given 1. Whatever is
@@ -29,7 +29,8 @@ from typing import Any
 from goals import tell_goals
 from provenance import provenance
 
-from cosmos_data.manifests.simulated import WorldConfig, write_world
+from cosmos_data.simulate.config import DiscsConfig
+from cosmos_data.simulate.folder import SimulationRequest, simulate
 from cosmos_data.videos.media import read_first_frames
 from cosmos_launch.pages.contents import Charts, Curves, Fact, FrameRow, FrameRows, Report, Section, Table
 from cosmos_launch.pages.page import write_report
@@ -108,12 +109,11 @@ def main() -> None:
 
 def make_data(place: Place) -> None:
     """Videos, tokenizer and latents, each where it is not there yet."""
-    if not (place.out / "world").exists():
+    if not (place.out / "world/manifest.arrow").exists():
         place.out.mkdir(parents=True, exist_ok=True)
         with progress("simulate", "videos") as advance:
-            write_world(
-                place.out / "world", WorldConfig(), num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, progress=advance
-            )
+            request = SimulationRequest(world=DiscsConfig(), num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT)
+            simulate(place.out / "world", request, progress=advance)
     if not (place.out / "tokenizer/tokenizer").exists():
         cosmos_train("train", *place.tokenizer, "--nproc", str(place.nproc))
     cosmos_train("tokenize", *place.world)

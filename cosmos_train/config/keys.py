@@ -17,6 +17,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from cosmos_data.simulate.config import WorldsConfig
 from cosmos_train.config.cluster import ClusterFile
 from cosmos_train.config.schema import RUNS
 
@@ -48,13 +49,13 @@ class Key:
 
 
 def all_keys() -> dict[str, Key]:
-    """Path -> key, over all kinds of run and the cluster file, sections before what is in them."""
+    """Path -> key, over all kinds of run, the cluster file and simulated worlds, sections before what is in them."""
     found: dict[str, Key] = {}
     for recipe in RUNS:
         for path, key in keys_of(recipe).items():
             known = found.get(path)
             found[path] = dataclasses.replace(key, recipes=(*known.recipes, recipe)) if known else key
-    return found | keys_of_cluster()
+    return found | keys_of_cluster() | keys_of_worlds()
 
 
 def keys_of(recipe: str) -> dict[str, Key]:
@@ -65,6 +66,11 @@ def keys_of(recipe: str) -> dict[str, Key]:
 def keys_of_cluster() -> dict[str, Key]:
     """Path -> key, of a cluster file: each begins with `cluster`, as in an override."""
     return {key.path: key for key in _keys_of(ClusterFile, "", "none: it is the cluster file's")}
+
+
+def keys_of_worlds() -> dict[str, Key]:
+    """Path -> key, of simulated worlds: each begins with its world's name, as in an override."""
+    return {key.path: key for key in _keys_of(WorldsConfig, "", "none: it is a simulated world's")}
 
 
 def keys_in(section: type) -> list[str]:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from cosmos_data.errors import DataError
+from cosmos_data.simulate.config import WORLD_NAMES, WorldConfig, WorldsConfig
 from cosmos_tok.config import TokenizerError
 from cosmos_train.config.cluster import ClusterConfig, ClusterFile
 from cosmos_train.config.errors import ConfigError, nearest
@@ -87,6 +88,18 @@ def load_protocol(name: str | None, overrides: Sequence[str] = ()) -> ProtocolCo
     protocol = _made(_merged(where, base, overrides), ProtocolConfig, where, kind="an evaluation's protocol")
     assert isinstance(protocol, ProtocolConfig)
     return protocol
+
+
+def load_world(name: str, overrides: Sequence[str] = ()) -> WorldConfig:
+    """Return a simulated world's configuration; overrides are `name.key=value`. Raises ConfigError."""
+    if name not in WORLD_NAMES:
+        raise ConfigError(f"there is no world {name!r}; use one of {', '.join(WORLD_NAMES)}")
+    for override in overrides:
+        if not override.startswith(f"{name}."):
+            raise ConfigError(f"{override} is no key of the world {name}; its keys begin with {name}.")
+    where = Path("data simulate")
+    worlds = _made(_merged(where, OmegaConf.create({}), overrides), WorldsConfig, where, kind="a simulated world")
+    return getattr(worlds, name)
 
 
 def load_sampling(name: str) -> SampleConfig:

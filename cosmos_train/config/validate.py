@@ -83,6 +83,11 @@ def check_sampling(run: WorldDiTRun, world_size: int, *, num_videos: int, num_fr
             "sample.guide_frames=true leads away from conditioning frames of zeros, and this model was trained with "
             "objective.condition_dropout=0, so it has never seen any; use sample.guide_frames=false"
         )
+    if sample.guide_condition and run.condition.dropout == 0:
+        raise ConfigError(
+            "sample.guide_condition=true leads away from a camera path and actions of zeros, and this model was "
+            "trained with condition.dropout=0, so it has never seen any; use sample.guide_condition=false"
+        )
     takes_frames = run.model.condition_mask and sample.num_condition_frames > 0
     if has_input and not takes_frames:
         raise ConfigError(

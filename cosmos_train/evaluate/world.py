@@ -2,10 +2,11 @@
 
 Held-out windows are predicted from their first conditioning frames and compared with the truth: by the mean square of
 whitened latents, or, of an autoregressive model, by the share of codes that are others. A prediction is what `sample`
-makes of those frames, of the window's caption and of its number as the seed. The rival repeats the last
-conditioning frame: its pixels, through the tokenizer, so that it has the latents that a video which stands still really
-has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the model's latents decode to, and
-the repeated frame itself, with the video. Of an autoregressive model there is the perplexity as well.
+makes of those frames, of the window's caption, camera path and actions, and of its number as the seed. The rival
+repeats the last conditioning frame: its pixels, through the tokenizer, so that it has the latents that a video which
+stands still really has. Conditioning frames do not count. Pixels are compared too, frame by frame: what the model's
+latents decode to, and the repeated frame itself, with the video. Of an autoregressive model there is the perplexity as
+well.
 """
 
 import math
@@ -19,6 +20,7 @@ from torch import Tensor
 from cosmos_data.decoders.decode import choose_decoder
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample
+from cosmos_data.sample_plan.window_conditions import conditions_of
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
@@ -153,13 +155,15 @@ def read_captions(world: World, windows: Sequence[RegularWindow]) -> Prompts | N
 
 
 def predict(world: World, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, prompts: Prompts | None) -> Tensor:
-    """Return the latents that `sample` makes of each window's first frames, its seed the window's number."""
+    """Return the latents that `sample` makes of each window's first frames and conditions, its seed the window's
+    number."""
     first_frames = world.frames_for(world.sampling.num_condition_frames)
     request = WindowRequest(
         prompts=prompts,
         seeds=[window.number for window in windows],
         fps_B=[window.sample.fps for window in windows],
         num_latent_frames=world.require_windows().latent_shape[1],
+        conditions=[] if world.conditioner is None else [conditions_of(window.sample) for window in windows],
         given=world.encode(pixels_B3THW[:, :, :first_frames]),
     )
     return world.sample_window(request)

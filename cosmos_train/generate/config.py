@@ -38,6 +38,9 @@ class SampleConfig:
     """Video2World: lead away from having no conditioning frames, too: uncond sees zeros in their place and no mask,
     which condition dropout has trained. The released inference code gives them to both, unless it is asked to add
     input-frame guidance."""
+    guide_condition: bool = False
+    """Models that are steered: lead away from having no camera path and no actions, too: uncond sees zeros in their
+    place, which condition.dropout has trained. Otherwise both branches see them."""
     cfg_parallel: bool = False
     """Compute cond and uncond at the same time, on two halves of the data-parallel ranks."""
     augment_sigma: NotNegative = 0.001
@@ -66,6 +69,7 @@ class SampleConfig:
         for key, value, what in (
             ("cfg_parallel", self.cfg_parallel, "computes the two branches of guidance at once"),
             ("guide_frames", self.guide_frames, "takes the conditioning frames from one branch of guidance"),
+            ("guide_condition", self.guide_condition, "takes camera path and actions from one branch of guidance"),
         ):
             if value and not self.is_guided:
                 raise ConfigError(

@@ -33,6 +33,8 @@ class Network(Protocol):
         padding_mask_B1HW: Tensor | None,
         extra_BCTHW: Tensor | None,
         text_mask_BS: Tensor | None,
+        action_BTRA: Tensor | None,
+        embodiment_B: Tensor | None,
     ) -> Tensor: ...
 
 
@@ -51,6 +53,8 @@ class NetworkInput:
     padding_mask_B1HW: Tensor | None = None
     extra_BCTHW: Tensor | None = None
     text_mask_BS: Tensor | None = None
+    action_BTRA: Tensor | None = None
+    embodiment_B: Tensor | None = None
 
     @property
     def conditions(self) -> DiTConditions:
@@ -61,6 +65,8 @@ class NetworkInput:
             "padding_mask_B1HW": self.padding_mask_B1HW,
             "extra_BCTHW": self.extra_BCTHW,
             "text_mask_BS": self.text_mask_BS,
+            "action_BTRA": self.action_BTRA,
+            "embodiment_B": self.embodiment_B,
         }
 
     def video(self, number: int) -> "NetworkInput":
@@ -81,6 +87,8 @@ class NetworkInput:
             padding_mask_B1HW=row_or_none(self.padding_mask_B1HW),
             extra_BCTHW=row_or_none(self.extra_BCTHW),
             text_mask_BS=row_or_none(self.text_mask_BS),
+            action_BTRA=row_or_none(self.action_BTRA),
+            embodiment_B=row_or_none(self.embodiment_B),
         )
 
 

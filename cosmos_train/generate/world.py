@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosmos_train.conditions.conditioner import ConditionTensors
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.generate.network import Evaluate, NetworkInput
 from cosmos_train.objectives.edm import c_in, c_noise, denoised, first_frames_mask
 from cosmos_train.objectives.samplers import SAMPLERS, karras_sigmas
+
+NOT_STEERED = ConditionTensors()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +42,9 @@ class Scene:
     augment_noise_BCTHW: Tensor | None = None
     """The noise of deviation 1 that augment_sigma puts on the conditions, in place of what the seeds give."""
     padding_mask_B1HW: Tensor | None = None
-    extra_BCTHW: Tensor | None = None
-    """Both as DiT.forward takes them."""
+    """As DiT.forward takes it."""
+    steering: ConditionTensors = NOT_STEERED
+    """The camera path and the actions of each video."""
 
     def __post_init__(self) -> None:
         batch = len(self.seed_B)
@@ -89,9 +93,10 @@ def sample_scene(
     noise_BCTHW = _noise(scene, "video") if scene.noise_BCTHW is None else scene.noise_BCTHW
     device, dtype = scene.text_BSE.device, scene.text_BSE.dtype
     condition = _Condition.of(scene, config, has_condition_mask=has_condition_mask)
-    texts = [(scene.text_BSE, scene.text_mask_BS)]
+    texts, steering = [(scene.text_BSE, scene.text_mask_BS)], [scene.steering]
     if config.is_guided:
         texts.append((scene.negative_text_BSE, scene.negative_text_mask_BS))
+        steering.append(scene.steering.zeros() if config.guide_condition else scene.steering)
 
     def denoise(x_BCTHW: Tensor, sigma: float) -> Tensor:
         sigma_1 = torch.tensor([sigma], dtype=torch.float64, device=device)
@@ -108,10 +113,12 @@ def sample_scene(
                     fps_B=scene.fps_B,
                     condition_mask_B1THW=mask,
                     padding_mask_B1HW=scene.padding_mask_B1HW,
-                    extra_BCTHW=scene.extra_BCTHW,
                     text_mask_BS=text_mask,
+                    extra_BCTHW=steered.extra_BCTHW,
+                    action_BTRA=steered.action_BTRA,
+                    embodiment_B=steered.embodiment_B,
                 )
-                for (net_input, mask), (text, text_mask) in zip(branches, texts, strict=True)
+                for (net_input, mask), (text, text_mask), steered in zip(branches, texts, steering, strict=True)
             ]
         )
         x0, *x0_uncond = (denoised(output, x_BCTHW, sigma_1, sigma_data) for output in outputs)

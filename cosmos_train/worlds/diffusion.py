@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from cosmos_tok.model import shown, to_unit_range
+from cosmos_train.conditions.conditioner import ConditionTensors
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_sampling
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.generate.network import Evaluate, in_turn, on_halves, pipelined
-from cosmos_train.generate.world import Scene, sample_scene
+from cosmos_train.generate.world import NOT_STEERED, Scene, sample_scene
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.dit.model import DiT
 from cosmos_train.models.dit.world import WorldModel, build_world_model
@@ -39,6 +40,10 @@ class Conditions(TypedDict, total=False):
     """1 where there is padding, of latent cells or of pixels; none means nowhere."""
     extra_BCTHW: Tensor | None
     """The further channels of a model that has any, such as Pluecker coordinates."""
+    action_BTRA: Tensor | None
+    """The actions of each latent frame, of a model that is steered by them (models.dit.model.DiT.forward)."""
+    embodiment_B: Tensor | None
+    """Whose they are, of a model that knows several embodiments."""
     text_mask_BS: Tensor | None
     """1 at the text states that cross-attention sees; none, as in the released models: all of them."""
 
@@ -210,7 +215,7 @@ class DiffusionWorld(World):
         given_BCTHW: Tensor | None = None,
         augment_noise_BCTHW: Tensor | None = None,
         padding_mask_B1HW: Tensor | None = None,
-        extra_BCTHW: Tensor | None = None,
+        steering: ConditionTensors = NOT_STEERED,
     ) -> Tensor:
         """Return the latents that the sampler makes of a first noise of deviation 1; `config` scales it.
 
@@ -221,7 +226,8 @@ class DiffusionWorld(World):
             given_BCTHW: Video2World: latents whose first config.num_condition_frames are the conditions.
             augment_noise_BCTHW: noise of deviation 1 that config.augment_sigma puts on them, of all frames or [1, ...];
                 by default that of the sample's number as a seed.
-            padding_mask_B1HW, extra_BCTHW: see Conditions.
+            padding_mask_B1HW: see Conditions.
+            steering: camera path and actions, as `conditioner` makes them.
         """
         for mask in (text_mask_BS, negative_text_mask_BS):
             _require_text(mask)
@@ -237,7 +243,7 @@ class DiffusionWorld(World):
             noise_BCTHW=noise_BCTHW,
             augment_noise_BCTHW=augment_noise_BCTHW,
             padding_mask_B1HW=padding_mask_B1HW,
-            extra_BCTHW=extra_BCTHW,
+            steering=steering,
         )
         return self._sample_scene(scene, load_sampling(config) if isinstance(config, str) else config or self.sampling)
 
@@ -280,8 +286,23 @@ class DiffusionWorld(World):
             shape_CTHW=(channels, request.num_latent_frames, height, width),
             seed_B=request.seeds,
             given_BCTHW=request.given,
+            steering=self._steering(request),
         )
         return self._sample_scene(scene, self.sampling, on_step)
+
+    def _steering(self, request: WindowRequest) -> ConditionTensors:
+        """Return what steers each video of a window, on the device."""
+        if self.conditioner is None:
+            return NOT_STEERED
+        _, _, height, width = self.require_windows().latent_shape
+        made = self.conditioner.tensors(
+            request.conditions,
+            num_latent_frames=request.num_latent_frames,
+            latent_HW=(height, width),
+            num_pixel_frames=self.require_codec().config.pixel_frames(request.num_latent_frames),
+            fps_B=request.fps_B,
+        )
+        return made.with_tensors([tensor.to(self.device) for tensor in made.tensors])
 
     def _sample_scene(self, scene: Scene, config: SampleConfig, on_step: OnStep = lambda _step: None) -> Tensor:
         return sample_scene(

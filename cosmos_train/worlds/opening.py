@@ -35,6 +35,7 @@ from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.codec import Codec, codec_of_run, read_codec, require_fit
 from cosmos_train.worlds.diffusion import DiffusionWorld
 from cosmos_train.worlds.run import RunCheckpoint, find_run
+from cosmos_train.worlds.steering import conditioner_of_checkpoint
 from cosmos_train.worlds.world import TrainedRun, TrainedWindows
 
 
@@ -185,6 +186,7 @@ def _load_run(found: RunCheckpoint) -> DiffusionWorld | AutoregressiveWorld:
         world,
         codec=codec,
         text=load_text_encoder(run.text, mesh.device) if reads_text else None,
+        conditioner=conditioner_of_checkpoint(found),
         windows=TrainedWindows(
             latent_shape=origin.latent_shape or latent_shape(run.data, codec.config), fps=origin.fps
         ),

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_data.errors import DataError
+from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
+from cosmos_data.steering.long_videos import lengthened, part_of, require_length
+from cosmos_train.conditions.conditioner import Conditioner
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
 from cosmos_train.generate.digest import weights_digest
-from cosmos_train.generate.rollout import num_windows
+from cosmos_train.generate.rollout import Rollout
 from cosmos_train.generate.world import window_seeds
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
@@ -80,6 +83,8 @@ class WindowRequest:
     """One video for each."""
     fps_B: Sequence[float]
     num_latent_frames: int
+    conditions: Sequence[WindowConditions] = ()
+    """The camera path and the actions of each video, as long as the window; nothing of a model that is not steered."""
     given: Tensor | None
     """Latents whose first frames the window begins with: of all videos, or of each."""
 
@@ -119,6 +124,8 @@ class World(ABC):
     codec: Codec | None = None
     text: TextEncoder | None = None
     windows: TrainedWindows | None = None
+    conditioner: Conditioner | None = None
+    """What steers the model; None where nothing but text and first frames does."""
     trained: TrainedRun | None = None
     """None where the weights are of no run of ours."""
     notes: tuple[str, ...] = ()
@@ -170,6 +177,7 @@ class World(ABC):
         first_frames_3THW: Tensor | None = None,
         *,
         seeds: Sequence[int] = (0,),
+        conditions: Sequence[WindowConditions] = (),
         num_frames: int | None = None,
         fps: float | None = None,
         on_progress: OnProgress = lambda _done, _total: None,
@@ -183,10 +191,15 @@ class World(ABC):
         Args:
             first_frames_3THW: uint8 pixels that the videos begin with, as frames_for(sampling.num_condition_frames).
             seeds: those of this rank.
+            conditions: the camera path and the actions of the whole video, one for all seeds or one for each: frame k
+                is seen from pose k, and step k leads to the frame after it, whichever window shows them.
             num_frames: pixel frames of each video; those of a window by default.
             fps: frames per second; those that the model was trained on by default.
             clock: is told how long each part took. What passed since its last lap counts as conditioning, such as the
                 reading of the first frames.
+
+        Raises:
+            ConfigError, DataError: the model can not be asked for such a video, or is not steered by such conditions.
         """
         windows, codec, clock = self.require_windows(), self.require_codec().config, clock or Clock()
         prompts = self.read_prompts({"prompt": prompt})
@@ -196,31 +209,70 @@ class World(ABC):
             )
         given = None if first_frames_3THW is None else self.encode(first_frames_3THW[None])
         clock.conditioned_sec += clock.lap()
-        num_frames = num_frames or codec.pixel_frames(windows.latent_shape[1])
-        fitting = 1
-        while fitting < windows.latent_shape[1] and codec.pixel_frames(fitting) < num_frames:
-            fitting += 1
-        overlap_frames = codec.pixel_frames(max(1, self.sampling.num_condition_frames))
-        count = num_windows(num_frames, window_frames=codec.pixel_frames(fitting), overlap_frames=overlap_frames)
+        num_frames, fps = num_frames or codec.pixel_frames(windows.latent_shape[1]), fps or windows.fps
+        fitting, rollout = self._rollout(num_frames)
+        steered = self._steered(conditions, seeds, num_frames, rollout.total_frames, fps)
+        overlap_frames = rollout.overlap_frames
         per_window, video_B3THW = self.num_steps(fitting), torch.empty(len(seeds), 3, 0, 1, 1, dtype=torch.uint8)
-        for window in range(count):
+        total_steps = rollout.num_windows * per_window
+        for window in range(rollout.num_windows):
             if window:
                 given = self.encode(video_B3THW[:, :, -overlap_frames:])
                 clock.coded_sec += clock.lap()
+            start, frames, of_frames = rollout.start_frame(window), rollout.window_frames, rollout.total_frames
             request = WindowRequest(
                 prompts=prompts,
                 seeds=window_seeds(seeds, window),
-                fps_B=[fps or windows.fps] * len(seeds),
+                fps_B=[fps] * len(seeds),
                 num_latent_frames=fitting,
+                conditions=[part_of(one, start, frames, of_frames=of_frames, fps=fps) for one in steered],
                 given=given,
             )
             done = window * per_window
-            latents = self.sample_window(request, lambda step, done=done: on_progress(done + step, count * per_window))
+            latents = self.sample_window(request, lambda step, done=done: on_progress(done + step, total_steps))
             clock.sampled_sec += clock.lap()
             following = self.decode(latents)
             video_B3THW = torch.cat((video_B3THW, following[:, :, overlap_frames:]), dim=2) if window else following
             clock.coded_sec += clock.lap()
         return video_B3THW[:, :, :num_frames]
+
+    def _rollout(self, num_frames: int) -> tuple[int, Rollout]:
+        """Return the latent frames of a window, as many as the model was trained on at most, and where windows lie."""
+        trained, codec = self.require_windows().latent_shape[1], self.require_codec().config
+        fitting = 1
+        while fitting < trained and codec.pixel_frames(fitting) < num_frames:
+            fitting += 1
+        overlap_frames = codec.pixel_frames(max(1, self.sampling.num_condition_frames))
+        window_frames = codec.pixel_frames(fitting)
+        return fitting, Rollout.of(num_frames, window_frames=window_frames, overlap_frames=overlap_frames)
+
+    def check_conditions(self, conditions: Sequence[WindowConditions]) -> None:
+        """Raises ConfigError where the model is not steered by such conditions, or is steered by what is missing."""
+        for one in conditions or (BARE,):
+            if self.conditioner is not None:
+                self.conditioner.check(one)
+            elif one.camera is not None or one.action is not None:
+                raise ConfigError(
+                    f"a camera path or actions were given, and {self.path} was trained with neither; leave them out, "
+                    "or name a model that is steered"
+                )
+
+    def _steered(
+        self,
+        conditions: Sequence[WindowConditions],
+        seeds: Sequence[int],
+        num_frames: int,
+        total_frames: int,
+        fps: float,
+    ) -> list[WindowConditions]:
+        """Return the conditions of each seed's video, of all its windows; none of a model that is not steered."""
+        self.check_conditions(conditions)
+        if len(conditions) not in (0, 1, len(seeds)):
+            raise ConfigError(f"{len(conditions)} conditions for {len(seeds)} seeds; give one for all, or one for each")
+        for one in conditions:
+            require_length(one, num_frames, fps)
+        of_each = [lengthened(one, num_frames, to_frames=total_frames, fps=fps) for one in conditions]
+        return of_each * (len(seeds) if len(of_each) == 1 else 1)
 
     def frames_for(self, num_latent_frames: int) -> int:
         """Return the pixel frames behind the first latent frames.

@@ -80,6 +80,11 @@ def load_tokenizer(folder: Path | str) -> tuple[CausalVideoTokenizer, TokenizerC
     return model.eval(), config
 
 
+def load_config(folder: Path | str) -> TokenizerConfig:
+    """Return the architecture alone, without reading weights. TokenizerError if it cannot be read."""
+    return _read_config(Path(folder))[0]
+
+
 def load_metadata(folder: Path | str) -> dict[str, Any]:
     """The free JSON that `save_tokenizer` was given. TokenizerError if the config cannot be read."""
     folder = Path(folder)

@@ -47,7 +47,7 @@ class Command:
 
 
 GROUPS = {
-    "data": ("ACTION", "make, check, pack and describe manifests of videos"),
+    "data": ("ACTION", "make, check, pack, simulate and describe manifests of videos"),
     "evaluate": ("WHAT", "say how good a world model or a tokenizer is, on held-out clips"),
 }
 """First word of commands of two -> what the second one is called in usage lines, and what the group is for."""
@@ -70,6 +70,12 @@ COMMANDS = (
         "write a manifest's clips so that they are cheap to read anywhere in",
         data_options.pack,
         "cosmos_launch.cli.data:pack",
+    ),
+    Command(
+        "data simulate",
+        "make clips of a simulated world, with exact cameras, actions, depth, instances and captions",
+        data_options.simulate,
+        "cosmos_launch.cli.simulate:simulate_world",
     ),
     Command(
         "data stats",

@@ -1,4 +1,4 @@
-"""What may follow `cosmos-train data build | check | pack | stats`."""
+"""What may follow `cosmos-train data build | check | pack | simulate | stats`."""
 
 import argparse
 from pathlib import Path
@@ -59,6 +59,23 @@ def pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gop-frames", type=int, default=12, help="frames from key frame to key frame (vp9, h264)")
     parser.add_argument("--shard-mib", type=int, help="put the clips into tar shards of about so many MiB")
     parser.add_argument("--allow-upscale", action="store_true", help="enlarge clips that are smaller")
+
+
+def simulate(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cosmos-train data simulate`."""
+    parser.add_argument(
+        "world", help="discs, room, pusher, table, arm or mujoco; `cosmos-train explain WORLD` lists its keys"
+    )
+    parser.add_argument("overrides", nargs="*", help="world.key=value: keys of the world, such as room.scenes=random")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make, or to go on with")
+    parser.add_argument("--clips", type=int, default=64, help="clips to train on")
+    parser.add_argument("--heldout", type=int, default=8, help="held-out clips, of other seeds")
+    parser.add_argument("--frames", type=int, help="frames of a clip")
+    parser.add_argument("--size", metavar="HxW", help="height and width of the pictures, in pixels")
+    parser.add_argument("--fps", type=float, help="frames per second")
+    parser.add_argument("--seed", type=int, default=0, help="another seed: other clips")
+    parser.add_argument("--codec", choices=("mjpeg", "vp9", "h264"), default="mjpeg", help="how videos are stored")
+    parser.add_argument("--workers", type=int, help="processes that make clips; none: one for each CPU")
 
 
 def stats(parser: argparse.ArgumentParser) -> None:

@@ -136,6 +136,30 @@ def sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop", dest="crop_input", action="store_true", help="cut the middle out of an --input of another size"
     )
+    parser.add_argument(
+        "--camera",
+        dest="cameras",
+        action="append",
+        default=[],
+        help="a model steered by a camera: still, pan:DEGREES, dolly:DISTANCE, orbit:DEGREES, PATH.json or "
+        "MANIFEST#CLIP; given again, another future of the same state",
+    )
+    parser.add_argument(
+        "--actions",
+        action="append",
+        default=[],
+        help="a model steered by actions: a .parquet, .csv, .npy or .json file, keys:wwaadd or MANIFEST#CLIP; given "
+        "again, another future of the same state",
+    )
+    parser.add_argument(
+        "--keys",
+        dest="keys_path",
+        metavar="TABLE",
+        type=Path,
+        help="YAML that says what each key of keys:... stands for",
+    )
+    parser.add_argument("--embodiment", help="whose actions they are, of a model that knows several")
+    parser.add_argument("--draw-conditions", action="store_true", help="draw camera path and actions onto the videos")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first video")
     parser.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
     parser.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")

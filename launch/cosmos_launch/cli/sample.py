@@ -1,7 +1,8 @@
 """`cosmos-train sample RUN`: videos from a trained world model, each as NAME.mp4 beside a NAME.json that says how.
 
-Several videos are several futures of one state: text and first frames are encoded once, the videos are one batch, and
-grid.mp4 shows them side by side. Data-parallel ranks divide them, other ranks work on the same ones.
+Several videos are several futures of one state, by their seeds or by what steers them: text and first frames are
+encoded once, the videos are one batch, and grid.mp4 shows them side by side. Data-parallel ranks divide them, other
+ranks work on the same ones.
 """
 
 import json
@@ -14,9 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
+from cosmos_data.manifests.rows import plain_values
+from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_data.steering.overlay import draw_conditions
 from cosmos_data.videos.media import read_first_frames, tile, write_mp4
 from cosmos_data.whole_file import remove_abandoned
-from cosmos_launch.cli.sample_request import SampleRequest
+from cosmos_launch.cli.sample_conditions import read_conditions
+from cosmos_launch.cli.sample_request import Future, SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.train.telling.progress import progress
@@ -29,28 +34,37 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     """Sample and, on the main rank, write. Returns the exit code."""
     found = find_run(path, overrides)
     num_frames = request.num_frames or found.run.data.num_frames
+    futures = request.futures
     require_sampling(
         found.run,
-        num_videos=request.num_videos,
+        num_videos=len(futures),
         num_frames=num_frames,
         has_input=request.input_path is not None,
         has_prompt=bool(request.prompt),
     )
+    conditions = read_conditions(request, found, num_frames)
     world, clock = open_world(found), Clock()
-    mine = videos_of_rank(request.num_videos, world.mesh, num_parallel=world.num_parallel)
-    seeds = [request.seed + index for index in mine]
-    videos_B3THW = sample_request(world, request, found.run.data, seeds, num_frames, clock)
-    videos = _on_main(world, dict(zip(seeds, videos_B3THW, strict=True)))
+    mine = videos_of_rank(len(futures), world.mesh, num_parallel=world.num_parallel)
+    own_conditions = conditions[mine.start : mine.stop]
+    seeds = [futures[number].seed for number in mine]
+    videos_B3THW = sample_request(world, request, found.run.data, seeds, num_frames, clock, own_conditions)
+    videos = _on_main(world, dict(zip(mine, videos_B3THW, strict=True)))
     fps = request.fps or world.require_windows().fps
     facts = _facts(world, request, fps, num_frames, clock, len(seeds))
     if world.mesh.is_main:
-        _write(out, videos, fps, facts)
+        _write(out, request, videos, conditions, fps, facts)
         tell_wandb(found.folder, out, found.run.tracking)
     return 0
 
 
 def sample_request(
-    world: World, request: SampleRequest, data: DataConfig, seeds: Sequence[int], num_frames: int, clock: Clock
+    world: World,
+    request: SampleRequest,
+    data: DataConfig,
+    seeds: Sequence[int],
+    num_frames: int,
+    clock: Clock,
+    conditions: Sequence[WindowConditions] = (),
 ) -> Tensor:
     """Return this rank's videos, uint8 [B, 3, T, H, W], and show how far they are."""
     first_frames_3THW = None
@@ -63,6 +77,7 @@ def sample_request(
             request.prompt,
             first_frames_3THW,
             seeds=seeds,
+            conditions=conditions,
             num_frames=num_frames,
             fps=request.fps,
             on_progress=advance,
@@ -71,16 +86,25 @@ def sample_request(
 
 
 def _on_main(world: World, mine: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Gather the videos of all data-parallel ranks, by seed, on the main rank; others return their own."""
+    """Gather the videos of all data-parallel ranks, by number, on the main rank; others return their own."""
     dp = world.mesh.dp
     found: list[Any] = [mine] * dp.size()
     if dp.size() > 1:
-        own = {seed: video.clone() for seed, video in mine.items()}  # a view would travel with all of its batch
+        own = {number: video.clone() for number, video in mine.items()}  # a view would travel with all of its batch
         dist.gather_object(own, found if dp.rank() == 0 else None, group=dp, group_dst=0)
     videos = dict[int, Tensor]()
     for part in found:
         videos |= part
     return videos
+
+
+def _written(future: Future, conditions: WindowConditions | None) -> dict[str, Any]:
+    """Return what the JSON of one video says that others' do not: its seed, and what steered it."""
+    facts: dict[str, Any] = {"seed": future.seed}
+    if conditions is not None:
+        facts |= {"camera": future.camera, "actions": future.actions}
+        facts["conditions"] = {"camera": plain_values(conditions.camera), "action": plain_values(conditions.action)}
+    return facts
 
 
 def _facts(
@@ -93,6 +117,7 @@ def _facts(
         "input": None if request.input_path is None else str(request.input_path),
         "fps": fps,
         "num_frames": num_frames,
+        "conditions_drawn": request.draw_conditions,
         "checkpoint": str(trained.folder),
         "step": trained.step,
         "averaged_weights": trained.averaged,
@@ -106,14 +131,25 @@ def _facts(
     }
 
 
-def _write(out: Path, videos: dict[int, Tensor], fps: float, facts: dict[str, Any]) -> None:
+def _write(
+    out: Path,
+    request: SampleRequest,
+    videos: dict[int, Tensor],
+    conditions: Sequence[WindowConditions],
+    fps: float,
+    facts: dict[str, Any],
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     remove_abandoned(out)
-    named: dict[str, tuple[Tensor, dict[str, Any]]] = {
-        f"seed-{seed:04d}": (video, {"seed": seed}) for seed, video in videos.items()
-    }
-    if len(videos) > 1:
-        named["grid"] = tile(list(videos.values())), {"seeds": list(videos)}
+    named = dict[str, tuple[Tensor, dict[str, Any]]]()
+    for number, future in enumerate(request.futures):
+        video_3THW, steered = videos[number], conditions[number] if conditions else None
+        if request.draw_conditions and steered is not None:
+            video_3THW = draw_conditions(video_3THW, steered, fps=fps)
+        named[future.name] = video_3THW, _written(future, steered)
+    if len(named) > 1:
+        seeds = [future.seed for future in request.futures]
+        named["grid"] = tile([video for video, _ in named.values()]), {"seeds": seeds}
     for name, (video_3THW, own) in named.items():
         write_mp4(out / f"{name}.mp4", video_3THW, fps=fps)
         (out / f"{name}.json").write_text(json.dumps(own | facts, indent=1))

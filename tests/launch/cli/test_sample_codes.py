@@ -20,7 +20,8 @@ from support.filled_run import kept_windows
 from cosmos_data.caches import window_cache
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.caches.shard_file import open_shard
-from cosmos_data.manifests.simulated import WorldConfig, write_world
+from cosmos_data.simulate.config import DiscsConfig
+from cosmos_data.simulate.folder import SimulationRequest, simulate
 from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
 from cosmos_launch.jobs.worker import run_rank
@@ -61,7 +62,7 @@ def write_yaml(folder: Path, kind: str, tokenizer: str = "discrete") -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated world, tokenizers, and a run of one step of each kind on the codes of all its clips."""
     folder = tmp_path_factory.mktemp("codes")
-    write_world(folder / "world", WorldConfig(num_frames=FRAMES), num_train=2, num_heldout=2)
+    simulate(folder / "world", SimulationRequest(world=DiscsConfig(num_frames=FRAMES), num_train=2, num_heldout=2))
     torch.manual_seed(0)
     for name, codec in (("discrete", tiny_tokenizer.DISCRETE), ("continuous", tiny_tokenizer.CONTINUOUS)):
         model = CausalVideoTokenizer(codec)

@@ -17,7 +17,7 @@ from functools import partial
 from importlib.util import find_spec
 from json import dumps
 
-from cosmos_launch.cli.doctor import decoders, engine, machine
+from cosmos_launch.cli.doctor import decoders, engine, machine, renderer
 from cosmos_launch.cli.doctor.finding import Finding, Probe, isolated, of_package
 
 REQUIRED = frozenset({"Python", "torch", "megatron-core", "psutil", "omegaconf", "PyAV"})
@@ -46,6 +46,7 @@ def collect() -> list[Finding]:
         "TransformerEngine": engine.probe_transformer_engine,
         "apex": engine.probe_apex,
         "video": decoders.probe_decoders,
+        "MuJoCo": renderer.probe_renderer,
         "W&B": machine.probe_wandb,
         "ranks": machine.probe_ranks,
         "Slurm": machine.probe_slurm,

@@ -16,6 +16,7 @@ SUPPORTED = {
     "omegaconf": ">=2.4,<2.5",
     "av": ">=15,<19",
     "wandb": ">=0.31,<1",
+    "mujoco": ">=3.3,<4",
 }
 
 Status = Literal["ok", "missing", "wrong"]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_launch.cli.doctor import child, decoders, doctor, engine, finding, machine
+from cosmos_data.simulate import renderers
+from cosmos_launch.cli.doctor import child, decoders, doctor, engine, finding, machine, renderer
 from cosmos_launch.cli.doctor.decoders import DaliTrial
 from cosmos_launch.cli.doctor.engine import TorchFacts
 from cosmos_launch.cli.doctor.finding import Finding
@@ -85,6 +86,23 @@ def test_every_codec_is_really_decoded(here: dict[str, Finding]) -> None:
             assert "DALI decodes on the CPU" in here[f"video {codec}"].detail
         for codec in ("h264", "hevc"):
             assert "DALI does not decode it on the CPU" in here[f"video {codec}"].detail
+
+
+def test_mujoco_is_made_to_draw(here: dict[str, Finding], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there says what draws; what is missing says what is lost and how to get it."""
+    if here["MuJoCo"].status == "ok" and here["MuJoCo renderer"].status == "ok":
+        assert re.match(r"(egl|osmesa), \w+", here["MuJoCo renderer"].detail)
+        with monkeypatch.context() as patch:
+            patch.setattr(renderer, "RENDERER_CHILD", "import sys; sys.exit('the picture is blank')")
+            [_, blank] = renderer.probe_renderer()
+            assert blank.status == "wrong" and "does not draw: the picture is blank" in blank.detail
+    monkeypatch.setattr(renderers, "LIBRARIES", {"egl": "libNoSuchEGL.so.1"})
+    if here["MuJoCo"].status == "ok":
+        [_, lacking] = renderer.probe_renderer()
+        assert lacking.status == "missing" and "libegl1" in lacking.remedy
+    _, found = hidden(["mujoco"], ["mujoco"])
+    assert found["MuJoCo"]["status"] == "missing" and "cosmos-train[simulate]" in found["MuJoCo"]["remedy"]
+    assert "MuJoCo renderer" not in found
 
 
 def test_the_plain_page_has_a_line_per_finding_and_no_secret(here: dict[str, Finding]) -> None:
@@ -286,7 +304,7 @@ def test_versions_are_compared_as_numbers() -> None:
 def test_the_supported_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {"python": project["requires-python"]}
-    for requirement in project["dependencies"]:
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["simulate"]]:
         name, versions = re.split(r"(?=[<>=])", requirement, maxsplit=1)
         declared[name] = versions
     assert {name: declared[name] for name in finding.SUPPORTED} == finding.SUPPORTED

@@ -1,0 +1,146 @@
+"""A simulated folder: as of real footage, the same bytes whoever makes it, gone on with after a kill."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cosmos_data.config import DataConfig
+from cosmos_data.decoders.decode import PyAVDecoder
+from cosmos_data.errors import DataError
+from cosmos_data.manifests.check import check_manifest
+from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.sample_plan.plan import cover_windows
+from cosmos_data.sample_plan.window_conditions import conditions_of
+from cosmos_data.simulate.config import DiscsConfig, PusherConfig, RoomConfig, WorldConfig
+from cosmos_data.simulate.folder import FIRST_HELDOUT_SEED, SimulationRequest, simulate
+from cosmos_data.simulate.labels import read_labels
+from cosmos_data.simulate.worlds import open_world
+
+REQUEST = SimulationRequest(world=RoomConfig(num_frames=9), num_train=4, num_heldout=2)
+TWO_WORKERS = {"num_workers": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training clips of the room and two held-out ones."""
+    folder = tmp_path_factory.mktemp("simulated") / "room"
+    simulate(folder, REQUEST)
+    return folder
+
+
+def is_running(process: int) -> bool:
+    """Whether it is there, and more of it than an exit code that nobody has asked for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("world", [DiscsConfig(num_frames=9), RoomConfig(num_frames=9), PusherConfig(num_frames=9)])
+def test_a_folder_is_as_of_real_footage(world: WorldConfig, tmp_path: Path):
+    manifest = simulate(tmp_path / "world", SimulationRequest(world=world, num_train=2, num_heldout=2))
+    assert [clip.split for clip in manifest] == ["train", "train", "heldout", "heldout"]
+    assert manifest[2].clip_id == f"heldout/{FIRST_HELDOUT_SEED}.avi@0"
+    assert list(check_manifest(manifest)) == []
+    data = DataConfig(manifest="unused", num_frames=9, height_px=32, width_px=32, flip=False)
+    for sample in cover_windows(manifest, data, hop_frames=1):
+        clip = open_world(world).clip(int(Path(sample.clip.path).stem))
+        assert sample.clip.caption == clip.caption
+        assert conditions_of(sample).camera == clip.views[0].camera
+        assert (sample.clip.action, sample.clip.state) == (clip.action, clip.state)
+        video_3THW = PyAVDecoder(1).decode([sample])[0].numpy()
+        error = (video_3THW.transpose(1, 2, 3, 0).astype(float) - clip.views[0].pictures_THW3) / 255
+        assert -10 * math.log10(np.square(error).mean()) > 20, "MJPEG halves the resolution of colours"
+
+
+def test_labels_are_those_of_the_frames(folder: Path):
+    first = Manifest.read(folder / "manifest.arrow")[0]
+    [view] = open_world(REQUEST.world).clip(0).views
+    labels = read_labels(first)
+    assert set(labels) == {"depth_m_VTHW", "instances_VTHW", "instance_names"}
+    assert np.array_equal(labels["depth_m_VTHW"][0], view.depth_m_THW)
+    part = read_labels(replace(first, start_frame=2, num_frames=5))
+    assert np.array_equal(part["instances_VTHW"], labels["instances_VTHW"][:, 2:7])
+    assert labels["instance_names"][4] == "floor"
+    with pytest.raises(DataError, match=r"elsewhere.labels.npz is missing"):
+        read_labels(replace(first, path=str(folder / "elsewhere.avi")))
+
+
+def test_what_a_kill_leaves_is_gone_on_with(tmp_path: Path):
+    """SIGKILL of a process with two workers in the midst of the clips. They end too, clips that are whole are not made
+    again, and the bytes are those of one process that was never killed."""
+    request, killed = replace(REQUEST, num_train=80), tmp_path / "killed"
+    process = multiprocessing.get_context("fork").Process(target=simulate, args=(killed, request), kwargs=TWO_WORKERS)
+    process.start()
+    while len(list((killed / "train").glob("*.json"))) < 3:
+        assert process.is_alive(), "it ended before it was killed"
+        time.sleep(0.001)
+    assert process.pid is not None
+    children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    until = time.monotonic() + 60
+    while any(is_running(child) for child in children):
+        assert time.monotonic() < until, "a worker outlives its parent"
+        time.sleep(0.01)
+    whole = {path: path.stat().st_mtime_ns for path in (killed / "train").glob("*.json")}
+    assert len(children) >= 2 and 3 <= len(whole) < 80 and not (killed / "manifest.arrow").exists()
+    (killed / "train/000079.avi").write_bytes(b"half a video")  # one that had its name when its process was killed
+    told = list[tuple[int, int]]()
+    simulate(killed, request, progress=lambda *counts: told.append(counts))
+    assert told == [(done, 82) for done in range(len(whole) + 1, 83)]
+    assert {path: path.stat().st_mtime_ns for path in whole} == whole
+    simulate(tmp_path / "straight", request)
+    assert contents(killed) == contents(tmp_path / "straight")
+
+
+def test_another_request_is_refused_with_the_key(folder: Path, tmp_path: Path):
+    said = r"was begun with room.scenes=fixed, and this asks for room.scenes=random"
+    with pytest.raises(DataError, match=said):
+        simulate(folder, replace(REQUEST, world=RoomConfig(num_frames=9, scenes="random")))
+    with pytest.raises(DataError, match="was begun with num_train=4, and this asks for num_train=5"):
+        simulate(folder, replace(REQUEST, num_train=5))
+    with pytest.raises(DataError, match="was begun with world=room, and this asks for world=discs"):
+        simulate(folder, replace(REQUEST, world=DiscsConfig()))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="exists already and is no simulated world"):
+        simulate(tmp_path, REQUEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_same_request_again_changes_nothing(folder: Path):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert simulate(folder, REQUEST).digest == Manifest.read(folder / "manifest.arrow").digest
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_seeds_have_other_clips(folder: Path, tmp_path: Path):
+    other = simulate(tmp_path / "other", replace(REQUEST, seed=1, num_train=1, num_heldout=0))
+    assert json.loads((tmp_path / "other/clips.jsonl").read_text())["path"] == "train/2000000.avi"
+    assert other[0].digest not in {clip.digest for clip in Manifest.read(folder / "manifest.arrow")}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_train": 0}, "num_train=0 must be at least 1"),
+        ({"num_heldout": -1}, "num_heldout=-1 must be at least 0"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+    ],
+)
+def test_requests_that_can_not_be(change: dict[str, Any], said: str):
+    with pytest.raises(DataError, match=said):
+        replace(REQUEST, **change)
