@@ -37,7 +37,12 @@ ERRORS = ("loss_error", "gradient_error", "parameter_error", "norm_error")
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
 SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5)}
 """Of the autoregressive model's codes: as many tokens as the DiT's latents make."""
-MEASURES = {"dit": tiny_world.answers, "steered": tiny_world.steered_answers, "ar": tiny_ar.answers}
+MEASURES = {
+    "dit": tiny_world.answers,
+    "steered": tiny_world.steered_answers,
+    "ar": tiny_ar.answers,
+    "ar steered": tiny_ar.steered_answers,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +54,7 @@ class Case:
     parallel: ParallelConfig
     batch: str = "odd"
     micro_batch_size: int = 1
-    model: Literal["dit", "steered", "ar"] = "dit"
+    model: Literal["dit", "steered", "ar", "ar steered"] = "dit"
 
     @property
     def micro_batches(self) -> int:
@@ -130,6 +135,14 @@ def _ar_cases() -> Iterator[Case]:
     yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
     yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
 
+    for name, layout in (
+        ("tp2 sequence", {"tp": 2, "sequence_parallel": True}),
+        ("pp2", {"pp": 2}),
+        ("cp2", {"cp": 2}),
+    ):
+        parallel = ParallelConfig(**layout)
+        yield Case(name=f"ar steered {name}", ranks=2, parallel=parallel, model="ar steered")
+
     yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
     yield case("cp4 all_gather", 4, cp=4)
     yield case("cp4 a2a", 4, cp=4, cp_comm="a2a")
@@ -186,11 +199,11 @@ class Parity:
         correct, key = MEASURES[case.model], (case.model, case.batch)
         cache = self.folder / case.model / case.batch
         if not cache.exists():
-            if case.model != "ar":
-                is_steered = case.model == "steered"
+            is_steered = case.model.endswith("steered")
+            if case.model in ("dit", "steered"):
                 tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch], is_steered=is_steered)
             else:
-                tiny_ar.write_cache(cache, shape_THW=SHAPES_THW[case.batch])
+                tiny_ar.write_cache(cache, shape_THW=SHAPES_THW[case.batch], is_steered=is_steered)
         if key not in self.single:
             [self.single[key]] = self.pool(1).run(correct, cache, self.folder, ParallelConfig(), 1)
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from torch import nn
 from cosmos_data.caches.latents import is_finished
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.store import CONFIG, load_tokenizer
+from cosmos_train.conditions.conditioner import reads_of
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import RunConfig, TokenizerRun, WorldARRun, WorldDiTRun
 from cosmos_train.config.validate import check_run
@@ -171,7 +172,7 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> SampleSize:
             check_fits(run.model, facts)
         latent_CTHW, source = max(facts.shapes, key=math.prod), facts.where
     else:
-        tokenizer = RELEASED_TOKENIZERS[type(run)]
+        tokenizer = _released_tokenizer(run)
         rates = f"{tokenizer.temporal_rate}x{tokenizer.spatial_rate}x{tokenizer.spatial_rate}"
         source = f"the data section, for a tokenizer of {rates}: there is no other yet"
         if (Path(run.latents.tokenizer) / CONFIG).is_file():
@@ -189,9 +190,17 @@ def plan_sample(run: WorldDiTRun | WorldARRun) -> SampleSize:
         tokens=world_ar.num_tokens(run.model, latent_THW)
         if isinstance(run, WorldARRun)
         else num_tokens(run.model, latent_THW),
-        text_tokens=0 if isinstance(run, WorldARRun) and not run.model.cross_attention else run.text.max_tokens,
+        text_tokens=world_ar.num_text_tokens(run) if isinstance(run, WorldARRun) else run.text.max_tokens,
         source=source,
     )
+
+
+def _released_tokenizer(run: WorldDiTRun | WorldARRun) -> TokenizerConfig:
+    """Of frames one by one where an action leads to the next frame, as the released models of actions have it."""
+    released = RELEASED_TOKENIZERS[type(run)]
+    if reads_of(run.model).action_frames == "next":
+        return dataclasses.replace(released, media="image", temporal_rate=1)
+    return released
 
 
 def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
-from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize
+from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
 FORMAT = "cosmos-train action statistics 1"
@@ -119,7 +119,7 @@ class Embodiments:
         by_name = dict[str, list[Action]]()
         for action in actions:
             by_name.setdefault(action.embodiment, []).append(action)
-        names = list(config.embodiments) or sorted(by_name)
+        names = list(config.embodiments if isinstance(config, ConditionConfig) else ()) or sorted(by_name)
         if set(names) != set(by_name):
             raise ConfigError(
                 f"condition.embodiments={names}, and the training clips have actions of {sorted(by_name)}; list those"

@@ -19,6 +19,7 @@ from cosmos_train.conditions.config import PLUCKER_CHANNELS, ActionConditionConf
 from cosmos_train.conditions.rays import plucker_6LHW, pooled_frames
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.dit.config import DiTConfig
+from cosmos_train.models.world_ar.config import WorldARConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +43,10 @@ class Reads:
         return ["camera"] * self.camera + ["action"] * self.action
 
 
-def reads_of(model: DiTConfig) -> Reads:
+def reads_of(model: DiTConfig | WorldARConfig) -> Reads:
     """Return what a network of this architecture reads."""
+    if isinstance(model, WorldARConfig):
+        return Reads(action_frames="next" if model.action_width else "none", action_width=model.action_width)
     return Reads(
         camera=model.extra_channels == PLUCKER_CHANNELS,
         action_frames=model.action_frames,
@@ -113,7 +116,7 @@ class Conditioner:
     def __init__(
         self,
         config: ConditionConfig | ActionConditionConfig,
-        model: DiTConfig,
+        model: DiTConfig | WorldARConfig,
         embodiments: Embodiments | None,
         *,
         temporal_rate: int,

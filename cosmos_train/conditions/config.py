@@ -22,6 +22,20 @@ class ActionConditionConfig:
     deviation 1; scale: times action_scale, as Bridge's released training has it; none: what the data says."""
     action_scale: tuple[float, ...] = ()
     """action_normalize=scale: the factor of each dimension, 20 for Bridge's six of the pose and 1 for its gripper."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "condition")
+        if (self.action_normalize == "scale") != bool(self.action_scale):
+            raise ConfigError(
+                f"condition.action_normalize={self.action_normalize} and condition.action_scale="
+                f"{list(self.action_scale)} do not belong together; give the factors with action_normalize=scale alone"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConditionConfig(ActionConditionConfig):
+    """How a network reads a camera's path and actions."""
+
     embodiments: tuple[str, ...] = ()
     """Names of the robots in the order of their rows in the table of model.num_embodiments; empty: those of the
     training data, in the order of the alphabet."""
@@ -32,22 +46,6 @@ class ActionConditionConfig:
     """Every so many steps log what the condition is worth: the error under the same noise with the right condition,
     with another sample's and with zeros, as condition/right, condition/shuffled and condition/zero; 0: never. It takes
     three forward passes, and another sample's needs train.micro_batch_size of 2 or more."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "condition")
-        if (self.action_normalize == "scale") != bool(self.action_scale):
-            raise ConfigError(
-                f"condition.action_normalize={self.action_normalize} and condition.action_scale="
-                f"{list(self.action_scale)} do not belong together; give the factors with action_normalize=scale alone"
-            )
-        if len(set(self.embodiments)) != len(self.embodiments):
-            raise ConfigError(f"condition.embodiments={list(self.embodiments)} has a name twice; each has one row")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConditionConfig(ActionConditionConfig):
-    """How a network reads a camera's path and actions."""
-
     plucker_order: PluckerOrder = "moment_first"
     """The order of a ray's channels in model.extra_channels=6: moment c x d, then direction d, as NVIDIA's released
     code has it; or the direction first, as arXiv 2501.03575 prints it."""
@@ -59,4 +57,5 @@ class ConditionConfig(ActionConditionConfig):
 
     def __post_init__(self) -> None:
         ActionConditionConfig.__post_init__(self)
-        check_ranges(self, "condition")
+        if len(set(self.embodiments)) != len(self.embodiments):
+            raise ConfigError(f"condition.embodiments={list(self.embodiments)} has a name twice; each has one row")

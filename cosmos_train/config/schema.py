@@ -209,9 +209,11 @@ class WorldARRun(WorldRun):
     """Train an autoregressive world model on the codes of a discrete tokenizer."""
 
     model: WorldARConfig
-    """Architecture. It reads text where model.cross_attention is true."""
+    """Architecture. It reads text, or actions, where model.cross_attention is true."""
     objective: NextTokenConfig = field(default_factory=NextTokenConfig)
     """Which codes are learned, and how large logits may grow."""
+    condition: ActionConditionConfig = field(default_factory=ActionConditionConfig)
+    """How actions (model.action_width) are read."""
     sample: CodeSampleConfig = field(default_factory=CodeSampleConfig)
     """How `cosmos-train sample` samples this model."""
 
@@ -223,7 +225,7 @@ class WorldARRun(WorldRun):
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
 
 
-def check_steering(condition: ActionConditionConfig, parallel: ParallelConfig, *, is_steered: bool) -> None:
+def check_steering(condition: ConditionConfig, parallel: ParallelConfig, *, is_steered: bool) -> None:
     """Raise ConfigError where settings of conditions would be without an effect, or can not be kept."""
     for key, value in (("dropout", condition.dropout), ("probe_every_steps", condition.probe_every_steps)):
         if value and not is_steered:

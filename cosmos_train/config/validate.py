@@ -128,9 +128,10 @@ def check_code_sampling(
                 f"use parallel.{key}={str(off).lower()}, which reads the same checkpoint, with parallel.tp and pp"
             )
     _check_work(num_videos, world_size // parallel.ranks_per_replica, "parallel.tp or pp")
-    if has_prompt and not run.model.cross_attention:
+    if has_prompt and not run.model.reads_text:
         raise ConfigError(
-            "--prompt is for a model that reads text, and this one has model.cross_attention=false; leave it out"
+            f"--prompt is for a model that reads text, and this one has model.cross_attention="
+            f"{str(run.model.cross_attention).lower()} and model.action_width={run.model.action_width}; leave it out"
         )
     if has_input and not sample.num_condition_frames:
         raise ConfigError(

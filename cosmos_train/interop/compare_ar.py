@@ -21,7 +21,8 @@ def logits(source: WorldSource) -> Tensor:
     config, generator = source.require_ar(), torch.Generator().manual_seed(0)
     codes_BTHW = torch.randint(config.vocab_size, (1, *SIZE_THW), generator=generator)
     ids_BL, _ = sequence(codes_BTHW, config.vocab_size if config.begin_token else None)
-    text_BSE = torch.randn(1, 6, config.text_width, generator=generator) if config.cross_attention else None
+    text_size = (1, config.action_width) if config.action_width else (6, config.text_width)
+    text_BSE = torch.randn(1, *text_size, generator=generator) if config.cross_attention else None
     parallel = ParallelConfig()
     mesh = init.start(parallel, seed=0)
     layers = native_layers(parallel, megatron_config(config, parallel, dtype=torch.float32), mesh)

@@ -1,9 +1,10 @@
 """What a run's network may have more than the checkpoint that it starts from, and how that begins.
 
 Diffusion: further input channels, such as Video2World from Text2World or a camera's path, whose columns of the patch
-embedding are zero; and networks of actions, whose last layers are zero.
-Autoregressive: cross-attention, whose output is zero. At first neither changes what the network computes. A begin token
-is new input, and its rows of the table of codes keep their first weights.
+embedding are zero; and networks of actions, whose last layers are zero. Autoregressive: cross-attention, whose output
+is zero, or a network of actions, which then gives it zeros to read. At first none changes what the network computes,
+but where actions take the place of text. A begin token is new input, and its rows of the table of codes keep their
+first weights.
 """
 
 import fnmatch
@@ -20,7 +21,13 @@ from cosmos_train.parallel.shard import local_slice
 Config = DiTConfig | WorldARConfig
 CHANNELS, TOKENS = "net.embed.weight", "embed.weight"
 """The tensors that grow."""
-ADDED = ("blocks.*.cross_attention.out.weight", "net.action.*.out.weight", "net.action.*.out.bias")
+ADDED = (
+    "blocks.*.cross_attention.out.weight",
+    "net.action.*.out.weight",
+    "net.action.*.out.bias",
+    "action.out.weight",
+    "action.out.bias",
+)
 """New ones that add to what a trained network computes. The diffusion model always has cross-attention."""
 ACTIONS = "net.action.*"
 """Pattern of the tensors of a network of actions."""
@@ -64,6 +71,8 @@ def remedy(found: Config, wanted: Config, differing: Sequence[str]) -> str:
             parts.append(f"a begin token of its own: {TOKENS}")
         if wanted.cross_attention and not found.cross_attention:
             parts.append(f"attention to text, which at first adds nothing: {TEXT}")
+        if wanted.action_width and not found.action_width:
+            parts.append("actions in the text's place, which at first say nothing: action.*")
         return f"to start from it, list in checkpoint.init_new what this run adds: {'; '.join(parts)}" if parts else ""
     return ""
 

@@ -25,10 +25,23 @@ def ar_table(config: WorldARConfig) -> list[Entry]:
     """All tensors of an architecture, in the order of the forward pass; last what NVIDIA's files have no place for."""
     d = config.width
     found = [_weight("embed", "tok_embeddings", config.embedding_rows, d)]
+    if config.action_width:
+        found += _actions(config)
     for block in range(config.num_blocks):
         found += _block(config, f"blocks.{block}", f"layers.{block}")
     found += [_weight("final_norm", "norm", d), _weight("output", "output", config.vocab_size, d)]
     return found + ([_weight(MEDUSA, MEDUSA, config.medusa_heads * d, d)] if config.medusa_heads else [])
+
+
+def _actions(config: WorldARConfig) -> Iterator[Entry]:
+    """The network of actions, as NVIDIA's post-training code names it inside its model."""
+    hidden = config.text_width // 4
+    for ours, theirs, d_out, d_in in (
+        ("hidden", 0, hidden, config.action_width),
+        ("out", 2, config.text_width, hidden),
+    ):
+        yield _weight(f"action.{ours}", f"action_mlp.{theirs}", d_out, d_in)
+        yield Entry(f"action.{ours}.bias", {f"model.action_mlp.{theirs}.bias": (d_out,)})
 
 
 def divided_dim(official: str) -> int | None:

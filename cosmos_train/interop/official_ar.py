@@ -4,8 +4,8 @@
     iter_*.pt                          the same of a training run, inside {"model": ...}
     *_model_mp_{rank}.pt               tensor-parallel shards of either
 
-No tensor tells what the positions are. Of the released models the 12B and 13B have YaRN, and those that attend to text
-(Video2World) add a sinusoid before every block.
+A network that reads actions has model.action_mlp.* too. No tensor tells what the positions are. Of the released models
+the 12B and 13B have YaRN, and those that attend to text (Video2World) add a sinusoid before every block.
 """
 
 import re
@@ -158,6 +158,8 @@ def derive_config(
         "begin_token": rows != vocab_size,
         "cross_attention": has_text,
     }
+    if "model.action_mlp.0.weight" in meta:
+        fields["action_width"] = sizes.of("model.action_mlp.0.weight")[1]
     if has_text:
         fields["text_width"] = sizes.of(f"{layer}.cross_attention.wk.weight")[1]
     elif "context_dim" in given:

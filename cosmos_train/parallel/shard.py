@@ -107,13 +107,17 @@ def put_in_place(target: Tensor, value: Tensor) -> None:
         target.copy_(value)
 
 
-def mark_partial_gradients(module: nn.Module) -> None:
+def mark_partial_gradients(module: nn.Module, *, but: nn.Module | None = None) -> None:
     """Of a model between enter_sequence and leave_sequence: its undivided parameters see a part of the tokens.
 
     finalize_model_grads sums what is marked over tensor-parallel ranks, under sequence parallelism only.
+
+    Args:
+        but: a part of it whose gradient is whole on each of them, as of what a shared_linear reads.
     """
+    whole = set() if but is None else set(but.parameters())
     for param in module.parameters():
-        if partition_dim(param) is None and not sees_own_heads(param):
+        if partition_dim(param) is None and not sees_own_heads(param) and param not in whole:
             _marks(param).sequence_parallel = True
 
 

@@ -23,8 +23,10 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.shard import torch_dtype
 from cosmos_train.parallel.step_metrics import Metrics, Perplexity
 from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_nll
+from cosmos_train.train.telling.text_file import write_whole
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
+from cosmos_train.windows.steering import conditioner_of, find_embodiments, texts_of
 from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
 from cosmos_train.windows.work import mean_cost, mean_tokens
 
@@ -59,9 +61,12 @@ class WorldARTask:
 
     def __init__(self, run: WorldARRun, mesh: Mesh) -> None:
         self.run, self.mesh = run, mesh
+        embodiments = find_embodiments(run, mesh)
         self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
+        videos = self.source.facts["video"]
+        self._conditioner = conditioner_of(run, embodiments, videos) if run.model.action_width else None
         self.data_digest = self.source.digest
-        self.checkpoint_texts = dict[str, str]()
+        self.checkpoint_texts = texts_of(embodiments)
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training
@@ -70,20 +75,36 @@ class WorldARTask:
         )
 
     def begin(self, run_dir: Path) -> None:
-        """Keep where the windows come from."""
+        """Keep where the windows come from, and what their actions are normalised with."""
         self.source.keep(run_dir)
+        for name, text in self.checkpoint_texts.items():
+            write_whole(run_dir / name, text)
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[Sent, TokenBatch]:
         """Codes of the planned windows and images."""
-        copier, has_text = DeviceCopier(self.mesh.device), self.run.model.cross_attention
+        copier = DeviceCopier(self.mesh.device)
 
         def sent(batch: WindowBatch) -> Sent:
-            text_BSE = [stack_text(batch.windows, self.run.text.max_tokens)] if has_text else []
-            return copier.send([stack_latents(batch.windows)[:, 0], *text_BSE])
+            return copier.send([stack_latents(batch.windows)[:, 0], *self._read_by_cross_attention(batch)])
 
         # The first stage of a pipeline is so many micro-batches ahead of the last.
         ahead = map(sent, self.source.batches(micro_batches))
         return Ahead(ahead, lambda batch: self._tokens(*batch.wait()), 2 * self.mesh.pp.size())
+
+    def _read_by_cross_attention(self, batch: WindowBatch) -> list[Tensor]:
+        """Return text states [B, S, E], or actions [B, 1, A]; nothing of a model that reads neither."""
+        if self._conditioner is None:
+            return [stack_text(batch.windows, self.run.text.max_tokens)] if self.run.model.reads_text else []
+        _, frames, height, width = batch.windows[0].z_CTHW.shape
+        found = self._conditioner.tensors(
+            [window.conditions for window in batch.windows],
+            num_latent_frames=frames,
+            latent_HW=(height, width),
+            num_pixel_frames=self.source.facts[batch.kind].num_pixel_frames,
+            fps_B=[window.fps for window in batch.windows],
+        )
+        assert found.action_BTRA is not None
+        return [found.action_BTRA[:, 0]]
 
     def _tokens(self, codes_BTHW: Tensor, text_BSE: Tensor | None = None) -> TokenBatch:
         return TokenBatch.of(codes_BTHW, text_BSE, self.run)
@@ -149,7 +170,7 @@ def step_cost(
 
     def cost(kind: Kind, shape_CTHW: Shape) -> Cost:
         tokens = num_tokens(run.model, shape_CTHW[1:])
-        return part(run.model, batch=batch_of[kind], num_tokens=tokens, text_tokens=run.text.max_tokens)
+        return part(run.model, batch=batch_of[kind], num_tokens=tokens, text_tokens=num_text_tokens(run))
 
     return mean_cost(run, shapes, cost)
 
@@ -158,6 +179,13 @@ def num_tokens(model: WorldARConfig, latent_THW: Sequence[int]) -> int:
     """L of a sample: what the model reads. Its last code is only predicted, and a begin token takes its place."""
     frames, height, width = latent_THW
     return frames * height * width - 1 + int(model.begin_token)
+
+
+def num_text_tokens(run: WorldARRun) -> int:
+    """S of a sample: tokens that cross-attention reads, one where that is an action."""
+    if not run.model.cross_attention:
+        return 0
+    return 1 if run.model.action_width else run.text.max_tokens
 
 
 def check_codec(run: WorldARRun, codec: TokenizerConfig) -> None:
@@ -187,7 +215,7 @@ def check_fits(model: WorldARConfig, facts: WindowFacts) -> None:
             f"model.vocab_size={model.vocab_size}, but {facts.where} has code {facts.num_codes - 1}; set the product "
             "of the tokenizer's fsq_levels"
         )
-    if model.cross_attention and facts.text_width not in (None, model.text_width):
+    if model.reads_text and facts.text_width not in (None, model.text_width):
         raise ConfigError(
             f"model.text_width={model.text_width}, but {facts.where} has {facts.text_width}; set {facts.text_width}"
         )

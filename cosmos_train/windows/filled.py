@@ -283,4 +283,4 @@ def latent_shape(
 
 
 def _reads_text(run: WorldDiTRun | WorldARRun) -> bool:
-    return isinstance(run, WorldDiTRun) or run.model.cross_attention
+    return isinstance(run, WorldDiTRun) or run.model.reads_text

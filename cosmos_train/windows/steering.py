@@ -18,7 +18,7 @@ from cosmos_data.sample_plan.window_conditions import WindowConditions
 from cosmos_train.conditions.action_statistics import Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldDiTRun
+from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
 from cosmos_train.windows.stream import WindowFacts
@@ -31,7 +31,7 @@ MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
 
 
-def find_embodiments(run: WorldDiTRun, mesh: Mesh) -> Embodiments | None:
+def find_embodiments(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> Embodiments | None:
     """Return the statistics of a run's actions, on every rank, all of which call this; None where it reads none.
 
     Raises:
@@ -41,7 +41,7 @@ def find_embodiments(run: WorldDiTRun, mesh: Mesh) -> Embodiments | None:
     return from_main(mesh, lambda: _find(run))
 
 
-def conditioner_of(run: WorldDiTRun, embodiments: Embodiments | None, facts: WindowFacts) -> Conditioner:
+def conditioner_of(run: WorldDiTRun | WorldARRun, embodiments: Embodiments | None, facts: WindowFacts) -> Conditioner:
     """Return what makes the tensors of a run's windows.
 
     Args:
@@ -68,7 +68,7 @@ def texts_of(embodiments: Embodiments | None) -> dict[str, str]:
     return {} if embodiments is None else {ACTIONS: embodiments.to_json()}
 
 
-def _find(run: WorldDiTRun) -> Embodiments | None:
+def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     reads = reads_of(run.model)
     if not reads.names:
         return None
@@ -93,7 +93,7 @@ def _find(run: WorldDiTRun) -> Embodiments | None:
     return Embodiments({name: known.get(name, one) for name, one in found.statistics.items()})
 
 
-def _conditions(run: WorldDiTRun) -> Iterator[WindowConditions]:
+def _conditions(run: WorldDiTRun | WorldARRun) -> Iterator[WindowConditions]:
     """Yield what training clips, or the windows of a finished cache, come with."""
     if not run.latents.fill:
         store = LatentStore(run.latents.folder)
@@ -110,11 +110,11 @@ def _spread(numbers: Sequence[int]) -> Sequence[int]:
     return numbers[:: max(1, -(-len(numbers) // MOST_LOOKED_AT))]
 
 
-def _goes_on(run: WorldDiTRun) -> bool:
+def _goes_on(run: WorldDiTRun | WorldARRun) -> bool:
     return newest_checkpoint(Path(run.run_dir)) is not None or run.checkpoint.resume_from is not None
 
 
-def _begun(run: WorldDiTRun) -> Embodiments | None:
+def _begun(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     """Return the statistics of what this start goes on with, or takes its weights from."""
     own = newest_checkpoint(Path(run.run_dir))
     if own is not None:

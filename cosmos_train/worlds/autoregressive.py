@@ -128,7 +128,7 @@ class AutoregressiveWorld(World):
 
     def read_prompts(self, named: dict[str, str]) -> Prompts | None:
         """Return the states of texts, where the model reads any."""
-        return Prompts(text_PSE=self.encode_text(named)) if self.config.cross_attention else None
+        return Prompts(text_PSE=self.encode_text(named)) if self.config.reads_text else None
 
     def num_steps(self, num_latent_frames: int) -> int:
         """Return the codes of the window, given ones counted."""

@@ -181,7 +181,7 @@ def _load_run(found: RunCheckpoint) -> DiffusionWorld | AutoregressiveWorld:
     averaged = has_average(folder)
     load_weights(folder, world.pieces, mesh, averaged=averaged)
     _freeze(world.pieces)
-    reads_text = isinstance(run, WorldDiTRun) or run.model.cross_attention
+    reads_text = isinstance(run, WorldDiTRun) or run.model.reads_text
     return replace(
         world,
         codec=codec,

@@ -8,7 +8,7 @@ import pytest
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
 from cosmos_train.conditions.action_statistics import ActionStatistics, Embodiments
-from cosmos_train.conditions.config import ActionConditionConfig
+from cosmos_train.conditions.config import ActionConditionConfig, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
 NAMES = ("x", "y", "gripper")
@@ -71,10 +71,10 @@ def test_embodiments_have_statistics_of_their_own_and_come_back_from_text():
         normalized = found.fit(one).normalized(one.values_ND())
         np.testing.assert_allclose(np.quantile(normalized[:, 0], 0.99), 1, atol=1e-9)
     assert Embodiments.from_json(found.to_json(), "a file") == found
-    ordered = Embodiments.of([far, action()], ActionConditionConfig(embodiments=("droid", "bridge")))
+    ordered = Embodiments.of([far, action()], ConditionConfig(embodiments=("droid", "bridge")))
     assert ordered.row("droid") == 0 and Embodiments.from_json(ordered.to_json(), "a file").row("droid") == 0
     with pytest.raises(ConfigError, match=r"condition\.embodiments=\['droid'\]"):
-        Embodiments.of([far, action()], ActionConditionConfig(embodiments=("droid",)))
+        Embodiments.of([far, action()], ConditionConfig(embodiments=("droid",)))
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,20 @@ def test_arguments_of_another_network(change: dict[str, Any], said: str) -> None
         derived("13B video2world", **change)
 
 
+def test_a_network_of_actions_goes_in_and_out(tmp_path: Path) -> None:
+    """As NVIDIA's post-training of the 5B names it."""
+    arguments, width = KINDS["5B video2world"], 16
+    sizes = {"0.weight": (width // 4, 7), "0.bias": (width // 4,), "2.weight": (width, width // 4), "2.bias": (width,)}
+    of_actions = {f"model.action_mlp.{name}": torch.randn(shape) for name, shape in sizes.items()}
+    source = write(tmp_path, arguments)
+    torch.save(official_ar.state(arguments) | of_actions, source)
+    done = convert(source, tmp_path / "ours")
+    assert isinstance(done.config, WorldARConfig) and done.config.action_width == 7 and done.difference == 0
+    convert(tmp_path / "ours", tmp_path / "back", to="official")
+    back = torch.load(tmp_path / "back/model.pt", weights_only=True)
+    assert all(torch.equal(back[name], tensor) for name, tensor in of_actions.items())
+
+
 @pytest.mark.parametrize("name", ["action_embedding_layers.0.weight", "vision_encoder.conv.weight"])
 def test_names_the_feature_of_a_file_that_has_more(tmp_path: Path, name: str) -> None:
     torch.save(official_ar.state(KINDS["5B video2world"]) | {f"model.{name}": torch.ones(2)}, tmp_path / "model.pt")

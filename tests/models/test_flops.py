@@ -154,8 +154,8 @@ def test_shipped_sizes_are_the_released_ones(name: str, config: DiTConfig, tmp_p
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("cross_attention", [False, True])
-def test_the_autoregressive_model_as_torch_counts(mesh: Mesh, cross_attention: bool, recompute: Any):
+@pytest.mark.parametrize("reads", ["nothing", "text", "actions"])
+def test_the_autoregressive_model_as_torch_counts(mesh: Mesh, reads: str, recompute: Any):
     config = WorldARConfig(
         num_blocks=2,
         width=40,
@@ -164,19 +164,21 @@ def test_the_autoregressive_model_as_torch_counts(mesh: Mesh, cross_attention: b
         head_dim=12,
         ffn_width=48,
         vocab_size=30,
-        cross_attention=cross_attention,
-        text_width=7,
+        cross_attention=reads != "nothing",
+        text_width=8,
+        action_width=3 if reads == "actions" else 0,
     )
     [model], _ = build_world_ar(config, ParallelConfig(recompute=recompute), mesh, dtype=torch.float32, seed=0)
-    ids_BL, text_BSE = torch.zeros(BATCH, 11, dtype=torch.int64), torch.randn(BATCH, 5, 7)
+    ids_BL, num_read = torch.zeros(BATCH, 11, dtype=torch.int64), 1 if reads == "actions" else 5
+    text_BSE = None if reads == "nothing" else torch.randn(BATCH, num_read, 3 if reads == "actions" else 8)
 
     def run() -> Tensor:
-        return model(ids_BL, (2, 3), text_BSE=text_BSE if cross_attention else None)[0]
+        return model(ids_BL, (2, 3), text_BSE=text_BSE)[0]
 
     with sdpa_kernel(SDPBackend.MATH):
         forward = count(run, has_gradients=False)
         training = count(lambda: run().sum().backward(), has_gradients=True)
-    sizes = {"batch": BATCH, "num_tokens": 11, "text_tokens": 5}
+    sizes = {"batch": BATCH, "num_tokens": 11, "text_tokens": num_read}
     cost = world_ar_cost(config, **sizes)
     again = recomputed_cost(config, **sizes).forward * 2 if recompute == "full" else Flops()
     assert (forward, training) == (cost.forward, cost.training + again)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.models.world_ar.model import WorldAR, gated
@@ -172,3 +173,28 @@ def test_text_exactly_where_the_model_has_it(make: Callable[..., WorldAR]):
 def test_refused(fields: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=rf"^model\.{message}"):
         replace(SMALL, **fields)
+
+
+STEERED = replace(SMALL, cross_attention=True, action_width=3)
+
+
+def test_one_token_of_an_action_is_as_many_alike(make: Callable[[WorldARConfig], WorldAR]):
+    """The released code repeats what it makes of an action once for each of its dimensions."""
+    steered, reading = make(STEERED), make(replace(STEERED, action_width=0))
+    weights = {name: one for name, one in steered.state_dict().items() if not name.startswith("action.")}
+    reading.load_state_dict(weights)
+    ids_BL, action_B1A = torch.arange(24).reshape(2, 12), torch.randn(2, 1, 3)
+    named = dict(steered.named_parameters())
+    hidden = (action_B1A @ named["action.hidden.weight"].T + named["action.hidden.bias"]).clamp(min=0)
+    context_B1E = (hidden @ named["action.out.weight"].T + named["action.out.bias"]).detach()
+    assert named["action.hidden.weight"].shape == (2, 3), "a quarter of the states' width"
+    wanted = logits_of(reading, ids_BL, context_B1E.expand(-1, 7, -1))
+    torch.testing.assert_close(logits_of(steered, ids_BL, action_B1A), wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits_of(steered, ids_BL, 5 * action_B1A), wanted, rtol=1e-3)
+
+
+def test_what_is_no_action_is_refused(make: Callable[[WorldARConfig], WorldAR]):
+    with pytest.raises(ConfigError, match=r"model\.action_width=3, but an action of shape \[2, 7, 8\].*\[B, 1, 3\]"):
+        logits_of(make(STEERED), torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 7, 8))
+    with pytest.raises(ConfigError, match=r"model\.action_width=3: .*model\.cross_attention=false"):
+        replace(SMALL, action_width=3)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_world, training
+from support import tiny_ar, tiny_world, training
 from support.ranks import RankPool
 
 from cosmos_train.conditions.config import ConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.source import open_source
+from cosmos_train.models.world_ar.config import WorldARConfig
+from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.recipes.table import make_task
 from cosmos_train.train.checkpoint.judge import damage_of
-from cosmos_train.train.loop import DONE
+from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.loop import DONE, train
 from cosmos_train.windows.steering import ACTIONS, read_embodiments
 
 MODEL: dict[str, Any] = {
@@ -148,6 +152,30 @@ def test_windows_without_the_condition_are_refused(ranks: Callable[[int], RankPo
     bare = tiny_world.write_cache(tmp_path / "bare")
     with pytest.raises(AssertionError, match="steered by camera and action, and of 9 training clips or windows 9 come"):
         ranks(1).run(training.run_loop, bare, tmp_path / "run", ParallelConfig(), {"num_steps": 1}, MODEL)
+
+
+def ar_run(cache: Path, run_dir: Path, checkpoint: dict[str, Any], model: WorldARConfig) -> list[float]:
+    """Losses of a short run whose weights come from elsewhere, if the checkpoint section says so."""
+    run = tiny_ar.make_run(cache, run_dir, ParallelConfig(), model, num_steps=2, micro_batch_size=2)
+    run = dataclasses.replace(run, checkpoint=CheckpointConfig(every_steps=2, **checkpoint))
+    mesh = init.start(run.parallel, seed=run.seed)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    assert train(run, make_task(run, mesh), mesh, code_version="test") == DONE
+    return [step["loss"] for step in training.steps(run_dir).values()]
+
+
+def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[[int], RankPool], tmp_path: Path):
+    """It begins with zeros in the text's place; its statistics lie in its checkpoint."""
+    cache = tiny_ar.write_cache(tmp_path / "codes", shape_THW=(3, 2, 3), is_steered=True)
+    base, steered = tmp_path / "base", tmp_path / "steered"
+    ranks(1).run(ar_run, cache, base, {}, tiny_ar.MODEL)
+    with pytest.raises(AssertionError, match=r"actions in the text's place, which at first say nothing: action\.\*"):
+        ranks(1).run(ar_run, cache, steered, {"init_from": str(base)}, tiny_ar.STEERED)
+    init_from = {"init_from": str(base), "init_new": ("action.*",)}
+    [losses] = ranks(1).run(ar_run, cache, steered, init_from, tiny_ar.STEERED)
+    assert len(losses) == 2
+    found = read_embodiments(steered / "checkpoints/step-00000002")
+    assert found is not None and list(found.statistics) == ["arm"]
 
 
 def test_settings_without_an_effect_are_refused():

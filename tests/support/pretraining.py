@@ -1,4 +1,4 @@
-"""What every shipped pre-training run has: a head that says how it is run, and what the plan says of it."""
+"""What every shipped run of a released size has: a head that says how it is run, and what the plan says of it."""
 
 import re
 from pathlib import Path
@@ -10,17 +10,17 @@ from cosmos_train.footprint import Plan
 HEADINGS = ("Purpose", "Command", "Hardware", "Memory", "Throughput", "Our choice")
 
 
-def shipped(pattern: str) -> list[Path]:
+def shipped(pattern: str, folder: str = "pretrain") -> list[Path]:
     """The YAML files whose names are like this."""
-    return sorted((configs_dir() / "run/pretrain").glob(pattern))
+    return sorted((configs_dir() / "run" / folder).glob(pattern))
 
 
 def read(path: Path) -> tuple[str, RunConfig, int]:
     """(its head, the run, ranks of its command)"""
-    text = path.read_text()
-    command = re.search(rf"# Command +cosmos-train train run/pretrain/{path.stem} --dry-run --world-size (\d+)\n", text)
+    text, name = path.read_text(), f"run/{path.parent.name}/{path.stem}"
+    command = re.search(rf"# Command +cosmos-train train {name} --dry-run --world-size (\d+)\n", text)
     assert command is not None, "the command names the file"
-    return text[: text.index("recipe:")], load_run(f"run/pretrain/{path.stem}"), int(command[1])
+    return text[: text.index("recipe:")], load_run(name), int(command[1])
 
 
 def check_head(head: str) -> None:

@@ -24,7 +24,7 @@ def build_world_ar(
         with mesh.device:
             piece = (MedusaWorldAR if config.medusa_heads else WorldAR)(config, layers, stage)
         piece.init_weights(fill)
-        mark_partial_gradients(piece)
+        mark_partial_gradients(piece, but=piece.action)  # cross-attention sums its keys' and values' gradients
         return piece.to(dtype)
 
     return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config

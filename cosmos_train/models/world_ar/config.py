@@ -39,6 +39,9 @@ class WorldARConfig:
     """Attend to text states in every block: 5B and 13B."""
     text_width: Count = 1024
     """Width of the text states: 1024 for T5-11B."""
+    action_width: CountOrZero = 0
+    """Dimensions of the action that takes the text's place in cross-attention and leads to the next frame: 7 for
+    Bridge, of the 5B model's post-training; 0: cross-attention reads text."""
     absolute_positions: bool = False
     """Add the sinusoid of (t, y, x) to the residual stream before every block: 5B and 13B; the paper: all models."""
     rope_theta: Positive = 500_000.0
@@ -77,6 +80,17 @@ class WorldARConfig:
                 f"model.ffn_padding={self.ffn_padding} only fills model.ffn_width up to a multiple of {GATE_GROUP}; "
                 f"use at most {GATE_GROUP - 1}"
             )
+
+        if self.action_width and not self.cross_attention:
+            raise ConfigError(
+                f"model.action_width={self.action_width}: cross-attention reads the actions, and "
+                "model.cross_attention=false has none; set it to true"
+            )
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether cross-attention reads text, and not actions."""
+        return self.cross_attention and not self.action_width
 
     @property
     def embedding_rows(self) -> int:

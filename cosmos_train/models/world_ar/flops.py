@@ -11,7 +11,12 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 def world_ar_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_tokens: int) -> Cost:
     """The whole network on B sequences of L tokens; the embedding is a table and multiplies nothing."""
     block = block_cost(config, batch=batch, num_tokens=num_tokens, text_tokens=text_tokens)
-    return block * config.num_blocks + linear(batch * num_tokens, config.width, config.vocab_size)
+    cost = block * config.num_blocks + linear(batch * num_tokens, config.width, config.vocab_size)
+    if config.action_width:
+        hidden = config.text_width // 4
+        cost = cost + linear(batch, config.action_width, hidden, input_has_gradient=False)
+        cost = cost + linear(batch, hidden, config.text_width)
+    return cost
 
 
 def block_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_tokens: int) -> Cost:
@@ -35,7 +40,7 @@ def recomputed_cost(config: WorldARConfig, *, batch: int, num_tokens: int, text_
         return self_attention + mlp
     cross_attention = (
         linear(rows, d, heads)
-        + linear(batch * text_tokens, config.text_width, 2 * groups, input_has_gradient=False)
+        + linear(batch * text_tokens, config.text_width, 2 * groups, input_has_gradient=config.action_width > 0)
         + attention(batch, num_tokens, text_tokens, heads)
         + linear(rows, heads, d)
     )

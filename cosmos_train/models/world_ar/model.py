@@ -100,6 +100,22 @@ class CrossAttention(nn.Module):
         return self.k_layernorm(k), v
 
 
+class ActionContext(nn.Module):
+    """An action -> what cross-attention reads in the place of text: A -> E / 4, ReLU, -> E, with biases.
+
+    One token of it. The released code repeats that A times; attention to tokens that are all alike gives the same.
+    """
+
+    def __init__(self, config: WorldARConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(config.action_width, config.text_width // 4)
+        self.out = nn.Linear(config.text_width // 4, config.text_width)
+
+    def forward(self, action_B1A: Tensor) -> Tensor:
+        """[B, 1, A] -> [B, 1, E]."""
+        return self.out(F.relu(self.hidden(action_B1A.to(self.hidden.weight.dtype))))
+
+
 class SwiGLU(nn.Module):
     """W_down (silu(W_gate x) * W_value x)."""
 
@@ -156,6 +172,8 @@ class WorldAR(nn.Module):
         self.config, self.layers, self.stage = config, layers, stage
         if stage.is_first:
             self.embed = layers.vocab_embedding(config.embedding_rows, config.width)
+        # Every stage has its own copy of what all blocks read; their gradients are summed over the stages.
+        self.action = stage.shared("action", lambda: ActionContext(config)) if config.action_width else None
         # Named by their number in the whole model, so that a parameter's name does not depend on the pipeline.
         self.blocks = nn.ModuleDict({str(i): Block(config, layers, stage, str(i)) for i in stage.blocks})
         if stage.is_last:
@@ -178,7 +196,8 @@ class WorldAR(nn.Module):
         Args:
             ids_BL: codes with time outermost, after the begin token where the model has one. Whole on every rank.
             grid_HW: rows and columns of codes in a latent frame.
-            text_BSE: encoder states, zeros past the prompt's end; required exactly where the model attends to text.
+            text_BSE: encoder states, zeros past the prompt's end; or the action [B, 1, A] of a model that reads one.
+                Required exactly where the model has cross-attention.
             hidden_LBD: the previous stage's output, on all stages but the first.
             cache: of a video that is generated. ids_BL are then those that follow the tokens in it, and join them. The
                 last stage gives the residual stream behind its norm: few tokens are worth `output`, which has a column
@@ -188,6 +207,12 @@ class WorldAR(nn.Module):
             raise ConfigError(
                 f"model.cross_attention={self.config.cross_attention}, but text states were "
                 f"{'not given' if text_BSE is None else 'given'}"
+            )
+        width = self.config.action_width
+        if width and text_BSE is not None and text_BSE.shape[1:] != (1, width):
+            raise ConfigError(
+                f"model.action_width={width}, but an action of shape {list(text_BSE.shape)} was given; give [B, 1, "
+                f"{width}]"
             )
         context = self._context(ids_BL, grid_HW, text_BSE, cache)
         if self.stage.is_first:
@@ -216,6 +241,8 @@ class WorldAR(nn.Module):
             less = math.sqrt(2 * (int(name.split(".")[1]) + 1)) if name.startswith("blocks.") else 1.0
             if name.endswith("norm.weight"):
                 fill(name, param, lambda weight, _generator: weight.fill_(1.0))
+            elif name.endswith(".bias"):
+                fill(name, param, lambda weight, _generator: weight.zero_())
             elif name == "embed.weight":
                 fill(name, param, lambda weight, generator: weight.normal_(generator=generator))
             elif name == "medusa.weight":
@@ -227,7 +254,7 @@ class WorldAR(nn.Module):
             elif name.endswith("down.weight"):
                 fill(name, param, functools.partial(_down, std=0.02 / less, padding=self.config.ffn_padding))
             else:
-                adds = name.endswith("out.weight")
+                adds = name.startswith("blocks.") and name.endswith("out.weight")
                 fill(name, param, _truncated_normal(0.02 / less if adds else 0.02))
 
     def _context(
@@ -238,6 +265,8 @@ class WorldAR(nn.Module):
         place_L3 = grid_positions(config, range(start, start + num_tokens), grid_HW, ids_BL.device)
         angle = rotary_angles(config, place_L3)
         dtype = next(self.parameters()).dtype
+        if self.action is not None:
+            text_BSE = self.action(text_BSE)
         return Context(
             rope_cos=split.context_rows(angle.cos()).to(dtype),
             rope_sin=split.context_rows(angle.sin()).to(dtype),
