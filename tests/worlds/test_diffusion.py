@@ -188,7 +188,7 @@ def test_without_low_rank(tmp_path: Path) -> None:
     hidden = torch.nn.functional.silu(hidden + state["net.t_embedder.1.linear_1.bias"])
     out = hidden @ state["net.t_embedder.1.linear_2.weight"].T + state["net.t_embedder.1.linear_2.bias"]
     e = out / (out.square().mean() + 1e-6).sqrt() * state["net.affline_norm.weight"]
-    lora.network.timestep.forward = lambda c_noise_B: (e, torch.zeros(1, 3 * d))
+    lora.network.timestep.forward = lambda c_noise_B, action_FBD: (e[None], torch.zeros(1, 1, 3 * d))
     x, text = drawn(1, 1, 4, 2, 4, 4), drawn(3, 1, 7, 32)
     found, wanted = plain(x, c_noise, text, fps=24), lora(x, c_noise, text, fps=24)
     assert (found - wanted).abs().max() < 1e-4 < wanted.abs().max()

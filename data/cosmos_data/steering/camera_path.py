@@ -114,7 +114,10 @@ def parse_motion(source: str) -> Motion | None:
     if name not in MOTIONS or Path(source).exists():
         return None
     amount, *settings = rest.split(",") if name != "still" else ["0", *filter(None, rest.split(","))]
-    values = {"amount": amount} | dict(setting.partition("=")[::2] for setting in settings)
+    values = {"amount": amount}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        values[key] = text
     unknown = sorted(set(values) - {"amount", "radius", "fov_deg"})
     if unknown:
         raise DataError(f"{unknown[0]!r} is unknown; a motion takes radius=... and fov_deg=...")

@@ -75,7 +75,7 @@ def _like(conditioner: Conditioner, embodiment: str | None) -> Action | None:
         return None
     known = conditioner.embodiments.statistics
     name = next(iter(known)) if embodiment is None and len(known) == 1 else embodiment
-    if name not in known:
+    if name is None or name not in known:
         given = "not given" if embodiment is None else repr(embodiment)
         raise ConfigError(
             f"--embodiment is {given}, and the model was trained with actions of {', '.join(map(repr, known))}; name "
