@@ -43,6 +43,8 @@ NUM_SHOWN = 4
 """Of these the page shows so many."""
 NUM_READER_CLIPS = 300
 """Training clips from which the reader of actions learns."""
+LEAST_MOVE_PX = 1.0
+"""A thing that goes less far in a clip is not pushed there, and says nothing."""
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 
@@ -112,11 +114,15 @@ def measure_action(run_dir: Path, config: PusherConfig) -> Measured:
     white, colors = [HAND_RGB] * len(clips), [COLORS_RGB[pusher.scene(seed).colors[0]] for seed in seeds]
     hands_BT2 = config.width_px * np.stack([clip.states["hand_T2"] for clip in clips])
     things_BT2 = config.width_px * np.stack([clip.states["objects_TN2"][:, 0] for clip in clips])
-    for name, of_clip, commanded_BT2 in (("hand", white, hands_BT2), ("pushed thing", colors, things_BT2)):
+    moves = np.abs(things_BT2 - things_BT2[:, :1]).max(axis=(1, 2)) > LEAST_MOVE_PX
+    for name, is_counted, of_clip, commanded_BT2 in (
+        ("hand", np.ones_like(moves), white, hands_BT2),
+        ("pushed thing", moves, colors, things_BT2),
+    ):
         found_BT2, true_BT2 = _places_BT2(made, of_clip), _places_BT2(true, of_clip)
         figures += [
             replace(figure, name=f"{name}'s {figure.name}")
-            for figure in place_figures(found_BT2, true_BT2, commanded_BT2)
+            for figure in place_figures(found_BT2[is_counted], true_BT2[is_counted], commanded_BT2[is_counted])
         ]
     figures.append(still_figure(made_still, np.stack(_true(still)), made))
     turned_BT2 = config.width_px * np.stack([clip.states["hand_T2"] for clip in turned])
