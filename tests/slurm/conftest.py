@@ -44,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache")
+    return tiny_world.write_cache(tmp_path_factory.mktemp("latents") / "cache", is_steered=True)
 
 
 @pytest.fixture(scope="session")

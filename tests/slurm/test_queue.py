@@ -71,7 +71,11 @@ def test_a_task_of_an_array_that_crashes_is_tried_again_alone(cluster: Path, cac
 def test_each_stage_of_a_chain_starts_from_the_newest_checkpoint_of_the_one_before(
     cluster: Path, cache: Path, tmp_path: Path
 ):
-    write_runs(cache, tmp_path, "first", "second")
+    """The second one post-trains: a camera's path and actions steer what the first one has trained."""
+    write_runs(cache, tmp_path, "first")
+    steered = tiny_world.make_run(cache, tmp_path / "second", ParallelConfig(), tiny_world.STEERED, num_steps=NUM_STEPS)
+    gains = dataclasses.replace(steered.checkpoint, init_new=("net.embed.weight", "net.action.*"))
+    (tmp_path / "second.yaml").write_text(to_yaml(dataclasses.replace(steered, checkpoint=gains)))
     # The first attempt fails: a stage that is tried again is not one that failed.
     once = f"cluster.health_check='test -e {tmp_path}/tried || (touch {tmp_path}/tried && false)'"
     first = submit(tmp_path, "first.yaml", "second.yaml", "--chain", *QUICK, once)
