@@ -225,7 +225,7 @@ def _clips_of(
     for view, info in zip(video.views, infos, strict=True):
         if abs(info.fps - first.fps) > 1e-3 * first.fps:
             raise BadVideoError(f"view {view.view or view.file.path} has {info.fps:g} fps, the first {first.fps:g}")
-    video = _in_frames_of(video, first.fps)
+    video = _posed_part(_in_frames_of(video, first.fps), first)
     lengths = [info.num_frames - view.start_frame for view, info in zip(video.views, infos, strict=True)]
     for view, info, length in zip(video.views, infos, lengths, strict=True):
         if length < 1:
@@ -285,6 +285,18 @@ def _in_frames_of(video: FoundVideo, fps: float) -> FoundVideo:
         action=video.action and video.action.part(0, num_frames, fps),
         state=video.state and video.state.part(0, num_frames, fps),
     )
+
+
+def _posed_part(video: FoundVideo, info: VideoInfo) -> FoundVideo:
+    """Give the part of a longer video that poses with times are of, as RealEstate10K has them of films."""
+    view, *others = video.views
+    if others or video.num_frames is not None or not isinstance(view.camera, FoundCamera):
+        return video
+    part = view.camera.part_of(info.num_frames, info.fps)
+    if part is None:
+        return video
+    start_frame, num_frames = part
+    return replace(video, views=(replace(view, start_frame=start_frame),), num_frames=num_frames)
 
 
 def _at_rate(video: FoundVideo, fps: float) -> FoundVideo:

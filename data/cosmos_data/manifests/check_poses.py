@@ -159,7 +159,7 @@ def judged(
         **size,
     )
     floor = float(np.median(np.concatenate([floor_px(one) for one in pairs])))
-    residual = {name: judge.residual_px(name) for name in judge.poses}
+    residual: dict[AnyConvention, float] = {name: judge.residual_px(name) for name in judge.poses}
     fault = judge.fault(camera.convention, residual, floor)
     return PoseProof(where=where, declared=camera.convention, residual_px=residual, floor_px=floor, fault=fault)
 

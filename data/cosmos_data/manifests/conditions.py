@@ -65,6 +65,10 @@ class Camera:
                 yield f"camera: {name} has {len(values)} values; {each}, or {each} for each of {num_frames} frames"
                 return
         yield from _not_finite("camera: intrinsics_px", self.intrinsics_px, 4, "frame")
+        focal_px_N2 = np.reshape(self.intrinsics_px, (-1, 4))[:, :2]
+        bad = np.flatnonzero((focal_px_N2 <= 0).any(axis=1))
+        if len(bad):
+            yield f"camera: fx and fy are {focal_px_N2[bad[0]].tolist()} at frame {bad[0]}; focal lengths are positive"
         yield from _not_finite("camera: extrinsics", self.extrinsics, 12, "frame")
         yield from rotation_faults("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3], "frame")
 

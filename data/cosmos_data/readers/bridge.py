@@ -98,18 +98,23 @@ def _episode(content: bytes, where: str, match: re.Match[str]) -> _Episode:
             f"state has the shape {list(states_TN.shape)} and continuous_gripper_state {list(gripper_T1.shape)}; x y z"
             " roll pitch yaw and one gripper are needed for each frame"
         )
-    texts, videos = values.get("texts"), values.get("videos")
-    paths = [one.get("video_path") if isinstance(one, dict) else None for one in videos or ()]
-    if not paths or not all(isinstance(path, str) for path in paths):
+    said = [one.get("video_path") if isinstance(one, dict) else None for one in _list(values, "videos")]
+    paths = [path for path in said if isinstance(path, str)]
+    if not paths or len(paths) < len(said):
         raise DataError("it names no videos: [{video_path}]")
     return _Episode(
         name=f"{match['base']}{match['split']}/{match['episode']}",
         where=where,
         split=SPLITS[match["split"]],
         states_T7=np.concatenate([states_TN[:, :6], gripper_T1], axis=1),
-        caption=next((text for text in texts or () if isinstance(text, str)), "").strip(),
+        caption=next((text for text in _list(values, "texts") if isinstance(text, str)), "").strip(),
         videos=tuple(match["base"] + path for path in paths),
     )
+
+
+def _list(values: Mapping[str, Any], key: str) -> list[Any]:
+    said = values.get(key)
+    return said if isinstance(said, list) else []
 
 
 def _rows(values: Mapping[str, Any], key: str) -> np.ndarray:

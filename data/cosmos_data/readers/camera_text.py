@@ -24,7 +24,7 @@ def camera_of_text(content: bytes, where: str) -> FoundCamera | None:
     Raises:
         DataError: its lines are of one of these layouts, and one is wrong.
     """
-    rows = numbers_of_text(content)
+    rows = _numbers(content)
     if rows is None:
         return None
     counts = [len(row) for row in rows]
@@ -38,12 +38,7 @@ def camera_of_text(content: bytes, where: str) -> FoundCamera | None:
     return _realestate10k(values_TN, where) if width == REALESTATE10K else _cosmos(values_TN, where)
 
 
-def times_sec(content: bytes) -> list[float]:
-    """Return when each frame of a RealEstate10K text was shown."""
-    return [row[0] / 1e6 for row in numbers_of_text(content) or []]
-
-
-def numbers_of_text(content: bytes) -> list[list[float]] | None:
+def _numbers(content: bytes) -> list[list[float]] | None:
     """Return the numbers of each line; None where a line but the first, which may be an address, holds something else,
     or there are none."""
     try:
@@ -74,6 +69,7 @@ def _realestate10k(values_TN: np.ndarray, where: str) -> FoundCamera:
         intrinsics=tuple(values_TN[:, 1:5].ravel().tolist()),
         extrinsics=tuple(values_TN[:, 7:].ravel().tolist()),
         is_relative=True,
+        times_sec=tuple((values_TN[:, 0] / 1e6).tolist()),
     )
 
 

@@ -84,6 +84,8 @@ class _Registered:
 def _lens(model: str, height_px: int, width_px: int, parameters: list[float], where: str) -> _Lens:
     if model not in MODELS or model in BENT_ALWAYS:
         raise DataError(f"{where} has a camera {model}, which is no pinhole and not read; {UNDISTORT}")
+    if height_px < 1 or width_px < 1:
+        raise DataError(f"{where} has a camera of {width_px}x{height_px} px; export it again")
     names = MODELS[model].split()
     if len(parameters) != len(names):
         raise DataError(f"{where}: a camera {model} has {len(parameters)} parameters; {MODELS[model]} are needed")

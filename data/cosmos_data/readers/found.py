@@ -30,6 +30,18 @@ class FoundCamera:
     is_relative: bool = False
     """Whether intrinsics are divided by the picture's width and height."""
 
+    times_sec: tuple[float, ...] = ()
+    """When each pose's frame is shown, where the file says it."""
+
+    def part_of(self, num_frames: int, fps: float) -> tuple[int, int] | None:
+        """Return (first frame, number of frames) that the poses are of, by their times, where they are consecutive
+        frames of a longer video; else None."""
+        frames = [round(time_sec * fps) for time_sec in self.times_sec]
+        if not 0 < len(frames) < num_frames or frames[-1] >= num_frames:
+            return None
+        is_consecutive = frames == list(range(frames[0], frames[0] + len(frames)))
+        return (frames[0], len(frames)) if is_consecutive else None
+
     def of_pictures(self, num_frames: int, height_px: int, width_px: int) -> Camera:
         """Return the camera of so many pictures of that size.
 

@@ -39,9 +39,9 @@ def read_one_x(root: str, files: Mapping[str, Path]) -> tuple[list[Found], set[s
     found, used = list[Found](), set[str]()
     for name in sorted(name for name in files if name.endswith(".bin")):
         match = SEGMENTS.fullmatch(name)
-        states = None if match is None else f"{match['base']}states_{match['shard']}.bin"
-        if match is None or states not in files:
+        if match is None or f"{match['base']}states_{match['shard']}.bin" not in files:
             continue
+        states = f"{match['base']}states_{match['shard']}.bin"
         video, tokens = (f"{match['base']}video_{match['shard']}.{suffix}" for suffix in ("mp4", "bin"))
         metadata = (f"{match['base']}metadata_{match['shard']}.json", f"{match['base']}metadata.json")
         used.update(files.keys() & {name, states, video, tokens, *metadata})

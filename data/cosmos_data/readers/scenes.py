@@ -20,7 +20,7 @@ from cosmos_data.contents import VIDEO_SUFFIXES
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.conditions import Convention
-from cosmos_data.readers.camera_text import camera_of_text, times_sec
+from cosmos_data.readers.camera_text import camera_of_text
 from cosmos_data.readers.colmap import read_model
 from cosmos_data.readers.found import (
     BadVideo,
@@ -227,16 +227,15 @@ def _read_timed_pictures(name: str, folder: str, listing: _Listing, scenes: Scen
     """RealEstate10K: the frames of NAME.txt are the pictures in NAME."""
     where, pictures = listing.place(name), listing.pictures(folder)
     try:
-        content = listing.files[name].read_bytes()
-        camera = camera_of_text(content, where)
+        camera = camera_of_text(listing.files[name].read_bytes(), where)
     except (DataError, OSError) as error:
         scenes.found.append(BadVideo(where, str(error)))
         scenes.used.add(name)
         return
     if camera is not None:
-        times = times_sec(content)
-        span_sec = times[-1] - times[0]
-        fps = (len(times) - 1) / span_sec if camera.is_relative and span_sec > 0 else None
+        times = camera.times_sec
+        span_sec = times[-1] - times[0] if times else 0.0
+        fps = (len(times) - 1) / span_sec if span_sec > 0 else None
         scenes.used.update(pictures, [name])
         scenes.found.append(_video(folder, pictures, listing, camera, fps))
 

@@ -44,11 +44,12 @@ def gather(pictures: Iterable[bytes], path: Path, fps: float) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = Fraction(fps).limit_denominator(1001)  # 30000/1001 stays what it is
-    first, stream = None, None
+    first: _Stored | None = None
+    stream: VideoStream | None = None
     with whole_file(path) as aside, av.open(str(aside), "w", format="avi", options={"fflags": "+bitexact"}) as out:
         for number, content in enumerate(pictures):
             stored = _stored(content, number)
-            if first is None:
+            if first is None or stream is None:
                 first, stream = stored, _add_stream(out, stored, rate)
             if stored[:3] != first[:3]:
                 said = [f"{one.width_px}x{one.height_px} px, to be stored as {one.codec}" for one in (stored, first)]

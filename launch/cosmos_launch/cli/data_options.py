@@ -5,8 +5,8 @@ from pathlib import Path
 
 WHAT = (
     "a folder of videos (a .txt beside a video is its caption, a .json its actions, cameras and so on) or of scenes "
-    "with camera poses (RealEstate10K, nerfstudio, DL3DV, COLMAP), a LeRobot, Bridge, 1X or Megatron-Energon folder, an "
-    "energon metadataset (.yaml), a .jsonl listing, a WebDataset .tar, or a folder that holds any of these"
+    "with camera poses (RealEstate10K, nerfstudio, DL3DV, COLMAP), a LeRobot, Bridge, 1X or Megatron-Energon folder, "
+    "an energon metadataset (.yaml), a .jsonl listing, a WebDataset .tar, or a folder that holds any of these"
 )
 
 

@@ -43,6 +43,7 @@ def test_good_ones_have_no_faults():
         (replace(CAMERA, extrinsics=edited(EYE * 8, 0, -1.0)), "at frame 0 is no rotation (a mirror image)"),
         (replace(CAMERA, extrinsics=EYE * 7), "84 values; 12, or 12 for each of 8 frames"),
         (replace(CAMERA, intrinsics_px=(1.0, math.inf, 0.0, 0.0)), "inf at frame 0"),
+        (replace(CAMERA, intrinsics_px=(1.0, -1.0, 0.0, 0.0)), "fx and fy are [1.0, -1.0] at frame 0"),
         (replace(CAMERA, convention="blender"), "convention 'blender'"),
         (replace(CAMERA, width_px=0), "a picture of 0x72 px"),
     ],

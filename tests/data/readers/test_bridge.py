@@ -90,6 +90,7 @@ def test_the_gripper_s_sense_is_found_in_the_grasps(tmp_path):
         (lambda values: values["state"][3].__setitem__(2, float("nan")), "state holds NaN or infinity at frame 3"),
         (lambda values: values.update(state="none"), "something else than numbers"),
         (lambda values: values.update(videos=[]), "it names no videos"),
+        (lambda values: values.update(videos=3, texts=4), "it names no videos"),
         (lambda values: values["videos"][0].update(video_path="videos/x.mp4"), "videos/x.mp4 is not there"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from cosmos_data.errors import DataError
 from cosmos_data.geometry.rotations import from_euler, to_quaternion
-from cosmos_data.readers.camera_text import camera_of_text, times_sec
+from cosmos_data.readers.camera_text import camera_of_text
 
 REALESTATE10K = Path(__file__).parent / "formats/cameras/realestate10k/0000cc6d8b108390.txt"
 
@@ -18,7 +18,7 @@ def test_realestate10k():
     assert camera is not None and camera.is_relative and camera.convention == "world_to_camera_opencv"
     of_video = camera.of_pictures(9, 72, 96)
     assert of_video.intrinsics_px[:4] == pytest.approx((85, 83, 47.25, 37.5)) and of_video.width_px == 96
-    assert np.allclose(np.diff(times_sec(content)), 1 / 12, atol=1e-6)
+    assert np.allclose(np.diff(camera.times_sec), 1 / 12, atol=1e-6)
     assert camera.of_pictures(9, 144, 192).intrinsics_px[:4] == pytest.approx((170, 166, 94.5, 75))
 
 

@@ -70,6 +70,7 @@ def test_binary_cameras_of_every_model_have_their_parameters():
         ("1 SIMPLE_RADIAL 96 72 80 48 36 0.1", IMAGES, r"SIMPLE_RADIAL with distortion \(k=0.1\).*image_undistorter"),
         ("1 PINHOLE 96 72 80 48 36", IMAGES, "a camera PINHOLE has 3 parameters; fx fy cx cy are needed"),
         ("2 PINHOLE 96 72 80 80 48 36", IMAGES, "picture a picture.png has camera 1, which cameras lacks"),
+        ("1 PINHOLE 0 72 80 80 48 36", IMAGES, "a camera of 0x72 px"),
         ("1 PINHOLE 96 wide", IMAGES, "no model of COLMAP that can be read"),
         ("1 PINHOLE 96 72 80 80 48 36", b"# nothing\n", "no registered picture"),
         ("1 PINHOLE 96 72 80 80 48 36", b"1 0 0 0 0 1 2 3 1 a.png\n\n", "the quaternion at 0"),

@@ -105,6 +105,20 @@ def test_realestate10k_with_frames_as_pictures(tmp_path):
     assert has_the_poses(clip) and clip.fps == pytest.approx(12, abs=1e-3) and not made.left_out
 
 
+@pytest.mark.parametrize("first_frame", [0, 3])
+def test_poses_of_a_part_of_a_film_are_found_by_their_times(tmp_path, first_frame):
+    shutil.copy(CAMERAS / "realestate10k/0000cc6d8b108390.mp4", tmp_path / "a.mp4")
+    address, *lines = (CAMERAS / "realestate10k/0000cc6d8b108390.txt").read_text().splitlines()
+    (tmp_path / "a.txt").write_text("\n".join([address, *lines[first_frame : first_frame + 5]]))
+    [clip] = built(tmp_path).manifest
+    assert (clip.start_frame, clip.num_frames) == (first_frame, 5) and clip.camera is not None
+    poses = inverse_of(camera_to_world_T44(clip.camera, 5))[:, :3]
+    assert np.abs(poses - WORLD_TO_CAMERA[first_frame : first_frame + 5]).max() < 1e-8
+    (tmp_path / "a.txt").write_text("\n".join([address, *lines[:3], *lines[5:]]))
+    [bad] = built(tmp_path).bad
+    assert "holds 7 poses, and there are 9 frames" in bad.reason
+
+
 def without_last_frame(folder: Path) -> None:
     path = folder / "transforms.json"
     content = json.loads(path.read_text())
