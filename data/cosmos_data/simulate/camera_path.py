@@ -13,7 +13,7 @@ import numpy as np
 from cosmos_data.simulate.config import RoomConfig
 from cosmos_data.simulate.draws import Draws
 
-Vectors = tuple[np.ndarray, np.ndarray, np.ndarray]
+Vectors = tuple[np.ndarray, ...]
 """x, y and z of vectors, one array each."""
 
 MOST_PITCH = 0.35

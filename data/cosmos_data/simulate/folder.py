@@ -104,7 +104,7 @@ def simulate(
     if (folder / MANIFEST).exists():
         return Manifest.read(folder / MANIFEST)
     every = list(_clips_of(request))
-    missing = [(split, seed) for split, seed in every if not _row_path(folder, split, seed).exists()]
+    missing = [clip for clip in every if not _row_path(folder, *clip).exists()]
     done = len(every) - len(missing)
     for _ in _written(folder, request, missing, num_workers):
         done += 1
@@ -144,8 +144,14 @@ def _enter(folder: Path, request: SimulationRequest) -> None:
 
 def _clips_of(request: SimulationRequest) -> Iterator[tuple[Split, int]]:
     first = request.seed * SEEDS_EACH
-    yield from (("train", first + number) for number in range(request.num_train))
-    yield from (("heldout", first + FIRST_HELDOUT_SEED + number) for number in range(request.num_heldout))
+    first_heldout = first + FIRST_HELDOUT_SEED
+    seeds: dict[Split, range] = {
+        "train": range(first, first + request.num_train),
+        "heldout": range(first_heldout, first_heldout + request.num_heldout),
+    }
+    for split, of_split in seeds.items():
+        for seed in of_split:
+            yield split, seed
 
 
 def _row_path(folder: Path, split: Split, seed: int) -> Path:

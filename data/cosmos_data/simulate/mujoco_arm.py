@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.simulate.config import ArmConfig
 from cosmos_data.simulate.draws import Draws
+from cosmos_data.simulate.mujoco_api import mj
 from cosmos_data.simulate.mujoco_policies import Observation, Policy, RandomControls
 from cosmos_data.simulate.mujoco_world import control_ranges_A2
 from cosmos_data.simulate.pusher import COLORS_RGB
@@ -108,7 +108,7 @@ class ArmStage:
         if config.policy not in POLICIES and ":" not in config.policy:
             raise DataError(f"arm.policy={config.policy} is none of {', '.join(POLICIES)} and module:function")
         self.config, self.policy_name = config, config.policy
-        self.model = mujoco.MjModel.from_xml_string(arm_xml(config.num_blocks))
+        self.model = mj.MjModel.from_xml_string(arm_xml(config.num_blocks))
 
     def begin(self, data: Any, seed: int) -> None:
         """Put the blocks down, turned as the gripper is above them, and the arm beside them."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def function_of(name: str) -> Policy:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function: Any = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
             f"policy={name} can not be imported ({error}); write it as module:function, of a module on Python's path"
@@ -58,7 +58,7 @@ def function_of(name: str) -> Policy:
         ) from error
     if not callable(function):
         raise DataError(f"policy={name} is no function, but {type(function).__name__}; name a function")
-    return function
+    return cast(Policy, function)
 
 
 class RandomControls:

@@ -12,10 +12,10 @@ import atexit
 from dataclasses import dataclass
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from cosmos_data.errors import DataError
+from cosmos_data.simulate.mujoco_api import mj
 from cosmos_data.simulate.renderers import LIBRARY_PACKAGES, found_renderer
 
 
@@ -40,18 +40,18 @@ class MujocoRenderer:
         try:
             self._gl = context(width_px, height_px)
             self._gl.make_current()
-            self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            self._mjr = mj.MjrContext(model, mj.mjtFontScale.mjFONTSCALE_100.value)
         except Exception as error:  # the bindings raise whatever their library does
             raise DataError(
                 f"MuJoCo's renderer does not start ({type(error).__name__}: {error}); `cosmos-train doctor` tries it:"
                 f" {LIBRARY_PACKAGES}"
             ) from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
-        self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR.value
-        self._model, self._scene = model, mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
-        self._rect, self._options = mujoco.MjrRect(0, 0, width_px, height_px), mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
+        self._mjr.readDepthMap = mj.mjtDepthMap.mjDEPTH_ZEROFAR.value
+        self._model, self._scene = model, mj.MjvScene(model, maxgeom=model.ngeom + 100)
+        self._rect, self._options = mj.MjrRect(0, 0, width_px, height_px), mj.MjvOption()
+        self._camera = mj.MjvCamera()
+        self._camera.type = mj.mjtCamera.mjCAMERA_FIXED.value
         # While Python ends, the bindings free a context when their library is gone already, and say so.
         atexit.register(self._close)
 
@@ -71,17 +71,17 @@ class MujocoRenderer:
         """Draw what a camera of the model sees of a state."""
         self._gl.make_current()
         self._camera.fixedcamid = camera
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
-        flags, flag = self._scene.flags, mujoco.mjtRndFlag
+        everything = mj.mjtCatBit.mjCAT_ALL.value
+        mj.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        flags, flag = self._scene.flags, mj.mjtRndFlag
         flags[flag.mjRND_SHADOW.value] = flags[flag.mjRND_REFLECTION.value] = 0
         rgb, ids = (np.empty((self._rect.height, self._rect.width, 3), dtype=np.uint8) for _ in range(2))
         depth = np.empty(rgb.shape[:2], dtype=np.float32)
-        mujoco.mjr_render(self._rect, self._scene, self._mjr)
-        mujoco.mjr_readPixels(rgb, None, self._rect, self._mjr)
+        mj.mjr_render(self._rect, self._scene, self._mjr)
+        mj.mjr_readPixels(rgb, None, self._rect, self._mjr)
         flags[flag.mjRND_SEGMENT.value] = flags[flag.mjRND_IDCOLOR.value] = 1
-        mujoco.mjr_render(self._rect, self._scene, self._mjr)
-        mujoco.mjr_readPixels(ids, depth, self._rect, self._mjr)
+        mj.mjr_render(self._rect, self._scene, self._mjr)
+        mj.mjr_readPixels(ids, depth, self._rect, self._mjr)
         flags[flag.mjRND_SEGMENT.value] = flags[flag.mjRND_IDCOLOR.value] = 0
         rgb, ids, depth = rgb[::-1].copy(), ids[::-1].astype(np.int64), depth[::-1]  # OpenGL's rows begin below
         return Rendered(rgb, self._depth_m(depth), self._geoms()[ids[..., 0] + 256 * ids[..., 1] + 65536 * ids[..., 2]])
@@ -97,7 +97,7 @@ class MujocoRenderer:
         """Return which geom each number in an id picture is; 0 is none."""
         geoms = np.full(self._scene.ngeom + 1, -1, dtype=np.int64)
         for shown in self._scene.geoms[: self._scene.ngeom]:
-            if shown.segid >= 0 and shown.objtype == mujoco.mjtObj.mjOBJ_GEOM.value:
+            if shown.segid >= 0 and shown.objtype == mj.mjtObj.mjOBJ_GEOM.value:
                 geoms[shown.segid + 1] = shown.objid
         return geoms
 

@@ -7,13 +7,13 @@ go, in metres a second.
 import math
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.simulate.config import TableConfig
 from cosmos_data.simulate.contacts import Table
 from cosmos_data.simulate.draws import Draws
+from cosmos_data.simulate.mujoco_api import mj
 from cosmos_data.simulate.mujoco_policies import Observation, Policy
 from cosmos_data.simulate.push_policies import PushPolicy, RandomPolicy
 from cosmos_data.simulate.pusher import COLORS_RGB
@@ -70,7 +70,7 @@ class TableStage:
         if config.policy not in POLICIES and ":" not in config.policy:
             raise DataError(f"table.policy={config.policy} is none of {', '.join(POLICIES)} and module:function")
         self.config, self.policy_name = config, config.policy
-        self.model = mujoco.MjModel.from_xml_string(table_xml(config.num_blocks))
+        self.model = mj.MjModel.from_xml_string(table_xml(config.num_blocks))
         # Policies go around a block as around the disc that holds it.
         radius_m = BLOCK_SIDE_M / 2 * 1.3
         self._table = Table(height=1.0, shape="disc", hand_radius=HAND_RADIUS_M, object_radius=radius_m)

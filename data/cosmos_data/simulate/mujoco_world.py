@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import mujoco
 import numpy as np
 
 from cosmos_data.errors import DataError
@@ -17,6 +16,7 @@ from cosmos_data.manifests.conditions import Action, Camera
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
 from cosmos_data.simulate.config import ArmConfig, MujocoConfig, TableConfig
 from cosmos_data.simulate.draws import Draws
+from cosmos_data.simulate.mujoco_api import mj
 from cosmos_data.simulate.mujoco_policies import Observation, Policy, RandomControls, checked, function_of
 from cosmos_data.simulate.mujoco_render import MujocoRenderer, Rendered
 
@@ -74,10 +74,10 @@ class MujocoWorld:
 
     def _played(self, seed: int, policy: Policy) -> SimulatedClip:
         model, stage = self._stage.model, self._stage
-        data = mujoco.MjData(model)
-        mujoco.mj_resetData(model, data)
+        data = mj.MjData(model)
+        mj.mj_resetData(model, data)
         stage.begin(data, seed)
-        mujoco.mj_forward(model, data)
+        mj.mj_forward(model, data)
         if self._renderer is None:
             self._renderer = MujocoRenderer(model, self._renderer_name, self.config.height_px, self.config.width_px)
         generator = np.random.Generator(np.random.Philox(key=seed))
@@ -93,8 +93,8 @@ class MujocoWorld:
             controls.append(control)
             data.ctrl[:] = control
             for _ in range(steps):
-                mujoco.mj_step(model, data)
-            if not np.isfinite(data.qpos).all() or data.warning[mujoco.mjtWarning.mjWARN_BADQACC.value].number:
+                mj.mj_step(model, data)
+            if not np.isfinite(data.qpos).all() or data.warning[mj.mjtWarning.mjWARN_BADQACC.value].number:
                 raise DataError(
                     f"the simulation of {stage.embodiment} became unstable in step {step} of seed {seed}; use a shorter"
                     " <option timestep>, or gentler controls"
@@ -113,7 +113,7 @@ class MujocoWorld:
         names, instance_of_geom = _instances_of(model)
         views = []
         for place, (number, of_view) in enumerate(zip(self._cameras, shown, strict=True)):
-            name = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, number) or f"camera{number}"
+            name = mj.mj_id2name(model, mj.mjtObj.mjOBJ_CAMERA, number) or f"camera{number}"
             views.append(
                 SimulatedView(
                     name=name if len(shown) > 1 else "",
@@ -153,7 +153,7 @@ class MujocoWorld:
         driven = list[int]()
         for number in range(model.nu):
             joint = int(model.actuator_trnid[number, 0])
-            is_joint = model.actuator_trntype[number] == mujoco.mjtTrn.mjTRN_JOINT
+            is_joint = model.actuator_trntype[number] == mj.mjtTrn.mjTRN_JOINT
             if is_joint and joint not in driven and model.jnt_type[joint] in _joint_units():
                 driven.append(joint)
         if not driven:
@@ -187,7 +187,7 @@ class XmlStage:
         if config.policy != "random" and ":" not in config.policy:
             raise DataError(f"mujoco.policy={config.policy} is neither random nor module:function")
         try:
-            self.model = mujoco.MjModel.from_xml_path(str(path))
+            self.model = mj.MjModel.from_xml_path(str(path))
         except ValueError as error:
             raise DataError(f"mujoco.xml={config.xml} is no model that MuJoCo reads: {error}") from error
         if ":" in config.policy:
@@ -237,19 +237,19 @@ def _pose_34(data: Any, camera: int) -> np.ndarray:
 
 
 def _name(model: Any, kind: str, number: int) -> str:
-    found = mujoco.mj_id2name(model, getattr(mujoco.mjtObj, f"mjOBJ_{kind}"), number)
+    found = mj.mj_id2name(model, getattr(mj.mjtObj, f"mjOBJ_{kind}"), number)
     return found or f"{kind.lower()}{number}"
 
 
 def _joint_units() -> dict[int, str]:
     """Return the unit of joints of one dimension, by MuJoCo's number of their type."""
-    return {int(mujoco.mjtJoint.mjJNT_HINGE): "rad", int(mujoco.mjtJoint.mjJNT_SLIDE): "m"}
+    return {int(mj.mjtJoint.mjJNT_HINGE): "rad", int(mj.mjtJoint.mjJNT_SLIDE): "m"}
 
 
 def _actuator(model: Any, number: int) -> tuple[str, str]:
     """Return name and unit of an actuator: of a position, a velocity or a force, by its joint's type; else 1."""
     name = _name(model, "ACTUATOR", number)
-    if model.actuator_trntype[number] != mujoco.mjtTrn.mjTRN_JOINT:
+    if model.actuator_trntype[number] != mj.mjtTrn.mjTRN_JOINT:
         return name, "1"
     unit = _joint_units().get(int(model.jnt_type[model.actuator_trnid[number, 0]]))
     if unit is None:
@@ -280,7 +280,7 @@ def _instances_of(model: Any) -> tuple[tuple[str, ...], np.ndarray]:
 def _state_of(model: Any, data: Any) -> dict[str, np.ndarray]:
     """Return joints, and the place of every body that is free, by the names that labels have."""
     state = {"qpos_TQ": data.qpos.copy(), "qvel_TV": data.qvel.copy()}
-    for joint in np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE):
+    for joint in np.flatnonzero(model.jnt_type == mj.mjtJoint.mjJNT_FREE):
         body = int(model.jnt_bodyid[joint])
         state[f"{_name(model, 'BODY', body)}_m_T3"] = data.xpos[body].copy()
     return state

@@ -60,7 +60,7 @@ class Pusher:
             hand = _within(draws, hand_radius, self.table.height)
             # Squares that do not meet: discs within them do not either.
             is_free = all(_are_apart(hand, place, hand_radius + object_radius + GAP) for place in objects)
-            if is_free and (len(objects) < 2 or _are_apart(*objects, 2 * object_radius + GAP)):
+            if is_free and (len(objects) < 2 or _are_apart(objects[0], objects[1], 2 * object_radius + GAP)):
                 return PusherScene(colors, hand, tuple(objects))
         raise AssertionError(f"no free places in {MOST_TRIES} draws for {self.config}")
 

@@ -49,8 +49,8 @@ LIGHT = (0.48, -0.36, 0.8)
 """Unit vector towards the light that shades the spheres."""
 RAYS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 """Places within a pixel, right and down, whose colours are averaged."""
-FRAMES_AT_ONCE = 8
-"""Frames whose rays are cast together; more are slower, since they leave the processor's cache."""
+RAYS_AT_ONCE = 8192
+"""Rays that are cast together, if a frame has no more; more are slower, since they leave the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,9 @@ class Room:
         """Return the clip that a camera with these camera-to-world poses takes of a scene, as many frames as poses."""
         camera = self.camera(poses_T34)
         pictures, depths, instances = [], [], []
-        for start in range(0, len(poses_T34), FRAMES_AT_ONCE):
-            poses = poses_T34[start : start + FRAMES_AT_ONCE]
+        frames_at_once = max(1, RAYS_AT_ONCE // (self.config.height_px * self.config.width_px))
+        for start in range(0, len(poses_T34), frames_at_once):
+            poses = poses_T34[start : start + frames_at_once]
             total = np.zeros((len(poses), self.config.height_px * self.config.width_px, 3), dtype=np.uint16)
             for right, down in RAYS:
                 total += cast(scene, poses, *_directions(camera, right, down)).rgb_TP3

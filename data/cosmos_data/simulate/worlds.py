@@ -26,8 +26,9 @@ def open_world(config: WorldConfig) -> World:
     Raises:
         DataError: it is MuJoCo's, and MuJoCo, a renderer or the model is missing.
     """
-    is_of_file = isinstance(config, MujocoConfig) and Path(config.xml).is_file()
-    return _opened(config, file_sha256(Path(config.xml)) if is_of_file else "")
+    if isinstance(config, MujocoConfig) and Path(config.xml).is_file():
+        return _opened(config, file_sha256(Path(config.xml)))
+    return _opened(config, "")
 
 
 @lru_cache(maxsize=4)
