@@ -1,20 +1,25 @@
 """`cosmos-train data ...` from its words to its files: build, check, pack, stats."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.footage import CARPHONE
 from support.page import Page
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.readers.given_clips import whole_video
 from cosmos_data.sample_plan.plan import SamplePlan, read_parts
+from cosmos_data.videos.video import RgbConverter, read_frames
 from cosmos_launch.cli import data
 from cosmos_launch.cli.commands import Command, Invocation, make_parser
 from cosmos_launch.pages import data_page
 
-ENERGON = Path(__file__).parents[2] / "data/readers/formats/energon"
+FORMATS = Path(__file__).parents[2] / "data/readers/formats"
+ENERGON = FORMATS / "energon"
 
 
 def run(line: str) -> int:
@@ -101,3 +106,20 @@ def test_the_page_counts_clips(footage: Path):
     assert f"{manifest[0].width_px}x{manifest[0].height_px}3" in page.text, "the size, and how many clips have it"
     assert manifest.digest in page.text
     assert page.tags["img"] and len(page.figures) == 2
+
+
+def test_poses_of_frames_that_lie_as_pictures_are_proven(footage: Path, capsys: pytest.CaptureFixture[str]):
+    """From pictures and transforms.json to a proof, by words alone."""
+    film = whole_video(FORMATS / "cameras/nerfstudio/video.mp4")
+    (footage / "scene/images").mkdir(parents=True)
+    shutil.copy(FORMATS / "cameras/nerfstudio/transforms.json", footage / "scene")
+    to_rgb = RgbConverter()
+    for number, frame in enumerate(read_frames(film, start_frame=0, num_frames=film.num_frames)):
+        Image.fromarray(to_rgb(frame)).save(footage / f"scene/images/frame_{number:06d}.png")
+    assert run("build scene --out m.arrow --clip-frames 0 --heldout-every 0 --pictures-fps 12") == 0
+    [clip] = Manifest.read("m.arrow")
+    assert clip.path == str(footage / "m.frames/scene.avi") and (clip.num_frames, clip.fps) == (9, 12)
+    capsys.readouterr()
+    assert run("check m.arrow --poses") == 0
+    said = capsys.readouterr().out
+    assert "scene@0: camera_to_world_opengl 0." in said and "it fits" in said and "0 errors" in said
