@@ -119,6 +119,14 @@ def _cases() -> Iterator[Case]:
     yield case("tp2 pp2 dp2 sequence", 8, tp=2, pp=2, sequence_parallel=True)
 
 
+STEERED_LAYOUTS = {
+    "tp2 sequence": ParallelConfig(tp=2, sequence_parallel=True),
+    "pp2": ParallelConfig(pp=2),
+    "cp2": ParallelConfig(cp=2),
+}
+"""Of the autoregressive model that reads actions."""
+
+
 def _ar_cases() -> Iterator[Case]:
     """What differs in it: causal attention, shared keys and values, a vocabulary that is divided, weights in norms."""
 
@@ -135,13 +143,8 @@ def _ar_cases() -> Iterator[Case]:
     yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
     yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
 
-    for name, layout in (
-        ("tp2 sequence", {"tp": 2, "sequence_parallel": True}),
-        ("pp2", {"pp": 2}),
-        ("cp2", {"cp": 2}),
-    ):
-        parallel = ParallelConfig(**layout)
-        yield Case(name=f"ar steered {name}", ranks=2, parallel=parallel, model="ar steered")
+    for name, layout in STEERED_LAYOUTS.items():
+        yield Case(name=f"ar steered {name}", ranks=2, parallel=layout, model="ar steered")
 
     yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
     yield case("cp4 all_gather", 4, cp=4)

@@ -113,8 +113,11 @@ def _check_positions(source: WorldSource, wanted: Config) -> None:
     if isinstance(wanted, DiTConfig):
         found = source.require_dit()
         fixed = {"head_dim": (found.head_dim, wanted.head_dim), "base_fps": (found.base_fps, wanted.base_fps)}
-        chosen = {
-            "rope_scale_t, _h, _w": tuple((c.rope_scale_t, c.rope_scale_h, c.rope_scale_w) for c in (found, wanted))
+        chosen: dict[str, tuple[object, object]] = {
+            "rope_scale_t, _h, _w": (
+                (found.rope_scale_t, found.rope_scale_h, found.rope_scale_w),
+                (wanted.rope_scale_t, wanted.rope_scale_h, wanted.rope_scale_w),
+            )
         }
         if found.action_width and wanted.action_width:
             chosen["action_into"] = (found.action_into, wanted.action_into)

@@ -41,8 +41,11 @@ class Task(Protocol):
 
     data_digest: str
     """Digest of what sample indices point into. A run is not continued on another."""
-    checkpoint_texts: Mapping[str, str]
-    """Small files that belong to the weights, by name: they lie in every checkpoint."""
+
+    @property
+    def checkpoint_texts(self) -> Mapping[str, str]:
+        """Small files that belong to the weights, by name: they lie in every checkpoint."""
+        ...
 
     def begin(self, run_dir: Path) -> None:
         """Called on rank 0 once nothing refuses this start any more: write down what the run must keep."""

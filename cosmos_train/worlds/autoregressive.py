@@ -110,6 +110,7 @@ class AutoregressiveWorld(World):
         Args:
             config: how codes are chosen, greedily with temperature=0; `sampling` by default.
             given_BTHW: its first config.num_condition_frames are the conditions; none only with a begin token.
+            text_BSE: what cross-attention reads: states of text, or the action [B, 1, A] of a model that reads one.
         """
         scene = CodeScene(grid_THW=grid_THW, seed_B=seeds, given_BTHW=given_BTHW, text_BSE=text_BSE)
         return generate(self.decoder, scene, config or self.sampling, device=self.device, on_code=on_step)
@@ -141,7 +142,22 @@ class AutoregressiveWorld(World):
         return self.sample_latents(
             (request.num_latent_frames, height, width),
             given_BTHW=request.given,
-            text_BSE=None if request.prompts is None else request.prompts.text_PSE,
+            text_BSE=self._read_by_cross_attention(request),
             seeds=request.seeds,
             on_step=on_step,
         )
+
+    def _read_by_cross_attention(self, request: WindowRequest) -> Tensor | None:
+        """Return the states of the prompts, or the action that leads to the frame after a window's first."""
+        if self.conditioner is None:
+            return None if request.prompts is None else request.prompts.text_PSE
+        _, _, height, width = self.require_windows().latent_shape
+        found = self.conditioner.tensors(
+            request.conditions,
+            num_latent_frames=request.num_latent_frames,
+            latent_HW=(height, width),
+            num_pixel_frames=self.require_codec().config.pixel_frames(request.num_latent_frames),
+            fps_B=request.fps_B,
+        )
+        assert found.action_BTRA is not None, "an autoregressive model reads actions and nothing else"
+        return found.action_BTRA[:, 0].to(self.device)

@@ -20,7 +20,8 @@ from cosmos_train.parallel.shard import layout_independent_fill
 
 SIZES: dict[str, Any] = {"num_blocks": 2, "num_heads": 4, "head_dim": 24, "adaln_rank": 16, "text_width": 32}
 SIZES |= {"latent_channels": 4, "position_tables": False}
-NEXT, EACH = {"action_frames": "next", "action_width": 6}, {"action_frames": "each", "action_width": 6}
+NEXT: dict[str, Any] = {"action_frames": "next", "action_width": 6}
+EACH: dict[str, Any] = {"action_frames": "each", "action_width": 6}
 FRAMES, HEIGHT, WIDTH, BATCH = 3, 4, 6, 2
 
 
@@ -92,7 +93,7 @@ def test_the_released_network_is_computed(make: Callable[..., DiT], into: str):
     dit, action = make(**NEXT, action_into=into, position_tables=True, rope_scale_t=2.0), draw(BATCH, 1, 1, 6)
     base = make(position_tables=True, rope_scale_t=2.0)
     base.load_state_dict({name: one for name, one in dit.state_dict().items() if not name.startswith("action.")})
-    twin = diffusers_twin(base)
+    twin: Any = diffusers_twin(base)
     twin.time_embed = OfficialTimeEmbedding(twin.time_embed, dit, action[:, 0, 0], into_embedding=into == "both")
     generator = torch.Generator().manual_seed(5)
     x_BCTHW = torch.randn(BATCH, 4, FRAMES, HEIGHT, WIDTH, generator=generator)
@@ -187,10 +188,11 @@ def test_whose_actions_they_are_is_asked_for(make: Callable[..., DiT]):
 
 
 def test_keys_that_do_not_belong_together_are_refused():
-    for wrong, said in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"action_frames": "each"}, r"model\.action_width=0"),
         ({"action_width": 7}, r"model\.action_frames=none"),
         ({"num_embodiments": 2}, r"model\.num_embodiments=2"),
-    ):
+    ]
+    for wrong, said in cases:
         with pytest.raises(ConfigError, match=said):
             DiTConfig(**(SIZES | wrong))

@@ -1,0 +1,77 @@
+"""An autoregressive model makes another video under another action, and the same under the same."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny_ar, tiny_world
+
+from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_tok.config import TokenizerConfig
+from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.conditioner import Conditioner
+from cosmos_train.conditions.config import ActionConditionConfig
+from cosmos_train.config.errors import ConfigError
+from cosmos_train.generate.config import CodeSampleConfig
+from cosmos_train.parallel import init
+from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.worlds.autoregressive import AutoregressiveWorld
+from cosmos_train.worlds.codec import Codec
+from cosmos_train.worlds.world import TrainedWindows
+
+RATE, LATENT_HW, FPS = 8, (2, 3), 24.0
+ACTION = tiny_world.steering(1, FPS, LATENT_HW).action
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    yield init.start(ParallelConfig(), seed=0)
+    init.stop()
+
+
+@pytest.fixture(scope="module")
+def world(mesh: Mesh) -> AutoregressiveWorld:
+    """A model of random weights that attends to its action, on a tokenizer of 8 pixels a code."""
+    model = replace(tiny_ar.STEERED, yarn_scale=1.0)
+    sampling = CodeSampleConfig(temperature=0.0, num_condition_frames=1)
+    found = AutoregressiveWorld.build(
+        model, ParallelConfig(), mesh, path=Path("steered"), dtype=torch.float32, seed=1, sampling=sampling
+    )
+    with torch.no_grad():
+        for name, param in found.network.named_parameters():
+            if name.startswith(("blocks.", "action.")) and not name.endswith("norm.weight"):
+                param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))))
+    torch.manual_seed(0)
+    sizes = {"channels": 4, "z_channels": 4, "latent_channels": 5, "fsq_levels": (2,) * 5}
+    tokenizer = CausalVideoTokenizer(TokenizerConfig(kind="discrete", **sizes)).eval()  # pyright: ignore[reportArgumentType] numbers
+    assert ACTION is not None
+    config = ActionConditionConfig(action_normalize="none")
+    return replace(
+        found,
+        codec=Codec(tokenizer=tokenizer, digest="", statistics=None),
+        windows=TrainedWindows(latent_shape=(1, 3, *LATENT_HW), fps=FPS),
+        conditioner=Conditioner(config, model, Embodiments.of([ACTION], config), temporal_rate=RATE),
+    )
+
+
+def sample(world: AutoregressiveWorld, *factors: float) -> torch.Tensor:
+    """A video for each action, all from one picture and one seed."""
+    assert ACTION is not None
+    ones = [replace(ACTION, values=tuple(factor * value for value in ACTION.values)) for factor in factors]
+    picture = torch.zeros(3, 1, 16, 24, dtype=torch.uint8)
+    conditions = [WindowConditions(action=one) for one in ones]
+    return world.sample("", picture, seeds=[0] * len(factors), conditions=conditions, num_frames=17)
+
+
+def test_complaint_1_another_action_is_another_video(world: AutoregressiveWorld):
+    one, same, other = sample(world, 1.0, 1.0, -1.0)
+    assert torch.equal(one, same) and not torch.equal(one[:, 1:], other[:, 1:])
+
+
+def test_an_action_is_asked_for(world: AutoregressiveWorld):
+    with pytest.raises(ConfigError, match="steered by its action"):
+        world.sample("", torch.zeros(3, 1, 16, 24, dtype=torch.uint8), num_frames=17)
