@@ -3,7 +3,6 @@
 from cosmos_tok.store import load_config
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.windows.steering import ACTIONS, read_embodiments
 from cosmos_train.worlds.run import RunCheckpoint
 
@@ -16,7 +15,7 @@ def conditioner_of_checkpoint(found: RunCheckpoint) -> Conditioner | None:
         TokenizerError: the tokenizer can not be read.
     """
     run = found.run
-    if not isinstance(run, WorldDiTRun) or not reads_of(run.model).names:
+    if not reads_of(run.model).names:
         return None
     embodiments = read_embodiments(found.folder)
     if reads_of(run.model).action and embodiments is None:
