@@ -286,23 +286,9 @@ class DiffusionWorld(World):
             shape_CTHW=(channels, request.num_latent_frames, height, width),
             seed_B=request.seeds,
             given_BCTHW=request.given,
-            steering=self._steering(request),
+            steering=self.steering(request),
         )
         return self._sample_scene(scene, self.sampling, on_step)
-
-    def _steering(self, request: WindowRequest) -> ConditionTensors:
-        """Return what steers each video of a window, on the device."""
-        if self.conditioner is None:
-            return NOT_STEERED
-        _, _, height, width = self.require_windows().latent_shape
-        made = self.conditioner.tensors(
-            request.conditions,
-            num_latent_frames=request.num_latent_frames,
-            latent_HW=(height, width),
-            num_pixel_frames=self.require_codec().config.pixel_frames(request.num_latent_frames),
-            fps_B=request.fps_B,
-        )
-        return made.with_tensors([tensor.to(self.device) for tensor in made.tensors])
 
     def _sample_scene(self, scene: Scene, config: SampleConfig, on_step: OnStep = lambda _step: None) -> Tensor:
         return sample_scene(

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from cosmos_data.errors import DataError
 from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
 from cosmos_data.steering.long_videos import lengthened, part_of, require_length
-from cosmos_train.conditions.conditioner import Conditioner
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
 from cosmos_train.generate.digest import weights_digest
 from cosmos_train.generate.rollout import Rollout
-from cosmos_train.generate.world import window_seeds
+from cosmos_train.generate.world import NOT_STEERED, window_seeds
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel.mesh import Mesh
@@ -245,6 +245,20 @@ class World(ABC):
         overlap_frames = codec.pixel_frames(max(1, self.sampling.num_condition_frames))
         window_frames = codec.pixel_frames(fitting)
         return fitting, Rollout.of(num_frames, window_frames=window_frames, overlap_frames=overlap_frames)
+
+    def steering(self, request: WindowRequest) -> ConditionTensors:
+        """Return what steers each video of a window as the network reads it, on the device."""
+        if self.conditioner is None:
+            return NOT_STEERED
+        _, _, height, width = self.require_windows().latent_shape
+        made = self.conditioner.tensors(
+            request.conditions,
+            num_latent_frames=request.num_latent_frames,
+            latent_HW=(height, width),
+            num_pixel_frames=self.require_codec().config.pixel_frames(request.num_latent_frames),
+            fps_B=request.fps_B,
+        )
+        return made.with_tensors([tensor.to(self.device) for tensor in made.tensors])
 
     def check_conditions(self, conditions: Sequence[WindowConditions]) -> None:
         """Raises ConfigError where the model is not steered by such conditions, or is steered by what is missing."""
