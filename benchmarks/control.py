@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from control_measures import Measured, measure_action, measure_camera, measure_instruction
@@ -131,7 +132,7 @@ class Result:
     @property
     def missed(self) -> list[str]:
         """Say which goals are missed, and how."""
-        found = [goal.missed(figure) for figure in self.measured.figures for goal in self.study.goals]
+        found = [goal.missed(figure) for figure, goal in product(self.measured.figures, self.study.goals)]
         if self.minutes > MOST_MINUTES:
             found.append(f"post-training took {self.minutes:.1f} minutes, not {MOST_MINUTES:g} at most")
         return [text for text in found if text]
@@ -147,7 +148,9 @@ def main() -> None:
     for name in options.only:
         results.append(carried_out(name, STUDIES[name], out, options.nproc))
     write_report(out / "report.html", page_of(results))
-    missed = [f"{result.study.title}: {text}" for result in results for text in result.missed]
+    missed = list[str]()
+    for result in results:
+        missed += [f"{result.study.title}: {text}" for text in result.missed]
     sys.exit(tell_goals(missed))
 
 

@@ -17,6 +17,17 @@ PACKAGES = {
 """Package -> its source root, and where its tests are."""
 RUN_WHOLE = {
     "cosmos_data.readers.lerobot": "tests/data/readers/test_sources.py",
+    "cosmos_data.readers.lerobot_signals": "tests/data/readers/test_lerobot.py",
+    "cosmos_data.simulate.draws": "tests/data/simulate/test_room.py",
+    "cosmos_data.simulate.mujoco_api": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.simulate.mujoco_arm": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.simulate.mujoco_policies": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.simulate.mujoco_render": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.simulate.mujoco_table": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.simulate.mujoco_world": "tests/data/simulate/test_mujoco.py",
+    "cosmos_data.steering.interpolation": "tests/data/steering/test_camera_path.py",
+    "cosmos_train.evaluate.following.figure": "tests/evaluate/following/test_places.py",
+    "cosmos_train.models.dit.actions": "tests/models/test_dit_actions.py",
     "cosmos_train.encoding.filling_cache": "tests/encoding/test_finished_cache.py",
     "cosmos_launch.cli.encode": "tests/launch/cli/test_main.py",
     "cosmos_launch.cli.evaluate": "tests/evaluate/test_tokenizer.py",

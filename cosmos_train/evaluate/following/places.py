@@ -164,14 +164,14 @@ def instruction_figure(
         others: of each, what could have been asked for of the same first frame.
     """
     pairs = list(zip(tasks, others, strict=True))
-    asked_other = [pair[::-1] for pair in pairs]
+    every_second_other = list(pairs)
+    for number in range(1, len(pairs), 2):
+        every_second_other[number] = (others[number], tasks[number])
     return Figure(
         name="right task of two",
         value=_share_right(found_BTN2, pairs),
         floor=_share_right(found_in_true_BTN2, pairs),
-        ceiling=_share_right(
-            found_BTN2, [asked_other[number] if number % 2 else pair for number, pair in enumerate(pairs)]
-        ),
+        ceiling=_share_right(found_BTN2, every_second_other),
         num_clips=len(tasks),
     )
 

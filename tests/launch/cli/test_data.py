@@ -90,9 +90,9 @@ def test_a_metadataset_becomes_manifests_and_the_keys_that_blend_them(
 
 def test_a_check_ends_with_2_where_there_is_an_error(footage: Path, capsys: pytest.CaptureFixture[str]):
     run("build videos --out m.parquet --clip-frames 60")
-    assert data.check(Path("m.parquet"), target_fps=None, out=None) == 0
+    assert data.check(Path("m.parquet"), target_fps=None, poses=False, out=None) == 0
     (footage / "videos" / "a.mp4").unlink()
-    assert data.check(Path("m.parquet"), target_fps=None, out=Path("found/all.txt")) == 2
+    assert data.check(Path("m.parquet"), target_fps=None, poses=False, out=Path("found/all.txt")) == 2
     assert "error" in Path("found/all.txt").read_text() and "2 clips: " in capsys.readouterr().out
     with pytest.raises(DataError, match=r"--out videos is a folder; name the manifest to write"):
         run("build videos --out videos")
