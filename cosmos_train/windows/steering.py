@@ -4,8 +4,8 @@ that the model reads, and what their actions are normalised with.
     RUN/action_statistics.json                       the statistics of each embodiment
     RUN/checkpoints/step-00000200/                   and in each checkpoint the same file, which is what counts
 
-A run that goes on takes what it began with. A run that starts from another's weights keeps that one's statistics of the
-embodiments that it knew: its network has learned what their numbers mean.
+A run that goes on takes what it began with. A run that starts from another's weights keeps that one's embodiments,
+their rows and their statistics, since its network has learned what their numbers mean; new ones come after them.
 """
 
 import logging
@@ -86,11 +86,13 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     begun = _begun(run)
     if begun is not None and _goes_on(run):
         return begun
-    known = {} if begun is None else begun.statistics
-    found = Embodiments.of([one.action for one in conditions if one.action is not None], run.condition)
-    for name in found.statistics.keys() & known.keys():
+    actions = [one.action for one in conditions if one.action is not None]
+    if begun is not None and not reads.num_embodiments:  # without a table of rows the weights know one robot at a time
+        named = {action.embodiment for action in actions}
+        begun = Embodiments({name: one for name, one in begun.statistics.items() if name in named})
+    for name in () if begun is None else begun.statistics:
         log.info("actions of embodiment %r are normalised as in checkpoint.init_from", name)
-    return Embodiments({name: known.get(name, one) for name, one in found.statistics.items()})
+    return Embodiments.of(actions, run.condition, begun)
 
 
 def _conditions(run: WorldDiTRun | WorldARRun) -> Iterator[WindowConditions]:
