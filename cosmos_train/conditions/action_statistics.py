@@ -17,6 +17,8 @@ from cosmos_data.manifests.conditions import Action
 from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
+ACTIONS = "action_statistics.json"
+"""Name of the file in a run, in its checkpoints, and in what is made of them."""
 FORMAT = "cosmos-train action statistics 1"
 SAME = ("names", "units", "rate_hz", "frame_of_reference")
 """Fields of `Action` that all actions of one embodiment have alike."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.plan import read_parts
 from cosmos_data.sample_plan.window_conditions import WindowConditions
-from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -25,8 +25,6 @@ from cosmos_train.windows.stream import WindowFacts
 
 log = logging.getLogger(__name__)
 
-ACTIONS = "action_statistics.json"
-"""Name of the file in a run and in its checkpoints."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_ar, tiny_world, training
+from support import averages, tiny_ar, tiny_world, training
 from support.ranks import RankPool
 
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.conditions.config import ConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop.source import open_source
@@ -21,7 +22,7 @@ from cosmos_train.recipes.table import make_task
 from cosmos_train.train.checkpoint.judge import damage_of
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.loop import DONE, train
-from cosmos_train.windows.steering import ACTIONS, read_embodiments
+from cosmos_train.windows.steering import read_embodiments
 
 MODEL: dict[str, Any] = {
     key: value
@@ -72,6 +73,18 @@ def test_complaint_4_other_statistics_are_damage(done: Path, tmp_path: Path):
     assert not damage_of(copy, contents=True)
     (copy / ACTIONS).write_text((copy / ACTIONS).read_text().replace("quantiles", "standard"))
     assert ACTIONS in "".join(damage_of(copy, contents=True))
+
+
+def test_an_average_that_is_made_later_has_the_statistics(
+    ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path
+):
+    optim = {"ema_sigma_rels": (0.1,), "ema_snapshot_every_steps": 1}
+    settings = {"num_steps": 1, "checkpoint": {"every_steps": 1}, "optim": optim}
+    run_dir, out = tmp_path / "run", tmp_path / "average"
+    assert ranks(1).run(training.run_loop, cache, run_dir, ParallelConfig(), settings, MODEL) == [DONE]
+    ranks(1).run(averages.write_average, out, run_dir, 0.1)
+    assert (out / ACTIONS).read_text() == (run_dir / ACTIONS).read_text()
+    assert not damage_of(out, contents=True)
 
 
 def test_complaint_3_the_worth_of_a_condition_is_logged(done: Path):
