@@ -19,8 +19,9 @@ from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.interop.source import find_action_statistics, open_source
 from cosmos_train.parallel.mesh import Mesh, from_main
-from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
+from cosmos_train.train.checkpoint.folder import newest_checkpoint
 from cosmos_train.windows.stream import WindowFacts
 
 log = logging.getLogger(__name__)
@@ -120,5 +121,16 @@ def _begun(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     if own is not None:
         return read_embodiments(own)
     other = run.checkpoint.resume_from or run.checkpoint.init_from
-    folder = None if other is None else find_checkpoint(Path(other))
-    return None if folder is None else read_embodiments(folder)
+    if other is None:
+        return None
+    found = find_action_statistics(Path(other))
+    if found is not None:
+        return read_embodiments(found.parent)
+    if reads_of(open_source(other, verify=False).config).action:
+        log.warning(
+            "%s reads actions, and no %s lies there: they are normalised with this run's own statistics, under which "
+            "the same number is another command; copy the file there",
+            other,
+            ACTIONS,
+        )
+    return None

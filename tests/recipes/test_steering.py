@@ -14,6 +14,7 @@ from support.ranks import RankPool
 from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.conditions.config import ConditionConfig
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.interop.convert import convert
 from cosmos_train.interop.source import open_source
 from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel import init
@@ -123,16 +124,20 @@ def test_complaint_6_a_camera_and_actions_are_grown_from_a_video_model_without_a
     assert len(names) == 2 * (4 + 1), "every tensor is accounted for"
 
 
+@pytest.mark.parametrize("layout", ["checkpoint", "ours"])
 def test_a_run_from_another_keeps_the_statistics_that_its_weights_know(
-    ranks: Callable[[int], RankPool], cache: Path, done: Path, tmp_path: Path
+    ranks: Callable[[int], RankPool], done: Path, tmp_path: Path, layout: str
 ):
-    settings = {
-        "num_steps": 1,
-        "checkpoint": {"init_from": str(done), "every_steps": 1},
-        "run": {"condition": ConditionConfig(action_normalize="standard")},
-    }
-    assert ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL) == [DONE]
-    assert read_embodiments(tmp_path) == read_embodiments(done)
+    """Its own clips are fewer, so its own statistics would be others."""
+    other = done
+    if layout == "ours":
+        other = tmp_path / "converted"
+        convert(done, other)
+    fewer = tiny_world.write_cache(tmp_path / "fewer", num_windows=9, is_steered=True)
+    settings = {"num_steps": 1, "checkpoint": {"init_from": str(other), "every_steps": 1}}
+    run_dir = tmp_path / "run"
+    assert ranks(1).run(training.run_loop, fewer, run_dir, ParallelConfig(), settings, MODEL) == [DONE]
+    assert read_embodiments(run_dir) == read_embodiments(done)
 
 
 @pytest.mark.parametrize(
