@@ -18,14 +18,18 @@ from cosmos_data.sample_plan.window_conditions import WindowConditions
 from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop.source import find_action_statistics, open_source
 from cosmos_train.parallel.mesh import Mesh, from_main
-from cosmos_train.train.checkpoint.folder import newest_checkpoint
+from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
 from cosmos_train.windows.stream import WindowFacts
 
 log = logging.getLogger(__name__)
 
+CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
+ACTION_KEYS = ("action_normalize", "action_scale")
+"""Of section condition: what a network has learned to read a camera's path and actions with."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
 
@@ -71,6 +75,7 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     reads = reads_of(run.model)
     if not reads.names:
         return None
+    _check_as_before(run)
     conditions = list(_conditions(run))
     for name in reads.names:
         lacking = [number for number, one in enumerate(conditions) if getattr(one, name) is None]
@@ -120,10 +125,10 @@ def _begun(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     own = newest_checkpoint(Path(run.run_dir))
     if own is not None:
         return read_embodiments(own)
-    other = run.checkpoint.resume_from or run.checkpoint.init_from
+    other = _other(run)
     if other is None:
         return None
-    found = find_action_statistics(Path(other))
+    found = find_action_statistics(other)
     if found is not None:
         return read_embodiments(found.parent)
     if reads_of(open_source(other, verify=False).config).action:
@@ -134,3 +139,29 @@ def _begun(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
             ACTIONS,
         )
     return None
+
+
+def _other(run: WorldDiTRun | WorldARRun) -> Path | None:
+    """Return where a run without a checkpoint of its own takes its weights from."""
+    other = run.checkpoint.resume_from or run.checkpoint.init_from
+    return None if other is None else Path(other)
+
+
+def _check_as_before(run: WorldDiTRun | WorldARRun) -> None:
+    """Raise ConfigError where weights of another run would read a condition in another way than they learned it."""
+    other = _other(run)
+    folder = None if other is None else find_checkpoint(other)
+    if folder is None or newest_checkpoint(Path(run.run_dir)) is not None:
+        return
+    before = load_run(str(folder / "run.yaml"))
+    if not isinstance(before, WorldDiTRun | WorldARRun):
+        return  # which is refused where its weights are read
+    read_before, reads = reads_of(before.model), reads_of(run.model)
+    keys = [*CAMERA_KEYS] if read_before.camera and reads.camera else []
+    keys += ACTION_KEYS if read_before.action and reads.action else []
+    for key in keys:
+        theirs, ours = getattr(before.condition, key), getattr(run.condition, key)
+        if theirs != ours:
+            raise ConfigError(
+                f"{folder} was trained with condition.{key}={theirs}, this run has {ours}; set the former"
+            )

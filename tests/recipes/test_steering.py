@@ -141,6 +141,24 @@ def test_a_run_from_another_keeps_the_statistics_that_its_weights_know(
 
 
 @pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (ConditionConfig(plucker_order="direction_first"), "plucker_order=moment_first, this run has direction_first"),
+        (ConditionConfig(camera_scale="metres"), "camera_scale=clip, this run has metres"),
+        (ConditionConfig(camera_unit_m=2.0), r"camera_unit_m=1\.0, this run has 2\.0"),
+        (ConditionConfig(action_normalize="standard"), "action_normalize=quantiles, this run has standard"),
+    ],
+    ids=lambda value: value.split("=")[0] if isinstance(value, str) else "",
+)
+def test_a_condition_is_read_as_the_weights_have_learned_it(
+    ranks: Callable[[int], RankPool], cache: Path, done: Path, tmp_path: Path, condition: ConditionConfig, said: str
+):
+    settings = {"num_steps": 1, "checkpoint": {"init_from": str(done)}, "run": {"condition": condition}}
+    with pytest.raises(AssertionError, match=rf"was trained with condition\.{said}; set the former"):
+        ranks(1).run(training.run_loop, cache, tmp_path, ParallelConfig(), settings, MODEL)
+
+
+@pytest.mark.parametrize(
     ("checkpoint", "optim", "said"),
     [
         ({}, {}, r"reads no actions: to start from it, list net\.action\.\* in checkpoint\.init_new"),
