@@ -17,6 +17,8 @@ from cosmos_data.manifests.conditions import Action
 from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
+ACTIONS = "action_statistics.json"
+"""Name of the file in a run, in its checkpoints, and in what is made of them."""
 FORMAT = "cosmos-train action statistics 1"
 SAME = ("names", "units", "rate_hz", "frame_of_reference")
 """Fields of `Action` that all actions of one embodiment have alike."""
@@ -114,17 +116,32 @@ class Embodiments:
     """In the order of their rows in the model's table."""
 
     @classmethod
-    def of(cls, actions: Iterable[Action], config: ActionConditionConfig) -> "Embodiments":
-        """Count all actions of the training clips. Raises ConfigError, DataError: they do not fit the configuration."""
+    def of(
+        cls, actions: Iterable[Action], config: ActionConditionConfig, known: "Embodiments | None" = None
+    ) -> "Embodiments":
+        """Count all actions of the training clips.
+
+        Args:
+            known: what the weights were trained with before. It keeps its rows, also those that no clip is of.
+
+        Raises:
+            ConfigError, DataError: they do not fit the configuration, or what is known.
+        """
+        before = {} if known is None else known.statistics
         by_name = dict[str, list[Action]]()
         for action in actions:
             by_name.setdefault(action.embodiment, []).append(action)
-        names = list(config.embodiments if isinstance(config, ConditionConfig) else ()) or sorted(by_name)
-        if set(names) != set(by_name):
+            if known is not None and action.embodiment in before:
+                known.fit(action)
+        new = sorted(by_name.keys() - before.keys())
+        names = list(config.embodiments if isinstance(config, ConditionConfig) else ()) or [*before, *new]
+        if names[: len(before)] != list(before) or set(names) != {*before, *new}:
+            rows = f"the weights that are begun with have rows of {list(before)}, which stay; " if before else ""
             raise ConfigError(
-                f"condition.embodiments={names}, and the training clips have actions of {sorted(by_name)}; list those"
+                f"condition.embodiments={names}, and {rows}the training clips have actions of {sorted(by_name)}; list "
+                f"{[*before, *new]}"
             )
-        return cls({name: ActionStatistics.of(by_name[name], config) for name in names})
+        return cls({name: before.get(name) or ActionStatistics.of(by_name[name], config) for name in names})
 
     def row(self, name: str) -> int:
         """Return the number of an embodiment: its row in the model's table."""

@@ -37,8 +37,8 @@ class ConditionConfig(ActionConditionConfig):
     """How a network reads a camera's path and actions."""
 
     embodiments: tuple[str, ...] = ()
-    """Names of the robots in the order of their rows in the table of model.num_embodiments; empty: those of the
-    training data, in the order of the alphabet."""
+    """Names of the robots in the order of their rows in the table of model.num_embodiments; empty: those of
+    checkpoint.init_from as they stand there, then those that the training data add, in the order of the alphabet."""
     dropout: Share = 0.0
     """Probability that a sample's camera path and actions are replaced by zeros, so that sampling can be guided away
     from them."""

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from cosmos_tok.convert import convert as convert_tokenizer
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.interop import official_ar, official_dit
 from cosmos_train.interop.compare import outputs
 from cosmos_train.interop.names import official_tensors
 from cosmos_train.interop.pipeline import write_pipeline
-from cosmos_train.interop.source import ARGUMENTS, WorldSource, open_source, write_ours
+from cosmos_train.interop.source import ARGUMENTS, WorldSource, find_action_statistics, open_source, write_ours
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.models.world_ar.config import WorldARConfig
 
@@ -63,7 +64,8 @@ def convert(
     tokenizer: Path | str | None = None,
     tp: int = 1,
 ) -> WorldConversion:
-    """Write the world model at `source` to the new folder `out` in the layout `to`, and prove it.
+    """Write the world model at `source` to the new folder `out` in the layout `to`, and prove it. What its actions are
+    normalised with comes along.
 
     `arguments` and `weights` as for `open_source`; `tokenizer`, of any layout, becomes the vae of a diffusers folder;
     tp > 1 writes the tensor-parallel shards of so many ranks, of an autoregressive model's official layouts.
@@ -90,6 +92,9 @@ def convert(
         _require_same_tensors(found, result)
         conversion = _compare(found, result)
         record = asdict(conversion) | {"source": found.path.name, "written_as": to}
+        statistics = find_action_statistics(Path(source))
+        if statistics is not None:
+            shutil.copyfile(statistics, aside / ACTIONS)
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         aside.rename(out)
     finally:

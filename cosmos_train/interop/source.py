@@ -17,6 +17,7 @@ from cosmos_tok.convert import read_arguments
 from cosmos_tok.number_formats import require_float
 from cosmos_tok.weight_file import refuse_broken_links
 from cosmos_tok.weights import open_weights
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
@@ -137,6 +138,13 @@ def write_ours(folder: Path, source: WorldSource) -> None:
     names = [entry.ours for entry in source.entries]
     meta = {name: source.ours.meta[name] for name in names}
     write_safetensors(folder, STEM, meta, ((name, source.ours.read(name)) for name in names))
+
+
+def find_action_statistics(path: Path) -> Path | None:
+    """Return the file of what the actions of a world model are normalised with, which lies in a checkpoint, or beside
+    the weights of any other layout; None where there is none."""
+    folder = find_checkpoint(path) or (path if path.is_dir() else path.parent)
+    return folder / ACTIONS if (folder / ACTIONS).is_file() else None
 
 
 def _is_ours(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.config.load import load_run
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.train.checkpoint.folder import SNAPSHOTS, CheckpointError, list_named, read_progress, resolve
@@ -69,7 +70,9 @@ def reconstruct(
         layout=f"average of sigma_rel {sigma_rel:g}",
         skipped_steps=None,  # no optimizer comes along
     )
-    save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text())
+    beside = newest / ACTIONS
+    texts = {ACTIONS: beside.read_text(encoding="utf-8")} if beside.is_file() else {}
+    save_tensors(out, weights, mesh, about, (newest / "run.yaml").read_text(), texts)
     return missed
 
 

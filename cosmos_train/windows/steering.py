@@ -4,8 +4,8 @@ that the model reads, and what their actions are normalised with.
     RUN/action_statistics.json                       the statistics of each embodiment
     RUN/checkpoints/step-00000200/                   and in each checkpoint the same file, which is what counts
 
-A run that goes on takes what it began with. A run that starts from another's weights keeps that one's statistics of the
-embodiments that it knew: its network has learned what their numbers mean.
+A run that goes on takes what it began with. A run that starts from another's weights keeps that one's embodiments,
+their rows and their statistics, since its network has learned what their numbers mean; new ones come after them.
 """
 
 import logging
@@ -15,18 +15,21 @@ from pathlib import Path
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.plan import read_parts
 from cosmos_data.sample_plan.window_conditions import WindowConditions
-from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.interop.source import find_action_statistics, open_source
 from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
 from cosmos_train.windows.stream import WindowFacts
 
 log = logging.getLogger(__name__)
 
-ACTIONS = "action_statistics.json"
-"""Name of the file in a run and in its checkpoints."""
+CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
+ACTION_KEYS = ("action_normalize", "action_scale")
+"""Of section condition: what a network has learned to read a camera's path and actions with."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
 
@@ -72,6 +75,7 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     reads = reads_of(run.model)
     if not reads.names:
         return None
+    _check_as_before(run)
     conditions = list(_conditions(run))
     for name in reads.names:
         lacking = [number for number, one in enumerate(conditions) if getattr(one, name) is None]
@@ -86,11 +90,13 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     begun = _begun(run)
     if begun is not None and _goes_on(run):
         return begun
-    known = {} if begun is None else begun.statistics
-    found = Embodiments.of([one.action for one in conditions if one.action is not None], run.condition)
-    for name in found.statistics.keys() & known.keys():
+    actions = [one.action for one in conditions if one.action is not None]
+    if begun is not None and not reads.num_embodiments:  # without a table of rows the weights know one robot at a time
+        named = {action.embodiment for action in actions}
+        begun = Embodiments({name: one for name, one in begun.statistics.items() if name in named})
+    for name in () if begun is None else begun.statistics:
         log.info("actions of embodiment %r are normalised as in checkpoint.init_from", name)
-    return Embodiments({name: known.get(name, one) for name, one in found.statistics.items()})
+    return Embodiments.of(actions, run.condition, begun)
 
 
 def _conditions(run: WorldDiTRun | WorldARRun) -> Iterator[WindowConditions]:
@@ -119,6 +125,43 @@ def _begun(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     own = newest_checkpoint(Path(run.run_dir))
     if own is not None:
         return read_embodiments(own)
+    other = _other(run)
+    if other is None:
+        return None
+    found = find_action_statistics(other)
+    if found is not None:
+        return read_embodiments(found.parent)
+    if reads_of(open_source(other, verify=False).config).action:
+        log.warning(
+            "%s reads actions, and no %s lies there: they are normalised with this run's own statistics, under which "
+            "the same number is another command; copy the file there",
+            other,
+            ACTIONS,
+        )
+    return None
+
+
+def _other(run: WorldDiTRun | WorldARRun) -> Path | None:
+    """Return where a run without a checkpoint of its own takes its weights from."""
     other = run.checkpoint.resume_from or run.checkpoint.init_from
-    folder = None if other is None else find_checkpoint(Path(other))
-    return None if folder is None else read_embodiments(folder)
+    return None if other is None else Path(other)
+
+
+def _check_as_before(run: WorldDiTRun | WorldARRun) -> None:
+    """Raise ConfigError where weights of another run would read a condition in another way than they learned it."""
+    other = _other(run)
+    folder = None if other is None else find_checkpoint(other)
+    if folder is None or newest_checkpoint(Path(run.run_dir)) is not None:
+        return
+    before = load_run(str(folder / "run.yaml"))
+    if not isinstance(before, WorldDiTRun | WorldARRun):
+        return  # which is refused where its weights are read
+    read_before, reads = reads_of(before.model), reads_of(run.model)
+    keys = [*CAMERA_KEYS] if read_before.camera and reads.camera else []
+    keys += ACTION_KEYS if read_before.action and reads.action else []
+    for key in keys:
+        theirs, ours = getattr(before.condition, key), getattr(run.condition, key)
+        if theirs != ours:
+            raise ConfigError(
+                f"{folder} was trained with condition.{key}={theirs}, this run has {ours}; set the former"
+            )

@@ -1,9 +1,10 @@
 """What steers a run's model, as its checkpoint says it, found before any weights are loaded."""
 
 from cosmos_tok.store import load_config
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.windows.steering import ACTIONS, read_embodiments
+from cosmos_train.windows.steering import read_embodiments
 from cosmos_train.worlds.run import RunCheckpoint
 
 

@@ -104,3 +104,20 @@ def test_factors_belong_to_the_dimensions():
         ActionStatistics.of([action()], ActionConditionConfig(action_normalize="scale", action_scale=(20, 1)))
     with pytest.raises(ConfigError, match="do not belong together"):
         ActionConditionConfig(action_scale=(20,))
+
+
+def test_rows_of_the_weights_stay_and_new_embodiments_come_after_them():
+    """Whatever the alphabet says, and also where no clip is of one."""
+    known = Embodiments.of([action("bridge"), action("droid")], ConditionConfig())
+    of_droid = Embodiments.of([action("droid", seed=1)], ConditionConfig(action_normalize="standard"), known)
+    assert of_droid == known
+    both = [action("aloha"), action("droid", seed=1)]
+    grown = Embodiments.of(both, ConditionConfig(), known)
+    assert list(grown.statistics) == ["bridge", "droid", "aloha"]
+    assert grown.statistics["droid"] == known.statistics["droid"]
+    assert Embodiments.of(both, ConditionConfig(embodiments=("bridge", "droid", "aloha")), known) == grown
+    for names in (("aloha", "bridge", "droid"), ("droid", "aloha")):
+        with pytest.raises(ConfigError, match=r"rows of \['bridge', 'droid'\], which stay.* 'droid', 'aloha'\]$"):
+            Embodiments.of(both, ConditionConfig(embodiments=names), known)
+    with pytest.raises(ConfigError, match=r"rate_hz 10\.0 instead of 5\.0"):
+        Embodiments.of([replace(action("droid"), rate_hz=10.0)], ConditionConfig(), known)

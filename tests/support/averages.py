@@ -60,6 +60,11 @@ def made(cache: Path, run_dir: Path, out: Path, sigma_rel: float, step: int | No
     return tiny_world.whole_parameters(task, mesh)
 
 
+def write_average(out: Path, run_dir: Path, sigma_rel: float) -> None:
+    """Reconstruct an average after the last snapshot."""
+    reconstruct(run_dir, out, init.start(ParallelConfig(), seed=0), sigma_rel=sigma_rel)
+
+
 def distance(weights: dict[str, Tensor], snapshot: dict[str, Tensor], key: str) -> float:
     """Largest difference of a model's weights to an average in a snapshot."""
     return max(float((tensor - snapshot[f"{key}.{name}"]).abs().max()) for name, tensor in weights.items())

@@ -1,5 +1,6 @@
 """What a run is steered by is known from its manifest, before a clip is opened."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +8,22 @@ from pathlib import Path
 import pytest
 from support import tiny_world
 from support.clips import CLIP
+from support.official_dit import write_official
 
 from cosmos_data.config import DataConfig
 from cosmos_data.manifests.clip import Clip, Split
 from cosmos_data.manifests.conditions import Action
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
+from cosmos_train.conditions.config import ConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.interop.official_dit import official_arguments
+from cosmos_train.interop.source import ARGUMENTS
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.windows import steering
 from cosmos_train.windows.steering import find_embodiments
 
@@ -71,3 +78,26 @@ def test_of_many_clips_some_are_read_spread_over_all(mesh: Mesh, tmp_path: Path,
     found = find_embodiments(run_of(tmp_path, *(clip(number, value=float(number)) for number in range(4))), mesh)
     assert found is not None
     assert found.statistics["pusher"].num_steps == 80 and found.statistics["pusher"].mean == (1.0, 1.0), "0 and 2"
+
+
+def test_what_weights_of_another_layout_were_trained_with_lies_beside_them(
+    mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Its embodiments keep their rows where the model has a table of them; without the file it is said."""
+    model = replace(tiny_world.MODEL, action_frames="next", action_width=7, action_into="modulation")
+    (tmp_path / "base").mkdir()
+    write_official(tmp_path / "base/model.pt", model)
+    (tmp_path / "base" / ARGUMENTS).write_text(json.dumps(official_arguments(model)))
+    run = run_of(tmp_path, clip(0, value=1.0), clip(1, value=3.0))
+    run = replace(run, checkpoint=CheckpointConfig(init_from=str(tmp_path / "base")))
+    own = find_embodiments(run, mesh)
+    assert own is not None and f"base reads actions, and no {ACTIONS} lies there" in caplog.text
+    others = (clip(0, value=0.0).action, clip(1, value=9.0).action)
+    pushers = [one for one in others if one is not None]
+    of_before = [*pushers, *(replace(one, embodiment="zebra") for one in pushers)]
+    known = Embodiments.of(of_before, ConditionConfig(embodiments=("zebra", "pusher")))
+    (tmp_path / "base" / ACTIONS).write_text(known.to_json())
+    found = find_embodiments(replace(run, model=replace(MODEL, num_embodiments=2)), mesh)
+    assert found == known and list(found.statistics) == ["zebra", "pusher"]
+    only = find_embodiments(run, mesh)
+    assert only is not None and only.statistics == {"pusher": known.statistics["pusher"]} != own.statistics

@@ -12,6 +12,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 
+from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.parallel.torch_private import StorageInfo
 from cosmos_train.train.checkpoint.folder import CheckpointError
 
@@ -83,6 +84,8 @@ def _read(path: Path) -> Metadata:
 def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
     """Names of the files that one opens to read tensors of these kinds, such as model, ema or optimizer.
 
+    What actions are normalised with is among them, which only models that read actions have.
+
     Raises:
         CheckpointError: the metadata are damaged.
     """
@@ -93,7 +96,7 @@ def files_of(folder: Path, kinds: Collection[str]) -> set[str]:
         raise CheckpointError(
             f"{folder / METADATA} is damaged: {error}; take the checkpoint from another copy"
         ) from error
-    return {METADATA, "metadata.json", "common.pt", "run.yaml", *tensors}
+    return {METADATA, "metadata.json", "common.pt", "run.yaml", ACTIONS, *tensors}
 
 
 class _Unpickler(pickle.Unpickler):

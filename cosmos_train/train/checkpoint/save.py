@@ -52,11 +52,21 @@ def save_snapshot(saver: Saver, run_dir: Path, engine: Engine, ema: Ema, progres
     saver.save(final, lambda: describe_slices(ema.states(keys), engine, prefix=""), progress, run_yaml)
 
 
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor], mesh: Mesh, progress: Progress, run_yaml: str) -> None:
+def save_tensors(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    mesh: Mesh,
+    progress: Progress,
+    run_yaml: str,
+    texts: Mapping[str, str],
+) -> None:
     """Write whole tensors by their names in a checkpoint, from one process, as a folder that checkpoints are read from.
+
+    Args:
+        texts: small files that are put beside them, by name.
 
     Raises:
         CheckpointError: as Saver.save does.
     """
     state = {name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in tensors.items()}
-    Saver(mesh).save(folder, lambda: state, progress, run_yaml)
+    Saver(mesh, texts=texts).save(folder, lambda: state, progress, run_yaml)

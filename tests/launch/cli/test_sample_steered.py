@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
+from cosmos_train.train.checkpoint.folder import CheckpointError
 from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
+from cosmos_train.worlds.opening import open_world
 
 FRAMES, SIZE_PX, FPS, TEXT_WIDTH = 9, 32, 10.0, 384
 LATENTS_CTHW = (4, 3, 4, 4)
@@ -247,3 +250,15 @@ def test_a_checkpoint_without_its_statistics(folder: Path, tmp_path: Path, capfd
     finally:
         statistics.write_text(kept)
     assert "is of a model that reads actions, and its action_statistics.json is missing" in capfd.readouterr().err
+
+
+def test_other_statistics_than_those_that_were_saved_are_damage(folder: Path, tmp_path: Path):
+    copy = tmp_path / "step-00000001"
+    shutil.copytree(folder / "steered/checkpoints/step-00000001", copy)
+    statistics = copy / "action_statistics.json"
+    statistics.write_text(statistics.read_text().replace("quantiles", "standard"))
+    try:
+        with pytest.raises(CheckpointError, match=r"is damaged \(action_statistics\.json"):
+            open_world(copy)
+    finally:
+        init.stop()
