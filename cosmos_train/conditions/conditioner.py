@@ -70,7 +70,8 @@ class ConditionTensors:
     extra_BCTHW: Tensor | None = None
     """Pluecker rays [B, 6, L, H, W], zero where there is padding."""
     action_BTRA: Tensor | None = None
-    """[B, L, R, A], zero at latent frame 0; or [B, 1, 1, A] of the one next frame."""
+    """[B, L, 1, R A], zero at latent frame 0, or [B, 1, 1, A] of the one next frame: the steps of a latent frame side
+    by side, since embodiments of other rates have others of them."""
     embodiment_B: Tensor | None = None
     """Whose actions they are: rows of the model's table."""
 
@@ -157,19 +158,32 @@ class Conditioner:
             self.embodiments.fit(conditions.action)
 
     def check_width(self, fps: float) -> None:
-        """Raise ConfigError where the actions of the one embodiment do not fit the network at this rate of frames.
+        """Raise ConfigError where the actions of an embodiment do not fit the network at this rate of frames.
 
-        Of several embodiments, each with a rate of frames of its own, the first window of each tells it.
+        Of several embodiments each may have a rate of frames of its own: one step a frame is the least.
         """
-        if self.embodiments is None or len(self.embodiments.statistics) != 1:
-            return
-        [one] = self.embodiments.statistics.values()
-        steps = self._steps_of_latent(one.rate_hz, fps)
-        if steps * len(one.names) > self.reads.action_width:
+        statistics = {} if self.embodiments is None else self.embodiments.statistics
+        for name, one in statistics.items():
+            steps = self.steps_of_latent(one.rate_hz, fps if len(statistics) == 1 else one.rate_hz)
+            if steps * len(one.names) > self.reads.action_width:
+                whose = f" of embodiment {name!r}" if name else ""
+                raise ConfigError(
+                    f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps{whose} of "
+                    f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+                )
+
+    def steps_of_latent(self, rate_hz: float, fps: float) -> int:
+        """Return R of actions at a rate. Raises ConfigError where it is no whole number that divides the width."""
+        if self.reads.action_frames == "next":
+            return 1
+        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
+        if self.reads.action_width % steps:
             raise ConfigError(
-                f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps of "
-                f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
+                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
+                "an action"
             )
+        return steps
 
     def tensors(
         self,
@@ -235,26 +249,14 @@ class Conditioner:
             if num_latent_frames == 1:  # an image: nothing comes next
                 return np.zeros((1, 1, self.reads.action_width), dtype=np.float32)
             return next_frame_11A(values_ND, num_dimensions=self.reads.action_width)
-        steps = self._steps_of_latent(action.rate_hz, fps)
-        return packed_LRA(
+        steps = self.steps_of_latent(action.rate_hz, fps)
+        steps_LRA = packed_LRA(
             values_ND,
             num_latent_frames=num_latent_frames,
             steps_of_latent=steps,
             num_dimensions=self.reads.action_width // steps,
         )
-
-    def _steps_of_latent(self, rate_hz: float, fps: float) -> int:
-        """R, which must divide the network's width."""
-        if self.reads.action_frames == "next":
-            return 1
-        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
-        if self.reads.action_width % steps:
-            raise ConfigError(
-                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
-                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
-                "an action"
-            )
-        return steps
+        return steps_LRA.reshape(num_latent_frames, 1, self.reads.action_width)
 
     def _row(self, action: Action | None) -> int:
         assert action is not None and self.embodiments is not None, "_require: there is one"

@@ -69,10 +69,30 @@ def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int
 def test_actions_of_each_latent_frame_are_normalised_packed_and_filled_up():
     found = tensors(make(EACH, action()), WindowConditions(action=action()), WindowConditions(action=action(100.0)))
     assert found.action_BTRA is not None and found.extra_BCTHW is None and found.embodiment_B is None
-    assert found.action_BTRA.shape == (2, 3, RATE, 3)
+    assert found.action_BTRA.shape == (2, 3, 1, RATE * 3)
     assert not found.action_BTRA[:, 0].any()
-    assert found.action_BTRA[0, 2].tolist() == [[2 * step, -2 * step, 0] for step in (5, 6, 7, 8)]
-    assert found.action_BTRA[1, 1, 0].tolist() == [202, -202, 0]
+    steps_BTRA = found.action_BTRA.unflatten(3, (RATE, 3))[:, :, 0]
+    assert steps_BTRA[0, 2].tolist() == [[2 * step, -2 * step, 0] for step in (5, 6, 7, 8)]
+    assert steps_BTRA[1, 1, 0].tolist() == [202, -202, 0]
+
+
+def test_embodiments_of_two_rates_share_a_batch():
+    """Of 20 Hz at 10 fps a latent frame has twice the steps, side by side in the same width."""
+    fast = replace(action(), rate_hz=20.0, embodiment="arm", values=action().values + action(9.0).values)
+    conditioner = make(replace(EACH, action_width=2 * 2 * RATE, num_embodiments=2), action(), fast)
+    conditioner.check_width(10.0)
+    found = tensors(conditioner, WindowConditions(action=action()), WindowConditions(action=fast)).action_BTRA
+    assert found is not None and found.shape == (2, 3, 1, 4 * RATE)
+    assert found[0, 1, 0].tolist() == [number for step in (1, 2, 3, 4) for number in (2 * step, -2 * step, 0, 0)]
+    assert found[1, 1, 0, ::2].tolist() == [2 * step for step in range(1, 9)]
+
+
+def test_a_width_that_one_of_several_embodiments_does_not_fit_is_refused():
+    conditioner = make(replace(EACH, action_width=RATE, num_embodiments=2), action(), action(embodiment="arm"))
+    with pytest.raises(
+        ConfigError, match=r"action_width=4, but .* 4 steps of embodiment 'arm' of 2 dim.*set 8 or more"
+    ):
+        conditioner.check_width(10.0)
 
 
 def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
