@@ -172,11 +172,28 @@ class Conditioner:
                     f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
                 )
 
+    def check_frames(self, num_latent_frames: int) -> None:
+        """Raise ConfigError where windows have more latent frames than the actions that are read bring about."""
+        if self.reads.action_frames == "next" and num_latent_frames > 2:
+            raise ConfigError(
+                f"this model reads the one action that leads to the next frame, and windows have {num_latent_frames} "
+                "latent frames; use windows of 2 (data.num_frames=2), or a model of action_frames=each"
+            )
+
     def steps_of_latent(self, rate_hz: float, fps: float) -> int:
-        """Return R of actions at a rate. Raises ConfigError where it is no whole number that divides the width."""
-        if self.reads.action_frames == "next":
-            return 1
+        """Return R of actions at a rate.
+
+        Raises:
+            ConfigError: it is no whole number, it does not divide the network's width, or the network reads one step
+                alone and more than one leads to the next latent frame.
+        """
         steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
+        if self.reads.action_frames == "next" and steps != 1:
+            raise ConfigError(
+                f"this model reads the one action that leads to the next frame, but a latent frame of "
+                f"{self.temporal_rate} frames at {fps:g} fps has {steps} steps of actions at {rate_hz:g} Hz; use a "
+                "tokenizer of images and frames at the actions' rate, or a model of action_frames=each"
+            )
         if self.reads.action_width % steps:
             raise ConfigError(
                 f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
@@ -246,8 +263,10 @@ class Conditioner:
         assert action is not None and self.embodiments is not None, "_require: there is one"
         values_ND = self.embodiments.fit(action).normalized(action.values_ND())
         if self.reads.action_frames == "next":
+            self.check_frames(num_latent_frames)
             if num_latent_frames == 1:  # an image: nothing comes next
                 return np.zeros((1, 1, self.reads.action_width), dtype=np.float32)
+            self.steps_of_latent(action.rate_hz, fps)
             return next_frame_11A(values_ND, num_dimensions=self.reads.action_width)
         steps = self.steps_of_latent(action.rate_hz, fps)
         steps_LRA = packed_LRA(

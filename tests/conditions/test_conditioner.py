@@ -50,9 +50,9 @@ def camera(metres: float = 1.0) -> Camera:
     )
 
 
-def make(model: DiTConfig, *actions: Action) -> Conditioner:
+def make(model: DiTConfig, *actions: Action, temporal_rate: int = RATE) -> Conditioner:
     embodiments = Embodiments.of(actions, CONFIG) if actions else None
-    return Conditioner(CONFIG, model, embodiments, temporal_rate=RATE)
+    return Conditioner(CONFIG, model, embodiments, temporal_rate=temporal_rate)
 
 
 def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int = 3, **given: Any) -> ConditionTensors:
@@ -96,11 +96,25 @@ def test_a_width_that_one_of_several_embodiments_does_not_fit_is_refused():
 
 
 def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
-    conditioner = make(NEXT, action())
-    found = tensors(conditioner, WindowConditions(action=action())).action_BTRA
+    conditioner = make(NEXT, action(), temporal_rate=1)
+    found = tensors(conditioner, WindowConditions(action=action()), frames=2).action_BTRA
     assert found is not None and found.tolist() == [[[[2, -2, 0]]]]
     image = tensors(conditioner, WindowConditions(action=action()), frames=1).action_BTRA
     assert image is not None and image.shape == (1, 1, 1, 3) and not image.any()
+
+
+def test_actions_that_a_network_of_the_next_frame_would_not_read_are_refused():
+    given, fast = WindowConditions(action=action()), replace(action(), rate_hz=30.0)
+    for conditioner, one, frames, said in (
+        (make(NEXT, action()), given, 2, "4 frames at 10 fps has 4 steps of actions at 10 Hz"),
+        (make(NEXT, fast, temporal_rate=1), WindowConditions(action=fast), 2, "has 3 steps of actions at 30 Hz"),
+        (make(NEXT, action(), temporal_rate=1), given, 3, "windows have 3 latent frames; use windows of 2"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            tensors(conditioner, one, frames=frames)
+        with pytest.raises(ConfigError, match=said):
+            conditioner.check_frames(frames)
+            conditioner.check_width(10.0)
 
 
 def test_rays_are_zero_where_there_is_padding():

@@ -166,7 +166,7 @@ def ar_run(cache: Path, run_dir: Path, checkpoint: dict[str, Any], model: WorldA
 
 def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[[int], RankPool], tmp_path: Path):
     """It begins with zeros in the text's place; its statistics lie in its checkpoint."""
-    cache = tiny_ar.write_cache(tmp_path / "codes", shape_THW=(3, 2, 3), is_steered=True)
+    cache = tiny_ar.write_cache(tmp_path / "codes", shape_THW=(2, 2, 3), is_steered=True)
     base, steered = tmp_path / "base", tmp_path / "steered"
     ranks(1).run(ar_run, cache, base, {}, tiny_ar.MODEL)
     with pytest.raises(AssertionError, match=r"actions in the text's place, which at first say nothing: action\.\*"):
