@@ -121,17 +121,20 @@ class Conditioner:
         embodiments: Embodiments | None,
         *,
         temporal_rate: int,
+        fps: float | None = None,
     ) -> None:
         """Take what the model was, or is to be, trained with.
 
         Args:
             embodiments: statistics of the actions; None where the model reads none.
             temporal_rate: pixel frames of a latent frame.
+            fps: frames per second of the training's windows, which tell the steps of a latent frame where there is one
+                embodiment; several may each have a rate of frames of their own.
 
         Raises:
             ConfigError: there are more embodiments than the model's table has rows.
         """
-        self.config, self.reads, self.temporal_rate = config, reads_of(model), temporal_rate
+        self.config, self.reads, self.temporal_rate, self.fps = config, reads_of(model), temporal_rate, fps
         self.embodiments = embodiments
         num_found = 0 if embodiments is None else len(embodiments.statistics)
         rows = self.reads.num_embodiments
@@ -184,10 +187,18 @@ class Conditioner:
         """Return R of actions at a rate.
 
         Raises:
-            ConfigError: it is no whole number, it does not divide the network's width, or the network reads one step
-                alone and more than one leads to the next latent frame.
+            ConfigError: it is no whole number, it does not divide the network's width, it is another than in training,
+                or the network reads one step alone and more than one leads to the next latent frame.
         """
         steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
+        is_one = self.embodiments is not None and len(self.embodiments.statistics) == 1
+        trained_fps = self.fps if self.fps is not None and is_one else fps
+        trained = steps_per_frame(rate_hz, trained_fps) * self.temporal_rate
+        if steps != trained:
+            raise ConfigError(
+                f"at {fps:g} fps a latent frame has {steps} steps of actions at {rate_hz:g} Hz, and at {trained_fps:g} "
+                f"fps, which the model was trained at, it has {trained}; use that rate of frames"
+            )
         if self.reads.action_frames == "next" and steps != 1:
             raise ConfigError(
                 f"this model reads the one action that leads to the next frame, but a latent frame of "

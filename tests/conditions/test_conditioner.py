@@ -50,9 +50,9 @@ def camera(metres: float = 1.0) -> Camera:
     )
 
 
-def make(model: DiTConfig, *actions: Action, temporal_rate: int = RATE) -> Conditioner:
+def make(model: DiTConfig, *actions: Action, temporal_rate: int = RATE, fps: float | None = None) -> Conditioner:
     embodiments = Embodiments.of(actions, CONFIG) if actions else None
-    return Conditioner(CONFIG, model, embodiments, temporal_rate=temporal_rate)
+    return Conditioner(CONFIG, model, embodiments, temporal_rate=temporal_rate, fps=fps)
 
 
 def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int = 3, **given: Any) -> ConditionTensors:
@@ -172,6 +172,14 @@ def test_other_actions_are_refused_and_those_that_are_too_short():
 def test_a_width_that_no_steps_fill_is_refused():
     with pytest.raises(ConfigError, match=r"model\.action_width=10 is no multiple of the 4 steps"):
         tensors(make(replace(EACH, action_width=10), action()), WindowConditions(action=action()))
+
+
+def test_another_rate_of_frames_that_changes_the_packing_is_refused():
+    """The width takes 8 steps as well, and would give them other places than those that were trained."""
+    conditioner = make(replace(EACH, action_width=2 * 2 * RATE), action(), fps=10.0)
+    conditioner.check_width(10.0)
+    with pytest.raises(ConfigError, match=r"at 5 fps a latent frame has 8 steps .* at 10 fps, .* it has 4"):
+        conditioner.check_width(5.0)
 
 
 def test_zeros_and_turns_keep_whose_actions_they_are_apart():
