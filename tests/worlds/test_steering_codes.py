@@ -21,7 +21,7 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.codec import Codec
-from cosmos_train.worlds.world import TrainedWindows
+from cosmos_train.worlds.world import TrainedWindows, WindowRequest
 
 LATENT_HW, FPS = (2, 3), 24.0
 ACTION = tiny_world.steering(1, FPS, LATENT_HW).action
@@ -78,6 +78,21 @@ def sample(world: AutoregressiveWorld, *factors: float) -> torch.Tensor:
 def test_complaint_1_another_action_is_another_video(world: AutoregressiveWorld):
     one, same, other = sample(world, 1.0, 1.0, -1.0)
     assert torch.equal(one, same) and not torch.equal(one[:, 1:], other[:, 1:])
+
+
+def test_what_cross_attention_reads_is_what_the_network_takes(world: AutoregressiveWorld):
+    """Evaluation gives it to the network, which gives no logits without an action."""
+    assert ACTION is not None
+    given = torch.zeros(1, 1, *LATENT_HW, dtype=torch.int64)
+    conditions = [WindowConditions(action=ACTION)]
+    request = WindowRequest(
+        prompts=None, seeds=[0], fps_B=[FPS], num_latent_frames=2, conditions=conditions, given=given
+    )
+    read_BSE, ids_BL = world.read_by_cross_attention(request), torch.zeros(1, 6, dtype=torch.int64)
+    assert read_BSE is not None and read_BSE[0, 0].tolist() == pytest.approx(ACTION.values[:3])
+    assert world(ids_BL, LATENT_HW, read_BSE).isfinite().all()
+    with pytest.raises(ConfigError):
+        world(ids_BL, LATENT_HW)
 
 
 def test_an_action_is_asked_for(world: AutoregressiveWorld):
