@@ -178,6 +178,14 @@ def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[
     assert found is not None and list(found.statistics) == ["arm"]
 
 
+def test_images_beside_a_steered_model_are_refused():
+    folders = (Path("cache"), Path("run"), ParallelConfig())
+    for run in (tiny_world.make_run(*folders, tiny_world.STEERED), tiny_ar.make_run(*folders, tiny_ar.STEERED)):
+        latents = dataclasses.replace(run.latents, image_folder="images")
+        with pytest.raises(ConfigError, match=r"image_share=0\.5, but images have neither .* set image_share=0"):
+            dataclasses.replace(run, latents=latents, image_share=0.5)
+
+
 def test_settings_without_an_effect_are_refused():
     run = tiny_world.make_run(Path("cache"), Path("run"), ParallelConfig())
     for condition in (ConditionConfig(dropout=0.1), ConditionConfig(probe_every_steps=5)):
