@@ -131,7 +131,14 @@ class Result:
 
     @property
     def missed(self) -> list[str]:
-        """Say which goals are missed, and how."""
+        """Say which goals are missed, and how.
+
+        Raises ValueError where a goal is of no figure, and so would be met whatever is measured.
+        """
+        names = [figure.name for figure in self.measured.figures]
+        for goal in self.study.goals:
+            if not any(name.endswith(goal.ending) for name in names):
+                raise ValueError(f"no figure of {names} is named as the goal {goal.ending!r}; correct its ending")
         found = [goal.missed(figure) for figure, goal in product(self.measured.figures, self.study.goals)]
         if self.minutes > MOST_MINUTES:
             found.append(f"post-training took {self.minutes:.1f} minutes, not {MOST_MINUTES:g} at most")

@@ -35,8 +35,8 @@ from cosmos_train.parallel.config import ParallelConfig  # noqa: E402
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE, NORM_TOLERANCE = 1e-6, 1e-5, 1e-5, 1e-6
 ERRORS = ("loss_error", "gradient_error", "parameter_error", "norm_error")
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
-SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5)}
-"""Of the autoregressive model's codes: as many tokens as the DiT's latents make."""
+SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5), "pair": (2, 3, 5)}
+"""Of the autoregressive model's codes: as many tokens as the DiT's latents make; pair: two frames, one action."""
 MEASURES = {
     "dit": tiny_world.answers,
     "steered": tiny_world.steered_answers,
@@ -144,7 +144,7 @@ def _ar_cases() -> Iterator[Case]:
     yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
 
     for name, layout in STEERED_LAYOUTS.items():
-        yield Case(name=f"ar steered {name}", ranks=2, parallel=layout, model="ar steered")
+        yield Case(name=f"ar steered {name}", ranks=2, parallel=layout, batch="pair", model="ar steered")
 
     yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
     yield case("cp4 all_gather", 4, cp=4)

@@ -28,13 +28,14 @@ class ActionRms:
         self.said = dict[str, dict[str, float]]()
         """Embodiment -> the root mean square of each of its dimensions by name."""
 
-    def note(self, actions: Sequence[Action | None], action_BTRA: Tensor) -> None:
-        """Take the windows of a batch: what they come with, and what the network is given of it."""
-        steps_BTRA = (
-            action_BTRA[:, 1:] if action_BTRA.shape[1] > 1 else action_BTRA
-        )  # of the first frame there are none
-        for action, steps_TRA in zip(actions, steps_BTRA, strict=True):
-            assert action is not None
+    def note(self, actions: Sequence[Action], steps_B: Sequence[int], action_BTRA: Tensor) -> None:
+        """Take the windows of a batch: what they come with, its steps of a latent frame, and what the network is given
+        of it."""
+        later_BTW = action_BTRA.flatten(2)
+        if later_BTW.shape[1] > 1:
+            later_BTW = later_BTW[:, 1:]  # of the first frame there are none
+        for action, steps, later_TW in zip(actions, steps_B, later_BTW, strict=True):
+            steps_TRA = later_TW.unflatten(1, (steps, -1))
             seen = self._squares.setdefault(action.embodiment, [])
             if len(seen) < NUM_WINDOWS:
                 seen.append(steps_TRA[..., : len(action.names)].square().mean(dim=(0, 1)))

@@ -13,8 +13,9 @@ import numpy as np
 
 from cosmos_train.config.errors import ConfigError
 
-RATE_TOLERANCE = 2e-3
-"""Rates of frames are written as 29.97 and as 30000 / 1001."""
+RATE_TOLERANCE = 1e-4
+"""As a share: rates are written as 29.97 and as 30000 / 1001, which are 1e-6 apart. 30 is 1e-3 from them, and slips by
+a step in 1000 frames."""
 
 
 def steps_per_frame(rate_hz: float, fps: float) -> int:

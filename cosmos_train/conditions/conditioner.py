@@ -70,7 +70,8 @@ class ConditionTensors:
     extra_BCTHW: Tensor | None = None
     """Pluecker rays [B, 6, L, H, W], zero where there is padding."""
     action_BTRA: Tensor | None = None
-    """[B, L, R, A], zero at latent frame 0; or [B, 1, 1, A] of the one next frame."""
+    """[B, L, 1, R A], zero at latent frame 0, or [B, 1, 1, A] of the one next frame: the steps of a latent frame side
+    by side, since embodiments of other rates have others of them."""
     embodiment_B: Tensor | None = None
     """Whose actions they are: rows of the model's table."""
 
@@ -120,17 +121,20 @@ class Conditioner:
         embodiments: Embodiments | None,
         *,
         temporal_rate: int,
+        fps: float | None = None,
     ) -> None:
         """Take what the model was, or is to be, trained with.
 
         Args:
             embodiments: statistics of the actions; None where the model reads none.
             temporal_rate: pixel frames of a latent frame.
+            fps: frames per second of the training's windows, which tell the steps of a latent frame where there is one
+                embodiment; several may each have a rate of frames of their own.
 
         Raises:
             ConfigError: there are more embodiments than the model's table has rows.
         """
-        self.config, self.reads, self.temporal_rate = config, reads_of(model), temporal_rate
+        self.config, self.reads, self.temporal_rate, self.fps = config, reads_of(model), temporal_rate, fps
         self.embodiments = embodiments
         num_found = 0 if embodiments is None else len(embodiments.statistics)
         rows = self.reads.num_embodiments
@@ -157,19 +161,57 @@ class Conditioner:
             self.embodiments.fit(conditions.action)
 
     def check_width(self, fps: float) -> None:
-        """Raise ConfigError where the actions of the one embodiment do not fit the network at this rate of frames.
+        """Raise ConfigError where the actions of an embodiment do not fit the network at this rate of frames.
 
-        Of several embodiments, each with a rate of frames of its own, the first window of each tells it.
+        Of several embodiments each may have a rate of frames of its own: one step a frame is the least.
         """
-        if self.embodiments is None or len(self.embodiments.statistics) != 1:
-            return
-        [one] = self.embodiments.statistics.values()
-        steps = self._steps_of_latent(one.rate_hz, fps)
-        if steps * len(one.names) > self.reads.action_width:
+        statistics = {} if self.embodiments is None else self.embodiments.statistics
+        for name, one in statistics.items():
+            steps = self.steps_of_latent(one.rate_hz, fps if len(statistics) == 1 else one.rate_hz)
+            if steps * len(one.names) > self.reads.action_width:
+                whose = f" of embodiment {name!r}" if name else ""
+                raise ConfigError(
+                    f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps{whose} of "
+                    f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+                )
+
+    def check_frames(self, num_latent_frames: int) -> None:
+        """Raise ConfigError where windows have more latent frames than the actions that are read bring about."""
+        if self.reads.action_frames == "next" and num_latent_frames > 2:
             raise ConfigError(
-                f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps of "
-                f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+                f"this model reads the one action that leads to the next frame, and windows have {num_latent_frames} "
+                "latent frames; use windows of 2 (data.num_frames=2), or a model of action_frames=each"
             )
+
+    def steps_of_latent(self, rate_hz: float, fps: float) -> int:
+        """Return R of actions at a rate.
+
+        Raises:
+            ConfigError: it is no whole number, it does not divide the network's width, it is another than in training,
+                or the network reads one step alone and more than one leads to the next latent frame.
+        """
+        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
+        is_one = self.embodiments is not None and len(self.embodiments.statistics) == 1
+        trained_fps = self.fps if self.fps is not None and is_one else fps
+        trained = steps_per_frame(rate_hz, trained_fps) * self.temporal_rate
+        if steps != trained:
+            raise ConfigError(
+                f"at {fps:g} fps a latent frame has {steps} steps of actions at {rate_hz:g} Hz, and at {trained_fps:g} "
+                f"fps, which the model was trained at, it has {trained}; use that rate of frames"
+            )
+        if self.reads.action_frames == "next" and steps != 1:
+            raise ConfigError(
+                f"this model reads the one action that leads to the next frame, but a latent frame of "
+                f"{self.temporal_rate} frames at {fps:g} fps has {steps} steps of actions at {rate_hz:g} Hz; use a "
+                "tokenizer of images and frames at the actions' rate, or a model of action_frames=each"
+            )
+        if self.reads.action_width % steps:
+            raise ConfigError(
+                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
+                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
+                "an action"
+            )
+        return steps
 
     def tensors(
         self,
@@ -232,29 +274,19 @@ class Conditioner:
         assert action is not None and self.embodiments is not None, "_require: there is one"
         values_ND = self.embodiments.fit(action).normalized(action.values_ND())
         if self.reads.action_frames == "next":
+            self.check_frames(num_latent_frames)
             if num_latent_frames == 1:  # an image: nothing comes next
                 return np.zeros((1, 1, self.reads.action_width), dtype=np.float32)
+            self.steps_of_latent(action.rate_hz, fps)
             return next_frame_11A(values_ND, num_dimensions=self.reads.action_width)
-        steps = self._steps_of_latent(action.rate_hz, fps)
-        return packed_LRA(
+        steps = self.steps_of_latent(action.rate_hz, fps)
+        steps_LRA = packed_LRA(
             values_ND,
             num_latent_frames=num_latent_frames,
             steps_of_latent=steps,
             num_dimensions=self.reads.action_width // steps,
         )
-
-    def _steps_of_latent(self, rate_hz: float, fps: float) -> int:
-        """R, which must divide the network's width."""
-        if self.reads.action_frames == "next":
-            return 1
-        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
-        if self.reads.action_width % steps:
-            raise ConfigError(
-                f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
-                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
-                "an action"
-            )
-        return steps
+        return steps_LRA.reshape(num_latent_frames, 1, self.reads.action_width)
 
     def _row(self, action: Action | None) -> int:
         assert action is not None and self.embodiments is not None, "_require: there is one"

@@ -202,6 +202,7 @@ class WorldDiTRun(WorldRun):
             )
         is_steered = self.model.extra_channels > 0 or self.model.action_width > 0
         check_steering(self.condition, self.parallel, is_steered=is_steered)
+        check_images(self.image_share, is_steered=is_steered)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +224,16 @@ class WorldARRun(WorldRun):
         check_vocabulary(self.parallel, self.model.vocab_size)
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
+        check_images(self.image_share, is_steered=self.model.action_width > 0)
+
+
+def check_images(image_share: float, *, is_steered: bool) -> None:
+    """Raise ConfigError where a steered model would be trained on images, which come without what steers it."""
+    if image_share > 0 and is_steered:
+        raise ConfigError(
+            f"image_share={image_share}, but images have neither a camera's path nor actions, which the model reads; "
+            "set image_share=0"
+        )
 
 
 def check_steering(condition: ConditionConfig, parallel: ParallelConfig, *, is_steered: bool) -> None:

@@ -76,7 +76,7 @@ class Comparison:
     pixel_mse_BT: dict[str, list[Tensor]] = field(default_factory=lambda: {MODEL: [], RIVAL: []})
     """Of some windows at a time."""
     codes_BTHW: list[Tensor] = field(default_factory=list)
-    """Of an autoregressive model: the truth, and the text beside it where it reads any."""
+    """Of an autoregressive model: the truth, and beside it the text or action that cross-attention reads."""
     text_BSE: list[Tensor] = field(default_factory=list)
 
     @property
@@ -123,7 +123,8 @@ def _compare(world: World, chosen: Sequence[RegularWindow]) -> Comparison:
             samples = [window.sample for window in some]
             pixels = decoder.decode(samples)
             truth, prompts = world.encode(pixels), read_captions(world, some)
-            predicted, still = predict(world, some, pixels, prompts), _still(world, pixels, num_given)
+            request = _request(world, some, pixels, prompts)
+            predicted, still = world.sample_window(request), _still(world, pixels, num_given)
             for name, guess, guess_B3THW in (
                 (MODEL, predicted, world.decode(predicted)),
                 (RIVAL, world.encode(still), still),
@@ -133,7 +134,8 @@ def _compare(world: World, chosen: Sequence[RegularWindow]) -> Comparison:
             comparison.samples += samples
             if isinstance(world, AutoregressiveWorld):
                 comparison.codes_BTHW.append(truth)
-                comparison.text_BSE += [] if prompts is None else [prompts.text_PSE]
+                read_BSE = world.read_by_cross_attention(request)
+                comparison.text_BSE += [] if read_BSE is None else [read_BSE]
             advance(len(comparison.samples), len(chosen))
     return comparison
 
@@ -157,8 +159,14 @@ def read_captions(world: World, windows: Sequence[RegularWindow]) -> Prompts | N
 def predict(world: World, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, prompts: Prompts | None) -> Tensor:
     """Return the latents that `sample` makes of each window's first frames and conditions, its seed the window's
     number."""
+    return world.sample_window(_request(world, windows, pixels_B3THW, prompts))
+
+
+def _request(
+    world: World, windows: Sequence[RegularWindow], pixels_B3THW: Tensor, prompts: Prompts | None
+) -> WindowRequest:
     first_frames = world.frames_for(world.sampling.num_condition_frames)
-    request = WindowRequest(
+    return WindowRequest(
         prompts=prompts,
         seeds=[window.number for window in windows],
         fps_B=[window.sample.fps for window in windows],
@@ -166,7 +174,6 @@ def predict(world: World, windows: Sequence[RegularWindow], pixels_B3THW: Tensor
         conditions=[] if world.conditioner is None else [conditions_of(window.sample) for window in windows],
         given=world.encode(pixels_B3THW[:, :, :first_frames]),
     )
-    return world.sample_window(request)
 
 
 def _still(world: World, pixels_B3THW: Tensor, num_given: int) -> Tensor:

@@ -55,7 +55,8 @@ def conditioner_of(run: WorldDiTRun | WorldARRun, embodiments: Embodiments | Non
     """
     further = facts.num_frames - 1
     rate = (facts.num_pixel_frames - 1) // further if further else 1  # of images alone there is nothing to count
-    conditioner = Conditioner(run.condition, run.model, embodiments, temporal_rate=rate)
+    conditioner = Conditioner(run.condition, run.model, embodiments, temporal_rate=rate, fps=facts.fps)
+    conditioner.check_frames(facts.num_frames)
     conditioner.check_width(facts.fps)
     return conditioner
 

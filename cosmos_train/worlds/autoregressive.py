@@ -142,22 +142,15 @@ class AutoregressiveWorld(World):
         return self.sample_latents(
             (request.num_latent_frames, height, width),
             given_BTHW=request.given,
-            text_BSE=self._read_by_cross_attention(request),
+            text_BSE=self.read_by_cross_attention(request),
             seeds=request.seeds,
             on_step=on_step,
         )
 
-    def _read_by_cross_attention(self, request: WindowRequest) -> Tensor | None:
-        """Return the states of the prompts, or the action that leads to the frame after a window's first."""
+    def read_by_cross_attention(self, request: WindowRequest) -> Tensor | None:
+        """Return the states of the prompts, or the action [B, 1, A] that leads to the frame after a window's first."""
         if self.conditioner is None:
             return None if request.prompts is None else request.prompts.text_PSE
-        _, _, height, width = self.require_windows().latent_shape
-        found = self.conditioner.tensors(
-            request.conditions,
-            num_latent_frames=request.num_latent_frames,
-            latent_HW=(height, width),
-            num_pixel_frames=self.require_codec().config.pixel_frames(request.num_latent_frames),
-            fps_B=request.fps_B,
-        )
+        found = self.steering(request)
         assert found.action_BTRA is not None, "an autoregressive model reads actions and nothing else"
-        return found.action_BTRA[:, 0].to(self.device)
+        return found.action_BTRA[:, 0]

@@ -4,6 +4,7 @@ from cosmos_tok.store import load_config
 from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.windows.kept import trained_with
 from cosmos_train.windows.steering import read_embodiments
 from cosmos_train.worlds.run import RunCheckpoint
 
@@ -25,4 +26,5 @@ def conditioner_of_checkpoint(found: RunCheckpoint) -> Conditioner | None:
             "normalised with; copy the whole checkpoint again"
         )
     rate = load_config(run.latents.tokenizer).temporal_rate
-    return Conditioner(run.condition, run.model, embodiments, temporal_rate=rate)
+    origin, _ = trained_with(found.folder, run)
+    return Conditioner(run.condition, run.model, embodiments, temporal_rate=rate, fps=origin.fps)

@@ -18,7 +18,7 @@ def note(rms: ActionRms, scale: float, num_windows: int = NUM_WINDOWS) -> None:
     for _ in range(num_windows // 2):
         action_BTRA = torch.full((2, 3, 4, 3), scale)
         action_BTRA[:, 0] = action_BTRA[..., 2] = 0
-        rms.note([PUSHER, PUSHER], action_BTRA)
+        rms.note([PUSHER, PUSHER], [4, 4], action_BTRA.flatten(2)[:, :, None])
 
 
 def test_complaint_4_a_normaliser_that_is_not_applied_is_said(caplog: pytest.LogCaptureFixture):

@@ -35,7 +35,13 @@ def test_too_short_or_too_wide_is_refused():
 def test_steps_of_a_frame_are_a_whole_number():
     assert steps_per_frame(30.0, 30.0) == 1
     assert steps_per_frame(30.0, 10.0) == 3
-    assert steps_per_frame(30.0, 29.97) == 1
+    assert steps_per_frame(29.97, 30000 / 1001) == 1
     for rate_hz in (5.0, 25.0):
         with pytest.raises(ConfigError, match=r"no whole number of steps.*data\.target_fps"):
             steps_per_frame(rate_hz, 10.0)
+
+
+def test_actions_that_slip_against_the_frames_are_refused():
+    """Frame 512 of 29.97 fps begins at step 513 of 30 Hz."""
+    with pytest.raises(ConfigError, match=r"30 Hz are no whole number of steps for each frame at 29\.97 fps"):
+        steps_per_frame(30.0, 30000 / 1001)

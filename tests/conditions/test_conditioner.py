@@ -50,9 +50,9 @@ def camera(metres: float = 1.0) -> Camera:
     )
 
 
-def make(model: DiTConfig, *actions: Action) -> Conditioner:
+def make(model: DiTConfig, *actions: Action, temporal_rate: int = RATE, fps: float | None = None) -> Conditioner:
     embodiments = Embodiments.of(actions, CONFIG) if actions else None
-    return Conditioner(CONFIG, model, embodiments, temporal_rate=RATE)
+    return Conditioner(CONFIG, model, embodiments, temporal_rate=temporal_rate, fps=fps)
 
 
 def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int = 3, **given: Any) -> ConditionTensors:
@@ -69,18 +69,52 @@ def tensors(conditioner: Conditioner, *conditions: WindowConditions, frames: int
 def test_actions_of_each_latent_frame_are_normalised_packed_and_filled_up():
     found = tensors(make(EACH, action()), WindowConditions(action=action()), WindowConditions(action=action(100.0)))
     assert found.action_BTRA is not None and found.extra_BCTHW is None and found.embodiment_B is None
-    assert found.action_BTRA.shape == (2, 3, RATE, 3)
+    assert found.action_BTRA.shape == (2, 3, 1, RATE * 3)
     assert not found.action_BTRA[:, 0].any()
-    assert found.action_BTRA[0, 2].tolist() == [[2 * step, -2 * step, 0] for step in (5, 6, 7, 8)]
-    assert found.action_BTRA[1, 1, 0].tolist() == [202, -202, 0]
+    steps_BTRA = found.action_BTRA.unflatten(3, (RATE, 3))[:, :, 0]
+    assert steps_BTRA[0, 2].tolist() == [[2 * step, -2 * step, 0] for step in (5, 6, 7, 8)]
+    assert steps_BTRA[1, 1, 0].tolist() == [202, -202, 0]
+
+
+def test_embodiments_of_two_rates_share_a_batch():
+    """Of 20 Hz at 10 fps a latent frame has twice the steps, side by side in the same width."""
+    fast = replace(action(), rate_hz=20.0, embodiment="arm", values=action().values + action(9.0).values)
+    conditioner = make(replace(EACH, action_width=2 * 2 * RATE, num_embodiments=2), action(), fast)
+    conditioner.check_width(10.0)
+    found = tensors(conditioner, WindowConditions(action=action()), WindowConditions(action=fast)).action_BTRA
+    assert found is not None and found.shape == (2, 3, 1, 4 * RATE)
+    assert found[0, 1, 0].tolist() == [number for step in (1, 2, 3, 4) for number in (2 * step, -2 * step, 0, 0)]
+    assert found[1, 1, 0, ::2].tolist() == [2 * step for step in range(1, 9)]
+
+
+def test_a_width_that_one_of_several_embodiments_does_not_fit_is_refused():
+    conditioner = make(replace(EACH, action_width=RATE, num_embodiments=2), action(), action(embodiment="arm"))
+    with pytest.raises(
+        ConfigError, match=r"action_width=4, but .* 4 steps of embodiment 'arm' of 2 dim.*set 8 or more"
+    ):
+        conditioner.check_width(10.0)
 
 
 def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
-    conditioner = make(NEXT, action())
-    found = tensors(conditioner, WindowConditions(action=action())).action_BTRA
+    conditioner = make(NEXT, action(), temporal_rate=1)
+    found = tensors(conditioner, WindowConditions(action=action()), frames=2).action_BTRA
     assert found is not None and found.tolist() == [[[[2, -2, 0]]]]
     image = tensors(conditioner, WindowConditions(action=action()), frames=1).action_BTRA
     assert image is not None and image.shape == (1, 1, 1, 3) and not image.any()
+
+
+def test_actions_that_a_network_of_the_next_frame_would_not_read_are_refused():
+    given, fast = WindowConditions(action=action()), replace(action(), rate_hz=30.0)
+    for conditioner, one, frames, said in (
+        (make(NEXT, action()), given, 2, "4 frames at 10 fps has 4 steps of actions at 10 Hz"),
+        (make(NEXT, fast, temporal_rate=1), WindowConditions(action=fast), 2, "has 3 steps of actions at 30 Hz"),
+        (make(NEXT, action(), temporal_rate=1), given, 3, "windows have 3 latent frames; use windows of 2"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            tensors(conditioner, one, frames=frames)
+        with pytest.raises(ConfigError, match=said):
+            conditioner.check_frames(frames)
+            conditioner.check_width(10.0)
 
 
 def test_rays_are_zero_where_there_is_padding():
@@ -138,6 +172,14 @@ def test_other_actions_are_refused_and_those_that_are_too_short():
 def test_a_width_that_no_steps_fill_is_refused():
     with pytest.raises(ConfigError, match=r"model\.action_width=10 is no multiple of the 4 steps"):
         tensors(make(replace(EACH, action_width=10), action()), WindowConditions(action=action()))
+
+
+def test_another_rate_of_frames_that_changes_the_packing_is_refused():
+    """The width takes 8 steps as well, and would give them other places than those that were trained."""
+    conditioner = make(replace(EACH, action_width=2 * 2 * RATE), action(), fps=10.0)
+    conditioner.check_width(10.0)
+    with pytest.raises(ConfigError, match=r"at 5 fps a latent frame has 8 steps .* at 10 fps, .* it has 4"):
+        conditioner.check_width(5.0)
 
 
 def test_zeros_and_turns_keep_whose_actions_they_are_apart():

@@ -208,7 +208,7 @@ def ar_run(cache: Path, run_dir: Path, checkpoint: dict[str, Any], model: WorldA
 
 def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[[int], RankPool], tmp_path: Path):
     """It begins with zeros in the text's place; its statistics lie in its checkpoint."""
-    cache = tiny_ar.write_cache(tmp_path / "codes", shape_THW=(3, 2, 3), is_steered=True)
+    cache = tiny_ar.write_cache(tmp_path / "codes", shape_THW=(2, 2, 3), is_steered=True)
     base, steered = tmp_path / "base", tmp_path / "steered"
     ranks(1).run(ar_run, cache, base, {}, tiny_ar.MODEL)
     with pytest.raises(AssertionError, match=r"actions in the text's place, which at first say nothing: action\.\*"):
@@ -218,6 +218,14 @@ def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[
     assert len(losses) == 2
     found = read_embodiments(steered / "checkpoints/step-00000002")
     assert found is not None and list(found.statistics) == ["arm"]
+
+
+def test_images_beside_a_steered_model_are_refused():
+    folders = (Path("cache"), Path("run"), ParallelConfig())
+    for run in (tiny_world.make_run(*folders, tiny_world.STEERED), tiny_ar.make_run(*folders, tiny_ar.STEERED)):
+        latents = dataclasses.replace(run.latents, image_folder="images")
+        with pytest.raises(ConfigError, match=r"image_share=0\.5, but images have neither .* set image_share=0"):
+            dataclasses.replace(run, latents=latents, image_share=0.5)
 
 
 def test_settings_without_an_effect_are_refused():

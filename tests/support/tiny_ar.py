@@ -36,9 +36,10 @@ STEERED = replace(MODEL, action_width=3)
 def write_cache(
     folder: Path, *, shape_THW: tuple[int, int, int], num_windows: int = 12, is_steered: bool = False
 ) -> Path:
-    """A complete cache of codes with two captions; is_steered: and with actions."""
+    """A complete cache of codes with two captions; is_steered: of frames coded one by one, with actions."""
     generator = torch.Generator().manual_seed(7)
-    writer = tiny_world.begin_cache(folder, MODEL.text_width, generator)
+    window_frames = shape_THW[0] if is_steered else tiny_world.NUM_FRAMES
+    writer = tiny_world.begin_cache(folder, MODEL.text_width, generator, window_frames)
     for clip in range(num_windows // 3):
         codes = torch.randint(MODEL.vocab_size, (3, 1, *shape_THW), generator=generator, dtype=torch.int32)
         conditions = tiny_world.steering(clip, 24.0, shape_THW[1:]) if is_steered else BARE

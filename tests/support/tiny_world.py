@@ -99,13 +99,15 @@ def steering(clip: int, fps: float, latent_HW: tuple[int, ...]) -> WindowConditi
     return WindowConditions(camera=camera, action=action)
 
 
-def begin_cache(folder: Path, text_width: int, generator: torch.Generator) -> LatentWriter:
+def begin_cache(
+    folder: Path, text_width: int, generator: torch.Generator, window_frames: int = NUM_FRAMES
+) -> LatentWriter:
     """A cache with the states of captions "a" and "b", and no clip yet."""
     metadata = LatentMetadata(
         tokenizer_digest="0" * 64,
         text_encoder="test",
         manifest_digest="1" * 64,
-        window_frames=NUM_FRAMES,
+        window_frames=window_frames,
         height_px=32,
         width_px=48,
     )

@@ -99,7 +99,7 @@ class Mover(World):
             fps_B=request.fps_B,
         )
         assert read.action_BTRA is not None
-        steps_BTR = read.action_BTRA.sum(dim=-1)
+        steps_BTR = read.action_BTRA.flatten(2)
         given = torch.zeros(len(request.seeds), RATE, 1, 1, 1) if request.given is None else request.given
         known = given.shape[2]
         moved_BTR = steps_BTR[:, known:].flatten(1).cumsum(dim=1).unflatten(1, (-1, RATE))

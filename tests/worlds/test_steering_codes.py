@@ -21,9 +21,9 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.codec import Codec
-from cosmos_train.worlds.world import TrainedWindows
+from cosmos_train.worlds.world import TrainedWindows, WindowRequest
 
-RATE, LATENT_HW, FPS = 8, (2, 3), 24.0
+LATENT_HW, FPS = (2, 3), 24.0
 ACTION = tiny_world.steering(1, FPS, LATENT_HW).action
 
 
@@ -35,7 +35,7 @@ def mesh() -> Iterator[Mesh]:
 
 @pytest.fixture(scope="module")
 def world(mesh: Mesh) -> AutoregressiveWorld:
-    """A model of random weights that attends to its action, on a tokenizer of 8 pixels a code."""
+    """A model of random weights that attends to its action, on a tokenizer of images, of 8 pixels a code."""
     model = replace(tiny_ar.STEERED, yarn_scale=1.0)
     sampling = CodeSampleConfig(temperature=0.0, num_condition_frames=1)
     found = AutoregressiveWorld.build(
@@ -46,25 +46,33 @@ def world(mesh: Mesh) -> AutoregressiveWorld:
             if name.startswith(("blocks.", "action.")) and not name.endswith("norm.weight"):
                 param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))))
     torch.manual_seed(0)
-    sizes = {"channels": 4, "z_channels": 4, "latent_channels": 5, "fsq_levels": (2,) * 5}
-    tokenizer = CausalVideoTokenizer(TokenizerConfig(kind="discrete", **sizes)).eval()  # pyright: ignore[reportArgumentType] numbers
+    sizes = {
+        "channels": 32,
+        "channel_multipliers": (1, 1, 1),
+        "z_channels": 4,
+        "latent_channels": 5,
+        "fsq_levels": (2,) * 5,
+    }
+    tokenizer = CausalVideoTokenizer(TokenizerConfig(kind="discrete", media="image", temporal_rate=1, **sizes)).eval()  # pyright: ignore[reportArgumentType] numbers
     assert ACTION is not None
     config = ActionConditionConfig(action_normalize="none")
     return replace(
         found,
         codec=Codec(tokenizer=tokenizer, digest="", statistics=None),
-        windows=TrainedWindows(latent_shape=(1, 3, *LATENT_HW), fps=FPS),
-        conditioner=Conditioner(config, model, Embodiments.of([ACTION], config), temporal_rate=RATE),
+        windows=TrainedWindows(latent_shape=(1, 2, *LATENT_HW), fps=FPS),
+        conditioner=Conditioner(config, model, Embodiments.of([ACTION], config), temporal_rate=1),
     )
 
 
 def sample(world: AutoregressiveWorld, *factors: float) -> torch.Tensor:
     """A video for each action, all from one picture and one seed."""
     assert ACTION is not None
-    ones = [replace(ACTION, values=tuple(factor * value for value in ACTION.values)) for factor in factors]
+    ones = [
+        replace(ACTION, values=tuple(factor * value for value in ACTION.part(0, 3, FPS).values)) for factor in factors
+    ]
     picture = torch.zeros(3, 1, 16, 24, dtype=torch.uint8)
     conditions = [WindowConditions(action=one) for one in ones]
-    return world.sample("", picture, seeds=[0] * len(factors), conditions=conditions, num_frames=17)
+    return world.sample("", picture, seeds=[0] * len(factors), conditions=conditions, num_frames=3)
 
 
 def test_complaint_1_another_action_is_another_video(world: AutoregressiveWorld):
@@ -72,6 +80,21 @@ def test_complaint_1_another_action_is_another_video(world: AutoregressiveWorld)
     assert torch.equal(one, same) and not torch.equal(one[:, 1:], other[:, 1:])
 
 
+def test_what_cross_attention_reads_is_what_the_network_takes(world: AutoregressiveWorld):
+    """Evaluation gives it to the network, which gives no logits without an action."""
+    assert ACTION is not None
+    given = torch.zeros(1, 1, *LATENT_HW, dtype=torch.int64)
+    conditions = [WindowConditions(action=ACTION)]
+    request = WindowRequest(
+        prompts=None, seeds=[0], fps_B=[FPS], num_latent_frames=2, conditions=conditions, given=given
+    )
+    read_BSE, ids_BL = world.read_by_cross_attention(request), torch.zeros(1, 6, dtype=torch.int64)
+    assert read_BSE is not None and read_BSE[0, 0].tolist() == pytest.approx(ACTION.values[:3])
+    assert world(ids_BL, LATENT_HW, read_BSE).isfinite().all()
+    with pytest.raises(ConfigError):
+        world(ids_BL, LATENT_HW)
+
+
 def test_an_action_is_asked_for(world: AutoregressiveWorld):
     with pytest.raises(ConfigError, match="steered by its action"):
-        world.sample("", torch.zeros(3, 1, 16, 24, dtype=torch.uint8), num_frames=17)
+        world.sample("", torch.zeros(3, 1, 16, 24, dtype=torch.uint8), num_frames=3)

@@ -1,6 +1,7 @@
 """Camera paths that a command is given, as the `Camera` of a video: a named motion, a file, or a manifest's clip.
 
-    still | pan:DEGREES | dolly:DISTANCE | orbit:DEGREES     a motion at an even pace; with ,radius=R and ,fov_deg=F
+    still | pan:DEGREES | dolly:DISTANCE | orbit:DEGREES     a motion at an even pace; with ,radius=R and ,fov_deg=F.
+                                                             Without a number: pan:20, dolly:0.5, orbit:30
     PATH.json                                                a pose for each frame, or key frames
     MANIFEST#CLIP                                            what a clip's camera did
 
@@ -28,7 +29,8 @@ from cosmos_data.manifests.rows import json_object
 from cosmos_data.steering.interpolation import interpolate_linearly, interpolate_poses
 from cosmos_data.steering.steered import SteeredVideo, conditions_of_clip, names_clip
 
-MOTIONS = ("still", "pan", "dolly", "orbit")
+MOTIONS = {"still": 0.0, "pan": 20.0, "dolly": 0.5, "orbit": 30.0}
+"""Named motions, and by how much each goes where a command does not say it."""
 FILE_KEYS = ("convention", "intrinsics_px", "height_px", "width_px", "extrinsics")
 
 
@@ -113,9 +115,10 @@ def parse_motion(source: str) -> Motion | None:
     name, _, rest = source.partition(":")
     if name not in MOTIONS or Path(source).exists():
         return None
-    amount, *settings = rest.split(",") if name != "still" else ["0", *filter(None, rest.split(","))]
-    values = {"amount": amount}
-    for setting in settings:
+    first, *further = rest.split(",")
+    has_amount = name != "still" and bool(first) and "=" not in first
+    values = {"amount": first if has_amount else str(MOTIONS[name])}
+    for setting in further if has_amount else filter(None, (first, *further)):
         key, _, text = setting.partition("=")
         values[key] = text
     unknown = sorted(set(values) - {"amount", "radius", "fov_deg"})

@@ -136,7 +136,6 @@ def test_wrong_files(changes: dict[str, Any], said: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("orbit", "amount is '', no number; write as in orbit:30"),
         ("orbit:fast", "amount is 'fast', no number"),
         ("orbit:nan", "amount is 'nan', no number"),
         ("orbit:30,radius=0", "radius=0 must be greater than 0"),
@@ -150,6 +149,12 @@ def test_wrong_arguments(source: str, said: str):
     with pytest.raises(DataError) as caught:
         poses(source)
     assert said in str(caught.value) and str(caught.value).startswith(f"--camera {source}: ")
+
+
+@pytest.mark.parametrize(("short", "long"), [("orbit", "orbit:30"), ("pan", "pan:20"), ("dolly", "dolly:0.5")])
+def test_a_motion_without_a_number_goes_by_its_default(short: str, long: str):
+    np.testing.assert_array_equal(poses(short), poses(long))
+    np.testing.assert_array_equal(poses(f"{short}:fov_deg=60"), poses(f"{long},fov_deg=60"))
 
 
 def test_a_motion_needs_a_field_of_view():
