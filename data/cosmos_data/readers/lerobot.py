@@ -226,7 +226,9 @@ class _Reader:
         if episode.get(column) is not None:
             return whole_number(episode, column)
         folder = self.info.folder / ("videos" if camera else "data")
-        files = [path for path in folder.rglob("*") if path.is_file() and camera in path.as_posix()]
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if camera:  # a whole part of the path: `top` is no part of `top_left`
+            files = [path for path in files if camera in path.relative_to(folder).parts]
         if len(files) > 1:
             raise DataError(f"meta/episodes has no {column}, and there are {len(files)} files it may be in")
         return 0

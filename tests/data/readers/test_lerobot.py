@@ -293,6 +293,12 @@ def test_a_folder_of_one_file_needs_no_columns_that_say_which(carphone, tmp_path
     pq.write_table(pa.Table.from_pylist(rows), table)
     manifest, bad, *_ = build_manifest(folder, None, None)
     assert not bad and manifest[0].caption == "" and manifest[0].num_frames == 60
+    # Another camera, whose name begins as this one's.
+    shutil.copytree(folder / "videos/observation.images.wrist", folder / "videos/observation.images.wrist_left")
+    info["features"]["observation.images.wrist_left"] = info["features"]["observation.images.wrist"]
+    (folder / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
+    manifest, bad, *_ = build_manifest(folder, None, None)
+    assert not bad and [view.view for view in manifest[0].each_view()] == ["wrist", "wrist_left"]
     pq.write_table(pa.Table.from_pylist([*rows, rows[0] | {"episode_index": 1}]), table)
     _, bad, *_ = build_manifest(folder, None, None, max_bad_share=1.0)
     assert len(bad) == 2 and "from_timestamp=None says no time" in bad[0].reason
