@@ -137,6 +137,16 @@ def test_another_request_is_refused_with_the_key(folder: Path, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_kill_in_the_first_moments_is_gone_on_with(tmp_path: Path):
+    """Before the settings have their name there is nothing but the file that was to become them."""
+    script = "import sys; from pathlib import Path; from cosmos_data.whole_file import aside_name;"
+    script += "aside_name(Path(sys.argv[1])).write_text('{')"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "settings.json")], check=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    simulate(tmp_path, replace(REQUEST, num_train=1, num_heldout=0))
+    assert (tmp_path / "manifest.arrow").exists() and not list(tmp_path.glob(".*.partial"))
+
+
 def test_the_same_request_again_changes_nothing(folder: Path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert simulate(folder, REQUEST).digest == Manifest.read(folder / "manifest.arrow").digest
