@@ -160,5 +160,7 @@ def test_the_same_seed_is_the_same_world_at_every_size():
 def test_worlds_that_can_not_be():
     with pytest.raises(DataError, match=r"hand_radius=0.07 and object_radius=0.12 leave the hand no room"):
         PusherConfig(height_px=16)
+    with pytest.raises(DataError, match="leave no room for two things on a table of 32x32 px"):
+        PusherConfig(num_objects=2, hand_radius=0.15, object_radius=0.14)
     with pytest.raises(DataError, match="task=left is for policy=task, and policy=random"):
         PusherConfig(task="left")
