@@ -64,8 +64,8 @@ class Pusher:
             if is_free and (len(objects) < 2 or _are_apart(objects[0], objects[1], 2 * object_radius + GAP)):
                 return PusherScene(colors, hand, tuple(objects))
         raise DataError(
-            f"no free places in {MOST_TRIES} draws for object_radius={object_radius} and hand_radius={hand_radius}; make"
-            " them smaller, or use num_objects=1"
+            f"no free places in {MOST_TRIES} draws for object_radius={object_radius} and hand_radius={hand_radius};"
+            " make them smaller, or use num_objects=1"
         )
 
     def push(self, seed: int) -> Push:
@@ -79,7 +79,13 @@ class Pusher:
         return self._played(seed, self._policy(seed))
 
     def played(self, seed: int, actions_N2: np.ndarray) -> SimulatedClip:
-        """Return the clip that begins as the seed's does, under other actions, one for each frame."""
+        """Return the clip that begins as the seed's does, under other actions, one for each frame.
+
+        Raises:
+            DataError: there are fewer actions than frames.
+        """
+        if len(actions_N2) < self.config.num_frames:
+            raise DataError(f"{len(actions_N2)} actions are fewer than num_frames={self.config.num_frames}; give more")
         return self._played(seed, _Given([(float(right), float(down)) for right, down in actions_N2]))
 
     def _policy(self, seed: int) -> Policy:

@@ -143,6 +143,11 @@ def test_other_actions_give_another_future_of_the_same_frame():
     assert not np.array_equal(opposite.states["hand_T2"][-1], clip.states["hand_T2"][-1])
 
 
+def test_fewer_actions_than_frames_are_refused():
+    with pytest.raises(DataError, match="32 actions are fewer than num_frames=33; give more"):
+        Pusher(CONFIG).played(0, np.zeros((32, 2)))
+
+
 def test_a_scripted_hand_pushes_all_the_time():
     world = Pusher(replace(CONFIG, policy="scripted", num_frames=120))
     for seed in range(5):
