@@ -2,8 +2,9 @@
 
 Each clip's matrices are taken to mean each of four things (`geometry.epipolar.poses_by_convention`), and the median
 residual of the corners says which one fits. Beside it stands the floor: what corners come to under the best epipolar
-geometry that they can have. Nothing is said of scale, nor of the world's axes: no picture shows them. Where the camera
-stands still, or nothing can be followed, nothing is proven, which is a warning.
+geometry that they can have. Nothing is said of scale, nor of the world's axes: no picture shows them. Frames between
+which the camera stands still say nothing, for what moves there are things; where it never moves, or nothing can be
+followed, nothing is proven, which is a warning.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from cosmos_data.geometry.epipolar import (
     poses_by_convention,
     residuals_px,
 )
+from cosmos_data.geometry.rotations import angle_between_rad
 from cosmos_data.geometry.tracks import floor_px, follow, opencv
 from cosmos_data.manifests.check import ManifestFinding
 from cosmos_data.manifests.clip import Clip
@@ -43,6 +45,15 @@ FITS_SHARE = 0.0007
 
 UNFIT_SHARE = 0.005
 """One above this share is no error of measurement: 3.7 px of 640x360."""
+
+STILL_RAD = 1e-3
+"""A camera that turns by less stands still: half a pixel of a picture 640 wide, unless it also moves."""
+
+STILL_SHARE = 0.01
+"""A movement below this share of the largest one between two frames that are compared is none."""
+
+ROUNDING_SHARE = 1e-5
+"""One below this share of the camera's distance from the origin is what rounding leaves of none."""
 
 BETTER = 0.5
 """Another explanation is better where it leaves less than this share of the residual."""
@@ -146,7 +157,9 @@ def _gray(rgb_HW3: np.ndarray) -> np.ndarray:
 def judged(
     where: str, camera: Camera, num_frames: int, height_px: int, width_px: int, pairs: Sequence[Matches]
 ) -> PoseProof:
-    """Judge a camera by matches of pairs of frames of a view of that size."""
+    """Judge a camera by matches of a view of that size, each of one pair of frames."""
+    poses = poses_by_convention(camera.extrinsics_T34(num_frames))
+    pairs = _with_movement(pairs, poses[camera.convention])
     if sum(map(len, pairs)) < FEWEST_MATCHES:
         return PoseProof(where=where, declared=camera.convention, residual_px={}, floor_px=0.0)
     matches = Matches(**{part.name: np.concatenate([getattr(one, part.name) for one in pairs]) for part in _PARTS})
@@ -154,7 +167,7 @@ def judged(
     of_view = camera.cropped(top_px=0, left_px=0, of_height_px=height_px, of_width_px=width_px, **size)
     judge = _Judge(
         matches=matches,
-        poses=poses_by_convention(camera.extrinsics_T34(num_frames)),
+        poses=poses,
         intrinsics_T4=of_view.intrinsics_T4(num_frames),
         **size,
     )
@@ -165,6 +178,20 @@ def judged(
 
 
 _PARTS = fields(Matches)
+
+
+def _with_movement(pairs: Sequence[Matches], poses_T44: np.ndarray) -> list[Matches]:
+    """Return the pairs of frames between which the camera turns or moves."""
+    if not pairs:
+        return []
+    first_P44 = poses_T44[[int(pair.first_frame_N[0]) for pair in pairs]]
+    second_P44 = poses_T44[[int(pair.second_frame_N[0]) for pair in pairs]]
+    turn_P = angle_between_rad(first_P44[:, :3, :3], second_P44[:, :3, :3])
+    way_P = np.linalg.norm(second_P44[:, :3, 3] - first_P44[:, :3, 3], axis=1)
+    distance = float(np.linalg.norm(poses_T44[:, :3, 3], axis=1).max())
+    least = max(STILL_SHARE * float(way_P.max()), ROUNDING_SHARE * distance)
+    is_moving_P = (turn_P > STILL_RAD) | (way_P > least)
+    return [pair for pair, is_moving in zip(pairs, is_moving_P, strict=True) if is_moving]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,7 +30,10 @@ from cosmos_data.manifests.rows import json_object
 from cosmos_data.readers.found import BadVideo, Found, FoundVideo, FoundView, LeftOut, PictureSequence, printable
 from cosmos_data.readers.lerobot_info import INFO, Feature, Info, read_info
 from cosmos_data.readers.lerobot_signals import (
+    MODALITY,
     SignalPart,
+    is_of_signal,
+    left_uncovered,
     left_unnamed,
     read_modality,
     signal_of,
@@ -97,11 +100,16 @@ def _not_taken(info: Info, taken: Sequence[Feature], parts: list[SignalPart]) ->
             reason = "a camera of depth; name the cameras to take it (--cameras)"
         elif feature.is_picture:
             reason = "a camera that is not among --cameras"
+        elif is_of_signal(name):
+            reason = f"actions or states that are not read: {MODALITY}, or a feature that has them all, says others"
         else:
             reason = "a feature that a manifest has no place for"
         yield LeftOut(f"{info.where}: {name}", f"{name}: {reason}")
     for feature in left_unnamed(parts):
         said = f"{feature.name}: its names are not one for each of {feature.size} values; they are numbered instead"
+        yield LeftOut(f"{info.where}: {feature.name}", said)
+    for feature, start, end in left_uncovered(parts):
+        said = f"{feature.name}: no part of {MODALITY} has its values {start} to {end - 1}; they are not read"
         yield LeftOut(f"{info.where}: {feature.name}", said)
 
 
@@ -218,7 +226,9 @@ class _Reader:
         if episode.get(column) is not None:
             return whole_number(episode, column)
         folder = self.info.folder / ("videos" if camera else "data")
-        files = [path for path in folder.rglob("*") if path.is_file() and camera in path.as_posix()]
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if camera:  # a whole part of the path: `top` is no part of `top_left`
+            files = [path for path in files if camera in path.relative_to(folder).parts]
         if len(files) > 1:
             raise DataError(f"meta/episodes has no {column}, and there are {len(files)} files it may be in")
         return 0

@@ -88,6 +88,24 @@ def left_unnamed(parts: list[SignalPart]) -> Iterator[Feature]:
         seen.add(part.feature.name)
 
 
+def left_uncovered(parts: list[SignalPart]) -> Iterator[tuple[Feature, int, int]]:
+    """Yield (feature, start, end) of the values that no part has, of the features that some part is of."""
+    features = {part.feature.name: part.feature for part in parts}
+    for name, feature in features.items():
+        end = 0
+        for part in sorted((part for part in parts if part.feature.name == name), key=lambda part: part.start):
+            if part.start > end:
+                yield feature, end, part.start
+            end = max(end, part.end)
+        if end < feature.size:
+            yield feature, end, feature.size
+
+
+def is_of_signal(name: str) -> bool:
+    """Return whether a feature has the name of an action or of a state."""
+    return any(name == column or name.startswith(f"{column}.") for column in COLUMN.values())
+
+
 def signal_of(frames: pa.Table, parts: list[SignalPart], rate_hz: float, embodiment: str) -> Action:
     """Return the signal of an episode. DataError where a column does not hold what is said of it."""
     columns_of: dict[str, np.ndarray] = {}

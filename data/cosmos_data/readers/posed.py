@@ -59,7 +59,7 @@ def in_order(pictures: list[PosedPicture]) -> list[PosedPicture]:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """A key that sorts frame_9 before frame_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def folder_of(picture: PosedPicture) -> str:

@@ -234,10 +234,27 @@ def _read_timed_pictures(name: str, folder: str, listing: _Listing, scenes: Scen
         return
     if camera is not None:
         times = camera.times_sec
+        scenes.used.update(pictures, [name])
+        wrong = _not_of_its_time(pictures, times)
+        if wrong:
+            scenes.found.append(BadVideo(where, wrong))
+            return
         span_sec = times[-1] - times[0] if times else 0.0
         fps = (len(times) - 1) / span_sec if span_sec > 0 else None
-        scenes.used.update(pictures, [name])
         scenes.found.append(_video(folder, pictures, listing, camera, fps))
+
+
+def _not_of_its_time(pictures: Sequence[str], times_sec: Sequence[float]) -> str:
+    """Say which picture is the first whose name is a whole number and not its pose's time in microseconds; nothing
+    where there is none."""
+    for number, (name, time_sec) in enumerate(zip(pictures, times_sec, strict=False), start=1):
+        stem, time_us = PurePosixPath(name).stem, round(time_sec * 1e6)
+        if stem.isdecimal() and int(stem) != time_us:
+            return (
+                f"pose {number} is of the time {time_us}, and picture {number} is {PurePosixPath(name).name}; give each"
+                " picture the name of its pose's time in microseconds, and each pose its picture"
+            )
+    return ""
 
 
 def _suffix(name: str) -> str:

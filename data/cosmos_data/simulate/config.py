@@ -157,6 +157,13 @@ class PusherConfig(WorldConfig):
                 f"hand_radius={self.hand_radius} and object_radius={self.object_radius} leave the hand no room around a"
                 f" thing on a table of {self.width_px}x{self.height_px} px; make them smaller, or the picture squarer"
             )
+        # Places of things lie at least a hand and its way around them from the edges; two lie apart along one side.
+        apart = max(1, self.height_px / self.width_px) - 2 * (2 * self.hand_radius + self.object_radius)
+        if self.num_objects == 2 and apart < 2 * self.object_radius + 0.15:
+            raise DataError(
+                f"object_radius={self.object_radius} and hand_radius={self.hand_radius} leave no room for two things"
+                f" on a table of {self.width_px}x{self.height_px} px; make them smaller, or use num_objects=1"
+            )
         if self.task != "random" and self.policy != "task":
             raise DataError(f"task={self.task} is for policy=task, and policy={self.policy}; use policy=task")
 

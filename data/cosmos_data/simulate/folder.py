@@ -124,7 +124,10 @@ def _enter(folder: Path, request: SimulationRequest) -> None:
     path = folder / SETTINGS
     settings = json.loads(json.dumps(request.settings()))  # as it is stored: tuples become lists
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists():
+            remove_abandoned(folder)  # a kill in the first moments leaves these settings half-written
+        # Those of a process that is still there have a name of their own.
+        if folder.exists() and any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
             raise DataError(f"{folder} exists already and is no simulated world; choose another folder, or remove it")
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as aside:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
 from cosmos_data.simulate.config import PusherConfig
@@ -62,7 +63,10 @@ class Pusher:
             is_free = all(_are_apart(hand, place, hand_radius + object_radius + GAP) for place in objects)
             if is_free and (len(objects) < 2 or _are_apart(objects[0], objects[1], 2 * object_radius + GAP)):
                 return PusherScene(colors, hand, tuple(objects))
-        raise AssertionError(f"no free places in {MOST_TRIES} draws for {self.config}")
+        raise DataError(
+            f"no free places in {MOST_TRIES} draws for object_radius={object_radius} and hand_radius={hand_radius};"
+            " make them smaller, or use num_objects=1"
+        )
 
     def push(self, seed: int) -> Push:
         """Return what policy=task does in a seed's clip."""
@@ -75,7 +79,13 @@ class Pusher:
         return self._played(seed, self._policy(seed))
 
     def played(self, seed: int, actions_N2: np.ndarray) -> SimulatedClip:
-        """Return the clip that begins as the seed's does, under other actions, one for each frame."""
+        """Return the clip that begins as the seed's does, under other actions, one for each frame.
+
+        Raises:
+            DataError: there are fewer actions than frames.
+        """
+        if len(actions_N2) < self.config.num_frames:
+            raise DataError(f"{len(actions_N2)} actions are fewer than num_frames={self.config.num_frames}; give more")
         return self._played(seed, _Given([(float(right), float(down)) for right, down in actions_N2]))
 
     def _policy(self, seed: int) -> Policy:

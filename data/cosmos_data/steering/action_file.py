@@ -2,7 +2,8 @@
 
     PATH.parquet, PATH.csv     a column for each dimension, by its name; or a column `action` of lists
     PATH.npy                   [steps, dimensions], in the order that the model was trained with
-    PATH.json                  a list of steps, or an object with `values` and what else an `Action` says
+    PATH.json                  a list of steps, each a list, or an object of its dimensions by their names; or an object
+                               with `values` and what else an `Action` says
     keys:wwaad                 a key a step; a table says which action each key stands for
     MANIFEST#CLIP              what was done in a clip
 
@@ -69,6 +70,9 @@ def read_key_table(path: Path) -> KeyTable:
     try:
         # As text: YAML would take the keys y and n for true and false.
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        for key, numbers in table.items():
+            if not isinstance(numbers, list):
+                raise ValueError(f"{key}: {numbers} is no list")
         return {key: [float(number) for number in numbers] for key, numbers in table.items()}
     except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
@@ -107,7 +111,7 @@ def _read(source: str, video: SteeredVideo, data: DataConfig, like: Action, keys
             case ".csv":
                 return _with_values(like, _columns_of(pa_csv.read_csv(path), like))
             case ".npy":
-                return _with_values(like, np.load(path, allow_pickle=False))
+                return _with_values(like, _of_npy(path))
             case ".json":
                 return _of_json(path, like)
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
@@ -153,20 +157,49 @@ def _numbers(values: list[Any], empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.array(values, dtype=np.float64) if values else np.empty(empty_shape)
 
 
+def _of_npy(path: Path) -> np.ndarray:
+    values = np.load(path, allow_pickle=False)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"it holds {values.dtype}, no real numbers; write float64")
+    return values
+
+
 def _of_json(path: Path, like: Action) -> Action:
-    text = path.read_bytes()
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     known = {field.name for field in fields(Action)}
-    values = {"values": _steps_of(text)} if text.lstrip().startswith(b"[") else json_object(text)
+    is_list = text.lstrip().startswith(b"[")
+    values = {"values": _steps_of(text)} if is_list else json_object(text)
     unknown = sorted(set(values) - known)
     if unknown or "values" not in values:
         raise DataError(f"it {f'has unknown keys {unknown}' if unknown else 'lacks values'}; keys: {sorted(known)}")
     said = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    steps = said.pop("values")
-    kind = replace(like, **said)
-    array = np.asarray(steps, dtype=np.float64)
+    kind = replace(like, **(said | {"values": ()}))
+    require_like(kind, like)
+    array = _array_of(values["values"], kind.names)
     if array.ndim == 1 and len(kind.names) and array.size % len(kind.names) == 0:
         array = array.reshape(-1, len(kind.names))  # flat, as a manifest's row has them
     return _with_values(kind, array)
+
+
+def _array_of(steps: Any, names: Sequence[str]) -> np.ndarray:
+    """Return the steps of a JSON file as numbers. Raises DataError where there is something else among them."""
+    if not isinstance(steps, list):
+        raise DataError(f"its values are of the kind {type(steps).__name__}; give a list of steps")
+    rows = [_row_of(number, step, names) for number, step in enumerate(steps)]
+    try:
+        # What is missing, null, is NaN and refused later.
+        return np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"its steps are no numbers, or of different lengths ({error}); correct them") from error
+
+
+def _row_of(number: int, step: Any, names: Sequence[str]) -> Any:
+    """Return a step in the order of the names; one that is an object has exactly these."""
+    if not isinstance(step, dict):
+        return step
+    if set(step) != set(names):
+        raise DataError(f"step {number} has {', '.join(step)}, and the model was trained with {', '.join(names)}")
+    return [step[name] for name in names]
 
 
 def _steps_of(text: bytes) -> Any:

@@ -24,8 +24,9 @@ MARGIN_PX = 6
 TEXT_PX = 10
 BACKGROUND_RGB, BACKGROUND_SHARE = (0, 0, 0), 0.55
 PATH_RGB, DONE_RGB, NOW_RGB, TEXT_RGB = (150, 150, 150), (90, 200, 255), (255, 210, 60), (240, 240, 240)
-PLANE = ("x", "y")
-"""Actions of these names alone are drawn as an arrow: x to the right, y downwards, as pixels are counted."""
+PLANE, DOWNWARDS = ("x", "y"), "y down"
+"""Actions of these names alone are drawn as an arrow where their frame of reference says that y is counted downwards,
+as pixels are; elsewhere y may be upwards, or away."""
 
 
 def draw_conditions(video_3THW: Tensor, conditions: WindowConditions, *, fps: float) -> Tensor:
@@ -112,7 +113,7 @@ def _draw_arrow(draw: ImageDraw.ImageDraw, start_2: np.ndarray, end_2: np.ndarra
 
 
 def _action_panel(action: Action, values_D: np.ndarray, largest_D: np.ndarray, side_px: int) -> Image.Image:
-    if action.names == PLANE:
+    if action.names == PLANE and DOWNWARDS in action.frame_of_reference:
         panel = _panel(side_px, side_px)
         middle_2 = np.array([side_px / 2, side_px / 2])
         reach = values_D / max(float(largest_D.max()), 1e-9) * side_px * 0.42

@@ -130,6 +130,34 @@ def test_a_camera_that_stands_still_proves_nothing(room, pairs):
     assert finding.level == "warning" and "not proven" in proof.line
 
 
+def matches_of_a_moving_square(first_frame: int) -> list[Matches]:
+    """Six pairs of frames of a chequered square that goes right before a wall without a mark."""
+    square = np.kron(np.random.default_rng(0).integers(0, 2, (8, 8)), np.ones((6, 6))).astype(np.uint8) * 200
+    pictures = [np.full((HEIGHT_PX, WIDTH_PX), 100, np.uint8) for _ in range(12)]
+    for number, gray_HW in enumerate(pictures):
+        gray_HW[12:60, 4 + 3 * number : 52 + 3 * number] = square
+    followed = [follow(pictures[start:], first_frame + start) for start in range(6)]
+    return [matches for matches in followed if matches is not None]
+
+
+def test_things_that_move_before_a_camera_that_stands_still_prove_nothing(room):
+    moved_T34 = room.camera.extrinsics_T34(NUM_FRAMES)
+    still = replace(room.camera, extrinsics=tuple(np.tile(moved_T34[-1], (NUM_FRAMES, 1)).ravel().tolist()))
+    matches = matches_of_a_moving_square(0)
+    assert len(matches) == 6 and sum(map(len, matches)) > 100
+    proof = proven(still, matches)
+    assert proof.fault == "" and "not proven" in proof.line
+
+
+def test_right_poses_fit_though_things_move_after_the_camera_has_stopped(room, pairs):
+    moved_T34 = room.camera.extrinsics_T34(NUM_FRAMES)
+    stopped_T34 = np.concatenate([moved_T34, np.repeat(moved_T34[-1:], 12, axis=0)])
+    camera = replace(room.camera, extrinsics=tuple(stopped_T34.ravel().tolist()))
+    matches = [*pairs, *matches_of_a_moving_square(NUM_FRAMES) * 3]
+    proof = judged("clip", camera, NUM_FRAMES + 12, HEIGHT_PX, WIDTH_PX, matches)
+    assert proof.fault == "" and proof.residual_px[camera.convention] < 0.15
+
+
 def test_files_of_every_format_are_proven_and_a_wrong_one_is_an_error(tmp_path, capsys):
     """Through the command: coded videos, a manifest on disk, exit code and lines."""
     built = build_manifest(CAMERAS, None, None).manifest

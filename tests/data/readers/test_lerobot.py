@@ -158,6 +158,25 @@ def test_groot_s_modality_names_parts_and_says_what_they_are(tmp_path):
     assert [view.view for view in clip.each_view()] == ["front", "ego"]
 
 
+def test_what_a_modality_does_not_name_is_said(tmp_path):
+    """A humanoid's file that names its arms and not its waist."""
+
+    def add(info: dict[str, Any]) -> None:
+        info["features"]["action.waist"] = {"dtype": "float32", "shape": [2]}
+
+    folder = changed(tmp_path / "robot", add)
+    said = {"action": {"arm": {"start": 1, "end": 2}}, "state": {"all": {"start": 0, "end": 3}}}
+    (folder / "meta/modality.json").write_text(json.dumps(said), encoding="utf-8")
+    manifest, _, left_out, *_ = build_manifest(folder, None, None)
+    assert manifest[0].action.names == ("arm",)
+    reasons = [one.reason for one in left_out]
+    assert "action: no part of meta/modality.json has its values 0 to 0; they are not read" in reasons
+    assert "action: no part of meta/modality.json has its values 2 to 2; they are not read" in reasons
+    assert not any(reason.startswith("observation.state") for reason in reasons)
+    [waist] = [reason for reason in reasons if reason.startswith("action.waist: ")]
+    assert "actions or states that are not read: meta/modality.json" in waist
+
+
 @pytest.mark.parametrize(
     ("action", "words"),
     [
@@ -274,6 +293,12 @@ def test_a_folder_of_one_file_needs_no_columns_that_say_which(carphone, tmp_path
     pq.write_table(pa.Table.from_pylist(rows), table)
     manifest, bad, *_ = build_manifest(folder, None, None)
     assert not bad and manifest[0].caption == "" and manifest[0].num_frames == 60
+    # Another camera, whose name begins as this one's.
+    shutil.copytree(folder / "videos/observation.images.wrist", folder / "videos/observation.images.wrist_left")
+    info["features"]["observation.images.wrist_left"] = info["features"]["observation.images.wrist"]
+    (folder / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
+    manifest, bad, *_ = build_manifest(folder, None, None)
+    assert not bad and [view.view for view in manifest[0].each_view()] == ["wrist", "wrist_left"]
     pq.write_table(pa.Table.from_pylist([*rows, rows[0] | {"episode_index": 1}]), table)
     _, bad, *_ = build_manifest(folder, None, None, max_bad_share=1.0)
     assert len(bad) == 2 and "from_timestamp=None says no time" in bad[0].reason

@@ -105,6 +105,18 @@ def test_realestate10k_with_frames_as_pictures(tmp_path):
     assert has_the_poses(clip) and clip.fps == pytest.approx(12, abs=1e-3) and not made.left_out
 
 
+def test_realestate10k_with_pictures_of_other_times(tmp_path):
+    """As many pictures as poses, and one of them is of another time."""
+    shutil.copy(CAMERAS / "realestate10k/0000cc6d8b108390.txt", tmp_path / "a.txt")
+    times = [int(line.split()[0]) for line in (tmp_path / "a.txt").read_text().splitlines()[1:]]
+    times[4] += 40_000
+    write_pictures(tmp_path / "a", [f"{time}.png" for time in times])
+    made = built(tmp_path)
+    [bad] = made.bad
+    assert len(made.manifest) == 0
+    assert f"pose 5 is of the time {times[4] - 40_000}, and picture 5 is {times[4]}.png; give" in bad.reason
+
+
 @pytest.mark.parametrize("first_frame", [0, 3])
 def test_poses_of_a_part_of_a_film_are_found_by_their_times(tmp_path, first_frame):
     shutil.copy(CAMERAS / "realestate10k/0000cc6d8b108390.mp4", tmp_path / "a.mp4")

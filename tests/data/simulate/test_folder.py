@@ -2,9 +2,8 @@
 
 import json
 import math
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from cosmos_data.simulate.labels import read_labels
 from cosmos_data.simulate.worlds import open_world
 
 REQUEST = SimulationRequest(world=RoomConfig(num_frames=9), num_train=4, num_heldout=2)
-TWO_WORKERS = {"num_workers": 2}
 
 
 @pytest.fixture(scope="module")
@@ -79,29 +77,47 @@ def test_labels_are_those_of_the_frames(folder: Path):
         read_labels(replace(first, path=str(folder / "elsewhere.avi")))
 
 
+BEGIN_AND_WAIT = """
+import signal
+import sys
+
+from cosmos_data.simulate.config import RoomConfig
+from cosmos_data.simulate.folder import SimulationRequest, simulate
+
+
+def wait_after_3(done: int, of: int) -> None:
+    if done == 3:
+        print("3 clips are there", flush=True)
+        signal.pause()
+
+
+request = SimulationRequest(world=RoomConfig(num_frames=9), num_train=12, num_heldout=2)
+simulate(sys.argv[1], request, num_workers=2, progress=wait_after_3)
+"""
+
+
 def test_what_a_kill_leaves_is_gone_on_with(tmp_path: Path):
     """SIGKILL of a process with two workers in the midst of the clips. They end too, clips that are whole are not made
     again, and the bytes are those of one process that was never killed."""
-    request, killed = replace(REQUEST, num_train=80), tmp_path / "killed"
-    process = multiprocessing.get_context("fork").Process(target=simulate, args=(killed, request), kwargs=TWO_WORKERS)
-    process.start()
-    while len(list((killed / "train").glob("*.json"))) < 3:
-        assert process.is_alive(), "it ended before it was killed"
-        time.sleep(0.001)
-    assert process.pid is not None
-    children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    request, killed = replace(REQUEST, num_train=12), tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGIN_AND_WAIT, str(killed)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "3 clips are there\n"
+        children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        process.kill()
     until = time.monotonic() + 60
     while any(is_running(child) for child in children):
         assert time.monotonic() < until, "a worker outlives its parent"
         time.sleep(0.01)
-    whole = {path: path.stat().st_mtime_ns for path in (killed / "train").glob("*.json")}
-    assert len(children) >= 2 and 3 <= len(whole) < 80 and not (killed / "manifest.arrow").exists()
-    (killed / "train/000079.avi").write_bytes(b"half a video")  # one that had its name when its process was killed
+    # One whose video had its name when its process was killed, and its row had not.
+    (killed / "train/000011.json").unlink(missing_ok=True)
+    (killed / "train/000011.avi").write_bytes(b"half a video")
+    whole = {path: path.stat().st_mtime_ns for path in killed.glob("*/*.json")}
+    assert len(children) >= 2 and len(whole) >= 2 and not (killed / "manifest.arrow").exists()
     told = list[tuple[int, int]]()
     simulate(killed, request, progress=lambda *counts: told.append(counts))
-    assert told == [(done, 82) for done in range(len(whole) + 1, 83)]
+    assert told == [(done, 14) for done in range(len(whole) + 1, 15)]
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     simulate(tmp_path / "straight", request)
     assert contents(killed) == contents(tmp_path / "straight")
@@ -119,6 +135,16 @@ def test_another_request_is_refused_with_the_key(folder: Path, tmp_path: Path):
     with pytest.raises(DataError, match="exists already and is no simulated world"):
         simulate(tmp_path, REQUEST)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_kill_in_the_first_moments_is_gone_on_with(tmp_path: Path):
+    """Before the settings have their name there is nothing but the file that was to become them."""
+    script = "import sys; from pathlib import Path; from cosmos_data.whole_file import aside_name;"
+    script += "aside_name(Path(sys.argv[1])).write_text('{')"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "settings.json")], check=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    simulate(tmp_path, replace(REQUEST, num_train=1, num_heldout=0))
+    assert (tmp_path / "manifest.arrow").exists() and not list(tmp_path.glob(".*.partial"))
 
 
 def test_the_same_request_again_changes_nothing(folder: Path):

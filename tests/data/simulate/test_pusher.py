@@ -143,6 +143,11 @@ def test_other_actions_give_another_future_of_the_same_frame():
     assert not np.array_equal(opposite.states["hand_T2"][-1], clip.states["hand_T2"][-1])
 
 
+def test_fewer_actions_than_frames_are_refused():
+    with pytest.raises(DataError, match="32 actions are fewer than num_frames=33; give more"):
+        Pusher(CONFIG).played(0, np.zeros((32, 2)))
+
+
 def test_a_scripted_hand_pushes_all_the_time():
     world = Pusher(replace(CONFIG, policy="scripted", num_frames=120))
     for seed in range(5):
@@ -160,5 +165,7 @@ def test_the_same_seed_is_the_same_world_at_every_size():
 def test_worlds_that_can_not_be():
     with pytest.raises(DataError, match=r"hand_radius=0.07 and object_radius=0.12 leave the hand no room"):
         PusherConfig(height_px=16)
+    with pytest.raises(DataError, match="leave no room for two things on a table of 32x32 px"):
+        PusherConfig(num_objects=2, hand_radius=0.15, object_radius=0.14)
     with pytest.raises(DataError, match="task=left is for policy=task, and policy=random"):
         PusherConfig(task="left")

@@ -42,12 +42,15 @@ def as_file(path: Path, values_N2: np.ndarray) -> Path:
             np.save(path, values_N2)
         case "plain.json":
             path.write_text(json.dumps(values_N2.tolist()))
+        case "objects.json":
+            rows = [{"y": down, "x": right} for right, down in values_N2.tolist()]
+            path.write_text(json.dumps(rows))
         case "record.json":
             path.write_text(json.dumps({"names": ["x", "y"], "rate_hz": 10, "values": values_N2.ravel().tolist()}))
     return path
 
 
-FORMATS = ("named.parquet", "lists.parquet", "named.csv", "plain.npy", "plain.json", "record.json")
+FORMATS = ("named.parquet", "lists.parquet", "named.csv", "plain.npy", "plain.json", "objects.json", "record.json")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -102,7 +105,7 @@ def test_keys_that_stand_for_nothing(table: dict[str, list[float]] | None, said:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- w", "w: left", "w: [a]", "w: ["])
+@pytest.mark.parametrize("text", ["- w", "w: left", "w: 12", "w: [a]", "w: ["])
 def test_what_is_no_table_of_keys(text: str, tmp_path: Path):
     (tmp_path / "keys.yaml").write_text(text)
     with pytest.raises(DataError, match=r"--keys .*keys.yaml is no table of keys .* write lines such as w: \[0, -1\]"):
@@ -147,6 +150,35 @@ def test_files_that_hold_something_else(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(b"\x00\xff,{")
     with pytest.raises(DataError, match=rf"--actions .*{name}: "):
         steps(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"x": 1, "z": 2}]', "step 0 has x, z, and the model was trained with x, y"),
+        ('[[1, 2], {"x": 1}]', "step 1 has x, and the model was trained with x, y"),
+        ('{"values": {"x": [1, 2]}}', "its values are of the kind dict; give a list of steps"),
+        ('{"values": 3}', "its values are of the kind int; give a list of steps"),
+        ('{"values": [[1, 2]], "names": "x"}', "names is 'x', and the model was trained with x, y"),
+        ('{"values": [[1, 2]], "names": 3}', "names is 3, and the model was trained with x, y"),
+        ('{"values": [[1, 2]], "names": [["x"], {}]}', "and the model was trained with x, y"),
+        ('{"values": [[1, 2]], "rate_hz": "fast"}', "rate_hz is 'fast', and the model was trained with 10.0"),
+        ("[[1, [2]]]", "its steps are no numbers, or of different lengths"),
+        ('[["a", "b"]]', "its steps are no numbers"),
+    ],
+)
+def test_json_of_another_form(content: str, said: str, tmp_path: Path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError) as caught:
+        steps(tmp_path / "a.json")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "U3", "datetime64[s]"])
+def test_arrays_of_something_else_than_real_numbers(dtype: str, tmp_path: Path):
+    np.save(tmp_path / "a.npy", STEPS.astype(np.int64).astype(dtype))
+    with pytest.raises(DataError, match="no real numbers; write float64"):
+        steps(tmp_path / "a.npy")
 
 
 def test_there_is_no_such_file(tmp_path: Path):

@@ -29,7 +29,13 @@ def bright(frame_3HW: Tensor) -> np.ndarray:
 def actions(*steps: tuple[float, ...], rate_hz: float = 10.0) -> Action:
     names = ("x", "y", "grip")[: len(steps[0])]
     values = tuple(np.array(steps, dtype=float).ravel().tolist())
-    return Action(names=names, units=("px",) * len(names), rate_hz=rate_hz, frame_of_reference="table", values=values)
+    return Action(
+        names=names,
+        units=("px",) * len(names),
+        rate_hz=rate_hz,
+        frame_of_reference="table, x right, y down",
+        values=values,
+    )
 
 
 def path(source: str) -> WindowConditions:
@@ -54,6 +60,15 @@ def test_an_arrow_points_where_the_action_goes():
         assert (np.sign(round(column)), np.sign(round(row))) == (right, down)
         assert abs(row * right) + abs(column * down) < 2
     assert (video[:, -1] == GREEN[:, 0]).all(), "nothing follows the last frame"
+
+
+def test_a_plane_whose_y_is_not_downwards_is_bars():
+    """Such as the table of MuJoCo, whose y is away from the viewer: two bars in the place of a wrong arrow."""
+    upwards = replace(actions(*[(0, 1)] * 5), frame_of_reference="model")
+    rows = bright(drawn(WindowConditions(action=upwards))[:, 0])
+    assert len(np.split(rows, np.flatnonzero(np.diff(rows[:, 0]) > 2) + 1)) == 2
+    pixels = drawn(WindowConditions(action=upwards))[:, 0]
+    assert not torch.equal(pixels, drawn(WindowConditions(action=actions(*[(0, 1)] * 5)))[:, 0])
 
 
 def test_the_arrow_is_longest_at_the_largest_action():
