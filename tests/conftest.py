@@ -22,19 +22,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of `make test` runs in one go: all that waits for a Slurm, all that share the ranks, or a file.
+    """What one worker of `make test` runs in one go: all that waits for a Slurm, all that share the ranks, or what is
+    left of a file.
 
     The two long ones start first, and there is one of each: jobs of two Slurms beside each other miss their limits on
     two cores.
     """
-    share_ranks = {item.path for item in items if isinstance(item, pytest.Function) and "ranks" in item.fixturenames}
     for item in items:
         if folder_of(item) == "slurm":
             group = "slurm"
         else:
-            group = "ranks" if item.path in share_ranks else str(item.path)
+            group = "ranks" if shares_ranks(item) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (folder_of(item) != "slurm", item.path not in share_ranks))
+    items.sort(key=lambda item: (folder_of(item) != "slurm", not shares_ranks(item)))
+
+
+def shares_ranks(item: pytest.Item) -> bool:
+    """Whether a test runs on the shared pool of ranks."""
+    return isinstance(item, pytest.Function) and "ranks" in item.fixturenames
 
 
 def folder_of(item: pytest.Item) -> str:
