@@ -34,7 +34,7 @@ from cosmos_train.evaluate.following.figure import Figure
 NUM_TRAIN, NUM_HELDOUT = 2000, 32
 NUM_FRAMES, NUM_TASK_FRAMES = 17, 25
 MOST_MINUTES = 20.0
-"""Of post-training."""
+"""A post-training may take so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,12 @@ STUDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was found of one study."""
+    """A result holds what was found in one study."""
 
     study: Study
     measured: Measured
     minutes: float
-    """Of the post-training."""
+    """The post-training took so long."""
 
     @property
     def missed(self) -> list[str]:

@@ -40,7 +40,7 @@ from cosmos_train.worlds.world import World
 NUM_CLIPS = 32
 """Held-out clips that are judged."""
 NUM_SHOWN = 4
-"""Of these the page shows so many."""
+"""The page shows so many of these."""
 NUM_READER_CLIPS = 300
 """Training clips from which the reader of actions learns."""
 LEAST_MOVE_PX = 1.0
@@ -58,7 +58,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is found of one condition."""
+    """One condition's figures, and frames to look at, are held here."""
 
     figures: list[Figure]
     strips: list[Strip]

@@ -36,7 +36,7 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE, PARAMETER_TOLERANCE, NORM_TOLERANCE = 1e-6, 
 ERRORS = ("loss_error", "gradient_error", "parameter_error", "norm_error")
 SHAPES_CTHW = {"video": (4, 3, 4, 6), "odd": (4, 3, 6, 10), "image": (4, 1, 8, 10)}
 SHAPES_THW = {"odd": (3, 3, 5), "image": (1, 4, 5), "pair": (2, 3, 5)}
-"""Of the autoregressive model's codes: as many tokens as the DiT's latents make; pair: two frames, one action."""
+"""The autoregressive model's codes make as many tokens as the DiT's latents; pair has two frames and one action."""
 MEASURES = {
     "dit": tiny_world.answers,
     "steered": tiny_world.steered_answers,
@@ -124,7 +124,7 @@ STEERED_LAYOUTS = {
     "pp2": ParallelConfig(pp=2),
     "cp2": ParallelConfig(cp=2),
 }
-"""Of the autoregressive model that reads actions."""
+"""These cases train the autoregressive model that reads actions."""
 
 
 def _ar_cases() -> Iterator[Case]:
@@ -167,7 +167,7 @@ def _ar_cases() -> Iterator[Case]:
 
 
 def _steered_cases() -> Iterator[Case]:
-    """What differs in it: tokens of several latent frames on a rank, each with a modulation of its own."""
+    """It differs in this: a rank has tokens of several latent frames, each with a modulation of its own."""
 
     def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
         return Case(

@@ -1,4 +1,4 @@
-"""What actions are normalised with: statistics of each embodiment's actions, kept in a run and in its checkpoints.
+"""Actions are normalised with statistics of their embodiment, which are kept in a run and in its checkpoints.
 
 A network learns what a number means under one normalisation. Under another the same command is another one, in silence:
 so what was trained with goes where the weights go, and actions that do not fit it are refused.

@@ -24,7 +24,7 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reads:
-    """What a network reads besides latents and text."""
+    """Reads says what a network takes besides latents and text."""
 
     camera: bool = False
     action_frames: Literal["none", "next", "each"] = "none"
@@ -112,7 +112,7 @@ class ConditionTensors:
 
 
 class Conditioner:
-    """What a model's network reads, made of what is known of windows."""
+    """A conditioner makes what a model's network reads of what is known of windows."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the windows of a run are steered by, found before anything is encoded or built: whether all have the conditions
+"""Finds what steers the windows of a run before anything is encoded or built: whether all have the conditions
 that the model reads, and what their actions are normalised with.
 
     RUN/action_statistics.json                       the statistics of each embodiment
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
 ACTION_KEYS = ("action_normalize", "action_scale")
-"""Of section condition: what a network has learned to read a camera's path and actions with."""
+"""A network has learned to read a camera's path and actions with these keys of section condition."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
 

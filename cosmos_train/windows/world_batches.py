@@ -33,9 +33,9 @@ class WorldBatch:
     """1 where a latent cell is padding."""
     draw: NoiseDraw
     conditions: ConditionTensors
-    """What steers the samples, those too whose draw drops it."""
+    """They steer the samples, those too whose draw drops them."""
     step: int
-    """Of the run, counted from 0."""
+    """The run counts it from 0."""
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What steers a run's model, as its checkpoint says it, found before any weights are loaded."""
+"""Finds what steers a run's model, as its checkpoint says it, before any weights are loaded."""
 
 from cosmos_tok.store import load_config
 from cosmos_train.conditions.action_statistics import ACTIONS

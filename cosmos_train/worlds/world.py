@@ -125,7 +125,7 @@ class World(ABC):
     text: TextEncoder | None = None
     windows: TrainedWindows | None = None
     conditioner: Conditioner | None = None
-    """What steers the model; None where nothing but text and first frames does."""
+    """It makes what steers the model; None where nothing but text and first frames does."""
     trained: TrainedRun | None = None
     """None where the weights are of no run of ours."""
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Where a camera was, found again from its frames in a room that can be drawn from anywhere.
+"""Finds where a camera was from its frames, in a room that can be drawn from anywhere.
 
 Analysis by synthesis: the room is drawn from a guessed pose, compared with the frame, and the guess is moved where the
 two agree better (Gauss-Newton on blurred colours, coarse to fine, damped as by Levenberg and Marquardt). The estimator
@@ -33,7 +33,7 @@ GUESS_RAD, GUESS_MOVE = 0.06, 0.05
 ENOUGH = 0.98
 """A step that leaves more of the misfit than this share is the level's end."""
 DAMPINGS = (0.001, 0.1, 1.0, 10.0)
-"""Of each step all are tried, and the best is taken."""
+"""Each step tries all of them and takes the best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class PoseEstimator:
 
     render: Render
     seed: int = 0
-    """Of the guesses."""
+    """The guesses are drawn from it."""
 
     def track(self, frames_THW3: np.ndarray, first_pose_44: np.ndarray) -> np.ndarray:
         """Return the pose of each frame [T, 4, 4]; the first is the one that is given.

@@ -12,11 +12,11 @@ class Figure:
 
     name: str
     value: float
-    """Of generated frames."""
+    """Generated frames give this."""
     floor: float
-    """Of true frames: what the measure itself is off by."""
+    """True frames give this: the measure itself is off by so much."""
     ceiling: float
-    """Of generated frames against shuffled commands: what is found where nothing is followed."""
+    """Generated frames against shuffled commands give this, as they do where nothing is followed."""
     num_clips: int
     unit: str = ""
 

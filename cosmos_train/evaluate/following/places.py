@@ -1,4 +1,4 @@
-"""Where a thing of one colour is in a picture, and whether it went where it was to go.
+"""Finds where a thing of one colour is in a picture, and says whether it went where it was to go.
 
 Places are in pixels, x to the right and y downwards, from the picture's upper left corner. A thing that is not seen
 counts as one that has stayed where it was last seen, so losing it is no way to pass.
