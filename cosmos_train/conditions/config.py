@@ -18,8 +18,8 @@ class ActionConditionConfig:
     """How a network reads actions."""
 
     action_normalize: ActionNormalize = "quantiles"
-    """It says what each dimension of an action becomes. quantiles: its 1 % and 99 % quantiles -1 and 1; standard: mean 0
-    and deviation 1; scale: times action_scale, as Bridge's released training has it; none: what the data says."""
+    """It says what each dimension of an action becomes. quantiles: its 1 % and 99 % quantiles -1 and 1; standard: mean
+    0 and deviation 1; scale: times action_scale, as Bridge's released training has it; none: what the data says."""
     action_scale: tuple[float, ...] = ()
     """action_normalize=scale: the factor of each dimension, 20 for Bridge's six of the pose and 1 for its gripper."""
 
@@ -51,7 +51,7 @@ class ConditionConfig(ActionConditionConfig):
     code has it; or the direction first, as arXiv 2501.03575 prints it."""
     camera_scale: Literal["clip", "metres"] = "clip"
     """It says what length is 1 in a ray's moment. clip: the largest distance between two places of the window's camera,
-    as released, which fits poses of unknown scale; metres: camera_unit_m, so that longer moves are told from shorter."""
+    as released, which fits poses of unknown scale; metres: camera_unit_m, so that longer moves differ from shorter."""
     camera_unit_m: Positive = 1.0
     """camera_scale=metres: so many metres are 1."""
 
