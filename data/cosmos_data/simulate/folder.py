@@ -36,8 +36,10 @@ from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import plain_values
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
-from cosmos_data.simulate.config import MujocoConfig, WorldConfig, name_of
+from cosmos_data.simulate.config import ArmConfig, MujocoConfig, TableConfig, WorldConfig, name_of
 from cosmos_data.simulate.labels import labels_path, write_labels
+from cosmos_data.simulate.mujoco_policies import file_of
+from cosmos_data.simulate.renderers import found_renderer
 from cosmos_data.simulate.worlds import open_world
 from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
 from cosmos_data.whole_file import PARTIAL, remove_abandoned, whole_file
@@ -70,13 +72,22 @@ class SimulationRequest:
             raise DataError(f"seed={self.seed} must be at least 0 and less than 2^40")
 
     def settings(self) -> dict[str, Any]:
-        """Return what the folder keeps of the request, by the names of its keys."""
+        """Return what the folder keeps of the request, by the names of its keys: also the digests of the user's files,
+        and the renderer that this machine has, since another one draws other pictures.
+
+        Raises:
+            DataError: the world is MuJoCo's, and its policy or every renderer is missing.
+        """
         name = name_of(self.world)
         of_world = {f"{name}.{key}": value for key, value in asdict(self.world).items()}
         counts = {"num_train": self.num_train, "num_heldout": self.num_heldout, "seed": self.seed}
-        of_files = (
-            {"mujoco.xml sha256": file_sha256(Path(self.world.xml))} if isinstance(self.world, MujocoConfig) else {}
-        )
+        of_files = dict[str, str]()
+        if isinstance(self.world, MujocoConfig):
+            of_files["mujoco.xml sha256"] = file_sha256(self.world.xml)
+        if isinstance(self.world, TableConfig | ArmConfig | MujocoConfig):
+            of_world[f"{name}.renderer"] = found_renderer(self.world.renderer)
+            if ":" in self.world.policy:
+                of_files[f"{name}.policy sha256"] = file_sha256(file_of(self.world.policy))
         return {"layout_version": LAYOUT_VERSION, "world": name, "codec": self.codec, **counts, **of_world, **of_files}
 
 
@@ -124,12 +135,19 @@ def _enter(folder: Path, request: SimulationRequest) -> None:
     path = folder / SETTINGS
     settings = json.loads(json.dumps(request.settings()))  # as it is stored: tuples become lists
     if not path.exists():
+        if folder.exists() and not folder.is_dir():
+            raise DataError(
+                f"{folder} is a file, and clips go into a folder; choose another path, or remove it"
+            )
         if folder.exists():
             remove_abandoned(folder)  # a kill in the first moments leaves these settings half-written
         # Those of a process that is still there have a name of their own.
         if folder.exists() and any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
             raise DataError(f"{folder} exists already and is no simulated world; choose another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} can not be made ({error.strerror}); choose another path") from error
         with whole_file(path) as aside:
             aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     stored = json.loads(path.read_text(encoding="utf-8"))

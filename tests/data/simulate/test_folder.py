@@ -23,6 +23,7 @@ from cosmos_data.simulate.config import DiscsConfig, PusherConfig, RoomConfig, W
 from cosmos_data.simulate.folder import FIRST_HELDOUT_SEED, SimulationRequest, simulate
 from cosmos_data.simulate.labels import read_labels
 from cosmos_data.simulate.worlds import open_world
+from cosmos_data.videos.written_codecs import PackCodec
 
 REQUEST = SimulationRequest(world=RoomConfig(num_frames=9), num_train=4, num_heldout=2)
 
@@ -135,6 +136,10 @@ def test_another_request_is_refused_with_the_key(folder: Path, tmp_path: Path):
     with pytest.raises(DataError, match="exists already and is no simulated world"):
         simulate(tmp_path, REQUEST)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(DataError, match=r"notes.txt is a file, and clips go into a folder"):
+        simulate(tmp_path / "notes.txt", REQUEST)
+    with pytest.raises(DataError, match=r"notes.txt/room can not be made \(Not a directory\); choose another path"):
+        simulate(tmp_path / "notes.txt/room", REQUEST)
 
 
 def test_a_kill_in_the_first_moments_is_gone_on_with(tmp_path: Path):
@@ -170,3 +175,17 @@ def test_other_seeds_have_other_clips(folder: Path, tmp_path: Path):
 def test_requests_that_can_not_be(change: dict[str, Any], said: str):
     with pytest.raises(DataError, match=said):
         replace(REQUEST, **change)
+
+
+@pytest.mark.parametrize("fps", [0.0001, 0, -1, 1e9, math.nan, math.inf])
+def test_rates_that_no_file_holds(fps: float):
+    with pytest.raises(DataError, match=r"fps=.* must lie between 0.1 and 1000"):
+        RoomConfig(fps=fps)
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "vp9", "h264"])
+@pytest.mark.parametrize("fps", [0.1, 1000.0])
+def test_the_rates_at_the_ends_are_written(fps: float, codec: PackCodec, tmp_path: Path):
+    world = DiscsConfig(num_frames=2, fps=fps)
+    [clip] = simulate(tmp_path / "discs", SimulationRequest(world=world, num_train=1, codec=codec))
+    assert clip.fps == pytest.approx(fps)
