@@ -370,6 +370,7 @@ def _clip(
         action=video.action and video.action.part(start_frame, num_frames, fps),
         state=video.state and video.state.part(start_frame, num_frames, fps),
         ego_trajectory=video.ego_trajectory and video.ego_trajectory.part(start_frame, num_frames, fps),
+        labels_file=video.labels_file,
         **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
     )
 

@@ -62,7 +62,7 @@ def check_manifest(
     if journal is not None and journal.is_file() and not journal.read_bytes().endswith(b"\n"):
         with journal.open("ab") as file:
             file.write(b"\n")  # after a line torn by a kill
-    findings = list(check_rows(manifest, target_fps=target_fps))
+    findings = [*check_rows(manifest, target_fps=target_fps), *_missing_labels(manifest)]
     shards = sorted({file.path for file in of_file if file.offset_bytes is not None})
     for shard in shards:
         findings += _check_shard(Path(shard))
@@ -101,6 +101,15 @@ def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Ite
                 text=f"its {clip.fps:g} fps give no whole stride near {target_fps:g} fps; a run leaves it out",
                 level="warning",
             )
+
+
+def _missing_labels(clips: Iterable[Clip]) -> Iterator[ManifestFinding]:
+    seen = set[str]()
+    for clip in clips:
+        path = "" if clip.labels_file is None else clip.labels_file.path
+        if path and path not in seen and not Path(path).is_file():
+            yield ManifestFinding(where=path, text=f"it is missing, the labels of {clip.clip_id}", level="warning")
+        seen.add(path)
 
 
 def _check_shard(path: Path) -> Iterator[ManifestFinding]:

@@ -143,6 +143,9 @@ class Clip(Pictures):
     """What the robot's sensors said: joints, the place of the hand."""
 
     ego_trajectory: EgoTrajectory | None = None
+    labels_file: VideoFile | None = None
+    """Where the labels of a simulated clip lie (`cosmos_data.simulate.labels`). They count frames as the first view's
+    file does. It is no part of a manifest's digest, as no place is."""
 
     def each_view(self) -> tuple["Clip", ...]:
         """A clip for each view, the first one's first, without `views`."""
@@ -183,14 +186,21 @@ def check_clip(clip: Clip, row: int) -> None:
     demand(math.isfinite(clip.fps) and clip.fps > 0, "fps", clip.fps, "a positive number of frames per second")
     demand(math.isfinite(clip.duration_sec), "duration_sec", clip.duration_sec, "a number of seconds")
     demand(clip.split in get_args(Split), "split", clip.split, f"one of {', '.join(get_args(Split))}")
+    if clip.labels_file is not None:
+        is_path = Path(clip.labels_file.path).is_absolute() and "\0" not in clip.labels_file.path
+        demand(
+            is_path and _is_part(clip.labels_file),
+            "labels_file",
+            clip.labels_file,
+            "an absolute path, and a place and a size or neither",
+        )
     names = [pictures.view for pictures in (clip, *clip.views)]
     demand(len(set(names)) == len(names), "views", names, "a list of views with different names")
     for pictures in (clip, *clip.views):
         demand(Path(pictures.path).is_absolute(), "path", pictures.path, "an absolute path")
         demand("\0" not in pictures.path, "path", pictures.path, "a path")
         part = (pictures.offset_bytes, pictures.size_bytes)
-        inside = part == (None, None) or (None not in part and min(part) >= 0)  # pyright: ignore[reportArgumentType]
-        demand(inside, "offset_bytes", part, "a place and a size, or neither")
+        demand(_is_part(pictures.file), "offset_bytes", part, "a place and a size, or neither")
         demand(pictures.start_frame >= 0, "start_frame", pictures.start_frame, "a frame number")
         demand(pictures.height_px >= 1, "height_px", pictures.height_px, "a positive count")
         demand(pictures.width_px >= 1, "width_px", pictures.width_px, "a positive count")
@@ -208,3 +218,9 @@ def check_clip(clip: Clip, row: int) -> None:
         demand(stamped, "first_pts", pictures.first_pts, f"what seek={pictures.seek} needs")
         sha256 = re.fullmatch("[0-9a-f]{64}", pictures.digest)
         demand(sha256 is not None, "digest", pictures.digest, "a sha256 in hexadecimal")
+
+
+def _is_part(file: VideoFile) -> bool:
+    """Whether a place and a size are given, or neither, which is a whole file."""
+    part = (file.offset_bytes, file.size_bytes)
+    return part == (None, None) or (None not in part and min(part) >= 0)  # pyright: ignore[reportArgumentType]

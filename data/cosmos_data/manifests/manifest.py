@@ -184,6 +184,7 @@ def _digest_of(clips: Iterable[Clip]) -> str:
             for name, default in plain.items():
                 if pictures[name] == default:
                     del pictures[name]
+        del row["labels_file"]
         if row["state"] is None:
             del row["state"]
         for signal in (row["action"], row.get("state")):
@@ -198,6 +199,8 @@ def _stored_row(clip: Clip, folder: Path) -> dict[str, Any]:
     row = to_row(clip)
     for pictures in (row, *row["views"]):
         pictures["path"] = _stored_path(pictures["path"], folder)
+    if row["labels_file"] is not None:
+        row["labels_file"]["path"] = _stored_path(row["labels_file"]["path"], folder)
     return row
 
 

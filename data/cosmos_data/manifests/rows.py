@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 2
 """That is still read: what its columns lack has the defaults of `Clip`, which is how it was read then."""
 VERSION_KEY = b"cosmos_data.schema_version"
@@ -83,10 +84,19 @@ EGO_TRAJECTORY = [
 ]
 SINCE_VERSION_4 = ("state", "embodiment")
 """A column, and an entry of actions."""
+LABELS_FILE = pa.struct(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("offset_bytes", pa.int64(), nullable=True),
+        pa.field("size_bytes", pa.int64(), nullable=True),
+    ]
+)
+SINCE_VERSION_5 = ("labels_file",)
 
 
 def _schema(version: int) -> pa.Schema:
     lacks = (*(SINCE_VERSION_3 if version < 3 else ()), *(SINCE_VERSION_4 if version < 4 else ()))
+    lacks += SINCE_VERSION_5 if version < 5 else ()
     pictures = [field for field in PICTURES if field.name not in lacks]
     action = pa.struct([field for field in ACTION if field.name not in lacks])
     columns = [
@@ -101,13 +111,20 @@ def _schema(version: int) -> pa.Schema:
         pa.field("action", action, nullable=True),
         pa.field("ego_trajectory", pa.struct(EGO_TRAJECTORY), nullable=True),
         pa.field("state", action, nullable=True),
+        pa.field("labels_file", LABELS_FILE, nullable=True),
     ]
     return pa.schema([column for column in columns if column.name not in lacks])
 
 
 SCHEMAS = {version: _schema(version) for version in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
 SCHEMA = SCHEMAS[SCHEMA_VERSION]
-RECORDS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory, "state": Action}
+RECORDS = {
+    "camera": Camera,
+    "action": Action,
+    "ego_trajectory": EgoTrajectory,
+    "state": Action,
+    "labels_file": VideoFile,
+}
 """Columns that hold one record, and what it becomes."""
 
 
@@ -134,7 +151,10 @@ def from_row(values: Mapping[str, Any], row: int, folder: Path) -> Clip:
         "captions": tuple(record(CaptionWindow, one, row, "captions.") for one in values.get("captions", ())),
         "views": tuple(_pictures(Pictures, one, row, "views.", folder) for one in values.get("views", ())),
     }
-    return _pictures(Clip, {**values, **nested}, row, "", folder)
+    clip: Clip = _pictures(Clip, {**values, **nested}, row, "", folder)
+    if clip.labels_file is None:
+        return clip
+    return replace(clip, labels_file=replace(clip.labels_file, path=str(folder / clip.labels_file.path)))
 
 
 def _pictures(cls: type, values: Mapping[str, Any], row: int, where: str, folder: Path) -> Any:

@@ -27,7 +27,7 @@ LISTING = pa.struct(
         pa.field("split", pa.string()),
         *_VIEW,
         pa.field("views", pa.list_(pa.struct(_VIEW))),
-        *(SCHEMA.field(name) for name in ("captions", "action", "state", "ego_trajectory")),
+        *(SCHEMA.field(name) for name in ("captions", "action", "state", "ego_trajectory", "labels_file")),
     ]
 )
 """The words of the manifest's columns; the rest is found by decoding the video."""
@@ -79,6 +79,9 @@ def video_of(
         for key, kind in (("action", Action), ("state", Action), ("ego_trajectory", EgoTrajectory))
         if key in values
     }
+    if folder is not None and "labels_file" in values:
+        labels = record(VideoFile, values["labels_file"], row, "labels_file.")
+        given["labels_file"] = file_of(labels.path, folder)
     return FoundVideo(
         name=name,
         views=tuple(views),

@@ -74,7 +74,9 @@ def read_group(group: FileGroup) -> Iterator[Found]:
         if group.descriptions:
             chosen = _chosen(group.descriptions, (".json",))
             values, foreign = described(chosen.file.read_bytes())
-        if group.folder is None and any("path" in one for one in (values, *values.get("views", ()))):
+        if group.folder is None and any(
+            "path" in one for one in (values, *values.get("views", ()), values.get("labels_file", {}))
+        ):
             raise DataError("its JSON names a path, and only files of the shard itself can be read")
         files = {view: videos[0].file for view, videos in group.videos.items()}
         video = video_of(group.name, files, values, group.folder, 0)

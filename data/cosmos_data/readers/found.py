@@ -149,6 +149,7 @@ class FoundVideo:
     action: Action | None = None
     state: Action | None = None
     ego_trajectory: EgoTrajectory | None = None
+    labels_file: VideoFile | None = None
     is_one_shot: bool = False
     """Whether it is never cut where one shot seems to end: a robot's episode goes on when the light changes."""
 

@@ -37,7 +37,7 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import plain_values
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
 from cosmos_data.simulate.config import ArmConfig, MujocoConfig, TableConfig, WorldConfig, name_of
-from cosmos_data.simulate.labels import labels_path, write_labels
+from cosmos_data.simulate.labels import SUFFIX, labels_bytes, labels_of
 from cosmos_data.simulate.mujoco_policies import file_of
 from cosmos_data.simulate.renderers import found_renderer
 from cosmos_data.simulate.worlds import open_world
@@ -50,7 +50,7 @@ FIRST_HELDOUT_SEED = 1_000_000
 SEEDS_EACH = 2 * FIRST_HELDOUT_SEED
 """A request's seed moves all of them by so many."""
 SETTINGS, LISTING, MANIFEST = "settings.json", "clips.jsonl", "manifest.arrow"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +136,7 @@ def _enter(folder: Path, request: SimulationRequest) -> None:
     settings = json.loads(json.dumps(request.settings()))  # as it is stored: tuples become lists
     if not path.exists():
         if folder.exists() and not folder.is_dir():
-            raise DataError(
-                f"{folder} is a file, and clips go into a folder; choose another path, or remove it"
-            )
+            raise DataError(f"{folder} is a file, and clips go into a folder; choose another path, or remove it")
         if folder.exists():
             remove_abandoned(folder)  # a kill in the first moments leaves these settings half-written
         # Those of a process that is still there have a name of their own.
@@ -182,8 +180,8 @@ def _row_path(folder: Path, split: Split, seed: int) -> Path:
 def _line(folder: Path, split: Split, seed: int) -> str:
     """Return a clip's line of the listing, in which paths begin at the folder."""
     row = json.loads(_row_path(folder, split, seed).read_text(encoding="utf-8"))
-    for pictures in (row, *row.get("views", ())):
-        pictures["path"] = f"{split}/{pictures['path']}"
+    for file in (row, *row.get("views", ()), row["labels_file"]):
+        file["path"] = f"{split}/{file['path']}"
     return json.dumps(row) + "\n"
 
 
@@ -233,8 +231,10 @@ def _write_clip(folder: Path, request: SimulationRequest, split: Split, seed: in
         names = [_video_name(row_path.stem, view, request.codec) for view in clip.views]
         for name, view in zip(names, clip.views, strict=True):
             _encode(view, clip.fps, aside / name, request.codec)
-        write_labels(clip, labels_path(aside / names[0]))
-        (aside / row_path.name).write_text(json.dumps(_row(clip, names, split)), encoding="utf-8")
+        name_of_labels = row_path.stem + SUFFIX
+        (aside / name_of_labels).write_bytes(labels_bytes(labels_of(clip)))
+        row = _row(clip, names, split) | {"labels_file": {"path": name_of_labels}}
+        (aside / row_path.name).write_text(json.dumps(row), encoding="utf-8")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == row_path.name):
             path.replace(row_path.with_name(path.name))
     finally:

@@ -120,11 +120,13 @@ def parse_motion(source: str) -> Motion | None:
 
     Raises DataError where the motion is one of ours and what follows its name is unknown, said twice or no number.
     """
-    name, rest, *_ = [*re.split("[:,]", source, maxsplit=1), ""]
+    [name] = re.findall("^[^:,]*", source)
     if name not in MOTIONS or Path(source).exists():
         return None
+    rest = source[len(name) + 1 :]
+    settings = rest.split(",") if rest else []
     numbers = dict[str, float]()
-    for place, setting in enumerate(rest.split(",") if rest else ()):
+    for place, setting in enumerate(settings):
         key, is_named, text = setting.partition("=")
         if not is_named and place == 0:
             key, text = "amount", setting
