@@ -19,6 +19,7 @@ from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
 from cosmos_data.manifests.conditions import Camera, CaptionWindow, signal_faults
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.readers.bridge import GripperOpen
 from cosmos_data.readers.found import BadVideo, FoundCamera, FoundVideo, FoundView, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
 from cosmos_data.videos.gathered import SUFFIX, gather
@@ -56,6 +57,7 @@ def build_manifest(
     rules: Rules | None = None,
     cameras: Sequence[str] = (),
     splits: Mapping[str, Split] | None = None,
+    gripper_open: GripperOpen | None = None,
     pictures_fps: float | None = None,
     gathered_folder: Path | None = None,
     max_bad_share: float = 0.05,
@@ -72,6 +74,7 @@ def build_manifest(
         rules: what is made of pictures that are not plain ones (None: what a player shows).
         cameras: LeRobot's names of the cameras to take (none: all but depth).
         splits: of an energon folder, the parts to take and what they are here (None: all, `train` to train on).
+        gripper_open: Bridge's value of a gripper that is open (None: 1, if the grasps of each data set show it).
         pictures_fps: frames per second of frames that lie as pictures, where their source does not say.
         gathered_folder: where such frames are gathered into video files (None: they are refused).
         max_bad_share: the largest share (0 to 1) of videos without a clip.
@@ -89,7 +92,7 @@ def build_manifest(
         raise DataError(f"pictures_fps={pictures_fps} is no rate; use a positive number of frames per second")
     if not 0 <= max_bad_share <= 1:
         raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
-    found = list(read_sources(path, cameras, splits))
+    found = list(read_sources(path, cameras, splits, gripper_open))
     left_out = [one for one in found if isinstance(one, LeftOut)]
     videos = list(_with_own_names([one for one in found if not isinstance(one, LeftOut)]))
     if not videos:
