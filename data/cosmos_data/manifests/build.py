@@ -64,7 +64,8 @@ def build_manifest(
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Built:
-    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of all these.
+    """Build the manifest of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of
+    all these.
 
     Args:
         clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
@@ -327,7 +328,7 @@ def _faults(video: FoundVideo, cameras: Sequence[Camera | None], num_frames: int
 
 
 def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Iterator[tuple[int, int]]:
-    """(first frame, frames) of the clips between cuts."""
+    """Yield (first frame, frames) of the clips between cuts."""
     for start, end in pairwise([0, *(cut for cut in cuts if 0 < cut < num_frames), num_frames]):
         step = clip_frames or max(1, end - start)
         for start_frame in range(start, end, step):

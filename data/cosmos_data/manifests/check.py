@@ -50,7 +50,9 @@ def check_manifest(
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ManifestFinding]:
-    """journal: of what was read already, and will be. target_fps: of the run that the clips are for.
+    """Compare a manifest with its files, and return what is wrong.
+
+    journal: of what was read already, and will be. target_fps: of the run that the clips are for.
 
     progress: called with (files done, files in all).
     """
@@ -83,7 +85,7 @@ def check_manifest(
 
 
 def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Iterator[ManifestFinding]:
-    """What can be seen without the files."""
+    """Yield what is wrong as far as it can be seen without the files."""
     first_with: dict[str, str] = {}
     for clip in clips:
         for fault in clip.faults():

@@ -109,7 +109,7 @@ class Pictures:
         return ", ".join(name for name, applies in made_of.items() if applies)
 
     def digest_of(self, file_sha256: str, num_frames: int) -> str:
-        """The digest that these pictures have, if their file has this one."""
+        """Return the digest that these pictures have, if their file has this one."""
         return clip_digest(file_sha256, start_frame=self.start_frame, num_frames=num_frames, treatment=self.treatment)
 
     @property
@@ -148,16 +148,17 @@ class Clip(Pictures):
     file does. It is no part of a manifest's digest, as no place is."""
 
     def each_view(self) -> tuple["Clip", ...]:
-        """A clip for each view, the first one's first, without `views`."""
+        """Return a clip for each view, the first one's first, without `views`."""
         return (replace(self, views=()), *(self._of(pictures) for pictures in self.views))
 
     def caption_at(self, start_frame: int, num_frames: int) -> str:
-        """The caption that most of these frames, counted from the clip's first, have; of the whole clip if none."""
+        """Return the caption that most of these frames, counted from the clip's first, have; where none has one, that
+        of the whole clip."""
         best = max(self.captions, key=lambda window: window.overlap(start_frame, num_frames), default=None)
         return self.caption if best is None or not best.overlap(start_frame, num_frames) else best.text
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with cameras, actions, states and trajectory; see `cosmos_data.manifests.conditions`."""
+        """Yield what is wrong with cameras, actions, states and trajectory; see `cosmos_data.manifests.conditions`."""
         for number, view in enumerate((self, *self.views)):
             if view.camera is not None:
                 where = f"view {view.view or number}: " if self.views else ""
@@ -169,13 +170,13 @@ class Clip(Pictures):
 
 
 def clip_digest(file_sha256: str, *, start_frame: int, num_frames: int, treatment: str = "") -> str:
-    """The identity of a clip's pixels: which bytes, which frames of them, and what is made of these."""
+    """Return the identity of a clip's pixels: which bytes, which frames of them, and what is made of these."""
     of_pixels = f"{file_sha256}/{start_frame}+{num_frames}"
     return hashlib.sha256((f"{of_pixels}/{treatment}" if treatment else of_pixels).encode()).hexdigest()
 
 
 def check_clip(clip: Clip, row: int) -> None:
-    """Raises `DataError` naming row and column for the first value that no video can have."""
+    """Raise `DataError` naming row and column for the first value that no video can have."""
 
     def demand(holds: bool, column: str, value: object, rule: str) -> None:
         if not holds:

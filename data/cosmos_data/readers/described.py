@@ -37,7 +37,7 @@ ALIKE = 0.81
 
 
 def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
-    """(what JSON says in the words of LISTING, its other keys, which programs that fetch videos write).
+    """Return (what JSON says in the words of LISTING, its other keys, which programs that fetch videos write).
 
     Raises:
         DataError: it is no such object, or another key looks like a word of LISTING that was misspelled.
@@ -93,7 +93,7 @@ def video_of(
 
 
 def file_of(path: str, folder: Path) -> VideoFile:
-    """The file that a listing names. DataError where the name is not one of this machine's files."""
+    """Return the file that a listing names. Raises DataError where the name is not one of this machine's files."""
     if "://" in path:
         raise DataError(f"its path {path!r} is an address; download the video and name the file")
     place = folder / (Path(path).expanduser() if path.startswith("~/") else path)

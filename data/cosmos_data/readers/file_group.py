@@ -48,8 +48,8 @@ class FileGroup:
 
 
 def stem_and_suffix(name: str) -> tuple[str, str]:
-    """a.b.MP4 -> (a.b, .mp4), and of a text that has the whole name of a video before its suffix: a.mp4.txt ->
-    (a, .txt)."""
+    """Split a name: a.b.MP4 -> (a.b, .mp4), and of a text that has the whole name of a video before its suffix:
+    a.mp4.txt -> (a, .txt)."""
     stem, _, last = name.rpartition(".")
     if not stem:
         return name, ""
@@ -108,7 +108,7 @@ def read_group(group: FileGroup) -> Iterator[Found]:
 
 
 def left_out_keys(where: str, foreign: list[str]) -> Iterator[LeftOut]:
-    """Keys of JSON that is not ours."""
+    """Yield what is said of keys of JSON that is not ours."""
     if foreign:
         yield LeftOut(where, f"keys of JSON that say nothing here: {', '.join(sorted(foreign))}")
 

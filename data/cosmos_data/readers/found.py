@@ -174,5 +174,5 @@ Found = FoundVideo | BadVideo | LeftOut
 
 
 def printable(name: str) -> str:
-    """A name for people: bytes that are not UTF-8, and control characters, are spelled out."""
+    """Return a name for people: bytes that are not UTF-8, and control characters, are spelled out."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

@@ -66,12 +66,12 @@ def in_order(pictures: list[PosedPicture]) -> list[PosedPicture]:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """A key that sorts frame_9 before frame_10."""
+    """Return a key that sorts frame_9 before frame_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def folder_of(picture: PosedPicture) -> str:
-    """The folder in a picture's name, which tells cameras apart that a reconstruction has together."""
+    """Return the folder in a picture's name, which tells cameras apart that a reconstruction has together."""
     return PurePosixPath(picture.name).parent.as_posix()
 
 

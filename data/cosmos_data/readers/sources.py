@@ -47,7 +47,7 @@ def read_sources(
     splits: Mapping[str, Split] | None = None,
     gripper_open: GripperOpen | None = None,
 ) -> Iterator[Found]:
-    """Everything that is found there.
+    """Yield everything that is found there.
 
     Args:
         cameras: LeRobot's names of the cameras to take (none: all but depth).
