@@ -125,11 +125,11 @@ class DataConfig:
             )
 
     def of_size(self, height_px: int, width_px: int) -> "DataConfig":
-        """The same with windows of this one size."""
+        """Return the same configuration with windows of this one size."""
         return replace(self, height_px=height_px, width_px=width_px, buckets="one")
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(key, path) of all that is read besides videos."""
+        """Yield (key, path) of all that is read besides videos."""
         yield "data.manifest", self.manifest
         yield from (("data.blend", manifest) for manifest in self.blend)
         if self.quarantine:
@@ -137,5 +137,5 @@ class DataConfig:
 
     @property
     def sizes_px(self) -> tuple[tuple[int, int], ...]:
-        """(height_px, width_px) of the windows."""
+        """Return (height_px, width_px) of the windows."""
         return ((self.height_px, self.width_px),) if self.buckets == "one" else SIZES_PX[self.buckets]

@@ -93,7 +93,7 @@ def look_at(file: str | Path | VideoFile) -> Content:
 
 
 def content_of(head: bytes) -> Content:
-    """head: the first HEAD_BYTES of a file, or all of them."""
+    """Tell what a file is. head: the first HEAD_BYTES of it, or all of them."""
     if not head:
         return EMPTY
     if head[4:8] == b"ftyp":

@@ -17,25 +17,25 @@ class VideoFile:
 
     @property
     def url(self) -> str:
-        """What FFmpeg opens. A member is read through its `subfile` protocol, without a copy."""
+        """Return what FFmpeg opens. A member is read through its `subfile` protocol, without a copy."""
         if self.offset_bytes is None or self.size_bytes is None:
             return f"file:{self.path}"  # a name with a colon is not taken for a protocol
         return f"subfile,,start,{self.offset_bytes},end,{self.offset_bytes + self.size_bytes},,:{self.path}"
 
     def read_bytes(self) -> bytes:
-        """All of it; shorter than it should be where the shard was cut off."""
+        """Return all bytes, fewer than there should be where the shard was cut off."""
         with Path(self.path).open("rb") as file:
             file.seek(self.offset_bytes or 0)
             return file.read(-1 if self.size_bytes is None else self.size_bytes)
 
     def read_head(self, num_bytes: int) -> bytes:
-        """Its first bytes, or all of them where there are fewer."""
+        """Return the first bytes, or all of them where there are fewer."""
         with Path(self.path).open("rb") as file:
             file.seek(self.offset_bytes or 0)
             return file.read(num_bytes if self.size_bytes is None else min(num_bytes, self.size_bytes))
 
     def sha256(self) -> str:
-        """Of the bytes, read in pieces."""
+        """Return the digest of the bytes, read in pieces."""
         if self.size_bytes is None:
             return file_sha256(self.path)
         sha256 = hashlib.sha256()
@@ -49,6 +49,6 @@ class VideoFile:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Of a whole file."""
+    """Return the digest of a whole file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

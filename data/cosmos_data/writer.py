@@ -17,7 +17,7 @@ PROCESSES = Path("/proc")
 
 
 def own_name() -> str:
-    """This process's."""
+    """Return this process's name."""
     return f"{_machine()}-{os.getpid()}-{_start_ticks(os.getpid())}"
 
 

@@ -47,14 +47,14 @@ class EncodedWindow(KnownWindow):
 
     @classmethod
     def of(cls, known: KnownWindow, *, z_CTHW: Tensor, text_SE: Tensor, size_px: tuple[int, int]) -> "EncodedWindow":
-        """size_px: height and width of the window."""
+        """Return the window of these tensors. size_px: height and width of the window."""
         padding_1HW = padding_cells(known.inner_px, z_CTHW.shape[2:], size_px)
         values = {field.name: getattr(known, field.name) for field in fields(known)}
         return cls(**values, z_CTHW=z_CTHW, text_SE=text_SE, padding_1HW=padding_1HW)
 
 
 def known_of(sample: Sample) -> KnownWindow:
-    """What the plan says of a window. Raises DataError where its clip's conditions are impossible."""
+    """Return what the plan says of a window. Raises DataError where its clip's conditions are impossible."""
     inner = sample.inner
     return KnownWindow(
         clip_id=sample.clip.clip_id,
@@ -70,7 +70,8 @@ def known_of(sample: Sample) -> KnownWindow:
 def padding_cells(
     inner_px: tuple[int, int, int, int] | None, latent_HW: Sequence[int], window_px: tuple[int, int]
 ) -> Tensor:
-    """[1, H, W], 1 at padding: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes it.
+    """Return [1, H, W], 1 at padding: the pixels' mask at every cell's upper left corner, as torch's `nearest` takes
+    it.
 
     inner_px: top, left, height and width of the picture in the window; window_px: height and width of that.
     """

@@ -111,7 +111,7 @@ def identity_of(stat: os.stat_result) -> FileIdentity:
 
 @contextmanager
 def damage_told() -> Iterator[None]:
-    """Whatever a damaged shard leads to becomes a `DataError`; what the system can not do stays an OSError.
+    """Turn whatever a damaged shard leads to into a `DataError`; what the system can not do stays an OSError.
 
     What a shard says of itself has no checksum of its own, so a bit of it that changed may be met anywhere.
     """

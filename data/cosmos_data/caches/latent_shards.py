@@ -75,7 +75,7 @@ class WindowRow:
 
 
 def latent_path(store: Path, key: str) -> Path:
-    """Where the shard lies in a store."""
+    """Return where the shard lies in a store."""
     return store / FOLDER / f"{key}{SUFFIX}"
 
 
@@ -91,9 +91,11 @@ def write_latent_shard(
     size_px: tuple[int, int] | None = None,
     statistics: Mapping[str, Any] | None = None,
 ) -> "LatentShard":
-    """One row and one window of latents each. key: names all that they are a function of; text: key of the text shard;
-    size_px: height and width of the windows, where the store's metadata does not say them; statistics: what whoever
-    makes the store gathers of these latents, in values that JSON knows.
+    """Write one row and one window of latents each.
+
+    key: names all that they are a function of; text: key of the text shard; size_px: height and width of the windows,
+    where the store's metadata does not say them; statistics: what whoever makes the store gathers of these latents, in
+    values that JSON knows.
 
     Raises:
         DataError: rows and latents do not fit each other; or see shard_file.write_shard.
@@ -122,7 +124,7 @@ def write_latent_shard(
 
 
 def open_latent_shard(store: Path, key: str, tokenizer_digest: str) -> "LatentShard":
-    """Raises `DataError` where it is missing, cut off, or another tokenizer's."""
+    """Open a shard. Raises `DataError` where it is missing, cut off, or another tokenizer's."""
     shard = LatentShard(open_shard(latent_path(store, key), KIND))
     found = shard.file.facts["tokenizer_digest"]
     if found != tokenizer_digest:
@@ -144,37 +146,37 @@ class LatentShard:
 
     @property
     def split(self) -> Split:
-        """Of all its windows."""
+        """Return the split of all its windows."""
         return self.file.facts["split"]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[C, T, H, W] of each window."""
+        """Return the shape [C, T, H, W] of each window."""
         return tuple(self.file.facts["shape"])
 
     @property
     def size_px(self) -> tuple[int, int] | None:
-        """Height and width of its windows; None: those that the store's metadata says."""
+        """Return height and width of its windows; None: those that the store's metadata says."""
         said = self.file.facts.get("size_px")
         return None if said is None else tuple(said)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the latents."""
+        """Return the type of the latents' numbers."""
         return getattr(torch, self.file.facts["dtype"])
 
     @property
     def text(self) -> str:
-        """Key of the text shard with the states of its captions."""
+        """Return the key of the text shard with the states of its captions."""
         return self.file.facts["text"]
 
     @property
     def statistics(self) -> Mapping[str, Any] | None:
-        """What write_latent_shard was given."""
+        """Return what write_latent_shard was given."""
         return self.file.facts["statistics"]
 
     def row(self, number: int) -> WindowRow:
-        """What is known of a window."""
+        """Return what is known of a window."""
         values = self.file.row(number)
         inner = values["inner_px"]
         return WindowRow(
@@ -187,7 +189,7 @@ class LatentShard:
         )
 
     def latents(self, number: int) -> Tensor:
-        """z [C, T, H, W] of a window."""
+        """Return z [C, T, H, W] of a window."""
         return self.file.tensor(number, self.dtype, self.shape)
 
 
@@ -197,5 +199,5 @@ def _columns_of(row: WindowRow, names: Sequence[str]) -> dict[str, Any]:
 
 
 def windows_per_shard(shape_CTHW: Sequence[int], dtype: torch.dtype, shard_bytes: float) -> int:
-    """As many as fit into so many bytes, and one at least."""
+    """Return as many as fit into so many bytes, and one at least."""
     return max(1, int(shard_bytes // (math.prod(shape_CTHW) * dtype.itemsize)))

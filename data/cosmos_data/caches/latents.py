@@ -87,7 +87,7 @@ class ShardEntry:
 
 
 def entry_of(folder: Path, shard: LatentShard, text: TextShard) -> ShardEntry:
-    """The line for these two."""
+    """Return the index's line for these two."""
     return ShardEntry(
         key=shard.file.path.stem,
         split=shard.split,
@@ -161,7 +161,7 @@ class LatentStore:
 
     @property
     def latent_shape(self) -> Shape:
-        """The one that all windows have. Raises `DataError` where there are several."""
+        """Return the shape that all windows have. Raises `DataError` where there are several."""
         first, *others = self.shapes
         if others:
             raise DataError(
@@ -171,20 +171,20 @@ class LatentStore:
         return first
 
     def indices(self, split: Split, shape: Shape | None = None) -> range:
-        """The windows of one split, and of one shape where one is named."""
+        """Return the windows of one split, and of one shape where one is named."""
         wanted = [n for n, e in enumerate(self._entries) if e.split == split and shape in (None, e.shape)]
         if not wanted:
             return range(0)
         return range(self._ends[wanted[0]] - self._entries[wanted[0]].num_windows, self._ends[wanted[-1]])
 
     def describe(self, k: int) -> KnownWindow:
-        """All but the tensors."""
+        """Return all that is known of a window but its tensors."""
         shard, text, number = self._find(k)
         row = shard.row(number)
         return row.known(shard.split, text.caption(row.text_row))
 
     def window(self, k: int) -> EncodedWindow:
-        """All of it, copied. S of its text states is the same for all windows of the cache."""
+        """Return all of a window, copied. S of its text states is the same for all windows of the cache."""
         shard, text, number = self._find(k)
         row = shard.row(number)
         states_SE = text.states(row.text_row)
@@ -199,7 +199,7 @@ class LatentStore:
         )
 
     def require(self, **asked: str | int) -> None:
-        """Raises `DataError` where the cache was made with something else than what is named here, by the fields of
+        """Raise `DataError` where the cache was made with something else than what is named here, by the fields of
         LatentMetadata. Settings that an old cache does not say are taken to be the same."""
         made = asdict(self.metadata)
         for name, value in asked.items():
@@ -243,7 +243,7 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def index_digest(index: Mapping[str, Any]) -> str:
-    """Of all that an index says."""
+    """Return the digest of all that an index says."""
     content = {key: value for key, value in index.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -53,12 +53,12 @@ class ShardFile:
         return self.batch.num_rows
 
     def row(self, number: int) -> dict[str, Any]:
-        """The index of one row."""
+        """Return the index of one row."""
         names = self.batch.schema.names[:-1]
         return {name: self.batch.column(place)[number].as_py() for place, name in enumerate(names)}
 
     def tensor(self, number: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-        """A row's data, copied into memory that torch aligns. One extent may be -1."""
+        """Return a row's data, copied into memory that torch aligns. One extent may be -1."""
         content = np.frombuffer(self.batch.column("data")[number].as_buffer(), dtype=np.uint8)
         copied = torch.empty(len(content), dtype=torch.uint8)
         copied.numpy()[:] = content
@@ -77,7 +77,7 @@ class ShardFile:
 
 
 def key_of(what: Any) -> str:
-    """The name of a shard that is a function of `what`: values that JSON knows."""
+    """Return the name of a shard that is a function of `what`: values that JSON knows."""
     return hashlib.sha256(json.dumps([VERSION, what], sort_keys=True).encode()).hexdigest()
 
 
@@ -123,7 +123,8 @@ def write_shard(
 
 
 def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
-    """Raises `DataError`, with that remedy, where it is missing, cut off, or something else than its name says."""
+    """Open a shard. Raises `DataError`, with that remedy, where it is missing, cut off, or something else than its name
+    says."""
     try:
         mapped = pa.memory_map(str(path))
         first_address = mapped.read_buffer(1).address
@@ -148,8 +149,8 @@ def open_shard(path: Path, kind: str, *, remedy: str = AGAIN) -> ShardFile:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A file to write instead of `path`, which it becomes at the end of the block, flushed to the disk; where the block
-    fails nothing is left of it. Raises as write_shard does."""
+    """Yield a file to write instead of `path`, which it becomes at the end of the block, flushed to the disk; where the
+    block fails nothing is left of it. Raises as write_shard does."""
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, is_flushed=True) as aside:

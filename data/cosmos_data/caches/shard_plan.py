@@ -98,15 +98,15 @@ class PlannedShard:
     """Of the shard's, among `windows`."""
 
     def samples(self) -> list[Sample]:
-        """All of them."""
+        """Return all of its samples."""
         return [self.windows[number] for number in self.numbers]
 
 
 def choose_windows(
     manifest: Manifest, config: DataConfig, *, hop_frames: int, planned_per_clip: int, seed: int
 ) -> list[WindowGroup]:
-    """Regular windows of both splits; of training clips planned ones, where planned_per_clip is not 0. Each clip's have
-    the size of its bucket (data.buckets).
+    """Choose regular windows of both splits; of training clips planned ones, where planned_per_clip is not 0. Each
+    clip's have the size of its bucket (data.buckets).
 
     Raises:
         DataError: no clip serves, one is too short or too small, or the data is a blend.
@@ -130,7 +130,7 @@ def choose_windows(
 
 
 def plan_shards(groups: Sequence[WindowGroup], per_shard: Mapping[tuple[int, int], int]) -> list[PlannedShard]:
-    """Of so many consecutive windows each, by their size; the last one of a group may have fewer."""
+    """Plan shards of so many consecutive windows each, by their size; the last one of a group may have fewer."""
     shards = list[PlannedShard]()
     for group in groups:
         numbers, length = range(len(group.windows)), per_shard[group.size_px]
@@ -140,8 +140,8 @@ def plan_shards(groups: Sequence[WindowGroup], per_shard: Mapping[tuple[int, int
 
 
 def shard_key(shard: PlannedShard, *, plan: Mapping[str, Any], dtype: torch.dtype) -> str:
-    """The key of the shard with these windows' latents. No window is made for it: going through finished shards costs
-    as much as there are shards.
+    """Return the key of the shard with these windows' latents. No window is made for it: going through finished shards
+    costs as much as there are shards.
 
     Args:
         plan: all that the windows and their latents are a function of (latents.LatentMetadata), as values JSON knows.

@@ -20,17 +20,17 @@ SCHEMA = pa.schema([pa.field("caption", pa.string(), nullable=False)])
 
 
 def text_key(encoder: str, captions: list[str]) -> str:
-    """What a text shard is a function of: which encoder, and which captions in which order."""
+    """Return what a text shard is a function of: which encoder, and which captions in which order."""
     return key_of([KIND, encoder, captions])
 
 
 def text_path(store: Path, key: str) -> Path:
-    """Where the shard lies in a store."""
+    """Return where the shard lies in a store."""
     return store / FOLDER / f"{key}{SUFFIX}"
 
 
 def write_text_shard(store: Path, encoder: str, states: Mapping[str, Tensor]) -> "TextShard":
-    """States [S, E] of each caption: its own tokens only, no padding.
+    """Write the states [S, E] of each caption: its own tokens only, no padding.
 
     Raises:
         DataError: states are none, or of different widths or types; or see shard_file.write_shard.
@@ -57,7 +57,7 @@ def write_text_shard(store: Path, encoder: str, states: Mapping[str, Tensor]) ->
 
 
 def open_text_shard(store: Path, key: str) -> "TextShard":
-    """Raises `DataError` where it is missing, cut off, or another."""
+    """Open a shard. Raises `DataError` where it is missing, cut off, or another."""
     return TextShard(open_shard(text_path(store, key), KIND))
 
 
@@ -69,23 +69,23 @@ class TextShard:
 
     @property
     def width(self) -> int:
-        """E."""
+        """Return E, the length of a state."""
         return self.file.facts["width"]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the states."""
+        """Return the type of the states' numbers."""
         return getattr(torch, self.file.facts["dtype"])
 
     @property
     def max_tokens(self) -> int:
-        """S of its longest caption."""
+        """Return S of its longest caption."""
         return self.file.facts["max_tokens"]
 
     def caption(self, row: int) -> str:
-        """The text of a row."""
+        """Return the text of a row."""
         return self.file.row(row)["caption"]
 
     def states(self, row: int) -> Tensor:
-        """[S, E] of a row's caption."""
+        """Return the states [S, E] of a row's caption."""
         return self.file.tensor(row, self.dtype, (-1, self.width))

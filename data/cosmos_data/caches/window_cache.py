@@ -28,7 +28,7 @@ KEY_VERSION = 1
 
 
 def shown_by(sample: Sample) -> list[Any]:
-    """What a window's pixels are a function of: [which frames, what is made of them]."""
+    """Return what a window's pixels are a function of: [which frames, what is made of them]."""
     clip = sample.clip
     start_frame = sample.start_frame - clip.start_frame
     window = [clip.digest, start_frame, sample.num_frames, sample.frame_stride]

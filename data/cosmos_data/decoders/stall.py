@@ -42,12 +42,12 @@ class Workers(Generic[Item, Result]):
         self._threads: set[int] = set()
 
     def map(self, items: Sequence[Item]) -> list[Result | Exception]:
-        """What `work` gives or raises for each item. Raises `Stalled` where a thread does not come back from one, of
-        whichever caller: nobody's items may be reached then."""
+        """Return what `work` gives or raises for each item. Raises `Stalled` where a thread does not come back from
+        one, of whichever caller: nobody's items may be reached then."""
         return self.begin(items)()
 
     def begin(self, items: Sequence[Item]) -> Callable[[], list[Result | Exception]]:
-        """`map`, whose answer is waited for when it is called for."""
+        """Begin `map`, and return a function that waits for its answer."""
         finished: Finished[Result] = SimpleQueue()
         with self._lock:
             self._waiting.extend((position, item, finished) for position, item in enumerate(items))
@@ -98,7 +98,7 @@ class Workers(Generic[Item, Result]):
 
 
 def stall_error(samples: Iterable[Sample], stall_sec: float) -> StallError:
-    """Names what was being decoded."""
+    """Name what was being decoded."""
     clips = ", ".join(f"{sample.clip.clip_id} ({sample.clip.path}, frame {sample.start_frame})" for sample in samples)
     return StallError(
         f"decoding has stood still for data.stall_sec={stall_sec:g} s at {clips}; look at that storage, name the clip"

@@ -18,7 +18,7 @@ from cosmos_data.sample_plan.window import Box
 
 
 def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, *, flip: bool) -> Tensor:
-    """uint8 [T, rows, columns, 3] -> uint8 [3, T, height_px, width_px], bilinear with antialiasing."""
+    """Cut and scale uint8 [T, rows, columns, 3] to uint8 [3, T, height_px, width_px], bilinear with antialiasing."""
     frames_TCHW = frames_THWC[:, box.rows, box.columns].permute(0, 3, 1, 2)
     if (box.height_px, box.width_px) != (height_px, width_px):
         # CUDA scales floats only.
@@ -31,14 +31,14 @@ def cut_and_scale(frames_THWC: Tensor, box: Box, height_px: int, width_px: int, 
 
 
 def fit_frames(frames_THWC: Tensor, sample: Sample) -> Tensor:
-    """The sample's part of whole pictures, at the sample's size: uint8 [3, T, H, W]."""
+    """Return the sample's part of whole pictures, at the sample's size: uint8 [3, T, H, W]."""
     check_size(frames_THWC.shape[1:3], sample.clip)
     return _fitted(frames_THWC, sample.box, sample)
 
 
 def fit_picture(colours_HW: Sequence[np.ndarray], sample: Sample, window_3HW: np.ndarray) -> None:
-    """`fit_frames` of the sample's box of one picture, whose colours lie apart, into a window. It is copied once where
-    nothing is scaled."""
+    """Write `fit_frames` of the sample's box of one picture, whose colours lie apart, into a window. It is copied once
+    where nothing is scaled."""
     box = replace(sample.box, top_px=0, left_px=0)
     if sample.inner is not None or (box.height_px, box.width_px) != (sample.height_px, sample.width_px):
         picture_1HWC = torch.from_numpy(np.stack(colours_HW).transpose(1, 2, 0))[None]
@@ -58,14 +58,15 @@ def _fitted(frames_THWC: Tensor, box: Box, sample: Sample) -> Tensor:
 
 
 def check_size(size_px: Sequence[int], clip: Clip) -> None:
-    """Raises `ClipError` where a picture of this height and width, upright, is not of the size of the clip's."""
+    """Raise `ClipError` where a picture of this height and width, upright, is not of the size of the clip's."""
     height_px, width_px = size_px
     if (height_px, width_px) != (clip.height_px, clip.width_px):
         raise ClipError(f"{clip.path} is {width_px}x{height_px} px, the manifest says {clip.width_px}x{clip.height_px}")
 
 
 def pad_by_reflection(scaled_3THW: Tensor, inner: Box, height_px: int, width_px: int) -> Tensor:
-    """The picture at its place in the window, mirrored to and fro outside of it (the edge itself is not repeated)."""
+    """Return the picture at its place in the window, mirrored to and fro outside of it (the edge itself is not
+    repeated)."""
     device = scaled_3THW.device
     rows = _reflected(torch.arange(height_px, device=device) - inner.top_px, inner.height_px)
     columns = _reflected(torch.arange(width_px, device=device) - inner.left_px, inner.width_px)
@@ -73,7 +74,7 @@ def pad_by_reflection(scaled_3THW: Tensor, inner: Box, height_px: int, width_px:
 
 
 def padding_mask(sample: Sample) -> Tensor:
-    """bool [1, height_px, width_px]: True where the window is padding."""
+    """Return bool [1, height_px, width_px], which is True where the window is padding."""
     mask = torch.zeros(1, sample.height_px, sample.width_px, dtype=torch.bool)
     if sample.inner is not None:
         mask.fill_(True)

@@ -19,6 +19,7 @@ from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures, Split
 from cosmos_data.manifests.conditions import Camera, CaptionWindow, signal_faults
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.readers.bridge import GripperOpen
 from cosmos_data.readers.found import BadVideo, FoundCamera, FoundVideo, FoundView, LeftOut, printable
 from cosmos_data.readers.sources import read_sources
 from cosmos_data.videos.gathered import SUFFIX, gather
@@ -56,13 +57,15 @@ def build_manifest(
     rules: Rules | None = None,
     cameras: Sequence[str] = (),
     splits: Mapping[str, Split] | None = None,
+    gripper_open: GripperOpen | None = None,
     pictures_fps: float | None = None,
     gathered_folder: Path | None = None,
     max_bad_share: float = 0.05,
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Built:
-    """Of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of all these.
+    """Build the manifest of a folder of videos, a LeRobot or an energon folder, a .jsonl listing, a .tar or a folder of
+    all these.
 
     Args:
         clip_frames: frames per clip (None: whole shots). The last, shorter clip of a shot stays if it has `min_frames`
@@ -72,6 +75,7 @@ def build_manifest(
         rules: what is made of pictures that are not plain ones (None: what a player shows).
         cameras: LeRobot's names of the cameras to take (none: all but depth).
         splits: of an energon folder, the parts to take and what they are here (None: all, `train` to train on).
+        gripper_open: Bridge's value of a gripper that is open (None: 1, if the grasps of each data set show it).
         pictures_fps: frames per second of frames that lie as pictures, where their source does not say.
         gathered_folder: where such frames are gathered into video files (None: they are refused).
         max_bad_share: the largest share (0 to 1) of videos without a clip.
@@ -89,7 +93,7 @@ def build_manifest(
         raise DataError(f"pictures_fps={pictures_fps} is no rate; use a positive number of frames per second")
     if not 0 <= max_bad_share <= 1:
         raise DataError(f"max_bad_share={max_bad_share} is not a share; use a number from 0 to 1")
-    found = list(read_sources(path, cameras, splits))
+    found = list(read_sources(path, cameras, splits, gripper_open))
     left_out = [one for one in found if isinstance(one, LeftOut)]
     videos = list(_with_own_names([one for one in found if not isinstance(one, LeftOut)]))
     if not videos:
@@ -324,7 +328,7 @@ def _faults(video: FoundVideo, cameras: Sequence[Camera | None], num_frames: int
 
 
 def cut_points(num_frames: int, cuts: list[int], clip_frames: int | None) -> Iterator[tuple[int, int]]:
-    """(first frame, frames) of the clips between cuts."""
+    """Yield (first frame, frames) of the clips between cuts."""
     for start, end in pairwise([0, *(cut for cut in cuts if 0 < cut < num_frames), num_frames]):
         step = clip_frames or max(1, end - start)
         for start_frame in range(start, end, step):
@@ -370,6 +374,7 @@ def _clip(
         action=video.action and video.action.part(start_frame, num_frames, fps),
         state=video.state and video.state.part(start_frame, num_frames, fps),
         ego_trajectory=video.ego_trajectory and video.ego_trajectory.part(start_frame, num_frames, fps),
+        labels_file=video.labels_file,
         **{name: getattr(views[0], name) for name in Pictures.__dataclass_fields__},
     )
 

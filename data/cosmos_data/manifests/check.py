@@ -50,7 +50,9 @@ def check_manifest(
     num_workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ManifestFinding]:
-    """journal: of what was read already, and will be. target_fps: of the run that the clips are for.
+    """Compare a manifest with its files, and return what is wrong.
+
+    journal: of what was read already, and will be. target_fps: of the run that the clips are for.
 
     progress: called with (files done, files in all).
     """
@@ -62,7 +64,7 @@ def check_manifest(
     if journal is not None and journal.is_file() and not journal.read_bytes().endswith(b"\n"):
         with journal.open("ab") as file:
             file.write(b"\n")  # after a line torn by a kill
-    findings = list(check_rows(manifest, target_fps=target_fps))
+    findings = [*check_rows(manifest, target_fps=target_fps), *_missing_labels(manifest)]
     shards = sorted({file.path for file in of_file if file.offset_bytes is not None})
     for shard in shards:
         findings += _check_shard(Path(shard))
@@ -83,7 +85,7 @@ def check_manifest(
 
 
 def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Iterator[ManifestFinding]:
-    """What can be seen without the files."""
+    """Yield what is wrong as far as it can be seen without the files."""
     first_with: dict[str, str] = {}
     for clip in clips:
         for fault in clip.faults():
@@ -101,6 +103,15 @@ def check_rows(clips: Iterable[Clip], *, target_fps: float | None = None) -> Ite
                 text=f"its {clip.fps:g} fps give no whole stride near {target_fps:g} fps; a run leaves it out",
                 level="warning",
             )
+
+
+def _missing_labels(clips: Iterable[Clip]) -> Iterator[ManifestFinding]:
+    seen = set[str]()
+    for clip in clips:
+        path = "" if clip.labels_file is None else clip.labels_file.path
+        if path and path not in seen and not Path(path).is_file():
+            yield ManifestFinding(where=path, text=f"it is missing, the labels of {clip.clip_id}", level="warning")
+        seen.add(path)
 
 
 def _check_shard(path: Path) -> Iterator[ManifestFinding]:

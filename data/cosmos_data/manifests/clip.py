@@ -109,7 +109,7 @@ class Pictures:
         return ", ".join(name for name, applies in made_of.items() if applies)
 
     def digest_of(self, file_sha256: str, num_frames: int) -> str:
-        """The digest that these pictures have, if their file has this one."""
+        """Return the digest that these pictures have, if their file has this one."""
         return clip_digest(file_sha256, start_frame=self.start_frame, num_frames=num_frames, treatment=self.treatment)
 
     @property
@@ -143,18 +143,22 @@ class Clip(Pictures):
     """What the robot's sensors said: joints, the place of the hand."""
 
     ego_trajectory: EgoTrajectory | None = None
+    labels_file: VideoFile | None = None
+    """Where the labels of a simulated clip lie (`cosmos_data.simulate.labels`). They count frames as the first view's
+    file does. It is no part of a manifest's digest, as no place is."""
 
     def each_view(self) -> tuple["Clip", ...]:
-        """A clip for each view, the first one's first, without `views`."""
+        """Return a clip for each view, the first one's first, without `views`."""
         return (replace(self, views=()), *(self._of(pictures) for pictures in self.views))
 
     def caption_at(self, start_frame: int, num_frames: int) -> str:
-        """The caption that most of these frames, counted from the clip's first, have; of the whole clip if none."""
+        """Return the caption that most of these frames, counted from the clip's first, have; where none has one, that
+        of the whole clip."""
         best = max(self.captions, key=lambda window: window.overlap(start_frame, num_frames), default=None)
         return self.caption if best is None or not best.overlap(start_frame, num_frames) else best.text
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with cameras, actions, states and trajectory; see `cosmos_data.manifests.conditions`."""
+        """Yield what is wrong with cameras, actions, states and trajectory; see `cosmos_data.manifests.conditions`."""
         for number, view in enumerate((self, *self.views)):
             if view.camera is not None:
                 where = f"view {view.view or number}: " if self.views else ""
@@ -166,13 +170,13 @@ class Clip(Pictures):
 
 
 def clip_digest(file_sha256: str, *, start_frame: int, num_frames: int, treatment: str = "") -> str:
-    """The identity of a clip's pixels: which bytes, which frames of them, and what is made of these."""
+    """Return the identity of a clip's pixels: which bytes, which frames of them, and what is made of these."""
     of_pixels = f"{file_sha256}/{start_frame}+{num_frames}"
     return hashlib.sha256((f"{of_pixels}/{treatment}" if treatment else of_pixels).encode()).hexdigest()
 
 
 def check_clip(clip: Clip, row: int) -> None:
-    """Raises `DataError` naming row and column for the first value that no video can have."""
+    """Raise `DataError` naming row and column for the first value that no video can have."""
 
     def demand(holds: bool, column: str, value: object, rule: str) -> None:
         if not holds:
@@ -183,14 +187,21 @@ def check_clip(clip: Clip, row: int) -> None:
     demand(math.isfinite(clip.fps) and clip.fps > 0, "fps", clip.fps, "a positive number of frames per second")
     demand(math.isfinite(clip.duration_sec), "duration_sec", clip.duration_sec, "a number of seconds")
     demand(clip.split in get_args(Split), "split", clip.split, f"one of {', '.join(get_args(Split))}")
+    if clip.labels_file is not None:
+        is_path = Path(clip.labels_file.path).is_absolute() and "\0" not in clip.labels_file.path
+        demand(
+            is_path and _is_part(clip.labels_file),
+            "labels_file",
+            clip.labels_file,
+            "an absolute path, and a place and a size or neither",
+        )
     names = [pictures.view for pictures in (clip, *clip.views)]
     demand(len(set(names)) == len(names), "views", names, "a list of views with different names")
     for pictures in (clip, *clip.views):
         demand(Path(pictures.path).is_absolute(), "path", pictures.path, "an absolute path")
         demand("\0" not in pictures.path, "path", pictures.path, "a path")
         part = (pictures.offset_bytes, pictures.size_bytes)
-        inside = part == (None, None) or (None not in part and min(part) >= 0)  # pyright: ignore[reportArgumentType]
-        demand(inside, "offset_bytes", part, "a place and a size, or neither")
+        demand(_is_part(pictures.file), "offset_bytes", part, "a place and a size, or neither")
         demand(pictures.start_frame >= 0, "start_frame", pictures.start_frame, "a frame number")
         demand(pictures.height_px >= 1, "height_px", pictures.height_px, "a positive count")
         demand(pictures.width_px >= 1, "width_px", pictures.width_px, "a positive count")
@@ -208,3 +219,9 @@ def check_clip(clip: Clip, row: int) -> None:
         demand(stamped, "first_pts", pictures.first_pts, f"what seek={pictures.seek} needs")
         sha256 = re.fullmatch("[0-9a-f]{64}", pictures.digest)
         demand(sha256 is not None, "digest", pictures.digest, "a sha256 in hexadecimal")
+
+
+def _is_part(file: VideoFile) -> bool:
+    """Whether a place and a size are given, or neither, which is a whole file."""
+    part = (file.offset_bytes, file.size_bytes)
+    return part == (None, None) or (None not in part and min(part) >= 0)  # pyright: ignore[reportArgumentType]

@@ -31,7 +31,7 @@ class CaptionWindow:
     text: str
 
     def overlap(self, start_frame: int, num_frames: int) -> int:
-        """Frames that the two have in common."""
+        """Return how many frames the two have in common."""
         first = max(self.start_frame, start_frame)
         return max(0, min(self.start_frame + self.num_frames, start_frame + num_frames) - first)
 
@@ -73,7 +73,8 @@ class Camera:
         yield from rotation_faults("camera: extrinsics", np.reshape(self.extrinsics, (-1, 3, 4))[:, :, :3], "frame")
 
     def part(self, start_frame: int, num_frames: int, of_frames: int, *, frame_stride: int = 1) -> "Camera":
-        """Of a shorter clip: so many frames from start_frame on, every frame_stride-th of the `of_frames` there are."""
+        """Return the camera of a shorter clip: so many frames from start_frame on, every frame_stride-th of the
+        `of_frames` there are."""
         end_frame = start_frame + (num_frames - 1) * frame_stride + 1
 
         def cut(values: tuple[float, ...], each: int) -> tuple[float, ...]:
@@ -87,8 +88,8 @@ class Camera:
     def cropped(
         self, *, top_px: int, left_px: int, height_px: int, width_px: int, of_height_px: int, of_width_px: int
     ) -> "Camera":
-        """Of a part of the picture, given in pixels of a video of another size; the intrinsics then refer to it. The
-        part may reach beyond the picture: so a picture is scaled and padded."""
+        """Return the camera of a part of the picture, given in pixels of a video of another size; the intrinsics then
+        refer to it. The part may reach beyond the picture: so a picture is scaled and padded."""
         down, right = of_height_px / self.height_px, of_width_px / self.width_px
         shifted = np.reshape(self.intrinsics_px, (-1, 4)) * (right, down, right, down) - (0, 0, left_px, top_px)
         return replace(self, intrinsics_px=tuple(shifted.ravel().tolist()), height_px=height_px, width_px=width_px)
@@ -121,7 +122,7 @@ class Action:
         return np.reshape(self.values, (-1, len(self.names)))
 
     def faults(self, num_frames: int, fps: float, *, what: str = "action") -> Iterator[str]:
-        """what: the column that holds it, action or state."""
+        """Yield what is wrong. what: the column that holds it, action or state."""
         if not self.names or len(set(self.names)) != len(self.names) or len(self.units) != len(self.names):
             yield f"{what}: names {list(self.names)} with units {list(self.units)}; one unit for each name, none twice"
             return
@@ -137,7 +138,7 @@ class Action:
         yield from _not_finite(what, self.values, len(self.names), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "Action":
-        """Of a shorter clip."""
+        """Return the action of a shorter clip."""
         each = len(self.names)
         start, count = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.values) // each)
         return replace(self, values=self.values[start * each : (start + count) * each])
@@ -175,7 +176,7 @@ class EgoTrajectory:
         yield from rotation_faults("ego_trajectory", np.reshape(self.rotations, (-1, 3, 3)), "step")
 
     def part(self, start_frame: int, num_frames: int, fps: float) -> "EgoTrajectory":
-        """Of a shorter clip, and as far past its end as this one goes."""
+        """Return the trajectory of a shorter clip, which goes as far past its end as this one does."""
         start, _ = _steps_of_part(start_frame, num_frames, fps, self.rate_hz, of_steps=len(self.positions_m) // 3)
         return replace(self, positions_m=self.positions_m[3 * start :], rotations=self.rotations[9 * start :])
 
@@ -193,7 +194,7 @@ def signal_faults(
 
 
 def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:
-    """Steps of a signal that belong to so many frames."""
+    """Return how many steps of a signal belong to so many frames."""
     return round(num_frames * rate_hz / fps)
 
 

@@ -80,15 +80,15 @@ class Manifest:
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """All of them, made at once."""
+        """Return all clips, made at once."""
         return self._source if isinstance(self._source, tuple) and len(self) == len(self._source) else tuple(self)
 
     def column(self, name: str) -> np.ndarray:
-        """[rows] of a column that holds one number a row."""
+        """Return the values [rows] of a column that holds one number a row."""
         return self.arrow_column(name).to_numpy()
 
     def arrow_column(self, name: str) -> pa.ChunkedArray:
-        """[rows] of a column as the file has it, in which a text is no Python object."""
+        """Return the values [rows] of a column as the file has it, in which a text is no Python object."""
         if isinstance(self._source, ClipTable):
             column = self._source.column(name)
             return column if len(self) == len(self._source) else column.take(pa.array(self._numbers))
@@ -112,16 +112,16 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """sha256 over every row's content but its paths and offsets, in row order: the same wherever the folder lies,
-        in whatever file; another one as soon as a frame, a caption, a split or the order changes. It is computed by
-        whoever writes the file. What came after version 2 counts where it differs from what that version took for
-        granted, so digests of older manifests stay as they were."""
+        """Return the sha256 of every row's content but its paths and offsets, in row order: the same wherever the
+        folder lies, in whatever file; another one as soon as a frame, a caption, a split or the order changes. It is
+        computed by whoever writes the file. What came after version 2 counts where it differs from what that version
+        took for granted, so digests of older manifests stay as they were."""
         if self._digest is None:
             self._digest = _digest_of(self)
         return self._digest
 
     def select(self, split: Split) -> "Manifest":
-        """The manifest of one split, rows in their order."""
+        """Return the manifest of one split, rows in their order."""
         if split not in get_args(Split):
             raise DataError(f"split {split!r} is unknown; use one of {', '.join(get_args(Split))}")
         known = None
@@ -131,7 +131,7 @@ class Manifest:
         return self._part(self._numbers[is_of_split], known)
 
     def rows(self, rows: np.ndarray) -> "Manifest":
-        """Those of these numbers, in that order, each once at most."""
+        """Return the manifest of the rows of these numbers, in that order, each once at most."""
         return self._part(self._numbers[rows], None)
 
     def _part(self, numbers: np.ndarray, digest: str | None) -> "Manifest":
@@ -140,8 +140,8 @@ class Manifest:
         return part
 
     def write(self, path: str | Path) -> None:
-        """To an Arrow file, or to Parquet where the name ends in .parquet. Written aside, then renamed: the file is
-        complete or absent."""
+        """Write an Arrow file, or Parquet where the name ends in .parquet. It is written aside, then renamed: the file
+        is complete or absent."""
         path = Path(path).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = (_stored_row(clip, path.parent) for clip in self)
@@ -153,7 +153,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path, *, verify: bool = True) -> "Manifest":
-        """Of an Arrow file, or, row by row, of Parquet or JSON lines (.jsonl) with the same columns.
+        """Read an Arrow file, or, row by row, Parquet or JSON lines (.jsonl) with the same columns.
 
         verify: whether an Arrow file is compared with its SHA-256, which reads all of it: one process of a job does.
 
@@ -184,6 +184,7 @@ def _digest_of(clips: Iterable[Clip]) -> str:
             for name, default in plain.items():
                 if pictures[name] == default:
                     del pictures[name]
+        del row["labels_file"]
         if row["state"] is None:
             del row["state"]
         for signal in (row["action"], row.get("state")):
@@ -198,6 +199,8 @@ def _stored_row(clip: Clip, folder: Path) -> dict[str, Any]:
     row = to_row(clip)
     for pictures in (row, *row["views"]):
         pictures["path"] = _stored_path(pictures["path"], folder)
+    if row["labels_file"] is not None:
+        row["labels_file"]["path"] = _stored_path(row["labels_file"]["path"], folder)
     return row
 
 

@@ -4,11 +4,12 @@ one file per clip, or together in tar shards.
 Random windows are cheap in re-encoded clips: key frames are close together (every frame for mjpeg, every `gop_frames`
 for vp9 and h264), groups of pictures are closed, no frame of another clip is decoded on the way, and mjpeg and vp9 are
 codecs that DALI has on the CPU too. Colours become BT.601, which every decoder here reads alike. Clip names, captions,
-conditions and splits stay as they are.
+conditions and splits stay as they are. Labels of simulated clips are cut and scaled with the pictures.
 
     folder/
       manifest.arrow         of shards it is the index too: it says where in which shard each video lies
       000000.avi ...           or shard-000000.tar ..., WebDataset's layout: KEY.mp4, KEY.txt, KEY.json
+      000000.labels.npz ...    of simulated clips, in shards too; the manifest says where
 """
 
 import json
@@ -28,6 +29,7 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import to_row
 from cosmos_data.readers.tarshard import ShardWriter
 from cosmos_data.sample_plan.window import central_box, largest_box
+from cosmos_data.simulate.labels import SUFFIX, labels_bytes, labels_of_part, read_labels
 from cosmos_data.videos.video import probe_video
 from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_clip
 
@@ -77,12 +79,15 @@ def pack_manifest(
                 else _encoded(view, f"{row:06d}", aside, request)
                 for view in clip.each_view()
             ]
+            labels_file = _packed_labels(clip, f"{row:06d}", aside, request, copied)
             if writer is not None:
                 said = {} if request.codec == "copy" else _said(f"{row:06d}", clip, views)
-                moved = _into_shard(views, said, writer)
+                moved, moved_labels = _into_shard(views, labels_file, said, writer)
                 copied |= {view.file: there.file for view, there in zip(clip.each_view(), moved, strict=True)}
-                views = moved
-            packed.append(_joined(clip, views))
+                if clip.labels_file is not None and moved_labels is not None:
+                    copied[clip.labels_file] = moved_labels
+                views, labels_file = moved, moved_labels
+            packed.append(replace(_joined(clip, views), labels_file=labels_file))
             if progress is not None:
                 progress(row + 1, len(manifest))
         if writer is not None:
@@ -159,15 +164,42 @@ def _copied(view: Clip, key: str, folder: Path, copied: dict[VideoFile, VideoFil
     return _at(view, copied[view.file])
 
 
-def _into_shard(views: list[Clip], said: Mapping[str, bytes], writer: ShardWriter) -> list[Clip]:
-    """Moves the files of one clip into a shard, with what is said of it; what is in a shard already stays there."""
+def _packed_labels(
+    clip: Clip, key: str, folder: Path, request: PackRequest, copied: dict[VideoFile, VideoFile]
+) -> VideoFile | None:
+    """Write the labels of a packed clip, where it has some: a copy, made once, or those of its frames and pictures."""
+    source = clip.labels_file
+    if source is None:
+        return None
+    if request.codec == "copy":
+        if source not in copied:
+            copied[source] = _written(folder / f"{key}{SUFFIX}", source.read_bytes())
+        return copied[source]
+    height_px, width_px = _size_of(request)
+    box = central_box(clip.height_px, clip.width_px, *largest_box(clip.height_px, clip.width_px, height_px, width_px))
+    labels = labels_of_part(read_labels(clip), box, height_px, width_px)
+    return _written(folder / f"{key}{SUFFIX}", labels_bytes(labels))
+
+
+def _written(path: Path, content: bytes) -> VideoFile:
+    path.write_bytes(content)
+    return VideoFile(str(path))
+
+
+def _into_shard(
+    views: list[Clip], labels_file: VideoFile | None, said: Mapping[str, bytes], writer: ShardWriter
+) -> tuple[list[Clip], VideoFile | None]:
+    """Move the files of one clip into a shard, with what is said of it; what is in a shard already stays there."""
     paths = {view.path for view in views if view.offset_bytes is None}
+    if labels_file is not None and labels_file.offset_bytes is None:
+        paths.add(labels_file.path)
     if not paths:
-        return views
+        return views, labels_file
     places = writer.add({Path(path).name: Path(path).read_bytes() for path in sorted(paths)} | dict(said))
     for path in paths:
         Path(path).unlink()
-    return [_at(view, places[Path(view.path).name]) if view.path in paths else view for view in views]
+    moved = [_at(view, places[Path(view.path).name]) if view.path in paths else view for view in views]
+    return moved, places[Path(labels_file.path).name] if labels_file and labels_file.path in paths else labels_file
 
 
 def _at(view: Clip, place: VideoFile) -> Clip:

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 2
 """That is still read: what its columns lack has the defaults of `Clip`, which is how it was read then."""
 VERSION_KEY = b"cosmos_data.schema_version"
@@ -83,10 +84,19 @@ EGO_TRAJECTORY = [
 ]
 SINCE_VERSION_4 = ("state", "embodiment")
 """A column, and an entry of actions."""
+LABELS_FILE = pa.struct(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("offset_bytes", pa.int64(), nullable=True),
+        pa.field("size_bytes", pa.int64(), nullable=True),
+    ]
+)
+SINCE_VERSION_5 = ("labels_file",)
 
 
 def _schema(version: int) -> pa.Schema:
     lacks = (*(SINCE_VERSION_3 if version < 3 else ()), *(SINCE_VERSION_4 if version < 4 else ()))
+    lacks += SINCE_VERSION_5 if version < 5 else ()
     pictures = [field for field in PICTURES if field.name not in lacks]
     action = pa.struct([field for field in ACTION if field.name not in lacks])
     columns = [
@@ -101,40 +111,51 @@ def _schema(version: int) -> pa.Schema:
         pa.field("action", action, nullable=True),
         pa.field("ego_trajectory", pa.struct(EGO_TRAJECTORY), nullable=True),
         pa.field("state", action, nullable=True),
+        pa.field("labels_file", LABELS_FILE, nullable=True),
     ]
     return pa.schema([column for column in columns if column.name not in lacks])
 
 
 SCHEMAS = {version: _schema(version) for version in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
 SCHEMA = SCHEMAS[SCHEMA_VERSION]
-RECORDS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory, "state": Action}
+RECORDS = {
+    "camera": Camera,
+    "action": Action,
+    "ego_trajectory": EgoTrajectory,
+    "state": Action,
+    "labels_file": VideoFile,
+}
 """Columns that hold one record, and what it becomes."""
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """To Parquet, with the version of the schema."""
+    """Write Parquet, with the version of the schema."""
     schema = SCHEMA.with_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Plain values, row by row, of the types of SCHEMA. DataError where the file is something else."""
+    """Return plain values, row by row, of the types of SCHEMA. Raises DataError where the file is something else."""
     return _jsonl_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
 
 
 def to_row(clip: Clip) -> dict[str, Any]:
-    """Plain values: what a row of Parquet holds, or a JSON line."""
+    """Return a clip's plain values: what a row of Parquet holds, or a JSON line."""
     return {name: plain_values(getattr(clip, name)) for name in SCHEMA.names}
 
 
 def from_row(values: Mapping[str, Any], row: int, folder: Path) -> Clip:
-    """The clip of a row; relative paths are taken to begin at `folder`. DataError where a needed value is missing."""
+    """Return the clip of a row; relative paths are taken to begin at `folder`. Raises DataError where a needed value is
+    missing."""
     _demand_values(values, row, "")
     nested = {
         "captions": tuple(record(CaptionWindow, one, row, "captions.") for one in values.get("captions", ())),
         "views": tuple(_pictures(Pictures, one, row, "views.", folder) for one in values.get("views", ())),
     }
-    return _pictures(Clip, {**values, **nested}, row, "", folder)
+    clip: Clip = _pictures(Clip, {**values, **nested}, row, "", folder)
+    if clip.labels_file is None:
+        return clip
+    return replace(clip, labels_file=replace(clip.labels_file, path=str(folder / clip.labels_file.path)))
 
 
 def _pictures(cls: type, values: Mapping[str, Any], row: int, where: str, folder: Path) -> Any:
@@ -149,7 +170,7 @@ def _pictures(cls: type, values: Mapping[str, Any], row: int, where: str, folder
 
 
 def record(cls: type, values: Mapping[str, Any], row: int, where: str) -> Any:
-    """The dataclass of a mapping; lists become tuples. DataError where a value is missing or empty."""
+    """Return the dataclass of a mapping; lists become tuples. Raises DataError where a value is missing or empty."""
     _demand_values(values, row, where)
     try:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
@@ -167,8 +188,8 @@ def _demand_values(values: Mapping[str, Any] | None, row: int, where: str) -> No
 
 
 def plain_values(value: Any) -> Any:
-    """A value of a clip as a row holds it: records become mappings, and tuples of records lists of them. `record` goes
-    back."""
+    """Return a value of a clip as a row holds it: records become mappings, and tuples of records lists of them.
+    `record` goes back."""
     if is_dataclass(value):
         return {field.name: plain_values(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and value and is_dataclass(value[0]):
@@ -190,7 +211,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_json_lines(path: Path, columns: pa.StructType) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, its values); empty lines are passed over. DataError names the first wrong line."""
+    """Yield (line number from 1, its values); empty lines are passed over. DataError names the first wrong line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -201,7 +222,8 @@ def read_json_lines(path: Path, columns: pa.StructType) -> Iterator[tuple[int, d
 
 
 def typed_json(text: bytes, columns: pa.StructType) -> dict[str, Any]:
-    """A JSON object whose keys and types are those of `columns`; any key may be left out. DataError otherwise."""
+    """Return a JSON object whose keys and types are those of `columns`; any key may be left out. Raises DataError
+    otherwise."""
     values = json_object(text)
     if unknown := sorted(unknown_keys(values, columns)):
         raise DataError(f"unknown columns {', '.join(unknown)}")
@@ -209,7 +231,8 @@ def typed_json(text: bytes, columns: pa.StructType) -> dict[str, Any]:
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """Of UTF-8 text, with or without a byte order mark. DataError where it is none, or says a key twice."""
+    """Parse an object of UTF-8 text, with or without a byte order mark. Raises DataError where it is none, or says a
+    key twice."""
     try:
         values = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
@@ -231,7 +254,8 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def typed(values: Mapping[str, Any], columns: pa.StructType) -> dict[str, Any]:
-    """JSON's values as those of `columns`, without keys that `columns` lacks. DataError names the first wrong value."""
+    """Return JSON's values as those of `columns`, without keys that `columns` lacks. DataError names the first wrong
+    value."""
     for fault in type_faults(values, columns, ""):
         raise DataError(fault)
     [whole] = pa.array([values], columns).to_pylist()
@@ -239,7 +263,7 @@ def typed(values: Mapping[str, Any], columns: pa.StructType) -> dict[str, Any]:
 
 
 def type_faults(value: Any, of_type: pa.DataType, where: str) -> Iterator[str]:
-    """What no value of that type can be; nothing may be said anywhere, but in a list."""
+    """Yield what is wrong with a value of that type; nothing may be said anywhere, but in a list."""
     if value is None:
         return
     shown = f"{where.lstrip('.') or 'row'}={str(value)[:40]!r}"
@@ -277,7 +301,7 @@ def type_faults(value: Any, of_type: pa.DataType, where: str) -> Iterator[str]:
 
 
 def unknown_keys(values: Any, of_type: pa.DataType, where: str = "") -> Iterator[str]:
-    """Keys that the type does not have; pyarrow passes over them in silence."""
+    """Yield keys that the type does not have; pyarrow passes over them in silence."""
     if pa.types.is_list(of_type) and isinstance(values, list):
         for one in values:
             yield from unknown_keys(one, of_type.value_type, where)
@@ -302,7 +326,7 @@ def _given(typed: Any, values: Any) -> Any:
 
 
 def check_schema(schema: pa.Schema, path: Path) -> None:
-    """Raises DataError where a file's columns are not those of a manifest that is read here."""
+    """Raise DataError where a file's columns are not those of a manifest that is read here."""
     stored = (schema.metadata or {}).get(VERSION_KEY, b"")
     if not stored.isdigit():
         raise DataError(f"{path} is a table, but not a manifest of cosmos-train; build the manifest again")

@@ -75,14 +75,15 @@ class ClipTable:
         return Clip(**values | {"path": str(self._folder / values["path"]), "captions": (), "views": ()})
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Of all rows, as it lies in the file; of a file of before there was such a column, empty in each row."""
+        """Return a column of all rows, as it lies in the file; of a file of before there was such a column, empty in
+        each row."""
         if name not in self._names:
             return pa.chunked_array([pa.nulls(len(self), SCHEMA.field(name).type)])
         return pa.chunked_array([batch.column(name) for batch in self._batches], self._type_of[name])
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], digests: Mapping[str, str]) -> None:
-    """Rows of plain values as `rows.to_row` makes them. Not atomic: write aside."""
+    """Write rows of plain values as `rows.to_row` makes them. The writing is not atomic: write aside."""
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), DIGESTS_KEY: json.dumps(digests).encode(), FILE_KEY: MARK}
     schema = SCHEMA.with_metadata(metadata)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

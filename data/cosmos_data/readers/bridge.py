@@ -10,15 +10,18 @@ hand's axes at frame k, t = R_k^T (p_(k+1) - p_k) and the angles of R_k^T R_(k+1
 T frames so have T-1 actions; the record's last step, which would lead past the end, is no motion with the last gripper.
 No scale is applied (the released models multiply the first six by 20).
 
-Which way the gripper counts is found in the episodes, since descriptions of the data disagree: a hand that came down to
-grasp is open before and closed after. The unit of `gripper` says it.
+Descriptions of the data disagree which way the gripper counts. The rule is Bridge's own, 1 is open, and the grasps of
+a data set test it: a hand that came down to grasp is open before and closed after. A data set whose grasps do not show
+it, or that has none, is refused until `gripper_open` says it, so no episode has one unit in one build and another in
+the next. The unit of `gripper` keeps it.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,7 +43,9 @@ ORDER = "xyz"
 
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 UNITS = ("m", "m", "m", "rad", "rad", "rad")
-OPEN_IS_1, OPEN_IS_0 = "1 open, 0 closed", "0 open, 1 closed"
+GripperOpen = Literal[0, 1]
+"""The gripper's value when it is open."""
+GRIPPER_UNITS: Mapping[GripperOpen, str] = {1: "1 open, 0 closed", 0: "0 open, 1 closed"}
 
 FELL_SHARE = 0.25
 """A hand came down where it fell by this share of the way that it goes up and down in the episode."""
@@ -48,11 +53,16 @@ FELL_SHARE = 0.25
 GRASP = 0.3
 """Smallest change of the gripper's state that is a grasp."""
 
+AGREED_SHARE = 2 / 3
+"""So many of a data set's grasps, or more, show which way its gripper counts."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Episode:
     name: str
     where: str
+    data_set: str
+    """The folder of its data set, from the folder that is read."""
     split: Split
     states_T7: np.ndarray
     caption: str
@@ -60,8 +70,13 @@ class _Episode:
     """Names of the files, from the folder that is read."""
 
 
-def read_bridge(root: str, files: Mapping[str, Path]) -> tuple[list[Found], set[str]]:
-    """Return (the episodes among the files below a folder, names of the files that are theirs)."""
+def read_bridge(
+    root: str, files: Mapping[str, Path], gripper_open: GripperOpen | None = None
+) -> tuple[list[Found], set[str]]:
+    """Return (the episodes among the files below a folder, names of the files that are theirs).
+
+    gripper_open: the gripper's value when it is open; None: 1, which the grasps of each data set must show.
+    """
     matched = {name: ANNOTATION.fullmatch(name) for name in sorted(files) if name.endswith(".json")}
     annotations = {name: match for name, match in matched.items() if match is not None}
     if not annotations:
@@ -73,11 +88,17 @@ def read_bridge(root: str, files: Mapping[str, Path]) -> tuple[list[Found], set[
             episodes.append(_episode(files[name].read_bytes(), where, match))
         except (DataError, OSError) as error:
             found.append(BadVideo(where, str(error)))
-    unit = _unit_of_gripper(episodes)
+    of_data_set: dict[str, list[_Episode]] = defaultdict(list)
+    for episode in episodes:
+        of_data_set[episode.data_set].append(episode)
+    doubts = {name: "" if gripper_open is not None else _doubt(own) for name, own in of_data_set.items()}
+    unit = GRIPPER_UNITS[1 if gripper_open is None else gripper_open]
     for episode in episodes:
         missing = [video for video in episode.videos if video not in files]
         used.update(files.keys() & set(episode.videos))
-        if missing:
+        if doubts[episode.data_set]:
+            found.append(BadVideo(episode.where, doubts[episode.data_set]))
+        elif missing:
             found.append(BadVideo(episode.where, f"its video {printable(missing[0])} is not there"))
         else:
             found.append(_video(episode, unit, files))
@@ -105,6 +126,7 @@ def _episode(content: bytes, where: str, match: re.Match[str]) -> _Episode:
     return _Episode(
         name=f"{match['base']}{match['split']}/{match['episode']}",
         where=where,
+        data_set=match["base"],
         split=SPLITS[match["split"]],
         states_T7=np.concatenate([states_TN[:, :6], gripper_T1], axis=1),
         caption=next((text for text in _list(values, "texts") if isinstance(text, str)), "").strip(),
@@ -140,15 +162,22 @@ def actions_T7(states_T7: np.ndarray) -> np.ndarray:
     return np.concatenate([moves, gripper_T1], axis=1)
 
 
-def _unit_of_gripper(episodes: list[_Episode]) -> str:
-    """What the majority of grasps says; of none, as Bridge itself has it: 1 is open."""
+def _doubt(episodes: list[_Episode]) -> str:
+    """Return why the grasps of a data set do not show that 1 is open; nothing where they do."""
     seen = [_value_before_grasp(episode.states_T7) for episode in episodes]
-    votes = [value for value in seen if value is not None]
-    return OPEN_IS_0 if votes and np.mean(votes) < 0.5 else OPEN_IS_1
+    grasps = [value for value in seen if value is not None]
+    num_open_at_1 = sum(grasps)
+    if grasps and num_open_at_1 >= AGREED_SHARE * len(grasps):
+        return ""
+    return (
+        f"continuous_gripper_state: in {num_open_at_1} of {len(grasps)} grasps of its data set 1 is open before, and"
+        f" {AGREED_SHARE:.0%} must show it; say which value is open (--gripper-open 1 or --gripper-open 0)"
+    )
 
 
-def _value_before_grasp(states_T7: np.ndarray) -> float | None:
-    """The gripper's share of its range, 0 or 1, before it first changes, where the hand came down until then."""
+def _value_before_grasp(states_T7: np.ndarray) -> int | None:
+    """Return the gripper's end of its range, 0 or 1, before it first changes, where the hand came down until then; else
+    None."""
     z_T, gripper_T = states_T7[:, 2], states_T7[:, 6]
     low, high = gripper_T.min(), gripper_T.max()
     if high - low < GRASP:
@@ -156,7 +185,7 @@ def _value_before_grasp(states_T7: np.ndarray) -> float | None:
     is_high_T = gripper_T > (low + high) / 2
     change = int(np.flatnonzero(is_high_T != is_high_T[0])[0])
     fell = z_T[0] - z_T[change]
-    return float(is_high_T[0]) if fell > FELL_SHARE * (z_T.max() - z_T.min()) else None
+    return int(is_high_T[0]) if fell > FELL_SHARE * (z_T.max() - z_T.min()) else None
 
 
 def _video(episode: _Episode, unit: str, files: Mapping[str, Path]) -> FoundVideo:

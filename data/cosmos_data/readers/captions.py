@@ -27,7 +27,7 @@ FEWEST_NUMBERS = 4
 
 
 def caption_of(content: bytes) -> str:
-    """The caption that a file holds: Unicode text, with a byte order mark where it is not UTF-8.
+    """Return the caption that a file holds: Unicode text, with a byte order mark where it is not UTF-8.
 
     Raises:
         DataError: it is no such text, or a text of another kind.

@@ -12,7 +12,8 @@ import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.geometry.rotations import from_quaternion
-from cosmos_data.readers.posed import UNDISTORT, PosedPicture, refuse_distortion
+from cosmos_data.readers.found import UNDISTORT
+from cosmos_data.readers.posed import PosedPicture, bend_px, lens_of
 
 # Name -> what its parameters are, in the order of the models' numbers in binary files.
 MODELS = {
@@ -39,6 +40,8 @@ POINT_BYTES = 24
 class _Lens:
     intrinsics_px: tuple[float, float, float, float]
     size_px: tuple[int, int]
+    bend_px: float
+    said: str
 
 
 def read_model(cameras: bytes, images: bytes, where: str, *, is_binary: bool) -> list[PosedPicture]:
@@ -66,7 +69,14 @@ def read_model(cameras: bytes, images: bytes, where: str, *, is_binary: bool) ->
         lens = lenses[one.camera_id]
         matrix_34 = np.concatenate([rotation_33, np.array(one.translation)[:, None]], axis=1)
         posed.append(
-            PosedPicture(name=one.name, intrinsics_px=lens.intrinsics_px, size_px=lens.size_px, matrix_34=matrix_34)
+            PosedPicture(
+                name=one.name,
+                intrinsics_px=lens.intrinsics_px,
+                size_px=lens.size_px,
+                matrix_34=matrix_34,
+                bend_px=lens.bend_px,
+                lens=lens.said,
+            )
         )
     return posed
 
@@ -93,8 +103,14 @@ def _lens(model: str, height_px: int, width_px: int, parameters: list[float], wh
     cx, cy = said.pop("cx"), said.pop("cy")
     fx = said.pop("f") if "f" in said else said.pop("fx")
     fy = said.pop("fy", fx)
-    refuse_distortion(model, said, where)
-    return _Lens((fx, fy, cx, cy), (height_px, width_px))
+    bent_px = bend_px(
+        (fx, fy, cx, cy),
+        (height_px, width_px),
+        radial=[said.get("k", said.get("k1", 0.0)), said.get("k2", 0.0), said.get("k3", 0.0)],
+        divided_by=[said.get(name, 0.0) for name in ("k4", "k5", "k6")],
+        tangential=(said.get("p1", 0.0), said.get("p2", 0.0)),
+    )
+    return _Lens((fx, fy, cx, cy), (height_px, width_px), bent_px, lens_of(model, said))
 
 
 def _text_cameras(content: bytes, where: str) -> Iterator[tuple[int, _Lens]]:

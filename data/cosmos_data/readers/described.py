@@ -27,7 +27,7 @@ LISTING = pa.struct(
         pa.field("split", pa.string()),
         *_VIEW,
         pa.field("views", pa.list_(pa.struct(_VIEW))),
-        *(SCHEMA.field(name) for name in ("captions", "action", "state", "ego_trajectory")),
+        *(SCHEMA.field(name) for name in ("captions", "action", "state", "ego_trajectory", "labels_file")),
     ]
 )
 """The words of the manifest's columns; the rest is found by decoding the video."""
@@ -37,7 +37,7 @@ ALIKE = 0.81
 
 
 def described(text: bytes) -> tuple[dict[str, Any], list[str]]:
-    """(what JSON says in the words of LISTING, its other keys, which programs that fetch videos write).
+    """Return (what JSON says in the words of LISTING, its other keys, which programs that fetch videos write).
 
     Raises:
         DataError: it is no such object, or another key looks like a word of LISTING that was misspelled.
@@ -79,6 +79,9 @@ def video_of(
         for key, kind in (("action", Action), ("state", Action), ("ego_trajectory", EgoTrajectory))
         if key in values
     }
+    if folder is not None and "labels_file" in values:
+        labels = record(VideoFile, values["labels_file"], row, "labels_file.")
+        given["labels_file"] = file_of(labels.path, folder)
     return FoundVideo(
         name=name,
         views=tuple(views),
@@ -90,7 +93,7 @@ def video_of(
 
 
 def file_of(path: str, folder: Path) -> VideoFile:
-    """The file that a listing names. DataError where the name is not one of this machine's files."""
+    """Return the file that a listing names. Raises DataError where the name is not one of this machine's files."""
     if "://" in path:
         raise DataError(f"its path {path!r} is an address; download the video and name the file")
     place = folder / (Path(path).expanduser() if path.startswith("~/") else path)

@@ -45,7 +45,7 @@ def is_energon(folder: Path) -> bool:
 
 
 def read_energon(folder: Path, prefix: str = "", splits: Mapping[str, Split] | None = None) -> Iterator[Found]:
-    """Shard after shard, those of the part `train` first.
+    """Yield what is found in an energon folder, shard after shard, those of the part `train` first.
 
     Args:
         prefix: begins the names of the samples.
@@ -83,8 +83,8 @@ def read_energon(folder: Path, prefix: str = "", splits: Mapping[str, Split] | N
 
 
 def expand_braces(name: str) -> list[str]:
-    """a{1..3}b -> a1b, a2b, a3b, and a{x,y} -> ax, ay, as in a shell; a first number's zeros are kept. DataError where
-    there would be more than MOST_NAMES."""
+    """Expand braces as a shell does: a{1..3}b -> a1b, a2b, a3b, and a{x,y} -> ax, ay; a first number's zeros are kept.
+    Raises DataError where there would be more than MOST_NAMES."""
     match = re.search(r"\{(?:(\d{1,12})\.\.(\d{1,12})|([^{}]*,[^{}]*))\}", name)
     if match is None:
         return [name]

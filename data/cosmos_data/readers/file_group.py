@@ -48,8 +48,8 @@ class FileGroup:
 
 
 def stem_and_suffix(name: str) -> tuple[str, str]:
-    """a.b.MP4 -> (a.b, .mp4), and of a text that has the whole name of a video before its suffix: a.mp4.txt ->
-    (a, .txt)."""
+    """Split a name: a.b.MP4 -> (a.b, .mp4), and of a text that has the whole name of a video before its suffix:
+    a.mp4.txt -> (a, .txt)."""
     stem, _, last = name.rpartition(".")
     if not stem:
         return name, ""
@@ -74,7 +74,9 @@ def read_group(group: FileGroup) -> Iterator[Found]:
         if group.descriptions:
             chosen = _chosen(group.descriptions, (".json",))
             values, foreign = described(chosen.file.read_bytes())
-        if group.folder is None and any("path" in one for one in (values, *values.get("views", ()))):
+        if group.folder is None and any(
+            "path" in one for one in (values, *values.get("views", ()), values.get("labels_file", {}))
+        ):
             raise DataError("its JSON names a path, and only files of the shard itself can be read")
         files = {view: videos[0].file for view, videos in group.videos.items()}
         video = video_of(group.name, files, values, group.folder, 0)
@@ -106,7 +108,7 @@ def read_group(group: FileGroup) -> Iterator[Found]:
 
 
 def left_out_keys(where: str, foreign: list[str]) -> Iterator[LeftOut]:
-    """Keys of JSON that is not ours."""
+    """Yield what is said of keys of JSON that is not ours."""
     if foreign:
         yield LeftOut(where, f"keys of JSON that say nothing here: {', '.join(sorted(foreign))}")
 

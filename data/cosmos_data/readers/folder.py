@@ -58,7 +58,8 @@ def walk(root: Path) -> Folder:
 
 
 def find_videos(root: Path) -> list[Path]:
-    """Videos in and below `root`, in the order of their relative paths. DataError where there are none."""
+    """Return videos in and below `root`, in the order of their relative paths. Raises DataError where there are
+    none."""
     files = walk(root).files
     paths = [files[name] for name in sorted(files) if is_video(files[name])]
     if not paths:

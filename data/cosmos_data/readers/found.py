@@ -9,6 +9,14 @@ from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, Convention, EgoTrajectory
 
+LARGEST_BEND_PX = 0.5
+"""A lens that moves no pixel of the pictures by more is taken for the pinhole that it nearly is."""
+
+UNDISTORT = (
+    "undistort the pictures (colmap image_undistorter, or OpenCV's undistort with these numbers, which are 0 from then"
+    " on) and build from what that writes"
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundCamera:
@@ -30,6 +38,12 @@ class FoundCamera:
     is_relative: bool = False
     """Whether intrinsics are divided by the picture's width and height."""
 
+    bend_px: float = 0.0
+    """By how much the lens moves a pixel at most from where a pinhole has it, in pixels of `size_px`."""
+
+    lens: str = ""
+    """The camera's model and distortion, for people."""
+
     times_sec: tuple[float, ...] = ()
     """When each pose's frame is shown, where the file says it."""
 
@@ -46,7 +60,8 @@ class FoundCamera:
         """Return the camera of so many pictures of that size.
 
         Raises:
-            DataError: there are more or fewer poses than pictures, or the file is about pictures of another shape.
+            DataError: there are more or fewer poses than pictures, the file is about pictures of another shape, or its
+                lens bends them by more than LARGEST_BEND_PX.
         """
         num_poses = len(self.extrinsics) // 12
         if num_poses != num_frames:
@@ -63,6 +78,12 @@ class FoundCamera:
             raise DataError(
                 f"{self.where} is about pictures of {said_width_px}x{said_height_px} px, and these are"
                 f" {width_px}x{height_px}, another shape; give the intrinsics of the pictures as they were cropped"
+            )
+        bend_px = self.bend_px * height_px / said_height_px
+        if not bend_px <= LARGEST_BEND_PX:
+            raise DataError(
+                f"{self.where} has {self.lens}, which moves pixels of these {width_px}x{height_px} px by up to"
+                f" {bend_px:.3g} px; cameras here are pinholes, which it may miss by {LARGEST_BEND_PX} px: {UNDISTORT}"
             )
         scale = (width_px, height_px, width_px, height_px) if self.is_relative else (1, 1, 1, 1)
         scaled = tuple(value * scale[place % 4] for place, value in enumerate(self.intrinsics))
@@ -128,6 +149,7 @@ class FoundVideo:
     action: Action | None = None
     state: Action | None = None
     ego_trajectory: EgoTrajectory | None = None
+    labels_file: VideoFile | None = None
     is_one_shot: bool = False
     """Whether it is never cut where one shot seems to end: a robot's episode goes on when the light changes."""
 
@@ -152,5 +174,5 @@ Found = FoundVideo | BadVideo | LeftOut
 
 
 def printable(name: str) -> str:
-    """A name for people: bytes that are not UTF-8, and control characters, are spelled out."""
+    """Return a name for people: bytes that are not UTF-8, and control characters, are spelled out."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

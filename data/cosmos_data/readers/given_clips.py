@@ -44,7 +44,7 @@ class GivenClip:
 
 
 def find_clips(path: Path, *, pictures_fps: float, split: Split | Literal["all"] = "all") -> list[GivenClip]:
-    """The clips of a manifest, the videos in and below a folder, or else its folders of pictures; never none.
+    """Return the clips of a manifest, the videos in and below a folder, or else its folders of pictures; never none.
 
     pictures_fps: frames per second of folders of pictures, which do not say.
     split: which of a manifest's clips; a folder has no splits.
@@ -66,7 +66,7 @@ def find_clips(path: Path, *, pictures_fps: float, split: Split | Literal["all"]
 
 
 def whole_video(path: Path) -> Clip:
-    """All frames of a video or image file as a clip. BadVideoError where it is damaged or neither."""
+    """Return all frames of a video or image file as a clip. Raises BadVideoError where it is damaged or neither."""
     info = probe_video(path)
     return Clip(
         clip_id=path.name,
@@ -81,7 +81,7 @@ def whole_video(path: Path) -> Clip:
 
 
 def clip_of_pictures(path: Path, pictures_HW3: Sequence[np.ndarray], *, fps: float) -> Clip:
-    """A picture file, or a folder of them, as a clip of that many frames, of the first one's size."""
+    """Return a picture file, or a folder of them, as a clip of that many frames, of the first one's size."""
     height_px, width_px, _ = pictures_HW3[0].shape
     return Clip(
         clip_id=path.name,
@@ -99,7 +99,8 @@ def clip_of_pictures(path: Path, pictures_HW3: Sequence[np.ndarray], *, fps: flo
 
 
 def read_pixels(clip: Clip, *, num_frames: int, height_px: int, width_px: int) -> Iterator[Tensor]:
-    """The first frames of a clip, scaled: uint8 [3, 1, height_px, width_px] each. ClipError where one is damaged."""
+    """Yield the first frames of a clip, scaled: uint8 [3, 1, height_px, width_px] each. Raises ClipError where one is
+    damaged."""
     whole = central_box(clip.height_px, clip.width_px, clip.height_px, clip.width_px)
     for rgb_HWC in _frames(clip, num_frames):
         height, width, _ = rgb_HWC.shape
@@ -109,7 +110,8 @@ def read_pixels(clip: Clip, *, num_frames: int, height_px: int, width_px: int) -
 
 
 def scaled_size(clip: Clip, short_side_px: int | None) -> tuple[int, int]:
-    """(height_px, width_px) of a clip whose shorter side is shrunk to `short_side_px`; smaller ones stay as they are.
+    """Return (height_px, width_px) of a clip whose shorter side is shrunk to `short_side_px`; smaller ones stay as they
+    are.
 
     The longer side is rounded to the nearest pixel.
     """
@@ -121,7 +123,7 @@ def scaled_size(clip: Clip, short_side_px: int | None) -> tuple[int, int]:
 
 
 def gathered(frames: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Frames [3, 1, H, W] in consecutive pieces [3, count, H, W], the last as long as it comes."""
+    """Yield frames [3, 1, H, W] in consecutive pieces [3, count, H, W], the last as long as it comes."""
     waiting = iter(frames)
     while piece := list(islice(waiting, count)):
         yield torch.cat(piece, dim=1)

@@ -51,7 +51,7 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def read_lerobot(folder: Path, prefix: str = "", cameras: Sequence[str] = ()) -> Iterator[Found]:
-    """Episode after episode.
+    """Yield what is found in a LeRobot folder, episode after episode.
 
     Args:
         prefix: begins the names of the episodes.
@@ -114,7 +114,7 @@ def _not_taken(info: Info, taken: Sequence[Feature], parts: list[SignalPart]) ->
 
 
 def views_of(names: Sequence[str]) -> list[str]:
-    """Of each camera the fewest last parts of its name that tell all cameras apart: observation.images.front ->
+    """Return of each camera the fewest last parts of its name that tell all cameras apart: observation.images.front ->
     front; head.rgb and hand.rgb stay."""
     parts = [name.split(".") for name in names]
     for count in range(1, max(len(one) for one in parts) + 1):
@@ -302,7 +302,7 @@ def _pictures(info: Info, path: Path, episode_index: int, name: str) -> Iterator
 
 
 def whole_number(episode: Mapping[str, Any], column: str) -> int:
-    """Of an episode's row. DataError where it is none, or negative."""
+    """Return a whole number of an episode's row. Raises DataError where it is none, or negative."""
     value = episode.get(column)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DataError(f"meta/episodes, {column}={value!r} is no whole number from 0 on")
@@ -310,7 +310,8 @@ def whole_number(episode: Mapping[str, Any], column: str) -> int:
 
 
 def text_of(task: str) -> str:
-    """Without what is no word: data sets that join three annotators' texts leave " |  | " where none wrote one."""
+    """Return a text without what is no word: data sets that join three annotators' texts leave " |  | " where none
+    wrote one."""
     return task.strip() if any(letter.isalnum() for letter in task) else ""
 
 
@@ -322,7 +323,7 @@ def _texts(tasks: Any) -> list[str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Of a file of JSON lines. DataError names the first wrong line."""
+    """Read a file of JSON lines. DataError names the first wrong line."""
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
@@ -347,7 +348,7 @@ def _schema(path: Path) -> pa.Schema:
 
 
 def read_table(path: Path, columns: tuple[str, ...] | None = None) -> pa.Table:
-    """DataError where it is no Parquet file, or a text in it is not UTF-8."""
+    """Read a table. Raises DataError where it is no Parquet file, or a text in it is not UTF-8."""
     _schema(path)
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))

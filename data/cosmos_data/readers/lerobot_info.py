@@ -39,11 +39,11 @@ class Feature:
 
     @property
     def size(self) -> int:
-        """Values of a frame; a single one may be stored without a shape."""
+        """Return how many values a frame has; a single one may be stored without a shape."""
         return math.prod(self.shape)
 
     def dimension_names(self) -> list[str] | None:
-        """One for each value, none twice: numbers where none are given; None where those given do not fit."""
+        """Return a name for each value, none twice: numbers where none are given; None where those given do not fit."""
         if self.names is None:
             return [str(number) for number in range(self.size)]
         names = list(_flat(self.names))
@@ -79,7 +79,7 @@ class Info:
         return printable(str(self.folder))
 
     def path(self, key: str, places: Mapping[str, int], camera: str = "") -> Path:
-        """A file of the folder, from a template and what stands in the place of its names."""
+        """Return a file of the folder, from a template and what stands in the place of its names."""
         template = self.templates.get(key)
         if template is None:
             raise DataError(f"{INFO} has no {key}")
@@ -91,7 +91,7 @@ class Info:
 
 
 def read_info(folder: Path) -> Info:
-    """Of a folder. DataError names what is missing or of another kind."""
+    """Read what a folder says of itself. DataError names what is missing or of another kind."""
     where = f"{printable(str(folder))}: {INFO}"
     path = folder / INFO
     try:

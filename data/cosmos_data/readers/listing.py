@@ -15,7 +15,8 @@ from cosmos_data.readers.found import BadVideo, Found, printable
 
 
 def read_listing(path: Path) -> Iterator[Found]:
-    """Relative paths begin at the folder of the file. DataError where the file as a whole is no listing."""
+    """Yield the videos of a listing, in which relative paths begin at the folder of the file. Raises DataError where
+    the file as a whole is no listing."""
     for number, text in _entries(path):
         where = f"{printable(str(path))}, entry {number}"
         try:

@@ -50,7 +50,8 @@ def is_metadataset(path: Path) -> bool:
 
 
 def read_metadataset(path: Path) -> tuple[list[BlendPart], list[str]]:
-    """(the folders of a blend in their order, keys that are not heeded). DataError where it is no such file."""
+    """Return (the folders of a blend in their order, keys that are not heeded). Raises DataError where it is no such
+    file."""
     parts: dict[Path, BlendPart] = {}
     forgotten: list[str] = []
     for name, said in _splits(path).items():

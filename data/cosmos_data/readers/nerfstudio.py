@@ -12,11 +12,12 @@ import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.rows import json_object
-from cosmos_data.readers.posed import PosedPicture, refuse_distortion
+from cosmos_data.readers.found import UNDISTORT
+from cosmos_data.readers.posed import PosedPicture, bend_px, lens_of
 
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+RADIAL, TANGENTIAL = ("k1", "k2", "k3", "k4"), ("p1", "p2")
 MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
-"""Without distortion they are one: a pinhole."""
+"""With little distortion they are one: a pinhole."""
 
 
 def read_transforms(content: bytes, where: str) -> list[PosedPicture]:
@@ -25,7 +26,7 @@ def read_transforms(content: bytes, where: str) -> list[PosedPicture]:
     where: the file, for people.
 
     Raises:
-        DataError: it names what is missing, wrong, or a lens that is no pinhole.
+        DataError: it names what is missing, wrong, or a lens of another kind.
     """
     try:
         values = json_object(content)
@@ -40,8 +41,8 @@ def read_transforms(content: bytes, where: str) -> list[PosedPicture]:
 def _picture(values: Mapping[str, Any], where: str) -> PosedPicture:
     model = values.get("camera_model", "PINHOLE")
     if model not in MODELS:
-        raise DataError(f"{where} has a camera {model}; {', '.join(MODELS)} are read, undistort the pictures")
-    refuse_distortion(str(model), {name: _number(values, name, where) for name in DISTORTION if name in values}, where)
+        raise DataError(f"{where} has a camera {model}; {', '.join(MODELS)} are read: {UNDISTORT}")
+    distortion = {name: _number(values, name, where) for name in (*RADIAL, *TANGENTIAL) if name in values}
     name = values.get("file_path")
     if not isinstance(name, str) or not name:
         raise DataError(f"{where} has no file_path")
@@ -56,11 +57,19 @@ def _picture(values: Mapping[str, Any], where: str) -> PosedPicture:
         size_px = int(_number(values, "h", where)), int(_number(values, "w", where))
         if min(size_px) < 1:
             raise DataError(f"{where}: w={values['w']!r} and h={values['h']!r} are no size")
+    intrinsics_px = _intrinsics(values, size_px, where)
     return PosedPicture(
         name=name.removeprefix("./"),
-        intrinsics_px=_intrinsics(values, size_px, where),
+        intrinsics_px=intrinsics_px,
         size_px=size_px,
         matrix_34=matrix[:3],
+        bend_px=bend_px(
+            intrinsics_px,
+            size_px,
+            radial=[distortion.get(name, 0.0) for name in RADIAL],
+            tangential=(distortion.get("p1", 0.0), distortion.get("p2", 0.0)),
+        ),
+        lens=lens_of(str(model), distortion),
     )
 
 

@@ -14,6 +14,7 @@ whole video; the build cuts them with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,7 @@ from cosmos_data.contents import Content, look_at
 from cosmos_data.errors import DataError
 from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Split
-from cosmos_data.readers.bridge import read_bridge
+from cosmos_data.readers.bridge import GripperOpen, read_bridge
 from cosmos_data.readers.energon import is_energon, read_energon
 from cosmos_data.readers.file_group import (
     CAPTION_SUFFIXES,
@@ -40,12 +41,18 @@ from cosmos_data.readers.scenes import Scenes, find_scenes
 from cosmos_data.readers.webdataset import read_tar
 
 
-def read_sources(path: Path, cameras: Sequence[str] = (), splits: Mapping[str, Split] | None = None) -> Iterator[Found]:
-    """Everything that is found there.
+def read_sources(
+    path: Path,
+    cameras: Sequence[str] = (),
+    splits: Mapping[str, Split] | None = None,
+    gripper_open: GripperOpen | None = None,
+) -> Iterator[Found]:
+    """Yield everything that is found there.
 
     Args:
         cameras: LeRobot's names of the cameras to take (none: all but depth).
         splits: of an energon folder, the parts to take (None: all).
+        gripper_open: Bridge's value of a gripper that is open (None: 1, if its grasps show it).
 
     Raises:
         DataError: nothing of these kinds is there, or a data set's own description is wrong.
@@ -56,7 +63,7 @@ def read_sources(path: Path, cameras: Sequence[str] = (), splits: Mapping[str, S
         elif is_lerobot(path) or is_energon(path):
             yield from _read_data_set(path, "", cameras)
         else:
-            yield from _read_folder(path, cameras)
+            yield from _read_folder(path, cameras, gripper_open)
         return
     try:
         content = look_at(path)
@@ -78,12 +85,12 @@ def _read_data_set(path: Path, prefix: str, cameras: Sequence[str]) -> Iterator[
     return read_lerobot(path, prefix, cameras) if is_lerobot(path) else read_energon(path, prefix)
 
 
-def _read_folder(root: Path, cameras: Sequence[str]) -> Iterator[Found]:
+def _read_folder(root: Path, cameras: Sequence[str], gripper_open: GripperOpen | None) -> Iterator[Found]:
     folder = walk(root)
     scenes = find_scenes(str(root), folder.files)
     yield from folder.others
     yield from scenes.found
-    for read in (read_bridge, read_one_x):
+    for read in (partial(read_bridge, gripper_open=gripper_open), read_one_x):
         found, own = read(str(root), folder.files)
         for name in own:
             del folder.files[name]

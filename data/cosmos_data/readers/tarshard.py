@@ -25,19 +25,20 @@ class Member:
 
     @property
     def key(self) -> str:
-        """What belongs to one sample: WebDataset's rule, the name up to the first dot of its last part."""
+        """Return the key of the sample that the member belongs to: by WebDataset's rule the name up to the first dot of
+        its last part."""
         path = PurePosixPath(self.name)
         return (path.parent / path.name.partition(".")[0]).as_posix()
 
     @property
     def suffix(self) -> str:
-        """Behind that dot, with it; what follows the last dot in small letters."""
+        """Return what stands behind that dot, with it; what follows the last dot in small letters."""
         first, dot, last = PurePosixPath(self.name).name.partition(".")[2].rpartition(".")
         return f".{first}{dot}{last.lower()}"
 
 
 def read_members(path: Path) -> Iterator[Member]:
-    """The plain files of a shard, in their order.
+    """Yield the plain files of a shard, in their order.
 
     Raises:
         DataError: it is no tar, is cut off, or a member is refused.
@@ -84,7 +85,7 @@ def _next_archive(file: BinaryIO) -> bool:
 
 
 def name_fault(name: str) -> str | None:
-    """Why a member's name is refused."""
+    """Return why a member's name is refused."""
     path = PurePosixPath(name)
     if path.is_absolute() or "\\" in name or name[1:2] == ":":
         return "has an absolute name"
@@ -96,7 +97,7 @@ def name_fault(name: str) -> str | None:
 
 
 def grouped(members: Iterable[Member], key_of: Callable[[Member], str] | None = None) -> dict[str, list[Member]]:
-    """Members by key, in the order in which the keys come first; those of one key need not stand together.
+    """Return members by key, in the order in which the keys come first; those of one key need not stand together.
 
     key_of: gives a member's key (None: WebDataset's rule).
     """
@@ -115,7 +116,7 @@ class ShardWriter:
         self._num_shards = 0
 
     def add(self, files: Mapping[str, bytes]) -> dict[str, VideoFile]:
-        """The files of one sample, by name: they stay in one shard. Where each of them lies."""
+        """Write the files of one sample, by name, into one shard, and return where each of them lies."""
         size_bytes = sum(len(content) for content in files.values())
         if self._tar is not None and self._tar.offset + size_bytes > self._max_bytes:
             self.close()

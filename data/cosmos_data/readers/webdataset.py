@@ -18,7 +18,7 @@ VIEW = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
 
 
 def read_tar(path: Path, name: str) -> Iterator[Found]:
-    """The samples of a shard, read in place. A shard with a refused member, or cut off, gives nothing.
+    """Yield the samples of a shard, read in place. A shard with a refused member, or cut off, gives nothing.
 
     name: begins the names of its samples.
     """
@@ -38,7 +38,7 @@ def read_tar(path: Path, name: str) -> Iterator[Found]:
 
 
 def parts_of(name: str) -> tuple[str, str, str]:
-    """(key, view, suffix) of a member's name."""
+    """Return (key, view, suffix) of a member's name."""
     path = PurePosixPath(name)
     stem, suffix = stem_and_suffix(path.name)
     key, _, view = stem.partition(".")

@@ -59,7 +59,7 @@ class VideoBatch:
 
     @property
     def padding_mask_B1HW(self) -> Tensor:
-        """bool, on the CPU: True where a picture was padded."""
+        """Return bool, on the CPU, which is True where a picture was padded."""
         return torch.stack([padding_mask(sample) for sample in self.samples])
 
 

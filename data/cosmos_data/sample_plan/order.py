@@ -41,7 +41,8 @@ class IndexPlan:
         self._num_columns = -(-num_items // self._num_rows)
 
     def item(self, index: int, attempt: int = 0) -> int:
-        """Item of sample `index`; with an attempt, the item that stands so many places further in the same epoch."""
+        """Return the item of sample `index`; with an attempt, the item that stands so many places further in the same
+        epoch."""
         epoch, place = divmod(index, self.num_items)
         place = (place + attempt) % self.num_items
         while True:
@@ -75,7 +76,7 @@ class Alternation:
             left -= weight
 
     def turn(self, n: int) -> tuple[int, int]:
-        """(whose turn the n-th is, how many turns it had before)"""
+        """Return (whose turn the n-th is, how many turns it had before)."""
         for which, share in enumerate(self._shares):
             before = n * share.numerator // share.denominator
             if (n + 1) * share.numerator // share.denominator > before:
@@ -84,7 +85,7 @@ class Alternation:
         return len(self._shares), n
 
     def nth_turn(self, which: int, number: int) -> int:
-        """The turn that has so many of the same thing before it: `turn` the other way round."""
+        """Return the turn that has so many of the same thing before it: `turn` the other way round."""
         if which < len(self._shares):
             share = self._shares[which]
             number = -(-(number + 1) * share.denominator // share.numerator) - 1
@@ -95,8 +96,8 @@ class Alternation:
 
 
 def rank_slice(step: int, global_batch_size: int, rank: int, num_ranks: int) -> range:
-    """Sample indices of one rank in one step. The ranks' slices, in order, make up the global batch, which is the same
-    for every number of ranks."""
+    """Return the sample indices of one rank in one step. The ranks' slices, in order, make up the global batch, which
+    is the same for every number of ranks."""
     if global_batch_size % num_ranks != 0:
         raise DataError(
             f"global_batch_size={global_batch_size} is not divisible by the {num_ranks} data-parallel ranks;"
@@ -114,11 +115,12 @@ def philox_key(digest: str, seed: int) -> Key:
 
 
 def philox_words(key: Key, index: int, attempt: int, kind: int, *, count: int) -> np.ndarray:
-    """`count` uniform uint64. Philox itself counts in the first word, so streams of different indices never meet."""
+    """Return `count` uniform uint64. Philox itself counts in the first word, so streams of different indices never
+    meet."""
     counter = np.array([0, index, attempt, kind], dtype=np.uint64)
     return np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter).random_raw(count)
 
 
 def below(word: np.uint64, bound: int) -> int:
-    """Uniform in [0, bound); the bias is below bound / 2**64."""
+    """Return a number that is uniform in [0, bound); the bias is below bound / 2**64."""
     return (int(word) * bound) >> 64

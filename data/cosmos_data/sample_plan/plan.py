@@ -78,12 +78,12 @@ class Sample:
 
     @property
     def fps(self) -> float:
-        """Frames per second of the window, its stride counted in."""
+        """Return the frames per second of the window, its stride counted in."""
         return self.clip.fps / self.frame_stride
 
     @property
     def caption(self) -> str:
-        """What is said of these frames."""
+        """Return what is said of these frames."""
         span = (self.num_frames - 1) * self.frame_stride + 1
         return self.clip.caption_at(self.start_frame - self.clip.start_frame, span)
 
@@ -98,7 +98,7 @@ class Part:
 
 
 def read_parts(config: DataConfig, split: Split, *, verify: bool = True) -> list[Part]:
-    """The blend that a configuration names. verify: see Manifest.read."""
+    """Read the blend that a configuration names. verify: see Manifest.read."""
     manifests = {config.manifest: 1.0} | config.blend
     return [Part(Manifest.read(path, verify=verify).select(split), weight) for path, weight in manifests.items()]
 
@@ -154,11 +154,12 @@ class SamplePlan:
 
     @property
     def num_clips(self) -> int:
-        """In all parts."""
+        """Return the number of clips in all parts."""
         return sum(len(part) for part in self.parts)
 
     def sample(self, index: int, attempt: int = 0, view: int = 0) -> Sample:
-        """view: number of the view, 0 for the row's own; all views of a sample show the same frames."""
+        """Return sample `index`. view: number of the view, 0 for the row's own; all views of a sample show the same
+        frames."""
         kind, bucket, stratum, place = self._find(index)
         row, config = stratum.clips[stratum.order.item(place, attempt)], self._configs[kind]
         clip = row.each_view()[view] if row.views else row
@@ -187,16 +188,17 @@ class SamplePlan:
         )
 
     def num_clips_of(self, bucket: int) -> int:
-        """In one of the sizes, config.sizes_px[bucket]."""
+        """Return the number of clips in one of the sizes, config.sizes_px[bucket]."""
         return sum(map(len, self._clips_of[bucket]))
 
     def sample_of(self, bucket: int, number: int) -> Sample:
-        """The number-th sample (from 0) of that size, of a plan without images whose groups are single samples."""
+        """Return the number-th sample (from 0) of that size, of a plan without images whose groups are single
+        samples."""
         assert self._group_size == 1, "a group of several has one size"
         return self.sample(self._buckets.nth_turn(bucket, number))
 
     def num_candidates(self, index: int) -> int:
-        """How many clips could take the place of sample `index`, its own included."""
+        """Return how many clips could take the place of sample `index`, its own included."""
         return len(self._find(index)[2].clips)
 
     def _find(self, index: int) -> tuple[int, int, _Stratum, int]:
@@ -209,8 +211,8 @@ class SamplePlan:
 
 
 def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str]) -> Manifest:
-    """Without those that were named as bad and those of another frame rate. DataError if there are many of the latter,
-    nothing is left, or a clip is too short or too small."""
+    """Return the clips without those that were named as bad and those of another frame rate. Raises DataError if there
+    are many of the latter, nothing is left, or a clip is too short or too small."""
     fps_N = clips.column("fps")
     strides_N = np.full(len(clips), config.frame_stride)
     if config.target_fps is not None:
@@ -238,7 +240,7 @@ def usable_clips(clips: Manifest, config: DataConfig, quarantined: frozenset[str
 
 
 def read_quarantine(path: str) -> frozenset[str]:
-    """Digests of clips that are left out. DataError where the file is missing or a line names none."""
+    """Read the digests of clips that are left out. Raises DataError where the file is missing or a line names none."""
     if not path:
         return frozenset()
     try:
@@ -257,14 +259,15 @@ def _blend_digest(parts: Sequence[Part], quarantined: frozenset[str]) -> str:
 
 
 def clips_by_size(clips: Manifest, config: DataConfig) -> list[Manifest]:
-    """For each of config.sizes_px the clips whose windows have it."""
+    """Return, for each of config.sizes_px, the clips whose windows have it."""
     buckets_N = nearest_buckets(clips.column("height_px"), clips.column("width_px"), config.sizes_px)
     return [clips.rows(np.flatnonzero(buckets_N == bucket)) for bucket in range(len(config.sizes_px))]
 
 
 def cover_windows(clips: Manifest, config: DataConfig, *, hop_frames: int) -> Iterator[Sample]:
-    """Nothing random: the windows that start every `hop_frames` frames of every clip, cut from the middle of the
-    picture, unmirrored, all of data.height_px x data.width_px. For latent caches and evaluation."""
+    """Yield windows without anything random: those that start every `hop_frames` frames of every clip, cut from the
+    middle of the picture, unmirrored, all of data.height_px x data.width_px. They are for latent caches and
+    evaluation."""
     if hop_frames < 1:
         raise DataError(f"hop_frames={hop_frames} is not a positive count; use 1 or more")
     config = replace(config, buckets="one")
@@ -276,7 +279,7 @@ def cover_windows(clips: Manifest, config: DataConfig, *, hop_frames: int) -> It
 
 
 def central_sample(clip: Clip, config: DataConfig, *, index: int = 0, offset_frames: int = 0) -> Sample:
-    """The middle of the picture, unmirrored, from that frame of the clip on."""
+    """Return the middle of the picture, unmirrored, from that frame of the clip on."""
     size_px = config.height_px, config.width_px
     return Sample(
         index=index,

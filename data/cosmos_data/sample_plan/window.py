@@ -24,39 +24,39 @@ class Box:
 
     @property
     def rows(self) -> slice:
-        """Where it lies in [H, W]."""
+        """Return its rows in [H, W]."""
         return slice(self.top_px, self.top_px + self.height_px)
 
     @property
     def columns(self) -> slice:
-        """Where it lies in [H, W]."""
+        """Return its columns in [H, W]."""
         return slice(self.left_px, self.left_px + self.width_px)
 
 
 def strides_for(fps_N: np.ndarray, target_fps: float) -> np.ndarray:
-    """int64 [N]: the strides that bring rates nearest to the target; 0 where that is not near."""
+    """Return int64 [N]: the strides that bring rates nearest to the target; 0 where that is not near."""
     strides_N = np.maximum(1, np.rint(fps_N / target_fps)).astype(np.int64)
     is_near_N = np.abs(fps_N / strides_N / target_fps - 1) <= FPS_TOLERANCE + 1e-6
     return np.where(is_near_N, strides_N, 0)
 
 
 def stride_for(fps: float, target_fps: float) -> int | None:
-    """The stride that brings `fps` nearest to the target; None where that is not near."""
+    """Return the stride that brings `fps` nearest to the target; None where that is not near."""
     return int(strides_for(np.array([fps]), target_fps)[0]) or None
 
 
 def stride_of(clip: Clip, config: DataConfig) -> int:
-    """Of a clip's windows; 0 where its frame rate does not serve."""
+    """Return the stride of a clip's windows; 0 where its frame rate does not serve."""
     return config.frame_stride if config.target_fps is None else stride_for(clip.fps, config.target_fps) or 0
 
 
 def span_frames(clip: Clip, config: DataConfig) -> int:
-    """Frames of the clip that one window spans, first to last."""
+    """Return how many frames of the clip one window spans, first to last."""
     return (config.num_frames - 1) * stride_of(clip, config) + 1
 
 
 def nearest_buckets(height_px_N: np.ndarray, width_px_N: np.ndarray, sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """int64 [N]: numbers of the sizes whose ratio of the sides is nearest; of equally near ones the first."""
+    """Return int64 [N]: numbers of the sizes whose ratio of the sides is nearest; of equally near ones the first."""
     ratios_N, ratios_S = np.log(height_px_N / width_px_N), np.log([height / width for height, width in sizes])
     nearest_N = np.zeros(len(ratios_N), dtype=np.int64)
     distance_N = np.full(len(ratios_N), np.inf)
@@ -68,12 +68,12 @@ def nearest_buckets(height_px_N: np.ndarray, width_px_N: np.ndarray, sizes: tupl
 
 
 def nearest_bucket(height_px: int, width_px: int, sizes: tuple[tuple[int, int], ...]) -> int:
-    """Number of the size whose ratio of the sides is nearest; of equally near ones the first."""
+    """Return the number of the size whose ratio of the sides is nearest; of equally near ones the first."""
     return int(nearest_buckets(np.array([height_px]), np.array([width_px]), sizes)[0])
 
 
 def fits_window(clips: Manifest, strides_N: np.ndarray, config: DataConfig) -> np.ndarray:
-    """bool [N]: which clips are as long and as large as their windows; strides_N are theirs."""
+    """Return bool [N]: which clips are as long and as large as their windows; strides_N are theirs."""
     height_px_N, width_px_N = clips.column("height_px"), clips.column("width_px")
     fits_N = clips.column("num_frames") >= (config.num_frames - 1) * strides_N + 1
     if config.resize != "pad":
@@ -83,7 +83,7 @@ def fits_window(clips: Manifest, strides_N: np.ndarray, config: DataConfig) -> n
 
 
 def check_window_fits(clip: Clip, config: DataConfig) -> None:
-    """Raises `DataError` where a clip is too short for a window, or smaller than what is cut out of it."""
+    """Raise `DataError` where a clip is too short for a window, or smaller than what is cut out of it."""
     span = span_frames(clip, config)
     if clip.num_frames < span:
         raise DataError(
@@ -101,7 +101,7 @@ def check_window_fits(clip: Clip, config: DataConfig) -> None:
 
 
 def box_size(clip: Clip, config: DataConfig, height_px: int, width_px: int) -> tuple[int, int]:
-    """(height_px, width_px) of the part of the video's picture that a window of that size shows."""
+    """Return (height_px, width_px) of the part of the video's picture that a window of that size shows."""
     match config.resize:
         case "crop":
             return height_px, width_px
@@ -112,7 +112,7 @@ def box_size(clip: Clip, config: DataConfig, height_px: int, width_px: int) -> t
 
 
 def inner_box(clip: Clip, config: DataConfig, height_px: int, width_px: int) -> Box | None:
-    """Where in the window a picture that is not cut lies: in the middle, as large as fits."""
+    """Return where in the window a picture that is not cut lies: in the middle, as large as fits."""
     if config.resize != "pad":
         return None
     scale = min(height_px / clip.height_px, width_px / clip.width_px)
@@ -122,7 +122,7 @@ def inner_box(clip: Clip, config: DataConfig, height_px: int, width_px: int) -> 
 
 
 def largest_box(height_px: int, width_px: int, target_height_px: int, target_width_px: int) -> tuple[int, int]:
-    """The largest part of a picture that has the target's shape, to whole pixels."""
+    """Return the largest part of a picture that has the target's shape, to whole pixels."""
     if height_px * target_width_px <= width_px * target_height_px:
         return height_px, max(1, height_px * target_width_px // target_height_px)
     return max(1, width_px * target_height_px // target_width_px), width_px

@@ -49,7 +49,7 @@ BARE = WindowConditions()
 
 
 def conditions_of(sample: Sample) -> WindowConditions:
-    """Those of the view that the sample shows.
+    """Return the conditions of the view that the sample shows.
 
     Raises:
         DataError: the clip's are impossible, as of another length than the clip (see cosmos_data.manifests.conditions).
@@ -76,12 +76,12 @@ def conditions_of(sample: Sample) -> WindowConditions:
 
 
 def conditions_said(manifest: Manifest) -> str:
-    """Names of the conditions that some of its clips have."""
+    """Return the names of the conditions that some of its clips have."""
     return " ".join(column.name for column in COLUMNS if manifest.says(column.name))
 
 
 def from_columns(values: Mapping[str, Any]) -> WindowConditions:
-    """Of a row with COLUMNS, or of one of a table that has none of them."""
+    """Return the conditions of a row with COLUMNS, or of one of a table that has none of them."""
     records = {
         name: record(kind, values[name], 0, f"{name}.")
         for name, kind in RECORDS.items()

@@ -14,6 +14,9 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Size = Annotated[int, Ge(2)]
 
+MIN_FPS, MAX_FPS = 0.1, 1000
+"""Rates that every kind of file which is written here holds."""
+
 NUM_DISC_COLORS = 5
 """Discs have so many colours by name, and no two discs of a clip have one."""
 NUM_SPHERE_COLORS = 8
@@ -33,15 +36,17 @@ class WorldConfig:
     num_frames: Count = 33
     """Frames of a clip."""
 
-    fps: Positive = 24.0
+    fps: Annotated[float, Interval(ge=MIN_FPS, le=MAX_FPS)] = 24.0
     """Frames per second."""
 
     def __post_init__(self) -> None:
         for name, side_px in (("height_px", self.height_px), ("width_px", self.width_px)):
             if side_px < 2 or side_px % 2:
                 raise DataError(f"{name}={side_px} must be even and at least 2, as video with 4:2:0 colours needs")
-        if self.num_frames < 1 or not self.fps > 0:
-            raise DataError(f"num_frames={self.num_frames} must be at least 1 and fps={self.fps} greater than 0")
+        if self.num_frames < 1:
+            raise DataError(f"num_frames={self.num_frames} must be at least 1")
+        if not MIN_FPS <= self.fps <= MAX_FPS:
+            raise DataError(f"fps={self.fps} must lie between {MIN_FPS} and {MAX_FPS}, rates that video files hold")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

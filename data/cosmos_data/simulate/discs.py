@@ -35,7 +35,7 @@ class Disc:
     """Per frame, down and right."""
 
     def place_at(self, frame: float, config: DiscsConfig) -> tuple[float, float]:
-        """Centre after `frame` frames: straight flight, folded back at the walls."""
+        """Return the centre after `frame` frames: straight flight, folded back at the walls."""
         down, right = (
             _folded(start + speed * frame, self.radius_px, side - self.radius_px)
             for start, speed, side in zip(
@@ -46,7 +46,7 @@ class Disc:
 
 
 def discs_of(seed: int, config: DiscsConfig) -> tuple[Disc, ...]:
-    """The discs of a seed; later ones pass in front of earlier ones, and no two have one colour."""
+    """Return the discs of a seed; later ones pass in front of earlier ones, and no two have one colour."""
     # Raw words alone: numpy keeps those the same between its versions (see cosmos_data.sample_plan.plan).
     words = np.random.Philox(key=seed).random_raw(6 * config.num_discs)
     uniform = (words >> np.uint64(11)) / 2.0**53
@@ -69,7 +69,7 @@ def discs_of(seed: int, config: DiscsConfig) -> tuple[Disc, ...]:
 
 
 def caption_of(seed: int, config: DiscsConfig) -> str:
-    """What is seen, without where it goes: `a red disc and a blue disc`."""
+    """Return what is seen, without where it goes: `a red disc and a blue disc`."""
     return " and ".join(f"a {disc.color} disc" for disc in discs_of(seed, config))
 
 

@@ -36,8 +36,10 @@ from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.rows import plain_values
 from cosmos_data.simulate.clips import SimulatedClip, SimulatedView
-from cosmos_data.simulate.config import MujocoConfig, WorldConfig, name_of
-from cosmos_data.simulate.labels import labels_path, write_labels
+from cosmos_data.simulate.config import ArmConfig, MujocoConfig, TableConfig, WorldConfig, name_of
+from cosmos_data.simulate.labels import SUFFIX, labels_bytes, labels_of
+from cosmos_data.simulate.mujoco_policies import file_of
+from cosmos_data.simulate.renderers import found_renderer
 from cosmos_data.simulate.worlds import open_world
 from cosmos_data.videos.written_codecs import ENCODINGS, PackCodec, encode_pictures
 from cosmos_data.whole_file import PARTIAL, remove_abandoned, whole_file
@@ -48,7 +50,7 @@ FIRST_HELDOUT_SEED = 1_000_000
 SEEDS_EACH = 2 * FIRST_HELDOUT_SEED
 """A request's seed moves all of them by so many."""
 SETTINGS, LISTING, MANIFEST = "settings.json", "clips.jsonl", "manifest.arrow"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +72,22 @@ class SimulationRequest:
             raise DataError(f"seed={self.seed} must be at least 0 and less than 2^40")
 
     def settings(self) -> dict[str, Any]:
-        """Return what the folder keeps of the request, by the names of its keys."""
+        """Return what the folder keeps of the request, by the names of its keys: also the digests of the user's files,
+        and the renderer that this machine has, since another one draws other pictures.
+
+        Raises:
+            DataError: the world is MuJoCo's, and its policy or every renderer is missing.
+        """
         name = name_of(self.world)
         of_world = {f"{name}.{key}": value for key, value in asdict(self.world).items()}
         counts = {"num_train": self.num_train, "num_heldout": self.num_heldout, "seed": self.seed}
-        of_files = (
-            {"mujoco.xml sha256": file_sha256(Path(self.world.xml))} if isinstance(self.world, MujocoConfig) else {}
-        )
+        of_files = dict[str, str]()
+        if isinstance(self.world, MujocoConfig):
+            of_files["mujoco.xml sha256"] = file_sha256(self.world.xml)
+        if isinstance(self.world, TableConfig | ArmConfig | MujocoConfig):
+            of_world[f"{name}.renderer"] = found_renderer(self.world.renderer)
+            if ":" in self.world.policy:
+                of_files[f"{name}.policy sha256"] = file_sha256(file_of(self.world.policy))
         return {"layout_version": LAYOUT_VERSION, "world": name, "codec": self.codec, **counts, **of_world, **of_files}
 
 
@@ -124,12 +135,17 @@ def _enter(folder: Path, request: SimulationRequest) -> None:
     path = folder / SETTINGS
     settings = json.loads(json.dumps(request.settings()))  # as it is stored: tuples become lists
     if not path.exists():
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file, and clips go into a folder; choose another path, or remove it")
         if folder.exists():
             remove_abandoned(folder)  # a kill in the first moments leaves these settings half-written
         # Those of a process that is still there have a name of their own.
         if folder.exists() and any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
             raise DataError(f"{folder} exists already and is no simulated world; choose another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} can not be made ({error.strerror}); choose another path") from error
         with whole_file(path) as aside:
             aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -164,8 +180,8 @@ def _row_path(folder: Path, split: Split, seed: int) -> Path:
 def _line(folder: Path, split: Split, seed: int) -> str:
     """Return a clip's line of the listing, in which paths begin at the folder."""
     row = json.loads(_row_path(folder, split, seed).read_text(encoding="utf-8"))
-    for pictures in (row, *row.get("views", ())):
-        pictures["path"] = f"{split}/{pictures['path']}"
+    for file in (row, *row.get("views", ()), row["labels_file"]):
+        file["path"] = f"{split}/{file['path']}"
     return json.dumps(row) + "\n"
 
 
@@ -215,8 +231,10 @@ def _write_clip(folder: Path, request: SimulationRequest, split: Split, seed: in
         names = [_video_name(row_path.stem, view, request.codec) for view in clip.views]
         for name, view in zip(names, clip.views, strict=True):
             _encode(view, clip.fps, aside / name, request.codec)
-        write_labels(clip, labels_path(aside / names[0]))
-        (aside / row_path.name).write_text(json.dumps(_row(clip, names, split)), encoding="utf-8")
+        name_of_labels = row_path.stem + SUFFIX
+        (aside / name_of_labels).write_bytes(labels_bytes(labels_of(clip)))
+        row = _row(clip, names, split) | {"labels_file": {"path": name_of_labels}}
+        (aside / row_path.name).write_text(json.dumps(row), encoding="utf-8")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == row_path.name):
             path.replace(row_path.with_name(path.name))
     finally:

@@ -61,6 +61,19 @@ def function_of(name: str) -> Policy:
     return cast(Policy, function)
 
 
+def file_of(name: str) -> Path:
+    """Return the file of the module that a policy, `module:function`, is a function of.
+
+    Raises:
+        DataError: the policy can not be imported, or its module lies in no file.
+    """
+    function_of(name)
+    path = sys.modules[name.partition(":")[0]].__file__
+    if path is None or not Path(path).is_file():
+        raise DataError(f"policy={name} lies in no file, so a change of it could not be seen; write it into a module")
+    return Path(path)
+
+
 class RandomControls:
     """Controls that go smoothly from one random value within their range to the next, and rest at times."""
 

@@ -69,7 +69,17 @@ class MujocoWorld:
         return self._played(seed, function_of(name) if ":" in name else self._stage.policy(seed))
 
     def played(self, seed: int, controls_NA: np.ndarray) -> SimulatedClip:
-        """Return the clip that begins as the seed's does, under other controls, one for each frame."""
+        """Return the clip that begins as the seed's does, under other controls, one for each frame.
+
+        Raises:
+            DataError: there are fewer controls than frames, or other than one for each actuator.
+        """
+        num_frames, num_actuators = self.config.num_frames, self._stage.model.nu
+        if controls_NA.ndim != 2 or controls_NA.shape[1] != num_actuators or len(controls_NA) < num_frames:
+            raise DataError(
+                f"actions of the shape {list(controls_NA.shape)} are not num_frames={num_frames} or more, of"
+                f" {num_actuators} numbers each, one for each actuator; give [{num_frames}, {num_actuators}]"
+            )
         return self._played(seed, lambda observation, step, generator: controls_NA[step])
 
     def _played(self, seed: int, policy: Policy) -> SimulatedClip:

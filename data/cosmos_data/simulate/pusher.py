@@ -82,10 +82,14 @@ class Pusher:
         """Return the clip that begins as the seed's does, under other actions, one for each frame.
 
         Raises:
-            DataError: there are fewer actions than frames.
+            DataError: there are fewer actions than frames, or other than two numbers a frame.
         """
-        if len(actions_N2) < self.config.num_frames:
-            raise DataError(f"{len(actions_N2)} actions are fewer than num_frames={self.config.num_frames}; give more")
+        num_frames = self.config.num_frames
+        if actions_N2.ndim != 2 or actions_N2.shape[1] != 2 or len(actions_N2) < num_frames:
+            raise DataError(
+                f"actions of the shape {list(actions_N2.shape)} are not num_frames={num_frames} or more, of 2 numbers"
+                f" each; give [{num_frames}, 2]"
+            )
         return self._played(seed, _Given([(float(right), float(down)) for right, down in actions_N2]))
 
     def _policy(self, seed: int) -> Policy:

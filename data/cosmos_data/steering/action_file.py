@@ -80,7 +80,7 @@ def read_key_table(path: Path) -> KeyTable:
 
 
 def require_like(action: Action, like: Action) -> None:
-    """Raises DataError where actions are of another kind than those that a model was trained with."""
+    """Raise DataError where actions are of another kind than those that a model was trained with."""
     for field in fields(Action):
         given, trained = getattr(action, field.name), getattr(like, field.name)
         if field.name != "values" and given != trained:

@@ -1,7 +1,7 @@
 """Camera paths that a command is given, as the `Camera` of a video: a named motion, a file, or a manifest's clip.
 
-    still | pan:DEGREES | dolly:DISTANCE | orbit:DEGREES     a motion at an even pace; with ,radius=R and ,fov_deg=F.
-                                                             Without a number: pan:20, dolly:0.5, orbit:30
+    still | pan:DEGREES | dolly:DISTANCE | orbit:DEGREES     a motion at an even pace; with ,fov_deg=F, and orbit with
+                                                             ,radius=R. Without a number: pan:20, dolly:0.5, orbit:30
     PATH.json                                                a pose for each frame, or key frames
     MANIFEST#CLIP                                            what a clip's camera did
 
@@ -15,6 +15,7 @@ A named motion begins at the origin and looks along z. A file is an object of th
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ from cosmos_data.steering.steered import SteeredVideo, conditions_of_clip, names
 
 MOTIONS = {"still": 0.0, "pan": 20.0, "dolly": 0.5, "orbit": 30.0}
 """Named motions, and by how much each goes where a command does not say it."""
+OPTIONS = {
+    "still": ("fov_deg",),
+    "pan": ("amount", "fov_deg"),
+    "dolly": ("amount", "fov_deg"),
+    "orbit": ("amount", "radius", "fov_deg"),
+}
+"""What may follow each name, an `amount` also as a number alone."""
 FILE_KEYS = ("convention", "intrinsics_px", "height_px", "width_px", "extrinsics")
 
 
@@ -110,26 +118,29 @@ def read_camera(
 def parse_motion(source: str) -> Motion | None:
     """Return the motion that an argument names; None where it names something else.
 
-    Raises DataError where the motion is one of ours and what follows its name is not.
+    Raises DataError where the motion is one of ours and what follows its name is unknown, said twice or no number.
     """
-    name, _, rest = source.partition(":")
+    [name] = re.findall("^[^:,]*", source)
     if name not in MOTIONS or Path(source).exists():
         return None
-    first, *further = rest.split(",")
-    has_amount = name != "still" and bool(first) and "=" not in first
-    values = {"amount": first if has_amount else str(MOTIONS[name])}
-    for setting in further if has_amount else filter(None, (first, *further)):
-        key, _, text = setting.partition("=")
-        values[key] = text
-    unknown = sorted(set(values) - {"amount", "radius", "fov_deg"})
-    if unknown:
-        raise DataError(f"{unknown[0]!r} is unknown; a motion takes radius=... and fov_deg=...")
-    numbers = {key: _number(key, value) for key, value in values.items()}
+    rest = source[len(name) + 1 :]
+    settings = rest.split(",") if rest else []
+    numbers = dict[str, float]()
+    for place, setting in enumerate(settings):
+        key, is_named, text = setting.partition("=")
+        if not is_named and place == 0:
+            key, text = "amount", setting
+        if key not in OPTIONS[name]:
+            takes = " and ".join(f"{option}=..." for option in OPTIONS[name])
+            raise DataError(f"{key}={text} is nothing that {name} takes; it takes {takes}")
+        if key in numbers:
+            raise DataError(f"{key} is said twice, {numbers[key]:g} and {text}; say it once")
+        numbers[key] = _number(key, text)
     if numbers.get("radius", 1.0) <= 0:
         raise DataError(f"radius={numbers['radius']:g} must be greater than 0")
     if not 0 < numbers.get("fov_deg", 60.0) < 180:
         raise DataError(f"fov_deg={numbers['fov_deg']:g} must lie between 0 and 180")
-    return Motion(name=name, **numbers)
+    return Motion(name=name, **{"amount": MOTIONS[name]} | numbers)
 
 
 def _number(key: str, text: str) -> float:

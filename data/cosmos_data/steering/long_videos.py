@@ -10,7 +10,7 @@ from cosmos_data.sample_plan.window_conditions import WindowConditions
 
 
 def require_length(conditions: WindowConditions, num_frames: int, fps: float) -> None:
-    """Raises DataError where one of the conditions is impossible, or of another length than the video."""
+    """Raise DataError where one of the conditions is impossible, or of another length than the video."""
     camera = conditions.camera
     faults = [] if camera is None else list(camera.faults(num_frames))
     faults += signal_faults(conditions.action, conditions.state, conditions.ego_trajectory, num_frames, fps)

@@ -27,7 +27,7 @@ from cosmos_data.whole_file import whole_file
 
 
 def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bool) -> Tensor:
-    """uint8 [3, num_frames, H, W] of the size that `data` says.
+    """Return uint8 [3, num_frames, H, W] of the size that `data` says.
 
     crop: the middle of a picture of another size, cut and scaled as training windows are.
 
@@ -69,7 +69,8 @@ def read_first_frames(path: Path, num_frames: int, data: DataConfig, *, crop: bo
 
 
 def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
-    """Videos of one shape side by side, uint8 [3, T, rows * H, columns * W]; in rows, black where there are too few."""
+    """Return videos of one shape side by side, uint8 [3, T, rows * H, columns * W]; in rows, black where there are too
+    few."""
     columns = math.ceil(math.sqrt(len(videos_3THW)))
     rows = math.ceil(len(videos_3THW) / columns)
     black = torch.zeros_like(videos_3THW[0])
@@ -78,12 +79,14 @@ def tile(videos_3THW: Sequence[Tensor]) -> Tensor:
 
 
 def write_mp4(path: Path, video_3THW: Tensor, *, fps: float) -> None:
-    """H.264 in MP4, visually lossless, tagged with its colours. uint8 RGB; written aside, then renamed."""
+    """Write H.264 in MP4, visually lossless, tagged with its colours, of uint8 RGB. It is written aside, then
+    renamed."""
     write_mp4_pieces(path, [video_3THW], fps=fps)
 
 
 def write_mp4_pieces(path: Path, pieces: Iterable[Tensor], *, fps: float, comment: str = "") -> None:
-    """`write_mp4` of consecutive pieces [3, t, H, W] of a video, at least one; `comment` becomes the file's tag.
+    """Do as `write_mp4` with consecutive pieces [3, t, H, W] of a video, at least one; `comment` becomes the file's
+    tag.
 
     Colours have half the picture's resolution, as players expect; the full one where a side is odd and has no half.
     """
@@ -107,7 +110,7 @@ def write_mp4_pieces(path: Path, pieces: Iterable[Tensor], *, fps: float, commen
 
 
 def mp4_comment(path: Path) -> str:
-    """What `write_mp4_pieces` wrote with the video; empty where there is no such file."""
+    """Return what `write_mp4_pieces` wrote with the video; empty where there is no such file."""
     if not path.is_file():
         return ""
     try:

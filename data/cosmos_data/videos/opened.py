@@ -56,7 +56,7 @@ class OpenVideo(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """What it holds at most."""
+        """Return how much memory it holds at most."""
         return BYTES_PER_PIXEL * self.stream.width * self.stream.height
 
     def seek(self, pts: int) -> None:
@@ -104,7 +104,7 @@ def open_video_quickly(file: VideoFile, stream_index: int | None = None) -> Open
 
 
 def open_best_video(file: VideoFile) -> tuple[OpenVideo, int | None]:
-    """(the video that the ffmpeg program would show, its stream's index; None where it is the only one).
+    """Return (the video that the ffmpeg program would show, its stream's index; None where it is the only one).
 
     Covers and previews are video streams too, and often the first. Raises as open_video does.
     """
@@ -183,7 +183,7 @@ class OpenVideos:
 
     @contextmanager
     def borrow(self, file: VideoFile, stream_index: int | None = None) -> Iterator[OpenVideo]:
-        """At any place in the file: seek first. After an error inside it is closed."""
+        """Yield an open video, at any place in the file: seek first. After an error inside it is closed."""
         # Of this process: a file that was open before a fork shares its position with the other side.
         key = os.getpid(), file, stream_index
         with self._lock:

@@ -17,7 +17,7 @@ BACKGROUND_RGB = tuple(bytes.fromhex(Rules().background))
 
 
 def read_pictures(path: Path, num_frames: int) -> list[np.ndarray] | None:
-    """The first pictures, at most `num_frames`, of a file, uint8 [H, W, 3]; None where it is not in FORMATS.
+    """Return the first pictures, at most `num_frames`, of a file, uint8 [H, W, 3]; None where it is not in FORMATS.
 
     Raises DataError where it is damaged, or of numbers that are no colours.
     """

@@ -36,12 +36,12 @@ class ShotDetector:
         self._last = thumbnail
 
     def cuts(self) -> tuple[int, ...]:
-        """Numbers of the frames that begin a new shot."""
+        """Return the numbers of the frames that begin a new shot."""
         return find_cuts(self._differences)
 
 
 def find_cuts(differences: list[float]) -> tuple[int, ...]:
-    """differences[k] is between frames k and k + 1."""
+    """Return the cuts. differences[k] is between frames k and k + 1."""
     cuts = []
     for k, difference in enumerate(differences):
         around = differences[max(0, k - NEIGHBOURS) : k] + differences[k + 1 : k + 1 + NEIGHBOURS]

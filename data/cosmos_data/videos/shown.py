@@ -74,7 +74,7 @@ class Orientation(NamedTuple):
     is_mirrored: bool
 
     def upright_size(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Height and width as shown, of those as stored."""
+        """Return height and width as shown, of those as stored."""
         return (width_px, height_px) if self.rotation_deg % 180 else (height_px, width_px)
 
 
@@ -82,7 +82,7 @@ AS_STORED = Orientation(rotation_deg=0, is_mirrored=False)
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The frame's display matrix as one of eight orientations.
+    """Return the frame's display matrix as one of eight orientations.
 
     Raises `BadVideoError` where it turns by no quarter turns.
     """
@@ -214,7 +214,7 @@ class Show:
 
 
 def upright(picture: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """[H, W, ...] as stored -> as shown."""
+    """Turn pictures [H, W, ...] as they are stored to how they are shown."""
     if orientation == AS_STORED:
         return picture
     mirrored = picture[:, ::-1] if orientation.is_mirrored else picture
@@ -222,13 +222,14 @@ def upright(picture: np.ndarray, orientation: Orientation) -> np.ndarray:
 
 
 def plane_pixels(plane: VideoPlane, dtype: type = np.uint8) -> np.ndarray:
-    """[height_px, width_px], where they lie."""
+    """Return the pixels [height_px, width_px] of a plane, where they lie."""
     width = plane.line_size // np.dtype(dtype).itemsize
     return np.frombuffer(memoryview(plane), dtype).reshape(plane.height, width)[:, : plane.width]
 
 
 def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """As many frames, those of two moments brought to one by FFmpeg's bwdif, which looks at the frames beside each."""
+    """Yield as many frames, those of two moments brought to one by FFmpeg's bwdif, which looks at the frames beside
+    each."""
     graph: Graph | None = None
     for number, frame in enumerate(frames):
         graph = graph or filter_graph(frame, {"bwdif": "mode=send_frame:deint=interlaced"})
@@ -241,7 +242,8 @@ def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 
 def filter_graph(frame: av.VideoFrame, filters: Mapping[str, str]) -> Graph:
-    """FFmpeg's filters of these names and arguments, one after the other, for frames like this one."""
+    """Return a graph of FFmpeg's filters of these names and arguments, one after the other, for frames like this
+    one."""
     graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1))
     between = [graph.add(name, arguments) for name, arguments in filters.items()]

@@ -28,7 +28,7 @@ TO_709 = np.array(
 
 
 def to_standard_range(signal_HW3: np.ndarray, transfer: str) -> np.ndarray:
-    """uint16 R'G'B' [H, W, 3] of the whole 16-bit range in BT.2020 -> uint8 R'G'B' [H, W, 3] in BT.709.
+    """Map uint16 R'G'B' [H, W, 3] of the whole 16-bit range in BT.2020 to uint8 R'G'B' [H, W, 3] in BT.709.
 
     Args:
         transfer: "pq" or "hlg".
@@ -42,13 +42,13 @@ def to_standard_range(signal_HW3: np.ndarray, transfer: str) -> np.ndarray:
 
 
 def pq_signal(nits: np.ndarray | float) -> np.ndarray:
-    """The PQ signal of some light (SMPTE ST 2084, inverse EOTF)."""
+    """Return the PQ signal of some light (SMPTE ST 2084, inverse EOTF)."""
     power = (np.asarray(nits, np.float32) / PQ_NITS) ** PQ_M1
     return ((PQ_C1 + PQ_C2 * power) / (1 + PQ_C3 * power)) ** PQ_M2
 
 
 def pq_nits(signal: np.ndarray | float) -> np.ndarray:
-    """The light of a PQ signal (SMPTE ST 2084, EOTF)."""
+    """Return the light of a PQ signal (SMPTE ST 2084, EOTF)."""
     power = np.asarray(signal, np.float32) ** (1 / PQ_M2)
     return PQ_NITS * (np.maximum(power - PQ_C1, 0) / (PQ_C2 - PQ_C3 * power)) ** (1 / PQ_M1)
 

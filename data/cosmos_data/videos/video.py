@@ -83,16 +83,16 @@ class VideoInfo:
 
     @property
     def height_px(self) -> int:
-        """The picture as it is shown has it."""
+        """Return the height of the picture as it is shown."""
         return self.treatment.height_px
 
     @property
     def width_px(self) -> int:
-        """The picture as it is shown has it."""
+        """Return the width of the picture as it is shown."""
         return self.treatment.width_px
 
     def pictures(self) -> dict[str, Any]:
-        """The columns of a manifest that say how the file's pictures are read."""
+        """Return the columns of a manifest that say how the file's pictures are read."""
         names = ("stream_index", "codec", "pixel_format", "color_matrix", "seek", "first_pts")
         own = {name: getattr(self, name) for name in names}
         return own | asdict(self.meaning) | self.treatment._asdict()
@@ -163,7 +163,7 @@ def probe_video(file: str | Path | VideoFile, rules: Rules | None = None) -> Vid
 
 
 def as_file(file: str | Path | VideoFile) -> VideoFile:
-    """A path means the file as a whole."""
+    """Return the file that is meant: a path means the file as a whole."""
     return file if isinstance(file, VideoFile) else VideoFile(str(file))
 
 
@@ -230,7 +230,7 @@ def _duration_sec(stamps: Sequence[int | None], time_base: Fraction) -> float:
 
 
 def frame_number(pts: int, first_pts: int, fps: float, time_base: float) -> int:
-    """Number of the frame with time stamp `pts`, counted from the file's first frame."""
+    """Return the number of the frame with time stamp `pts`, counted from the file's first frame."""
     return round((pts - first_pts) * time_base * fps)
 
 

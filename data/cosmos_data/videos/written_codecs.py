@@ -64,7 +64,7 @@ ENCODINGS: dict[PackCodec, Encoding] = {
 def encode_clip(
     clip: Clip, box: Box, path: Path, height_px: int, width_px: int, codec: PackCodec, *, gop_frames: int
 ) -> None:
-    """A part of the clip's picture, scaled."""
+    """Encode a part of the clip's picture, scaled."""
     to_rgb = RgbConverter()
     pictures = (
         cut_and_scale(torch.from_numpy(to_rgb(frame))[None], box, height_px, width_px, flip=False)[:, 0]
@@ -83,7 +83,7 @@ def encode_pictures(
     *,
     gop_frames: int = 12,
 ) -> None:
-    """One video file of uint8 RGB pictures of that size, at a constant frame rate."""
+    """Write one video file of uint8 RGB pictures of that size, at a constant frame rate."""
     to_yuv = VideoReformatter()
     encoding = ENCODINGS[codec]
     with av.open(str(path), "w") as container:

@@ -24,12 +24,12 @@ these are, and of the curves that videos are tagged with it is the one that is s
 
 
 def matrix_of_size(height_px: int, width_px: int) -> Matrix:
-    """What players take where nothing is said: BT.709 of high definition, of any orientation, else BT.601."""
+    """Return what players take where nothing is said: BT.709 of high definition, of any orientation, else BT.601."""
     return "bt709" if width_px >= 1280 or height_px > 576 else "bt601"
 
 
 def tag_colours(stream: VideoStream, matrix: Matrix, color_range: ColorRange) -> None:
-    """Before the first frame."""
+    """Tag a stream with its colours, before its first frame."""
     context = stream.codec_context
     assert isinstance(context, VideoCodecContext)
     context.colorspace = TAGS[matrix]
@@ -40,7 +40,8 @@ def tag_colours(stream: VideoStream, matrix: Matrix, color_range: ColorRange) ->
 def yuv_frame(
     to_yuv: VideoReformatter, rgb_HW3: np.ndarray, pixel_format: str, matrix: Matrix, color_range: ColorRange
 ) -> av.VideoFrame:
-    """A frame to encode, of a uint8 RGB picture. to_yuv: keeps its tables between frames; one per video."""
+    """Return a frame to encode, of a uint8 RGB picture. to_yuv: keeps its tables between frames; there is one for each
+    video."""
     return to_yuv.reformat(
         av.VideoFrame.from_ndarray(rgb_HW3, format="rgb24"),
         format=pixel_format,

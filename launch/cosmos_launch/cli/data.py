@@ -14,6 +14,7 @@ from cosmos_data.manifests.check_poses import prove_poses
 from cosmos_data.manifests.clip import Clip
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.manifests.pack import PackRequest, pack_manifest
+from cosmos_data.readers.bridge import GripperOpen
 from cosmos_data.readers.metadataset import is_metadataset, read_metadataset
 from cosmos_data.videos.shown import Rules
 from cosmos_data.videos.written_codecs import PackCodec
@@ -33,6 +34,7 @@ def build(
     heldout_every: int,
     max_clips: int | None,
     cameras: Sequence[str],
+    gripper_open: GripperOpen | None,
     pictures_fps: float | None,
     max_bad_share: float,
     pixels: Literal["square", "stored"],
@@ -55,6 +57,7 @@ def build(
         split_shots=not keep_shots,
         max_bad_share=max_bad_share,
         cameras=cameras,
+        gripper_open=gripper_open,
         pictures_fps=pictures_fps,
         rules=Rules(pixels=pixels, hdr=hdr, interlaced=interlaced, background=background),
     )

@@ -25,6 +25,12 @@ def build(parser: argparse.ArgumentParser) -> None:
         "--cameras", nargs="+", default=(), metavar="NAME", help="of LeRobot, the views to take, in order"
     )
     parser.add_argument(
+        "--gripper-open",
+        type=int,
+        choices=(0, 1),
+        help="of Bridge, the gripper's value when it is open; none: 1, which the grasps of each data set must show",
+    )
+    parser.add_argument(
         "--pictures-fps",
         type=float,
         help="frames per second of frames that lie as pictures, where nothing says it; they become videos beside --out",

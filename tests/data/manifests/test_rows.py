@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
 from cosmos_data.manifests.clip import Clip, Pictures
 from cosmos_data.manifests.conditions import Action, Camera, CaptionWindow, EgoTrajectory
 from cosmos_data.manifests.manifest import Manifest
@@ -88,6 +89,29 @@ def test_a_manifest_of_version_3_is_read_and_keeps_its_digest(tmp_path, suffix):
     assert new == old and new.digest == old.digest
 
 
+@pytest.mark.parametrize("suffix", ["arrow", "parquet"])
+def test_a_manifest_of_version_4_is_read_and_keeps_its_digest(tmp_path, suffix):
+    old = Manifest.read(Path(__file__).parent / f"data/version_4.{suffix}")
+    assert old.digest == "d33a6747f85fc3d99084de9714862dd2eafd8160cf521eaf2630f7cae09a236c"
+    assert old[0] == replace(FULL, state=STATE) and old[1].clip_id == "plain"
+    assert old.says("state") and not old.says("labels_file")
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "parquet", "jsonl"])
+def test_the_place_of_labels_comes_back_and_is_no_part_of_the_digest(tmp_path, suffix):
+    labels_file = VideoFile(str(tmp_path / "shard.tar"), 512, 9)
+    clip, path = replace(FULL, labels_file=labels_file), tmp_path / f"m.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(to_row(clip)), encoding="utf-8")
+    else:
+        Manifest((clip,)).write(path)
+        (tmp_path / "elsewhere").mkdir()
+        path = path.rename(tmp_path / "elsewhere" / path.name)
+        clip = replace(clip, labels_file=replace(labels_file, path=str(tmp_path / "elsewhere/shard.tar")))
+    again = Manifest.read(path)
+    assert again[0] == clip and again.digest == Manifest((FULL,)).digest
+
+
 def test_json_lines_may_leave_defaults_out(tmp_path):
     row = {"clip_id": "a", "path": "a.mp4", "num_frames": 3, "fps": 24, "split": "train", **PICTURES}
     (tmp_path / "m.jsonl").write_text(json.dumps(row), encoding="utf-8")
@@ -105,6 +129,8 @@ def test_json_lines_may_leave_defaults_out(tmp_path):
         ({"caption": None}, "row 1, column caption: empty"),
         ({"split": "test"}, "row 1, column split"),
         ({"offset_bytes": 5}, "column offset_bytes"),
+        ({"labels_file": {"path": "a.npz", "size_bytes": 5}}, "column labels_file"),
+        ({"labels_file": {}}, "row 1: labels_file.missing"),
         ({"seek": "stamps"}, "column first_pts"),
         ({"views": [{"path": "b.mp4"}]}, "row 1: views.missing"),
     ],

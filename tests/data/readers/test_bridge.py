@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.coded_pictures import numbers_of, write_coded
 
+from cosmos_data.errors import DataError
 from cosmos_data.geometry.poses import compose_framewise, poses_of
 from cosmos_data.geometry.rotations import from_euler
 from cosmos_data.manifests.build import build_manifest, said_of_left_out
@@ -64,20 +65,39 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return folder
 
 
-def test_the_gripper_s_sense_is_found_in_the_grasps(tmp_path):
-    """z falls, then the hand closes."""
+def turned(values: dict[str, Any]) -> None:
+    values["continuous_gripper_state"] = [1 - value for value in values["continuous_gripper_state"]]
 
-    def turn(values: dict[str, Any]) -> None:
-        values["continuous_gripper_state"] = [1 - value for value in values["continuous_gripper_state"]]
 
-    def stay(values: dict[str, Any]) -> None:
-        values["continuous_gripper_state"] = [1.0] * len(values["state"])
+def still(values: dict[str, Any]) -> None:
+    values["continuous_gripper_state"] = [1.0] * len(values["state"])
 
-    units = []
-    for number, change in enumerate((lambda values: None, turn, stay)):
-        manifest = build_manifest(changed(tmp_path / str(number), change), None, None).manifest
-        units.append({clip.action.units[6] for clip in manifest if clip.action})
-    assert units == [{"1 open, 0 closed"}, {"0 open, 1 closed"}, {"1 open, 0 closed"}]
+
+def test_the_gripper_counts_as_bridge_says_where_the_grasps_show_it(tmp_path):
+    """z falls, then the hand closes. An episode without a grasp has the unit of its data set, and another data set
+    decides nothing."""
+    shutil.copytree(BRIDGE / "data", tmp_path / "a")
+    changed(tmp_path / "b", turned)
+    path = tmp_path / "a/annotation/val/1.json"
+    values = json.loads(path.read_text())
+    still(values)
+    path.write_text(json.dumps(values))
+    manifest, bad, *_ = build_manifest(tmp_path, None, None, max_bad_share=1.0)
+    assert [clip.clip_id for clip in manifest] == ["a/train/0@0", "a/val/1@0"]
+    for clip in manifest:
+        assert clip.action is not None and clip.state is not None
+        assert clip.action.units[6] == clip.state.units[6] == "1 open, 0 closed"
+    assert len(bad) == 2 and all("in 0 of 2 grasps of its data set 1 is open before" in one.reason for one in bad)
+
+
+@pytest.mark.parametrize(("change", "said"), [(turned, "in 0 of 2 grasps"), (still, "in 0 of 0 grasps")])
+def test_a_gripper_that_is_not_shown_is_refused_until_it_is_said(tmp_path, change, said):
+    folder = changed(tmp_path / "data", change)
+    with pytest.raises(DataError, match=rf"{said} .*say which value is open \(--gripper-open 1 or --gripper-open 0\)"):
+        build_manifest(folder, None, None)
+    for gripper_open, unit in ((0, "0 open, 1 closed"), (1, "1 open, 0 closed")):
+        manifest = build_manifest(folder, None, None, gripper_open=gripper_open).manifest
+        assert [clip.action and clip.action.units[6] for clip in manifest] == [unit] * 2
 
 
 @pytest.mark.parametrize(

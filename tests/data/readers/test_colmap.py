@@ -67,7 +67,6 @@ def test_binary_cameras_of_every_model_have_their_parameters():
 @pytest.mark.parametrize(
     ("cameras", "images", "words"),
     [
-        ("1 SIMPLE_RADIAL 96 72 80 48 36 0.1", IMAGES, r"SIMPLE_RADIAL with distortion \(k=0.1\).*image_undistorter"),
         ("1 PINHOLE 96 72 80 48 36", IMAGES, "a camera PINHOLE has 3 parameters; fx fy cx cy are needed"),
         ("2 PINHOLE 96 72 80 80 48 36", IMAGES, "picture a picture.png has camera 1, which cameras lacks"),
         ("1 PINHOLE 0 72 80 80 48 36", IMAGES, "a camera of 0x72 px"),

@@ -45,7 +45,6 @@ def test_intrinsics_of_the_file_of_a_frame_and_of_an_angle():
         ({"frames": [{"file_path": "a"}]}, "frame 0 has no transform_matrix of 4x4"),
         ({"frames": [FRAME, {"transform_matrix": np.eye(4).tolist()}]}, "frame 1 has no file_path"),
         ({"frames": [FRAME | {"transform_matrix": [["a"]]}]}, "something else than numbers"),
-        ({"k1": 0.01}, r"frame 0 has a camera PINHOLE with distortion \(k1=0.01\).*undistort"),
         ({"camera_model": "OPENCV_FISHEYE"}, "a camera OPENCV_FISHEYE; .* undistort"),
         ({"w": 0}, "w=0 and h=72 are no size"),
         ({"fl_x": "80"}, "fl_x='80' is no number"),

@@ -15,14 +15,18 @@ import pytest
 from cosmos_data.config import DataConfig
 from cosmos_data.decoders.decode import PyAVDecoder
 from cosmos_data.errors import DataError
+from cosmos_data.location import VideoFile
 from cosmos_data.manifests.check import check_manifest
 from cosmos_data.manifests.manifest import Manifest
+from cosmos_data.manifests.pack import PackRequest, pack_manifest
 from cosmos_data.sample_plan.plan import cover_windows
+from cosmos_data.sample_plan.window import Box
 from cosmos_data.sample_plan.window_conditions import conditions_of
 from cosmos_data.simulate.config import DiscsConfig, PusherConfig, RoomConfig, WorldConfig
 from cosmos_data.simulate.folder import FIRST_HELDOUT_SEED, SimulationRequest, simulate
-from cosmos_data.simulate.labels import read_labels
+from cosmos_data.simulate.labels import labels_of_part, read_labels
 from cosmos_data.simulate.worlds import open_world
+from cosmos_data.videos.written_codecs import PackCodec
 
 REQUEST = SimulationRequest(world=RoomConfig(num_frames=9), num_train=4, num_heldout=2)
 
@@ -64,7 +68,7 @@ def test_a_folder_is_as_of_real_footage(world: WorldConfig, tmp_path: Path):
         assert -10 * math.log10(np.square(error).mean()) > 20, "MJPEG halves the resolution of colours"
 
 
-def test_labels_are_those_of_the_frames(folder: Path):
+def test_labels_are_those_of_the_frames(folder: Path, tmp_path: Path):
     first = Manifest.read(folder / "manifest.arrow")[0]
     [view] = open_world(REQUEST.world).clip(0).views
     labels = read_labels(first)
@@ -73,8 +77,58 @@ def test_labels_are_those_of_the_frames(folder: Path):
     part = read_labels(replace(first, start_frame=2, num_frames=5))
     assert np.array_equal(part["instances_VTHW"], labels["instances_VTHW"][:, 2:7])
     assert labels["instance_names"][4] == "floor"
-    with pytest.raises(DataError, match=r"elsewhere.labels.npz is missing"):
-        read_labels(replace(first, path=str(folder / "elsewhere.avi")))
+    (tmp_path / "damaged.npz").write_bytes(b"PK half")
+    for path in (folder / "gone.npz", tmp_path / "damaged.npz"):
+        with pytest.raises(DataError, match=rf"{path}: the labels of clip train/000000.avi@0 can not be read"):
+            read_labels(replace(first, labels_file=VideoFile(str(path))))
+    with pytest.raises(DataError, match=r"clip train/000000.avi@0 has no labels; only clips of .*data simulate"):
+        read_labels(replace(first, labels_file=None))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PackRequest(height_px=32, width_px=32),
+        PackRequest(height_px=32, width_px=32, shard_mib=1),
+        PackRequest(codec="copy"),
+        PackRequest(codec="copy", shard_mib=1),
+    ],
+)
+def test_packed_clips_keep_their_labels(folder: Path, tmp_path: Path, request_: PackRequest):
+    """Two clips of one file: a copy holds all of its labels, and what is encoded again those of its own frames."""
+    whole = Manifest.read(folder / "manifest.arrow")[1]
+    part = replace(whole, clip_id="part", start_frame=2, num_frames=5, digest="0" * 64, caption="")
+    packed = pack_manifest(Manifest((whole, part)), tmp_path / "packed", request_)
+    (tmp_path / "packed").rename(tmp_path / "moved")
+    packed = Manifest.read(tmp_path / "moved/manifest.arrow")
+    assert not any("missing" in finding.text for finding in check_manifest(packed))
+    for clip, source in zip(packed, (whole, part), strict=True):
+        labels, expected = read_labels(clip), read_labels(source)
+        assert clip.labels_file is not None and tmp_path / "moved" == Path(clip.labels_file.path).parent
+        assert labels.keys() == expected.keys()
+        assert all(np.array_equal(labels[name], array) for name, array in expected.items())
+
+
+def test_labels_are_cut_and_scaled_with_the_pictures(tmp_path: Path):
+    """Of 48x32 px the 32x32 in the middle are packed at twice their size."""
+    request = SimulationRequest(world=DiscsConfig(num_frames=2, width_px=48), num_train=1)
+    world = simulate(tmp_path / "discs", request)
+    size = PackRequest(height_px=64, width_px=64, allow_upscale=True)
+    [clip] = pack_manifest(world, tmp_path / "packed", size)
+    moved_px = (read_labels(world[0])["discs_px_TN2"] - (8, 0)) * 2
+    assert np.array_equal(read_labels(clip)["discs_px_TN2"], moved_px)
+    labels = {"instances_VTHW": np.arange(12, dtype=np.uint8).reshape(1, 1, 2, 6)}
+    small = labels_of_part(labels, Box(top_px=0, left_px=1, height_px=2, width_px=4), 1, 2)
+    assert small["instances_VTHW"].tolist() == [[[[8, 10]]]]
+    with pytest.raises(DataError, match="instances_VTHW is of pictures of 6x2 px, and a part reaches beyond"):
+        labels_of_part(labels, Box(top_px=1, left_px=0, height_px=2, width_px=4), 1, 2)
+
+
+def test_labels_that_are_missing_are_found_by_a_check(folder: Path):
+    clip = Manifest.read(folder / "manifest.arrow")[0]
+    gone = replace(clip, labels_file=VideoFile(str(folder / "gone.npz")))
+    [finding] = [finding for finding in check_manifest(Manifest((gone,))) if "gone.npz" in finding.where]
+    assert finding.level == "warning" and "it is missing, the labels of train/000000.avi@0" in finding.text
 
 
 BEGIN_AND_WAIT = """
@@ -135,6 +189,10 @@ def test_another_request_is_refused_with_the_key(folder: Path, tmp_path: Path):
     with pytest.raises(DataError, match="exists already and is no simulated world"):
         simulate(tmp_path, REQUEST)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(DataError, match=r"notes.txt is a file, and clips go into a folder"):
+        simulate(tmp_path / "notes.txt", REQUEST)
+    with pytest.raises(DataError, match=r"notes.txt/room can not be made \(Not a directory\); choose another path"):
+        simulate(tmp_path / "notes.txt/room", REQUEST)
 
 
 def test_a_kill_in_the_first_moments_is_gone_on_with(tmp_path: Path):
@@ -170,3 +228,17 @@ def test_other_seeds_have_other_clips(folder: Path, tmp_path: Path):
 def test_requests_that_can_not_be(change: dict[str, Any], said: str):
     with pytest.raises(DataError, match=said):
         replace(REQUEST, **change)
+
+
+@pytest.mark.parametrize("fps", [0.0001, 0, -1, 1e9, math.nan, math.inf])
+def test_rates_that_no_file_holds(fps: float):
+    with pytest.raises(DataError, match=r"fps=.* must lie between 0.1 and 1000"):
+        RoomConfig(fps=fps)
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "vp9", "h264"])
+@pytest.mark.parametrize("fps", [0.1, 1000.0])
+def test_the_rates_at_the_ends_are_written(fps: float, codec: PackCodec, tmp_path: Path):
+    world = DiscsConfig(num_frames=2, fps=fps)
+    [clip] = simulate(tmp_path / "discs", SimulationRequest(world=world, num_train=1, codec=codec))
+    assert clip.fps == pytest.approx(fps)

@@ -1,5 +1,6 @@
 """Worlds of MuJoCo, really simulated and drawn: exact cameras, views of one moment, actions followed, any model."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -269,6 +270,36 @@ def test_another_model_of_the_same_name_is_refused(pendulum: MujocoConfig, tmp_p
     with pytest.raises(DataError, match="is no file"):
         simulate(tmp_path / "new", replace(request, world=replace(pendulum, xml="no.xml")))
     assert not (tmp_path / "new").exists()
+
+
+@needs_mujoco
+def test_another_policy_or_renderer_does_not_go_on_with_what_a_kill_left(
+    pendulum: MujocoConfig, policies: str, tmp_path: Path
+):
+    world = replace(pendulum, num_frames=2, policy=f"{policies}:swing")
+    folder, request = tmp_path / "world", SimulationRequest(world=world, num_train=1)
+    simulate(folder, request)
+    (folder / "manifest.arrow").unlink()
+    stored = json.loads((folder / "settings.json").read_text())
+    renderer = found_renderer()
+    assert stored["mujoco.renderer"] == renderer, "and not auto, which is another one elsewhere"
+    simulate(folder, replace(request, world=replace(world, renderer=renderer)))
+    (folder / "settings.json").write_text(json.dumps(stored | {"mujoco.renderer": "another"}))
+    with pytest.raises(DataError, match=f"begun with mujoco.renderer=another, and this asks for .*={renderer}; choose"):
+        simulate(folder, request)
+    (folder / "settings.json").write_text(json.dumps(stored))
+    with (tmp_path / "my_policies.py").open("a") as file:
+        file.write("# what it does may be another thing now\n")
+    with pytest.raises(DataError, match=r"was begun with mujoco.policy sha256=\w{64}, and this asks for"):
+        simulate(folder, request)
+
+
+@needs_mujoco
+def test_actions_that_do_not_fit_are_refused(pendulum: MujocoConfig):
+    world: Any = open_world(pendulum)
+    for shape in ((12, 1), (13, 2), (13,)):
+        with pytest.raises(DataError, match=r"are not num_frames=13 or more, of 1 numbers .* give \[13, 1\]"):
+            world.played(0, np.zeros(shape))
 
 
 @pytest.mark.skipif(find_spec("mujoco") is None, reason=f"MuJoCo is not installed: {PACKAGE}")

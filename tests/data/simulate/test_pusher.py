@@ -1,6 +1,7 @@
 """The pusher: places follow from actions, things move by contact alone, tasks share their first frame."""
 
 import hashlib
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -144,8 +145,9 @@ def test_other_actions_give_another_future_of_the_same_frame():
 
 
 def test_fewer_actions_than_frames_are_refused():
-    with pytest.raises(DataError, match="32 actions are fewer than num_frames=33; give more"):
-        Pusher(CONFIG).played(0, np.zeros((32, 2)))
+    for shape in ((32, 2), (33, 3), (33,)):
+        with pytest.raises(DataError, match=rf"{re.escape(str(list(shape)))} are not num_frames=33 .*give \[33, 2\]"):
+            Pusher(CONFIG).played(0, np.zeros(shape))
 
 
 def test_a_scripted_hand_pushes_all_the_time():

@@ -140,7 +140,12 @@ def test_wrong_files(changes: dict[str, Any], said: str, tmp_path: Path):
         ("orbit:nan", "amount is 'nan', no number"),
         ("orbit:30,radius=0", "radius=0 must be greater than 0"),
         ("orbit:30,fov_deg=180", "fov_deg=180 must lie between 0 and 180"),
-        ("orbit:30,speed=2", "'speed' is unknown; a motion takes radius=... and fov_deg=..."),
+        ("orbit:30,speed=2", "speed=2 is nothing that orbit takes; it takes amount=... and radius=... and fov_deg=..."),
+        ("orbit:30,2", "2= is nothing that orbit takes"),
+        ("pan:30,amount=50", "amount is said twice, 30 and 50; say it once"),
+        ("pan:fov_deg=50,fov_deg=60", "fov_deg is said twice, 50 and 60"),
+        ("pan:30,radius=2", "radius=2 is nothing that pan takes; it takes amount=... and fov_deg=..."),
+        ("still:5", "amount=5 is nothing that still takes; it takes fov_deg=..."),
         ("spiral:30", "it is no file, no clip (MANIFEST#CLIP) and no motion (still, pan, dolly, orbit)"),
         ("gone.arrow#clip", "gone.arrow is not a file; name a manifest"),
     ],
@@ -155,6 +160,7 @@ def test_wrong_arguments(source: str, said: str):
 def test_a_motion_without_a_number_goes_by_its_default(short: str, long: str):
     np.testing.assert_array_equal(poses(short), poses(long))
     np.testing.assert_array_equal(poses(f"{short}:fov_deg=60"), poses(f"{long},fov_deg=60"))
+    np.testing.assert_array_equal(poses(f"{short},fov_deg=60"), poses(f"{long},fov_deg=60"))
 
 
 def test_a_motion_needs_a_field_of_view():
