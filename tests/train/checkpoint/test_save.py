@@ -90,9 +90,9 @@ def whole(ranks: Callable[[int], RankPool], manifest: Path, tmp_path_factory: py
     return run_dir
 
 
-STANDING_STILL = [Kill("plan", rank=1), Kill("bytes", rank=1), Kill("copy"), Kill("prune"), Kill("seal")]
+STANDING_STILL = [Kill("bytes", rank=1), Kill("prune"), Kill("seal")]
 BESIDE_TRAINING = [Kill("bytes", rank=1), Kill("copy")]
-AT_RANDOM = [Kill("random", rank=seed % 2, seed=seed) for seed in range(1, 9)]
+AT_RANDOM = [Kill("plan", rank=1), Kill("copy"), *(Kill("random", rank=seed % 2, seed=seed) for seed in range(1, 9))]
 
 
 @pytest.mark.parametrize(
