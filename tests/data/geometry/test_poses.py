@@ -85,8 +85,8 @@ def test_composed_actions_give_back_the_states():
     assert np.allclose(anchored_deltas(poses)[0], np.eye(4))
 
 
-def test_a_path_and_its_inverse_return_to_the_start():
-    """Complaint 14: deltas that are read as absolute, or from the wrong end, do not return."""
+def test_complaint_14_a_path_and_its_inverse_return_to_the_start():
+    """Deltas that are read as absolute, or from the wrong end, do not."""
     poses = path_T44()
     deltas = framewise_deltas(poses)
     back = inverse_of(deltas)[::-1]
