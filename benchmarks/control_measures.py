@@ -252,7 +252,9 @@ def _figures_of_denoising(world: World, asked: Sequence[Asked]) -> list[Figure]:
 def _kept_quality(run_dir: Path, asked: Sequence[Asked], made_BTHW3: np.ndarray) -> Figure:
     """Compare a few clips with what the model made of them from which the post-training started, unsteered."""
     few = [replace(one, conditions=WindowConditions()) for one in asked[:NUM_FEW]]
-    before_BTHW3 = generated(open_world(find_run(run_dir).run.checkpoint.init_from), few)
+    base = find_run(run_dir).run.checkpoint.init_from
+    assert base is not None, "a post-training starts from a model"
+    before_BTHW3 = generated(open_world(base), few)
     return kept_quality_figure(made_BTHW3[:NUM_FEW], before_BTHW3, np.stack(_true(few)))
 
 
