@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from control_measures import Measured, measure_action, measure_camera, measure_instruction
 from goals import tell_goals
@@ -44,21 +45,26 @@ class Goal:
     ending: str
     least: float = float("-inf")
     most: float = float("inf")
-    of_floor: bool = False
-    """The numbers are shares of what true frames have."""
+    share_of: Literal["", "floor", "ceiling"] = ""
+    """The numbers are shares of what true frames have, or of what frames have that follow nothing."""
 
     def missed(self, figure: Figure) -> str:
         """Say how a figure misses it; empty where it does not, or where it is another figure's goal."""
         if not figure.name.endswith(self.ending):
             return ""
-        value = figure.value / figure.floor if self.of_floor else figure.value
+        whole = {"": 1.0, "floor": figure.floor, "ceiling": figure.ceiling}[self.share_of]
+        value = figure.value / whole if whole else float("nan")  # a share of nothing meets no goal
         if self.least <= value <= self.most:
             return ""
-        what = " of true frames'" if self.of_floor else ""
+        what = f" of its {self.share_of}" if self.share_of else ""
         return f"{figure.name} is {value:.3g}{what}, not from {self.least:g} to {self.most:g}"
 
 
 COUNTERFACTUAL = Goal("in errors to the own", least=5.0)
+MOVES = Goal("movement under commands", least=0.5, share_of="floor")
+DENOISING = [Goal(f"the own command at sigma {sigma}", least=0.95) for sigma in (1, 3, 10)]
+"""Where the noise hides what moves and not yet everything."""
+KEPT_QUALITY = Goal("in the error before the post-training", most=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +94,16 @@ STUDIES = {
         run="run/control/room_camera",
         simulate=["room", "--frames", str(NUM_FRAMES)],
         measure=lambda run_dir: measure_camera(run_dir, RoomConfig(num_frames=NUM_FRAMES)),
-        goals=[Goal("rotation error", most=3.0), Goal("share of the move", most=0.15), COUNTERFACTUAL],
+        goals=[
+            Goal("rotation error", most=3.0),
+            Goal("share of the move", most=0.15),
+            COUNTERFACTUAL,
+            Goal("there and back", most=0.5, share_of="ceiling"),
+            Goal("in moves under the command", least=1.6, most=2.4),
+            MOVES,
+            *DENOISING,
+            KEPT_QUALITY,
+        ],
     ),
     "action": Study(
         title="Actions of a hand",
@@ -104,7 +119,10 @@ STUDIES = {
             *(Goal(f"place error in {axis}", most=1.0) for axis in "xy"),
             Goal("movement under no action", most=0.1),
             COUNTERFACTUAL,
-            Goal("inverse dynamics R^2", least=0.9, of_floor=True),
+            Goal("inverse dynamics R^2", least=0.9, share_of="floor"),
+            MOVES,
+            *DENOISING,
+            KEPT_QUALITY,
         ],
     ),
     "instruction": Study(
@@ -115,7 +133,7 @@ STUDIES = {
         run="run/control/pusher_instruction",
         simulate=["pusher", "--frames", str(NUM_TASK_FRAMES), "pusher.policy=task"],
         measure=lambda run_dir: measure_instruction(run_dir, PusherConfig(num_frames=NUM_TASK_FRAMES)),
-        goals=[Goal("right task of two", least=0.9)],
+        goals=[Goal("right task of two", least=0.9), KEPT_QUALITY],
     ),
 }
 

@@ -22,23 +22,36 @@ from cosmos_data.simulate.folder import FIRST_HELDOUT_SEED
 from cosmos_data.simulate.push_policies import DIRECTIONS
 from cosmos_data.simulate.pusher import COLORS_RGB, HAND_RGB, Pusher
 from cosmos_data.simulate.room import CAMERA_HIGH_M, CAMERA_LOW_M, Room, caption_of
-from cosmos_train.evaluate.following.camera import camera_figures
+from cosmos_train.evaluate.following.camera import (
+    camera_figures,
+    doubled_figure,
+    return_figure,
+    there_and_back,
+    with_moves,
+)
 from cosmos_train.evaluate.following.camera_pose import PoseEstimator
+from cosmos_train.evaluate.following.denoising import DenoisingErrors, noise_level_figures
 from cosmos_train.evaluate.following.figure import Figure
 from cosmos_train.evaluate.following.inverse_dynamics import InverseDynamics
 from cosmos_train.evaluate.following.places import (
     Task,
     counterfactual_figure,
     instruction_figure,
+    movement_figure,
     place_figures,
     places_of_color,
     still_figure,
 )
+from cosmos_train.evaluate.following.quality import kept_quality_figure
+from cosmos_train.worlds.diffusion import DiffusionWorld
 from cosmos_train.worlds.opening import open_world
-from cosmos_train.worlds.world import World
+from cosmos_train.worlds.run import find_run
+from cosmos_train.worlds.world import WindowRequest, World
 
 NUM_CLIPS = 32
 """Held-out clips that are judged."""
+NUM_FEW = 8
+"""So many of them are judged where each one takes a further video."""
 NUM_SHOWN = 4
 """The page shows so many of these."""
 NUM_READER_CLIPS = 300
@@ -95,6 +108,11 @@ def measure_camera(run_dir: Path, config: RoomConfig) -> Measured:
     figures = camera_figures(found_BT44, true_BT44, commanded_BT44, is_scale_known=True)
     matrices = (found_other_BT44, true_other_BT44, others_BT44, commanded_BT44)
     figures.append(counterfactual_figure(*(poses_BT44[:, 1:, :3] for poses_BT44 in matrices)))
+    figures += _figures_of_further_paths(world, room, estimator, clips[:NUM_FEW], found_BT44, true_BT44)
+    true = np.stack(_true(own))
+    figures.append(movement_figure(made, true, np.repeat(true[:, :1], true.shape[1], axis=1)))
+    figures += _figures_of_denoising(world, own)
+    figures.append(_kept_quality(run_dir, own, made))
     return Measured(figures, _strips(own, made, other, made_of_other))
 
 
@@ -125,11 +143,14 @@ def measure_action(run_dir: Path, config: PusherConfig) -> Measured:
             for figure in place_figures(found_BT2[is_counted], true_BT2[is_counted], commanded_BT2[is_counted])
         ]
     figures.append(still_figure(made_still, np.stack(_true(still)), made))
+    figures.append(movement_figure(made, true, made_still))
     turned_BT2 = config.width_px * np.stack([clip.states["hand_T2"] for clip in turned])
     hands = (_places_BT2(made_of_other, white), _places_BT2(_true(other), white), turned_BT2, hands_BT2)
     figures.append(counterfactual_figure(*(places_BT2[:, 1:] for places_BT2 in hands)))
     reader = InverseDynamics.trained(*_pairs_to_learn_from(pusher))
     figures.append(reader.figure(made, true, np.stack(actions)))
+    figures += _figures_of_denoising(world, own)
+    figures.append(_kept_quality(run_dir, own, made))
     return Measured(figures, _strips(own, made, other, made_of_other))
 
 
@@ -149,7 +170,7 @@ def measure_instruction(run_dir: Path, config: PusherConfig) -> Measured:
     tasks = [Task(0, DIRECTIONS[name]) for name in asked_of]
     others = [Task(0, DIRECTIONS[OPPOSITE[name]]) for name in asked_of]
     figure = instruction_figure(found_BTN2, true_BTN2, tasks + others, others + tasks)
-    return Measured([figure], _strips(own, made, other, made_of_other))
+    return Measured([figure, _kept_quality(run_dir, own, made)], _strips(own, made, other, made_of_other))
 
 
 def heldout_seeds() -> list[int]:
@@ -169,6 +190,72 @@ def generated(world: World, asked: Sequence[Asked]) -> np.ndarray:
         )
         made.append(video_B3THW[0].permute(1, 2, 3, 0).numpy())
     return np.stack(made)
+
+
+def _figures_of_further_paths(
+    world: World,
+    room: Room,
+    estimator: PoseEstimator,
+    clips: Sequence[SimulatedClip],
+    found_BT44: np.ndarray,
+    true_BT44: np.ndarray,
+) -> list[Figure]:
+    """Return figures of each clip's path there and back, and of the same path with half of its moves.
+
+    Args:
+        found_BT44, true_BT44: what was found of the clips' own paths, which move twice as far as those with half.
+    """
+    paths = [_poses(clip) for clip in clips]
+    back, half = (
+        [_filmed(room, clip, changed(path_T44)) for clip, path_T44 in zip(clips, paths, strict=True)]
+        for changed in (there_and_back, _with_half_of_the_moves)
+    )
+    found_of_half_BT44, true_of_half_BT44 = (
+        np.stack([estimator.track(pictures, path[0]) for pictures, path in zip(of, paths, strict=True)])
+        for of in (generated(world, half), _true(half))
+    )
+    commanded_BT44 = np.stack([_with_half_of_the_moves(path_T44) for path_T44 in paths])
+    return [
+        return_figure(generated(world, back), np.stack(_true(back))),
+        doubled_figure(
+            found_of_half_BT44, found_BT44[: len(clips)], true_of_half_BT44, true_BT44[: len(clips)], commanded_BT44
+        ),
+    ]
+
+
+def _with_half_of_the_moves(poses_T44: np.ndarray) -> np.ndarray:
+    """Return a path that stays where cameras go, which one with twice the moves may leave."""
+    return with_moves(poses_T44, 0.5)
+
+
+def _figures_of_denoising(world: World, asked: Sequence[Asked]) -> list[Figure]:
+    """Return at which noise levels the clips are denoised better under their own commands."""
+    assert isinstance(world, DiffusionWorld), "the small models are"
+    true_BTHW3 = np.stack(_true(asked))
+    prompts = world.read_prompts({f"caption {number}": one.prompt for number, one in enumerate(asked)})
+    latents = world.encode(torch.from_numpy(true_BTHW3.transpose(0, 4, 1, 2, 3).copy()))
+    fps = world.require_windows().fps
+    request = WindowRequest(
+        prompts=prompts,
+        seeds=range(len(asked)),
+        fps_B=[fps] * len(asked),
+        num_latent_frames=latents.shape[2],
+        conditions=[one.conditions for one in asked],
+        given=None,
+    )
+    errors = DenoisingErrors(
+        world=world, latents_BCTHW=latents, text_BSE=prompts.text_PSE, fps=fps, steering=world.steering(request)
+    )
+    return noise_level_figures(errors, true_BTHW3)
+
+
+def _kept_quality(run_dir: Path, asked: Sequence[Asked], made_BTHW3: np.ndarray) -> Figure:
+    """Compare a few clips with what the model made of them from which the post-training started, unsteered."""
+    few = [replace(one, conditions=WindowConditions()) for one in asked[:NUM_FEW]]
+    base = find_run(run_dir).run.checkpoint.init_from
+    assert base is not None, "a post-training starts from a model"
+    before_BTHW3 = generated(open_world(base), few)
+    return kept_quality_figure(made_BTHW3[:NUM_FEW], before_BTHW3, np.stack(_true(few)))
 
 
 def _poses(clip: SimulatedClip) -> np.ndarray:

@@ -119,14 +119,6 @@ def _cases() -> Iterator[Case]:
     yield case("tp2 pp2 dp2 sequence", 8, tp=2, pp=2, sequence_parallel=True)
 
 
-STEERED_LAYOUTS = {
-    "tp2 sequence": ParallelConfig(tp=2, sequence_parallel=True),
-    "pp2": ParallelConfig(pp=2),
-    "cp2": ParallelConfig(cp=2),
-}
-"""These cases train the autoregressive model that reads actions."""
-
-
 def _ar_cases() -> Iterator[Case]:
     """What differs in it: causal attention, shared keys and values, a vocabulary that is divided, weights in norms."""
 
@@ -142,9 +134,6 @@ def _ar_cases() -> Iterator[Case]:
     yield case("cp2 all_gather", 2, cp=2)
     yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
     yield case("cp2 image whole", 2, "image", cp=2, cp_min_tokens=45)
-
-    for name, layout in STEERED_LAYOUTS.items():
-        yield Case(name=f"ar steered {name}", ranks=2, parallel=layout, batch="pair", model="ar steered")
 
     yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
     yield case("cp4 all_gather", 4, cp=4)
@@ -167,7 +156,8 @@ def _ar_cases() -> Iterator[Case]:
 
 
 def _steered_cases() -> Iterator[Case]:
-    """It differs in this: a rank has tokens of several latent frames, each with a modulation of its own."""
+    """What differs in a DiT that reads a camera's path and actions: a rank has tokens of several latent frames, each
+    with a modulation of its own, and rays lie beside the latents."""
 
     def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
         return Case(
@@ -183,10 +173,42 @@ def _steered_cases() -> Iterator[Case]:
 
     yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
     yield case("pp2 cp2 interleaved a2a", 4, pp=2, cp=2, pp_chunks=2, cp_comm="a2a")
+    yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
+    yield case("pp4", 4, pp=4)
+    yield case("cp4 a2a video", 4, "video", cp=4, cp_comm="a2a")
+    yield case("tp2 pp2 sequence interleaved", 4, tp=2, pp=2, sequence_parallel=True, pp_chunks=2)
+    yield case("cp2 dp2 overlapped", 4, cp=2, overlap_grad_reduce="on")
+
     yield case("tp2 pp2 cp2 sequence full", 8, tp=2, pp=2, cp=2, sequence_parallel=True, recompute="full")
+    yield case("cp8 all_gather", 8, cp=8)
+    yield case("tp2 cp2 dp2 sequence a2a", 8, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("tp2 pp2 dp2 sequence", 8, tp=2, pp=2, sequence_parallel=True)
+    yield case("pp2 cp2 dp2 interleaved", 8, pp=2, cp=2, pp_chunks=2)
 
 
-CASES = (*_cases(), *_steered_cases(), *_ar_cases())
+def _ar_steered_cases() -> Iterator[Case]:
+    """What differs in an autoregressive model that reads actions: they take the text's place, whole on all ranks."""
+
+    def case(name: str, ranks: int, **parallel: Any) -> Case:
+        layout = ParallelConfig(**parallel)
+        return Case(name=f"ar steered {name}", ranks=ranks, parallel=layout, batch="pair", model="ar steered")
+
+    yield case("tp2 sequence", 2, tp=2, sequence_parallel=True)
+    yield case("pp2", 2, pp=2)
+    yield case("cp2", 2, cp=2)
+
+    yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
+    yield case("cp4 a2a", 4, cp=4, cp_comm="a2a")
+    yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
+    yield case("tp2 pp2 sequence interleaved", 4, tp=2, pp=2, sequence_parallel=True, pp_chunks=2)
+    yield case("pp2 dp2 full", 4, pp=2, recompute="full")
+
+    yield case("tp2 pp2 cp2 sequence", 8, tp=2, pp=2, cp=2, sequence_parallel=True)
+    yield case("tp2 cp2 dp2 sequence a2a", 8, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("pp2 cp2 dp2", 8, pp=2, cp=2)
+
+
+CASES = (*_cases(), *_steered_cases(), *_ar_cases(), *_ar_steered_cases())
 
 
 class Parity:

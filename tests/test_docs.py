@@ -80,6 +80,19 @@ def test_files_that_are_named_are_there(name: str):
     assert not lost, f"{name} names what is not there: {lost}"
 
 
+def test_complaints_have_the_tests_that_proofs_names():
+    """Each row's files have a test with the complaint's number in its name."""
+    rows = re.findall(r"^\| (\d+) (.*)$", (ROOT / "docs/proofs.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [*range(1, 6), *range(12, 20)]
+    for number, row in rows:
+        patterns = re.findall(r"`(test_complaint[\w]*)_\*`", row)
+        assert patterns and all(number in pattern.split("_") for pattern in patterns), f"complaint {number}"
+        named = row.partition("; `test_wrong_input`")[0]
+        for path in re.findall(r"`(tests/[\w/]+\.py)`", named):
+            text = (ROOT / path).read_text()
+            assert any(f"def {pattern}_" in text for pattern in patterns), f"{path} has no test of complaint {number}"
+
+
 @pytest.mark.parametrize("readme", PACKAGE_READMES, ids=lambda readme: readme.parent.name)
 def test_modules_that_a_package_readme_names_are_there(readme: Path):
     """A module is named by its file alone where it is the package's own, and by its path where it is another's."""

@@ -1,12 +1,16 @@
 """The windows that a world model is judged on, and its rival learns from: the regular ones of the manifest's clips."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cosmos_data.caches.shard_plan import RegularWindows
 from cosmos_data.manifests.clip import Split
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, usable_clips
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.windows.kept import trained_with
+from cosmos_train.worlds.opening import trained_run
+from cosmos_train.worlds.run import RunCheckpoint, find_run
 from cosmos_train.worlds.world import TrainedRun
 
 
@@ -18,6 +22,29 @@ class RegularWindow:
     """Among those of its split."""
     sample: Sample
     caption: str
+
+
+def run_to_be_judged_on(path: Path, judged: RunCheckpoint) -> TrainedRun:
+    """Find the run on whose windows another run's model is judged: how good it was before a post-training, or how good
+    a post-trained model still is where it came from.
+
+    Args:
+        path: a run or one of its checkpoints; its weights are not read.
+        judged: the run of the model.
+
+    Raises:
+        CheckpointError, ConfigError: there is no such run, or its windows are of another size than the model's.
+    """
+    found = find_run(path)
+    other = trained_run(found, trained_with(found.folder, found.run)[0])
+    for key in ("num_frames", "height_px", "width_px"):
+        own_value, value = getattr(judged.run.data, key), getattr(other.run.data, key)
+        if value != own_value:
+            raise ConfigError(
+                f"--windows-of {path} has data.{key}={value}, and {judged.folder} was trained on {own_value}; name a "
+                "run with windows of that size"
+            )
+    return other
 
 
 def regular_windows(trained: TrainedRun, split: Split, max_windows: int) -> list[RegularWindow]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosmos_data.config import DataConfig
 from cosmos_data.decoders.decode import choose_decoder
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample
@@ -30,7 +31,7 @@ from cosmos_train.train.telling.progress import progress
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.diffusion import DiffusionWorld
 from cosmos_train.worlds.run import RunCheckpoint, require_sampling
-from cosmos_train.worlds.world import Prompts, WindowRequest, World
+from cosmos_train.worlds.world import Prompts, TrainedRun, WindowRequest, World
 
 WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"
@@ -51,15 +52,19 @@ def require_evaluation(found: RunCheckpoint, *, max_windows: int) -> None:
     require_sampling(run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)
 
 
-def evaluate(world: World, *, max_windows: int) -> dict[str, Any]:
+def evaluate(world: World, *, max_windows: int, judged_on: TrainedRun | None = None) -> dict[str, Any]:
     """Return what evaluation.json holds, of a run's model.
 
+    Args:
+        judged_on: the run whose held-out windows are predicted; the model's own by default.
+
     Raises:
-        ConfigError, DataError: its manifest is another one, or a video can not be read.
+        ConfigError, DataError: that run's manifest is another one, or a video can not be read.
         NotFiniteError: the model computes no numbers.
     """
-    comparison = _compare(world, regular_windows(world.require_trained(), "heldout", max_windows))
-    facts = comparison.facts(world)
+    judged_on = judged_on or world.require_trained()
+    comparison = _compare(world, regular_windows(judged_on, "heldout", max_windows), judged_on.run.data)
+    facts = {"windows_of": str(judged_on.folder), **comparison.facts(world)}
     _require_finite(facts, comparison.measure)
     return facts
 
@@ -90,6 +95,7 @@ class Comparison:
         found = {
             "checkpoint": str(world.path),
             "step": world.require_trained().step,
+            "averaged_weights": world.require_trained().averaged,
             "num_windows": len(self.samples),
             "num_condition_frames": num_given,
             "measure": self.measure,
@@ -112,11 +118,12 @@ class Comparison:
         return found
 
 
-def _compare(world: World, chosen: Sequence[RegularWindow]) -> Comparison:
+def _compare(world: World, chosen: Sequence[RegularWindow], data: DataConfig) -> Comparison:
+    """Compare predictions with the windows, which `data` says how to decode."""
     comparison = Comparison("code_error" if isinstance(world, AutoregressiveWorld) else "latent_mse")
     num_given = world.sampling.num_condition_frames
     clips = {window.sample.clip.clip_id: window.sample.clip for window in chosen}
-    decoder = choose_decoder(world.require_trained().run.data, [Manifest(clips.values())])
+    decoder = choose_decoder(data, [Manifest(clips.values())])
     with progress("evaluate", "windows") as advance:
         for start in range(0, len(chosen), WINDOWS_AT_ONCE):
             some = chosen[start : start + WINDOWS_AT_ONCE]

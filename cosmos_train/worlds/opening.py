@@ -31,6 +31,7 @@ from cosmos_train.train.checkpoint.load import WEIGHTS, has_average, load_weight
 from cosmos_train.train.checkpoint.verify import require_whole
 from cosmos_train.windows.filled import latent_shape
 from cosmos_train.windows.kept import trained_with
+from cosmos_train.windows.stream import Origin
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.codec import Codec, codec_of_run, read_codec, require_fit
 from cosmos_train.worlds.diffusion import DiffusionWorld
@@ -178,8 +179,7 @@ def _load_run(found: RunCheckpoint) -> DiffusionWorld | AutoregressiveWorld:
             run.model, run.parallel, mesh, path=folder, dtype=dtype, seed=run.seed, sampling=run.sample
         )
     require_whole(folder, mesh, contents=run.checkpoint.verify, kinds=WEIGHTS)
-    averaged = has_average(folder)
-    load_weights(folder, world.pieces, mesh, averaged=averaged)
+    load_weights(folder, world.pieces, mesh, averaged=has_average(folder))
     _freeze(world.pieces)
     reads_text = isinstance(run, WorldDiTRun) or run.model.reads_text
     return replace(
@@ -190,13 +190,22 @@ def _load_run(found: RunCheckpoint) -> DiffusionWorld | AutoregressiveWorld:
         windows=TrainedWindows(
             latent_shape=origin.latent_shape or latent_shape(run.data, codec.config), fps=origin.fps
         ),
-        trained=TrainedRun(
-            run=run,
-            folder=folder,
-            step=read_progress(folder).step,
-            averaged=averaged,
-            manifest_digest=origin.manifest_digest,
-        ),
+        trained=trained_run(found, origin),
+    )
+
+
+def trained_run(found: RunCheckpoint, origin: Origin) -> TrainedRun:
+    """Return what is known of a run at one of its checkpoints, whose weights need not be loaded.
+
+    Args:
+        origin: where its windows came from.
+    """
+    return TrainedRun(
+        run=found.run,
+        folder=found.folder,
+        step=read_progress(found.folder).step,
+        averaged=has_average(found.folder),
+        manifest_digest=origin.manifest_digest,
     )
 
 

@@ -1,9 +1,12 @@
 """`cosmos-train evaluate world` predicts what `sample` samples: the same video of the same seed, text and frames."""
 
 import dataclasses
+import json
 import math
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +15,15 @@ from support import filled_run, tiny_world
 from torch import Tensor
 
 from cosmos_data.decoders.decode import choose_decoder
+from cosmos_data.manifests.build import build_manifest
 from cosmos_data.manifests.manifest import Manifest
 from cosmos_launch.cli.main import main
 from cosmos_launch.cli.sample import sample_request
 from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_tok.config import NotFiniteError
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
-from cosmos_train.evaluate.held_out import regular_windows
+from cosmos_train.evaluate.held_out import regular_windows, run_to_be_judged_on
 from cosmos_train.evaluate.world import _require_finite, predict, read_captions
 from cosmos_train.parallel import init
 from cosmos_train.recipes.world_dit import WorldDiTTask
@@ -30,13 +35,15 @@ from cosmos_train.worlds.world import Clock
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained runs: run, no_dropout without text dropout, and text2world, each of a step."""
+    """Trained runs: run, no_dropout of other clips without text dropout, and text2world, each of a step."""
     folder = tmp_path_factory.mktemp("evaluate")
     run = filled_run.make_run(filled_run.write_inputs(folder), folder / "cache", folder / "run")
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, num_steps=1))
     train_here(run, folder / "run")
+    build_manifest(folder / "videos", clip_frames=20, heldout_every=4).manifest.write(folder / "shorter.arrow")
+    data = dataclasses.replace(run.data, manifest=str(folder / "shorter.arrow"))
     objective = dataclasses.replace(run.objective, text_dropout=0.0)
-    train_here(dataclasses.replace(run, objective=objective), folder / "no_dropout")
+    train_here(dataclasses.replace(run, objective=objective, data=data), folder / "no_dropout")
     objective = dataclasses.replace(run.objective, max_condition_frames=0)
     model = dataclasses.replace(run.model, condition_mask=False)
     train_here(dataclasses.replace(run, objective=objective, model=model), folder / "text2world")
@@ -109,6 +116,41 @@ def test_wrong_input(line: str, said: str, folder: Path, tmp_path: Path, capfd: 
 def test_a_negative_prompt_is_enough(folder: Path, tmp_path: Path):
     line = ["evaluate", "world", str(folder / "no_dropout"), "sample.num_steps=1", "sample.negative_prompt=blurry"]
     assert main([*line, "--max-windows", "1", "--out", str(tmp_path / "out.json")]) == 0
+
+
+def evaluated(out: Path, *words: str) -> dict[str, Any]:
+    line = ["evaluate", "world", *words, "sample.num_steps=1", "sample.guidance=0", "--max-windows", "2"]
+    assert main([*line, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_complaint_16_a_model_before_and_after_a_post_training_is_judged_on_the_same_windows(
+    folder: Path, tmp_path: Path
+):
+    """Those of the later run, which the earlier one's manifest has not. What repeating a frame costs is the same in
+    pixels; latents are whitened by each run's own statistics."""
+    before_run, after_run = str(folder / "run"), str(folder / "no_dropout")
+    before = evaluated(tmp_path / "before.json", before_run, "--windows-of", after_run)
+    after, own = evaluated(tmp_path / "after.json", after_run), evaluated(tmp_path / "own.json", before_run)
+    assert before["windows_of"] == after["windows_of"] == after["checkpoint"] != before["checkpoint"]
+    for key in ("clip_id", "start_frame"):
+        assert [window[key] for window in before["windows"]] == [window[key] for window in after["windows"]]
+    before_mse, after_mse = before["pixel_mse_by_frame"], after["pixel_mse_by_frame"]
+    assert before_mse["repeat_last_frame"] == after_mse["repeat_last_frame"]
+    assert before_mse["model"] != after_mse["model"]
+    assert own["windows_of"] == own["checkpoint"] == before["checkpoint"]
+    assert [window["clip_id"] for window in own["windows"]] != [window["clip_id"] for window in before["windows"]]
+    assert before["averaged_weights"] is True, "complaint 15: which weights it is of"
+
+
+def test_windows_of_another_size_are_refused_before_anything_is_loaded(folder: Path, tmp_path: Path):
+    other, run = tmp_path / "run/checkpoints/step-00000001", find_run(folder / "run")
+    shutil.copytree(run.folder, other)
+    settings = (other / "run.yaml").read_text()
+    assert settings.count("num_frames: 9\n") == 1
+    (other / "run.yaml").write_text(settings.replace("num_frames: 9\n", "num_frames: 17\n"))
+    with pytest.raises(ConfigError, match=r"has data.num_frames=17, and .* was trained on 9; name a run with windows"):
+        run_to_be_judged_on(other, run)
 
 
 def test_figures_that_are_not_finite_are_no_result():

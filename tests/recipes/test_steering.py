@@ -176,7 +176,7 @@ def test_a_condition_is_read_as_the_weights_have_learned_it(
     ],
     ids=["complaint 19", "complaint 18"],
 )
-def test_what_a_checkpoint_lacks_is_an_error(
+def test_complaints_18_and_19_what_a_checkpoint_lacks_is_an_error(
     ranks: Callable[[int], RankPool],
     cache: Path,
     base: Path,

@@ -154,7 +154,7 @@ def test_a_chunk_join_drops_no_frame_and_no_action(mover: Mover, num_frames: int
     assert found == [[0, *np.cumsum(steps[:-1]).tolist()]]
 
 
-def test_a_split_rollout_is_one_rollout(mover: Mover):
+def test_complaint_14_a_split_rollout_is_one_rollout(mover: Mover):
     """Two calls, the second from the first one's last frame with what is left of the actions, make the same video."""
     steps = tuple(float(step) for step in np.random.default_rng(3).integers(0, 8, 17))
     [whole] = shown(mover, action(*steps), num_frames=17)
@@ -164,8 +164,8 @@ def test_a_split_rollout_is_one_rollout(mover: Mover):
     assert [*first[0, 0, :, 0, 0].tolist(), *second[0, 0, 1:, 0, 0].tolist()] == whole
 
 
-def test_futures_of_one_state_under_different_actions(mover: Mover):
-    """Complaint 1, different trajectories and the same video: each of them follows its own."""
+def test_complaint_1_futures_of_one_state_follow_their_own_actions(mover: Mover):
+    """Different trajectories are no longer the same video."""
     left, right = action(*[1.0] * 17), action(*[3.0] * 17)
     assert shown(mover, left, right, num_frames=17) == [list(range(17)), list(range(0, 51, 3))]
     assert [len(request.conditions) for request in mover.requests] == [2, 2], "in one batch"
@@ -176,8 +176,8 @@ def test_one_condition_is_every_seeds(mover: Mover):
     assert video[:, 0, -1, 0, 0].tolist() == [16, 16, 16]
 
 
-def test_what_a_model_can_not_be_steered_by(mover: Mover):
-    """Complaint 19, a condition that the checkpoint lacks; and the reverse, and those of another kind or length."""
+def test_complaint_19_what_a_model_can_not_be_steered_by(mover: Mover):
+    """A condition that the checkpoint lacks is refused; and the reverse, and those of another kind or length."""
     camera = read_camera(
         "pan:20,fov_deg=60",
         SteeredVideo(num_frames=9, fps=FPS, height_px=8, width_px=8),
@@ -268,7 +268,7 @@ def whole(*steps: float, motion: str = "pan:20") -> WindowConditions:
     return WindowConditions(camera=camera, action=action(*steps))
 
 
-def test_a_real_network_follows_either_condition(steered: DiffusionWorld):
+def test_complaint_1_a_real_network_follows_either_condition(steered: DiffusionWorld):
     """Of one noise: another action or another path is another video, the same ones are the same in any batch."""
     plain, other_action, other_path = whole(*[1.0] * 9), whole(*[2.0] * 9), whole(*[1.0] * 9, motion="orbit:60")
     batch = latents(steered, [plain, other_action, other_path, plain])

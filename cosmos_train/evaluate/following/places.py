@@ -103,6 +103,27 @@ def still_figure(still_BTHW3: np.ndarray, true_still_BTHW3: np.ndarray, moving_B
     )
 
 
+def movement_figure(moving_BTHW3: np.ndarray, true_BTHW3: np.ndarray, still_BTHW3: np.ndarray) -> Figure:
+    """Return how far generated pictures move where the commands are to move something; still pictures follow nothing.
+
+    Args:
+        true_BTHW3: the true frames of the same commands.
+        still_BTHW3: generated frames under no command, or frames that repeat the first one: the ceiling.
+    """
+    value, floor, ceiling = (
+        float(np.median([shift_px(pictures_THW3) for pictures_THW3 in clips]))
+        for clips in (moving_BTHW3, true_BTHW3, still_BTHW3)
+    )
+    return Figure(
+        name="movement under commands",
+        value=value,
+        floor=floor,
+        ceiling=ceiling,
+        num_clips=len(moving_BTHW3),
+        unit="px",
+    )
+
+
 def shift_px(pictures_THW3: np.ndarray) -> float:
     """Return how far the edges of pictures have moved since the first frame, mean over the others.
 

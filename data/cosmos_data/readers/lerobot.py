@@ -39,6 +39,7 @@ from cosmos_data.readers.lerobot_signals import (
     signal_of,
     signal_parts,
     view_names,
+    with_sizes,
 )
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -60,7 +61,7 @@ def read_lerobot(folder: Path, prefix: str = "", cameras: Sequence[str] = ()) ->
     Raises:
         DataError: the folder's own description is wrong, or has no such camera.
     """
-    info = read_info(folder)
+    info = with_sizes(read_info(folder))
     chosen = _cameras(info, cameras)
     modality = read_modality(info)
     actions, states = signal_parts(info, modality, "action"), signal_parts(info, modality, "state")

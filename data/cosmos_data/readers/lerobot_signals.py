@@ -7,11 +7,12 @@ its order.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
@@ -37,6 +38,26 @@ class SignalPart:
     unit: str = NOT_STATED
     reference: str = NOT_STATED
     """Whether the numbers are absolute or relative, where it is said."""
+
+
+def with_sizes(info: Info) -> Info:
+    """Return a folder's description in which a signal's empty shape is the one that the data tables have: published
+    folders write [] for actions of several values, too. Without tables a shape stays as it is."""
+    unsaid = [name for name, one in info.features.items() if is_of_signal(name) and one.is_number and not one.shape]
+    paths = sorted(info.folder.glob("data/**/*.parquet"))
+    if not unsaid or not paths:
+        return info
+    try:
+        table = pq.ParquetFile(paths[0])
+        columns = [name for name in unsaid if name in table.schema_arrow.names]
+        row = next(table.iter_batches(batch_size=1, columns=columns)).to_pylist()[0]
+    except (OSError, StopIteration, pa.ArrowException):
+        return info  # each episode of it says so itself
+    sizes = {name: len(value) for name, value in row.items() if isinstance(value, list) and value}
+    features = {
+        name: replace(one, shape=(sizes[name],)) if name in sizes else one for name, one in info.features.items()
+    }
+    return replace(info, features=features)
 
 
 def read_modality(info: Info) -> Mapping[str, Any]:

@@ -10,17 +10,21 @@ from typing import Any
 
 from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.evaluate import tokenizer
+from cosmos_train.evaluate.held_out import run_to_be_judged_on
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate, require_evaluation
 from cosmos_train.parallel import init
 from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.run import find_run
 
 
-def evaluate_world(path: Path, overrides: Sequence[str], *, out: Path, max_windows: int) -> int:
+def evaluate_world(
+    path: Path, overrides: Sequence[str], *, out: Path, max_windows: int, windows_of: Path | None
+) -> int:
     """Write what was found as JSON and print it. Returns the exit code."""
     found = find_run(path, overrides)
     require_evaluation(found, max_windows=max_windows)
-    facts = evaluate(open_world(found), max_windows=max_windows)
+    judged_on = None if windows_of is None else run_to_be_judged_on(windows_of, found)
+    facts = evaluate(open_world(found), max_windows=max_windows, judged_on=judged_on)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(facts, indent=1))
     tell_wandb(found.folder, out, found.run.tracking)

@@ -173,6 +173,12 @@ def evaluate_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")
+    parser.add_argument(
+        "--windows-of",
+        type=Path,
+        metavar="RUN",
+        help="another run, whose held-out windows are predicted: a model before and after a post-training",
+    )
 
 
 def evaluate_tokenizer(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,13 @@ ranks work on the same ones.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
@@ -23,11 +25,15 @@ from cosmos_data.whole_file import remove_abandoned
 from cosmos_launch.cli.sample_conditions import read_conditions
 from cosmos_launch.cli.sample_request import Future, SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
+from cosmos_train.evaluate.following.places import shift_px
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.train.telling.progress import progress
 from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.run import find_run, require_sampling
 from cosmos_train.worlds.world import Clock, World
+
+STILL_PX = 0.1
+"""Edges of pictures that stand still are taken to move by less than this."""
 
 
 def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out: Path) -> int:
@@ -107,6 +113,32 @@ def _written(future: Future, conditions: WindowConditions | None) -> dict[str, A
     return facts
 
 
+def tell_movement(name: str, video_3THW: Tensor, conditions: WindowConditions) -> float:
+    """Return how far edges have moved since the first frame, in pixels, mean over the middle frame and the last one.
+
+    Standard error tells where that is nothing, though the camera or the actions are to move something.
+    """
+    num_frames = video_3THW.shape[1]
+    frames_T3HW = video_3THW[:, [0, num_frames // 2, num_frames - 1]].transpose(0, 1)
+    moved_px = round(shift_px(frames_T3HW.permute(0, 2, 3, 1).numpy()), 3)
+    if moved_px < STILL_PX and _ask_for_movement(conditions, num_frames):
+        print(
+            f"{name} stands still ({moved_px:g} px), and its camera or its actions do not: whether the model follows "
+            "them, condition/right beside condition/shuffled says in its metrics (condition.probe_every_steps)",
+            file=sys.stderr,
+        )
+    return moved_px
+
+
+def _ask_for_movement(conditions: WindowConditions, num_frames: int) -> bool:
+    """Whether a camera leaves its first pose, or an action is not zero."""
+    camera, action = conditions.camera, conditions.action
+    poses_T34 = None if camera is None else camera.extrinsics_T34(num_frames)
+    return (poses_T34 is not None and bool(np.ptp(poses_T34, axis=0).max() > 0)) or (
+        action is not None and any(action.values)
+    )
+
+
 def _facts(
     world: World, request: SampleRequest, fps: float, num_frames: int, clock: Clock, num_videos: int
 ) -> dict[str, Any]:
@@ -147,6 +179,8 @@ def _write(
         if request.draw_conditions and steered is not None:
             video_3THW = draw_conditions(video_3THW, steered, fps=fps)
         named[future.name] = video_3THW, _written(future, steered)
+        if steered is not None:
+            named[future.name][1]["moved_px"] = tell_movement(future.name, videos[number], steered)
     if len(named) > 1:
         seeds = [future.seed for future in request.futures]
         named["grid"] = tile([video for video, _ in named.values()]), {"seeds": seeds}

@@ -85,12 +85,13 @@ def test_composed_actions_give_back_the_states():
     assert np.allclose(anchored_deltas(poses)[0], np.eye(4))
 
 
-def test_a_path_and_its_inverse_return_to_the_start():
-    """Complaint 14: deltas that are read as absolute, or from the wrong end, do not return."""
+def test_complaint_14_a_path_and_its_inverse_return_to_the_start():
+    """Deltas that are read as absolute, or from the wrong end, do not."""
     poses = path_T44()
     deltas = framewise_deltas(poses)
     back = inverse_of(deltas)[::-1]
-    assert np.abs(compose_framewise(poses[0], np.concatenate([deltas, back]))[-1] - poses[0]).max() < 1e-12
+    there_and_back = compose_framewise(poses[0], np.concatenate([deltas, back]))
+    assert np.abs(there_and_back - np.concatenate([poses, poses[-2::-1]])).max() < 1e-12
     mistaken = compose_framewise(poses[0], anchored_deltas(poses)[1:])
     assert np.abs(mistaken[-1] - poses[-1]).max() > 0.1
 

@@ -71,7 +71,7 @@ def test_a_right_convention_fits(room, pairs, convention):
 @pytest.mark.parametrize(
     ("right", "declared"), [pair for pair in permutations(CONVENTIONS, 2) if pair[1] in get_args(Convention)]
 )
-def test_each_wrong_convention_is_named_with_the_right_one(room, pairs, right, declared):
+def test_complaint_12_each_wrong_convention_is_named_with_the_right_one(room, pairs, right, declared):
     proof = proven(stored_as(room.camera, right, declared), pairs)
     assert proof.fault.startswith(f"its poses are {right} and not {declared}: ")
     [finding] = proof.findings()
@@ -88,8 +88,8 @@ def test_each_wrong_convention_is_named_with_the_right_one(room, pairs, right, d
         lambda fx, fy, cx, cy: (0.6 * fx, fy, 0.6 * cx, cy),  # cropped to another shape, then scaled
     ],
 )
-def test_intrinsics_of_another_picture_are_named_with_those_that_fit(room, pairs, change):
-    """Complaint 13: intrinsics that were not changed with a crop."""
+def test_complaint_13_intrinsics_of_another_picture_are_named_with_those_that_fit(room, pairs, change):
+    """They were not changed with a crop."""
     camera = replace(room.camera, intrinsics_px=change(*room.camera.intrinsics_px))
     proof = proven(camera, pairs)
     assert proof.fault.startswith("its intrinsics are not those of these pictures: ")

@@ -103,8 +103,9 @@ def test_lerobot_folders_that_cannot_be_read(carphone, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FORMATS.glob("lerobot*")))
-def test_folders_that_lerobot_wrote(name, tmp_path):
-    """Frames, actions, states and tasks of every episode are those that were handed to the recorder."""
+def test_complaint_17_frames_and_actions_that_lerobot_wrote_stay_together(name, tmp_path):
+    """Frames, actions, states and tasks of every episode are those that were handed to the recorder, also where an
+    episode lies at another time in each camera's file of version 3.0."""
     expected = json.loads((FORMATS / name / "expected.json").read_text(encoding="utf-8"))
     names = [*expected["cameras"], *expected["images"]]
     manifest, bad, *_ = build_manifest(
@@ -193,7 +194,8 @@ def test_a_modality_that_does_not_fit_is_an_error(tmp_path, action, words):
         build_manifest(folder, None, None)
 
 
-def test_dimensions_and_views_have_the_names_that_were_declared():
+def test_complaint_5_dimensions_and_views_have_the_names_that_were_declared():
+    """Also where the action is split over columns, as DROID's is, and where cameras are told apart by a middle part."""
     names = {}
     for name in ("split_action", "name_to_index", "one_dim"):
         [clip, *_] = build_manifest(FORMATS / f"lerobot_v3_{name}/data", None, None).manifest
@@ -280,19 +282,22 @@ def test_nearly_equal_rates_are_one_rate(carphone, tmp_path):
     ]
 
 
-def test_a_folder_of_one_file_needs_no_columns_that_say_which(carphone, tmp_path):
-    """As a published folder of version 3.0 has it: other names in its templates, no places, a text without words."""
+def test_complaint_5_a_published_folder_of_one_file_is_read(carphone, tmp_path):
+    """DROID's sample of version 3.0 has other names in its templates, no columns that say where an episode lies, empty
+    shapes, and a text without words."""
     write_lerobot(tmp_path / "robot", carphone, "v3.0")
     folder = tmp_path / "robot"
     info = json.loads((folder / "meta/info.json").read_text(encoding="utf-8"))
     info["data_path"] = "data/chunk-{episode_chunk:03d}/file-{episode_file:03d}.parquet"
-    info["features"]["action"]["shape"] = [2]
+    info["features"]["action"]["shape"] = []
     (folder / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
     table = folder / "meta/episodes/chunk-000/file-000.parquet"
     rows = [{"episode_index": 0, "length": 60, "tasks": [" |  | "]}]
     pq.write_table(pa.Table.from_pylist(rows), table)
     manifest, bad, *_ = build_manifest(folder, None, None)
     assert not bad and manifest[0].caption == "" and manifest[0].num_frames == 60
+    action = manifest[0].action
+    assert action.names == ("pan", "lift") and action.values_ND()[:2].tolist() == [[0.0, 0.0], [0.0, 1.0]]
     # Another camera, whose name begins as this one's.
     shutil.copytree(folder / "videos/observation.images.wrist", folder / "videos/observation.images.wrist_left")
     info["features"]["observation.images.wrist_left"] = info["features"]["observation.images.wrist"]

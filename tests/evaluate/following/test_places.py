@@ -12,6 +12,7 @@ from cosmos_train.evaluate.following.places import (
     Task,
     counterfactual_figure,
     instruction_figure,
+    movement_figure,
     place_figures,
     places_of_color,
     shift_px,
@@ -67,7 +68,15 @@ def test_no_action_is_a_still_picture():
     assert figure.value == figure.floor == 0 and figure.ceiling > 0.1
 
 
-def test_a_swapped_command_is_followed():
+def test_complaint_2_a_model_that_does_not_move_is_told():
+    """Its pictures under commands move no more than those under none."""
+    still_BTHW3 = np.repeat(PICTURES_BTHW3[:, :1], 9, axis=1)
+    figure = movement_figure(PICTURES_BTHW3, PICTURES_BTHW3, still_BTHW3)
+    assert figure.value == figure.floor > 0.1 and figure.ceiling == 0
+    assert movement_figure(still_BTHW3, PICTURES_BTHW3, still_BTHW3).value == 0
+
+
+def test_complaint_1_a_swapped_command_is_followed():
     """Of one first frame under two commands: a model that follows, and one that makes the same video of both."""
     right, down = (np.tile(step, (9, 1)) for step in ([0.03, 0.0], [0.0, 0.03]))
     own, other = (_hands([WORLD.played(seed, steps) for seed in range(4)]) for steps in (right, down))

@@ -28,8 +28,10 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
+from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
+from cosmos_train.worlds.opening import open_world
 
 FRAMES, HEIGHT_PX, WIDTH_PX = 9, 32, 48
 LATENTS_CTHW = (4, 3, 4, 6)
@@ -39,7 +41,7 @@ TEXT_WIDTH, FPS = 384, 12.0
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step on random latents with the tokenizer that its latent cache names, and one in bf16 without
-    dropout."""
+    dropout and without an average of its weights."""
     folder = tmp_path_factory.mktemp("sampling")
     torch.manual_seed(0)
     codec = tiny_tokenizer.CONTINUOUS
@@ -73,7 +75,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _train(run)
     precision = dataclasses.replace(run.train, precision="bf16")
     objective = dataclasses.replace(run.objective, text_dropout=0.0, condition_dropout=0.0)
-    _train(dataclasses.replace(run, run_dir=str(folder / "no_dropout"), train=precision, objective=objective))
+    optim = dataclasses.replace(run.optim, ema_decay=0.0)
+    other = dataclasses.replace(run, train=precision, objective=objective, optim=optim)
+    _train(dataclasses.replace(other, run_dir=str(folder / "no_dropout")))
     Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (200, 40, 40)).save(folder / "first.png")
     Image.new("RGB", (2 * WIDTH_PX, 3 * HEIGHT_PX), (200, 40, 40)).save(folder / "large.png")
     return folder
@@ -123,10 +127,22 @@ def test_video_and_what_it_was_made_of(run_dir: Path, tmp_path: Path):
 
 
 def test_a_model_that_always_had_text_is_given_some(run_dir: Path, tmp_path: Path):
-    """In the number format that it was trained in."""
+    """In the number format that it was trained in. Complaint 15: weights that are no average are said to be none."""
     line = ["sample", str(run_dir / "no_dropout"), "--out", str(tmp_path), "sample.num_steps=2"]
     assert main([*line, "sample.negative_prompt=blurry"]) == 0
     assert probe_video(tmp_path / "seed-0000.mp4").num_frames == FRAMES
+    assert facts_of(tmp_path, "seed-0000")["averaged_weights"] is False
+
+
+@pytest.mark.parametrize(("name", "averaged"), [("run", True), ("no_dropout", False)])
+def test_complaint_15_the_average_is_opened_where_there_is_one(run_dir: Path, name: str, averaged: bool):
+    """And the weights of the last step where there is none, as `averaged_weights` says in the JSON."""
+    world = open_world(run_dir / name)
+    opened = world.weights_digest()
+    load_weights(world.path, world.pieces, world.mesh, averaged=False)
+    assert world.require_trained().averaged is averaged
+    assert (world.weights_digest() != opened) is averaged
+    init.stop()
 
 
 def test_guidance_of_the_given_frames_has_an_effect(run_dir: Path, tmp_path: Path):

@@ -23,6 +23,7 @@ from cosmos_data.steering.steered import SteeredVideo
 from cosmos_data.videos.media import read_first_frames
 from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
+from cosmos_launch.cli.sample import tell_movement
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics
@@ -152,6 +153,20 @@ def test_futures_of_one_state_under_different_actions(folder: Path, tmp_path: Pa
     assert first["conditions"]["action"]["values"] == [2.0, 0.0] * FRAMES
     assert first["conditions"]["action"]["units"] == ["px", "px"], "as trained"
     assert len(first["conditions"]["camera"]["extrinsics"]) == 12 * FRAMES
+    assert first["moved_px"] > 0.1 and second["moved_px"] > 0.1, "complaint 2"
+
+
+def test_complaint_2_a_video_that_does_not_move_is_told(capsys: pytest.CaptureFixture):
+    """Where something is to move: by its actions alone, or by its camera alone."""
+    still = torch.randint(256, (3, 1, SIZE_PX, SIZE_PX), dtype=torch.uint8).expand(3, FRAMES, SIZE_PX, SIZE_PX)
+    asked = conditions_of(1)
+    for conditions in (dataclasses.replace(asked, camera=None), dataclasses.replace(asked, action=None)):
+        assert tell_movement("future-01", still, conditions) == 0
+        assert capsys.readouterr().err.startswith("future-01 stands still (0 px), and its camera or its actions do not")
+        assert tell_movement("future-01", torch.randint(256, still.shape, dtype=torch.uint8), conditions) > 0.1
+        assert not capsys.readouterr().err
+    nothing = WindowConditions(action=dataclasses.replace(asked.action, values=(0.0,) * 2 * FRAMES))
+    assert tell_movement("future-01", still, nothing) == 0 and not capsys.readouterr().err
 
 
 def test_futures_under_different_camera_paths(folder: Path, tmp_path: Path):
@@ -240,8 +255,8 @@ def test_wrong_input(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_without_its_statistics(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
-    """Complaint 4, a normaliser that is not applied: what actions are normalised with is there, or nothing is."""
+def test_complaint_4_a_checkpoint_without_its_statistics(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    """What actions are normalised with is there, or nothing is."""
     [statistics] = (folder / "steered/checkpoints").glob("*/action_statistics.json")
     kept = statistics.read_text()
     statistics.unlink()
