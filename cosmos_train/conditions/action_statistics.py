@@ -8,12 +8,13 @@ N steps of an action, A dimensions.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
+from cosmos_train.conditions.actions import steps_per_frame
 from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
@@ -41,6 +42,8 @@ class ActionStatistics:
     normalize: ActionNormalize
     scale: tuple[float, ...]
     """The factors of normalize=scale, else empty."""
+    steps_per_frame: int | None = None
+    """Steps from a frame to the next in the training windows; None where nobody counted them."""
 
     @classmethod
     def of(cls, actions: Iterable[Action], config: ActionConditionConfig) -> "ActionStatistics":
@@ -142,6 +145,29 @@ class Embodiments:
                 f"{[*before, *new]}"
             )
         return cls({name: before.get(name) or ActionStatistics.of(by_name[name], config) for name in names})
+
+    def at_frame_rates(self, windows: Iterable[tuple[Action, float]]) -> "Embodiments":
+        """Return the same with the steps that each embodiment has from a frame to the next.
+
+        Args:
+            windows: actions of the training windows, each with its window's frames per second.
+
+        Raises:
+            ConfigError: windows of one embodiment have different numbers of steps, or another one than it was trained
+                with before: the same numbers at the network's input would be actions of other moments.
+        """
+        found = dict(self.statistics)
+        for action, fps in windows:
+            one, steps = found[action.embodiment], steps_per_frame(action.rate_hz, fps)
+            if one.steps_per_frame not in (None, steps):
+                raise ConfigError(
+                    f"actions of {_who(action)} have {steps} steps of {action.rate_hz:g} Hz for each frame of a window "
+                    f"at {fps:g} fps, and {one.steps_per_frame} in other windows, or in the weights that are begun "
+                    "with; use one rate of frames (data.target_fps), or give them names of their own (embodiment) "
+                    "where the manifest is made"
+                )
+            found[action.embodiment] = replace(one, steps_per_frame=steps)
+        return Embodiments(found)
 
     def row(self, name: str) -> int:
         """Return the number of an embodiment: its row in the model's table."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.plan import read_parts
+from cosmos_data.sample_plan.window import stride_of
 from cosmos_data.sample_plan.window_conditions import WindowConditions
 from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
 from cosmos_train.conditions.conditioner import Conditioner, reads_of
@@ -57,7 +58,7 @@ def conditioner_of(run: WorldDiTRun | WorldARRun, embodiments: Embodiments | Non
     rate = (facts.num_pixel_frames - 1) // further if further else 1  # of images alone there is nothing to count
     conditioner = Conditioner(run.condition, run.model, embodiments, temporal_rate=rate, fps=facts.fps)
     conditioner.check_frames(facts.num_frames)
-    conditioner.check_width(facts.fps)
+    conditioner.check_width()
     return conditioner
 
 
@@ -77,7 +78,8 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     if not reads.names:
         return None
     _check_as_before(run)
-    conditions = list(_conditions(run))
+    windows = list(_windows(run))
+    conditions = [known for known, _ in windows]
     for name in reads.names:
         lacking = [number for number, one in enumerate(conditions) if getattr(one, name) is None]
         if lacking:
@@ -97,20 +99,24 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
         begun = Embodiments({name: one for name, one in begun.statistics.items() if name in named})
     for name in () if begun is None else begun.statistics:
         log.info("actions of embodiment %r are normalised as in checkpoint.init_from", name)
-    return Embodiments.of(actions, run.condition, begun)
+    found = Embodiments.of(actions, run.condition, begun)
+    return found.at_frame_rates((known.action, fps) for known, fps in windows if known.action is not None and fps)
 
 
-def _conditions(run: WorldDiTRun | WorldARRun) -> Iterator[WindowConditions]:
-    """Yield what training clips, or the windows of a finished cache, come with."""
+def _windows(run: WorldDiTRun | WorldARRun) -> Iterator[tuple[WindowConditions, float | None]]:
+    """Yield what training clips, or the windows of a finished cache, come with, and the frames per second of a window;
+    None where the frames of a clip do not serve one."""
     if not run.latents.fill:
         store = LatentStore(run.latents.folder)
         for number in _spread(store.indices("train")):
-            yield store.describe(number).conditions
+            window = store.describe(number)
+            yield window.conditions, window.fps
         return
     for part in read_parts(run.data, "train", verify=False):
         for row in _spread(range(len(part.clips))):
             for view in part.clips[row].each_view():
-                yield WindowConditions(camera=view.camera, action=view.action)
+                stride = stride_of(view, run.data)
+                yield WindowConditions(camera=view.camera, action=view.action), view.fps / stride if stride else None
 
 
 def _spread(numbers: Sequence[int]) -> Sequence[int]:

@@ -125,7 +125,7 @@ class WorldBatches:
         if self._action_rms is not None and found.action_BTRA is not None and batch.kind == "video":
             actions = [one.action for one in conditions if one.action is not None]
             pairs = zip(actions, batch.windows, strict=True)
-            steps = [self.conditioner.steps_of_latent(action.rate_hz, window.fps) for action, window in pairs]
+            steps = [self.conditioner.steps_of_latent(action.embodiment, window.fps) for action, window in pairs]
             self._action_rms.note(actions, steps, found.action_BTRA)
         return found
 

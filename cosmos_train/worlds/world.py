@@ -260,11 +260,12 @@ class World(ABC):
         )
         return made.with_tensors([tensor.to(self.device) for tensor in made.tensors])
 
-    def check_conditions(self, conditions: Sequence[WindowConditions]) -> None:
-        """Raises ConfigError where the model is not steered by such conditions, or is steered by what is missing."""
+    def check_conditions(self, conditions: Sequence[WindowConditions], fps: float) -> None:
+        """Raises ConfigError where the model is not steered by such conditions at this rate of frames, or is steered by
+        what is missing."""
         for one in conditions or (BARE,):
             if self.conditioner is not None:
-                self.conditioner.check(one)
+                self.conditioner.check(one, fps)
             elif one.camera is not None or one.action is not None:
                 raise ConfigError(
                     f"a camera path or actions were given, and {self.path} was trained with neither; leave them out, "
@@ -280,7 +281,7 @@ class World(ABC):
         fps: float,
     ) -> list[WindowConditions]:
         """Return the conditions of each seed's video, of all its windows; none of a model that is not steered."""
-        self.check_conditions(conditions)
+        self.check_conditions(conditions, fps)
         if len(conditions) not in (0, 1, len(seeds)):
             raise ConfigError(f"{len(conditions)} conditions for {len(seeds)} seeds; give one for all, or one for each")
         for one in conditions:

@@ -47,7 +47,6 @@ def read_conditions(request: SampleRequest, found: RunCheckpoint, num_frames: in
         height_px=data.height_px,
         width_px=data.width_px,
     )
-    conditioner.check_width(video.fps)
     intrinsics_px = _intrinsics_of(data) if request.cameras else None
     keys = None if request.keys_path is None else read_key_table(request.keys_path)
     read = list[WindowConditions]()
@@ -57,7 +56,7 @@ def read_conditions(request: SampleRequest, found: RunCheckpoint, num_frames: in
             camera = read_camera(future.camera, video, data, intrinsics_px=intrinsics_px)
         action = _action_of(future, video, data, _like(conditioner, request.embodiment), keys)
         read.append(WindowConditions(camera=camera, action=action))
-        conditioner.check(read[-1])
+        conditioner.check(read[-1], video.fps)
     return read
 
 
