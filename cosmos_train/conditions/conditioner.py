@@ -139,10 +139,11 @@ class Conditioner:
         num_found = 0 if embodiments is None else len(embodiments.statistics)
         rows = self.reads.num_embodiments
         if self.reads.action and num_found > max(rows, 1):
-            raise ConfigError(
-                f"the training clips have actions of {num_found} embodiments, and model.num_embodiments={rows} has "
-                f"no row for each; set {num_found}"
-            )
+            if isinstance(model, WorldARConfig):
+                rule = "an autoregressive model reads those of one; train one for each, or a diffusion model"
+            else:
+                rule = f"model.num_embodiments={rows} has no row for each; set {num_found}"
+            raise ConfigError(f"the training clips have actions of {num_found} embodiments, and {rule}")
 
     def check(self, conditions: WindowConditions, fps: float) -> None:
         """Compare what a user gave, whatever its length, with what the model was trained on.

@@ -12,27 +12,64 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.plan import read_parts
 from cosmos_data.sample_plan.window import stride_of
 from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_train.conditions.action_rms import ActionRms
 from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
-from cosmos_train.conditions.conditioner import Conditioner, reads_of
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors, reads_of
+from cosmos_train.conditions.config import ACTION_KEYS, CAMERA_KEYS
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop.source import find_action_statistics, open_source
 from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
-from cosmos_train.windows.stream import WindowFacts
+from cosmos_train.windows.stream import WindowBatch, WindowFacts
 
 log = logging.getLogger(__name__)
 
-CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
-ACTION_KEYS = ("action_normalize", "action_scale")
-"""A network has learned to read a camera's path and actions with these keys of section condition."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
+
+
+class WindowSteering:
+    """A window steering makes what a network reads of a run's windows, and tells how large their actions are there."""
+
+    def __init__(self, conditioner: Conditioner) -> None:
+        """Take what makes the tensors of a model that is steered."""
+        self.conditioner = conditioner
+        self.action_rms = ActionRms()
+
+    def tensors(self, batch: WindowBatch, facts: WindowFacts, padding_B1HW: Tensor | None = None) -> ConditionTensors:
+        """Return what steers the windows of a batch.
+
+        Args:
+            facts: of the stream that the windows are of.
+            padding_B1HW: 1 where a latent cell is padding.
+
+        Raises:
+            ConfigError, DataError: as Conditioner.tensors does.
+        """
+        _, frames, height, width = batch.windows[0].z_CTHW.shape
+        conditions = [window.conditions for window in batch.windows]
+        found = self.conditioner.tensors(
+            conditions,
+            num_latent_frames=frames,
+            latent_HW=(height, width),
+            num_pixel_frames=facts.num_pixel_frames,
+            fps_B=[window.fps for window in batch.windows],
+            padding_B1HW=padding_B1HW,
+        )
+        if found.action_BTRA is not None and batch.kind == "video":
+            actions = [one.action for one in conditions if one.action is not None]
+            pairs = zip(actions, batch.windows, strict=True)
+            steps = [self.conditioner.steps_of_latent(action.embodiment, window.fps) for action, window in pairs]
+            self.action_rms.note(actions, steps, found.action_BTRA)
+        return found
 
 
 def find_embodiments(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> Embodiments | None:
