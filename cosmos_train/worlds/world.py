@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cosmos_data.errors import DataError
 from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
 from cosmos_data.steering.long_videos import lengthened, part_of, require_length
-from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors, reads_of
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -32,6 +32,7 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.text.encoder import TextEncoder
 from cosmos_train.worlds.codec import Codec
+from cosmos_train.worlds.steering import unsaid
 
 OnStep = Callable[[int], None]
 """Told the number of finished steps of a window; a step is what World.num_steps counts."""
@@ -52,12 +53,13 @@ class TrainedWindows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
-    """The run of ours that trained a model, at the checkpoint that was opened."""
+    """The run of ours that trained a model, at the checkpoint that was opened, or that describes a file's model."""
 
     run: WorldDiTRun | WorldARRun
     folder: Path
-    """The checkpoint."""
-    step: int
+    """The checkpoint, or the file."""
+    step: int | None
+    """None where no run of ours trained the weights."""
     averaged: bool
     """The weights are their moving average, which the run kept."""
     manifest_digest: str
@@ -266,6 +268,8 @@ class World(ABC):
         for one in conditions or (BARE,):
             if self.conditioner is not None:
                 self.conditioner.check(one, fps)
+            elif reads_of(self.config).names:
+                raise ConfigError(f"{unsaid(self.path, self.config)}; pass open_world(..., condition=...)")
             elif one.camera is not None or one.action is not None:
                 raise ConfigError(
                     f"a camera path or actions were given, and {self.path} was trained with neither; leave them out, "

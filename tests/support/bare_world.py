@@ -18,16 +18,21 @@ FRAMES = 1 + RATE * (LATENT_FRAMES - 1)
 """Pixel frames of a window."""
 SIZES: dict[str, Any] = {"num_blocks": 1, "num_heads": 1, "head_dim": 12, "latent_channels": 4, "text_width": 8}
 
+UNSTEERED = DiTConfig(**SIZES)
+"""It reads no condition."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BareWorld(World):
     """A model that notes what it is asked for; a subclass encodes, decodes and samples."""
 
+    model: DiTConfig = UNSTEERED
+    """It says what steers the world."""
     requests: list[WindowRequest] = field(default_factory=list)
 
     @property
     def config(self) -> DiTConfig:
-        return DiTConfig(**SIZES)
+        return self.model
 
     @property
     def networks(self) -> list[nn.Module]:

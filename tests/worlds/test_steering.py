@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.bare_world import FPS, FRAMES, LATENT_FRAMES, RATE, SIZES, BareWorld, make_codec
+from support.bare_world import FPS, FRAMES, LATENT_FRAMES, RATE, SIZES, UNSTEERED, BareWorld, make_codec
 from torch import Tensor
 
 from cosmos_data.config import DataConfig
@@ -52,10 +52,6 @@ def conditioner_of(model: DiTConfig) -> Conditioner:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mover(BareWorld):
     """A model whose latents have a channel for each pixel frame of a latent frame, which is where the thing is."""
-
-    @property
-    def config(self) -> DiTConfig:
-        return MOVED
 
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
         first = pixels_B3THW[:, :1, :1].float().expand(-1, RATE, -1, -1, -1)
@@ -100,6 +96,7 @@ def codec() -> Codec:
 def mover(mesh: Mesh, codec: Codec) -> Mover:
     return Mover(
         path=Path("mover"),
+        model=MOVED,
         mesh=mesh,
         dtype=torch.float32,
         sampling=SampleConfig(),
@@ -158,10 +155,11 @@ def test_what_a_model_can_not_be_steered_by(mover: Mover):
         DataConfig(manifest="unused", num_frames=9, height_px=8, width_px=8),
     )
     nine = action(*[1.0] * 9)
-    bare = replace(mover, conditioner=None)
+    bare, unsaid = replace(mover, conditioner=None, model=UNSTEERED), replace(mover, conditioner=None)
     for world, given, error, said in (
         (bare, [WindowConditions(action=nine)], ConfigError, "a camera path or actions were given, and mover was trai"),
         (bare, [WindowConditions(camera=camera)], ConfigError, "trained with neither; leave them out"),
+        (unsaid, [WindowConditions(action=nine)], ConfigError, r"mover reads actions \(4 numbers of each latent frame"),
         (mover, [], ConfigError, "this model is steered by its action, and a window comes without one; give it"),
         (
             mover,
