@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from support import steered_run
 from support.official_dit import write_official
 from support.steered_run import DATA, FPS, conditions_of
@@ -140,7 +141,7 @@ def test_conditions_that_a_file_does_not_read(folder: Path, tmp_path: Path, part
             find_parts(path, given | change)
 
 
-def test_a_configuration_that_contradicts_its_file(folder: Path):
+def test_a_configuration_that_contradicts_its_file(folder: Path, tmp_path: Path):
     path, config = folder / "official/model.pt", config_of(folder)
     for overrides, fps, said in (
         (["model.extra_channels=0"], FPS, "says model.extra_channels=0, and .*model.pt has 6; leave it out, or name"),
@@ -150,6 +151,11 @@ def test_a_configuration_that_contradicts_its_file(folder: Path):
     ):
         with pytest.raises(ConfigError, match=said):
             find_file(path, config, overrides, fps=fps)
+    said = yaml.safe_load(Path(config).read_text())
+    del said["condition"]
+    (tmp_path / "silent.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(ConfigError, match=r"no tensor tells how: .*; say condition.key=value, or in .*silent.yaml"):
+        find_file(path, str(tmp_path / "silent.yaml"), fps=FPS)
     with pytest.raises(
         ConfigError, match=r"has recipe=world_ar, and .*model.pt is of world_dit; name a run of that re"
     ):

@@ -120,16 +120,14 @@ def test_an_official_file_makes_the_runs_own_video(folder: Path, tmp_path: Path)
     assert facts["weights_digest"] == facts_of(tmp_path / "run", "seed-0000")["weights_digest"]
 
 
-def test_a_file_that_nothing_describes(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
-    """Without --config, with one of a run, and with one that does not say how the file is steered."""
-    bare = load_run(described(folder)[1])
-    silent = tmp_path / "silent.yaml"
-    silent.write_text(to_yaml(bare).replace("condition:", "tracking_of_old:", 1).split("tracking_of_old:")[0])
+def test_a_file_that_nothing_describes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    """Without --config; and a run with one."""
+    monkeypatch.chdir(folder)
+    (tmp_path / "model.pt").touch()
     for line, said in (
-        (
-            ["official/model.pt"],
-            "model.pt is a file, of no run of ours, and does not say what it was trained with; name",
-        ),
+        ([str(tmp_path / "model.pt")], "model.pt is a file, of no run of ours, and does not say what it was trained"),
         (["steered", *described(folder)], "describes a file, and steered is a run, which has its own; leave it out"),
     ):
         assert main(["sample", *line, "--out", str(tmp_path / "out")]) == 2
