@@ -16,6 +16,7 @@ from cosmos_train.config.environment import UNSET, Ranks, own_ranks
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.parallel.config import ParallelConfig, check_layout
 from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.torch_private import share_gloo_devices
 
 log = logging.getLogger(__name__)
 RENDEZVOUS_SEC = 300.0
@@ -52,6 +53,7 @@ def start(
     if not dist.is_initialized():
         store, timeout = _meet(ranks, rendezvous_sec), timedelta(minutes=timeout_min)
         store.set_timeout(timeout)
+        share_gloo_devices()
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     return build_groups(parallel, device=device, seed=seed)
@@ -110,7 +112,7 @@ def stop() -> None:
 
 
 def _leave_groups() -> None:
-    """megatron-core only forgets its groups. With gloo each keeps its threads, some fifty a layout."""
+    """megatron-core only forgets its groups, some fifty a layout, and with gloo each keeps two threads."""
     groups = [*mcore_private.made_groups(), *replica.groups]
     replica.groups.clear()
     parallel_state.destroy_model_parallel()

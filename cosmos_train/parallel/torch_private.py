@@ -4,10 +4,13 @@ torch promises none of them. tests/parallel/test_torch_private.py says of each t
 upon, so that an upgrade which takes one away fails by its name.
 """
 
+import functools
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from io import BytesIO, IOBase
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -26,6 +29,8 @@ FusedUpdate = Callable[..., None]
 fused_adam: FusedUpdate = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
 fused_adamw: FusedUpdate = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]
 
+SHARES_DEVICES = "_shares_devices"
+"""The mark of a constructor that `share_gloo_devices` has put in the place of torch's."""
 TENSOR_RECORD = "data/0"
 """Where torch.save puts the bytes of a tensor that is all there is to save."""
 
@@ -50,6 +55,37 @@ def fake_store() -> dist.Store:  # pyright: ignore[reportPrivateImportUsage]
     from torch.testing._internal.distributed.fake_pg import FakeStore  # of torch's tests: only a plan needs it
 
     return FakeStore()
+
+
+def share_gloo_devices() -> None:
+    """Have all gloo groups that this process makes from here on listen through the same devices.
+
+    torch opens devices of its own for each group, and each is a thread that wakes a hundred times a second for as long
+    as the group lives. megatron-core makes some fifty groups a layout, on GPUs too. A second call does nothing.
+    """
+    ours: Any = dist.ProcessGroupGloo
+    open_alone = ours.__init__
+    if hasattr(open_alone, SHARES_DEVICES):
+        return
+
+    @functools.wraps(open_alone)
+    def open_shared(group: Any, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        options = ours._Options()
+        options._devices = _gloo_devices()
+        options._threads = 2 * len(options._devices)
+        options._timeout = timeout
+        open_alone(group, store, rank, size, options)  # its other form
+
+    setattr(open_shared, SHARES_DEVICES, True)
+    ours.__init__ = open_shared
+
+
+@functools.cache
+def _gloo_devices() -> list[dist.ProcessGroupGloo.Device]:
+    """Open what a group of torch's own would: the named interfaces, or the one that the host's name leads to."""
+    names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    gloo = dist.ProcessGroupGloo
+    return [gloo.create_device(interface=name) for name in names] or [gloo.create_default_device()]
 
 
 def write_item(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, file_name: str) -> WriteResult:

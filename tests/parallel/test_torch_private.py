@@ -1,14 +1,19 @@
 """Each name that torch keeps private is there, and does what is relied upon."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from support import layouts
+from support.ranks import RankPool
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.overrides import TorchFunctionMode
 
 from cosmos_train.parallel import torch_private
+from cosmos_train.parallel.config import ParallelConfig
 
 
 def updated(update: torch_private.FusedUpdate) -> float:
@@ -50,6 +55,20 @@ def test_function_modes_are_off_inside():
         with torch_private.without_function_modes():
             torch.ones(1)
         assert mode.num_calls == 1
+
+
+def test_all_gloo_groups_listen_through_one_device(ranks: Callable[[int], RankPool]):
+    """A thread for each would wake a hundred times a second for as long as the group lives."""
+    assert ranks(2).run(layouts.listening_threads, ParallelConfig(tp=2)) == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(("named", "num_devices"), [(None, 1), ("lo", 1), ("lo,lo", 2)])
+def test_gloo_listens_where_the_environment_says(named: str | None, num_devices: int, monkeypatch: pytest.MonkeyPatch):
+    if named is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    else:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", named)
+    assert len(torch_private._gloo_devices.__wrapped__()) == num_devices
 
 
 def test_the_fake_store_is_one_that_the_fake_backend_takes():

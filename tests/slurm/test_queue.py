@@ -118,17 +118,18 @@ def test_a_node_that_fails_twice_is_left_out_where_another_is_left(
     check = f"cluster.health_check='test $SLURMD_NODENAME = {spared} || sleep 1000'"
     line = [check, "cluster.health_check_sec=1", "cluster.max_retries=2", *own]
     job = Job(submit(tmp_path, "run.yaml", *QUICK, *line), tmp_path / "run")
-    job.wait_until(lambda: job.state() in ENDS, "the end")
-    assert (job.state(), excluded(job)) == (state, left_out), job.log
+    job.wait_for_end(state)
+    assert excluded(job) == left_out, job.log
     assert job.log.count("the first error was of rank - on n1: the health check of the node failed\n") >= 2
 
 
 def test_a_job_that_can_not_save_before_its_limit_is_queued_again_in_time(cluster: Path, cache: Path, tmp_path: Path):
     write_runs(cache, tmp_path, "run", num_steps=10_000)
-    line = ["cluster.time_limit=0-00:01:00", "cluster.stop_before_limit_sec=30"]
-    job = Job(submit(tmp_path, "run.yaml", *QUICK, *line), tmp_path / "run")
+    job = Job(submit(tmp_path, "run.yaml", *QUICK), tmp_path / "run")
     job.wait_for_step(1)
     os.kill(json.loads((job.run_dir / "training.json").read_text())["pid"], signal.SIGSTOP)
+    job.update("EndTime=now+20")  # 15 s before it the job goes back to the queue, saved or not
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job.number], check=True)  # as Slurm does before a limit
     job.wait_until(lambda: "in the queue again after a crash, retry 1 of 3" in job.log, "the queue")
     assert "the time limit came before the run was saved; see cluster.stop_before_limit_sec" in job.log
     job.wait_until(lambda: job.state() in ("PENDING", "RUNNING"), "the next attempt")

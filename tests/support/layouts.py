@@ -1,5 +1,6 @@
 """What tests/parallel asks of every rank of a layout: its groups, its shards, and linears cut over ranks."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,21 @@ def groups(parallel: ParallelConfig) -> dict[str, Any]:
         "device": str(mesh.device),
         "draw": torch.rand(1).item(),
     }
+
+
+def listening_threads(parallel: ParallelConfig) -> list[int]:
+    """gloo's threads in this rank that listen: with this layout's groups, and with one group more."""
+    init.start(parallel, seed=3)
+    found = [_threads_of("gloo_tcp_loop")]
+    another = dist.new_group(backend="gloo")
+    found.append(_threads_of("gloo_tcp_loop"))
+    dist.barrier()  # or a rank would leave the group while the other one still enters it
+    dist.destroy_process_group(another)
+    return found
+
+
+def _threads_of(name: str) -> int:
+    return sum(path.read_text() == f"{name}\n" for path in Path("/proc/self/task").glob("*/comm"))
 
 
 def refused_layout(parallel: ParallelConfig) -> str:

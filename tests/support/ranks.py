@@ -19,9 +19,9 @@ from typing import Any
 from torch.distributed import TCPStore
 
 TIMEOUT_SEC = 240.0
-MAX_THREADS = 60
+MAX_THREADS = 400
 """In a rank, before all are started anew. megatron-core's DDP holds itself through hooks of autograd's nodes, where no
-garbage collector looks, and with it the groups of its layout: gloo's threads, which wake a hundred times a second each.
+garbage collector looks, and with it the groups of its layout: two threads of gloo each, and sockets.
 """
 
 

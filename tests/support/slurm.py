@@ -73,14 +73,20 @@ class Job:
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: max(self.losses, default=0) >= step, f"step {step}")
 
-    def wait_for_end(self) -> None:
-        """It is done, and says so at the end of its log."""
-        self.wait_until(lambda: self.state() in ENDS, "the end")
-        assert self.state() == "COMPLETED", self.log
-        assert self.log.endswith("cosmos-train: done\n")
+    def wait_for_end(self, expected: str = "COMPLETED") -> None:
+        """It ends so, each retry started at once. A job that is done says so at the end of its log."""
+        self.wait_until(self._waits_or_has_ended, "the end")
+        while self.state() == "PENDING":
+            self.start_again_at_once()
+            self.wait_until(self._waits_or_has_ended, "the end")
+        assert self.state() == expected, self.log
+        assert expected != "COMPLETED" or self.log.endswith("cosmos-train: done\n")
+
+    def _waits_or_has_ended(self) -> bool:
+        return self.state() in ("PENDING", *ENDS)
 
     def start_again_at_once(self) -> None:
-        """Slurm lets a job that it preempted wait for two minutes."""
+        """Slurm lets a job that it preempted wait for two minutes, and ours lets one that crashed wait for a while."""
         self.wait_until(lambda: self.state() == "PENDING", "the queue")
         # slurmd takes no credential that was made in the second in which it killed the job, and the job would fail.
         time.sleep(2.0)
