@@ -8,12 +8,14 @@ N steps of an action, A dimensions.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action
+from cosmos_train.conditions.actions import steps_per_frame
 from cosmos_train.conditions.config import ActionConditionConfig, ActionNormalize, ConditionConfig
 from cosmos_train.config.errors import ConfigError
 
@@ -22,6 +24,13 @@ ACTIONS = "action_statistics.json"
 FORMAT = "cosmos-train action statistics 1"
 SAME = ("names", "units", "rate_hz", "frame_of_reference")
 """Fields of `Action` that all actions of one embodiment have alike."""
+NEEDED: Mapping[ActionNormalize, tuple[str, ...]] = {
+    "quantiles": ("q01", "q99"),
+    "standard": ("mean", "std"),
+    "scale": ("scale",),
+    "none": (),
+}
+"""Normalisation -> fields of ActionStatistics that it reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +41,27 @@ class ActionStatistics:
     units: tuple[str, ...]
     rate_hz: float
     frame_of_reference: str
-    num_steps: int
-    """Steps that the numbers below are of."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    q01: tuple[float, ...]
-    q99: tuple[float, ...]
     normalize: ActionNormalize
-    scale: tuple[float, ...]
+    num_steps: int = 0
+    """Steps that the next four are of: each has a number a dimension, or none where nothing was counted."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    q01: tuple[float, ...] = ()
+    q99: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
     """The factors of normalize=scale, else empty."""
+    steps_per_frame: int | None = None
+    """Steps from a frame to the next in the training windows; None where nobody counted them."""
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NEEDED:
+            raise ConfigError(f"normalize={self.normalize!r} is none of {', '.join(NEEDED)}; use one of them")
+        for field in ("units", *NEEDED[self.normalize]):
+            if len(getattr(self, field)) != len(self.names):
+                raise ConfigError(
+                    f"{field} has {len(getattr(self, field))} entries, and the actions {len(self.names)} dimensions "
+                    f"({', '.join(self.names)}); give one for each"
+                )
 
     @classmethod
     def of(cls, actions: Iterable[Action], config: ActionConditionConfig) -> "ActionStatistics":
@@ -143,6 +164,29 @@ class Embodiments:
             )
         return cls({name: before.get(name) or ActionStatistics.of(by_name[name], config) for name in names})
 
+    def at_frame_rates(self, windows: Iterable[tuple[Action, float]]) -> "Embodiments":
+        """Return the same with the steps that each embodiment has from a frame to the next.
+
+        Args:
+            windows: actions of the training windows, each with its window's frames per second.
+
+        Raises:
+            ConfigError: windows of one embodiment have different numbers of steps, or another one than it was trained
+                with before: the same numbers at the network's input would be actions of other moments.
+        """
+        found = dict(self.statistics)
+        for action, fps in windows:
+            one, steps = found[action.embodiment], steps_per_frame(action.rate_hz, fps)
+            if one.steps_per_frame not in (None, steps):
+                raise ConfigError(
+                    f"actions of {_who(action)} have {steps} steps of {action.rate_hz:g} Hz for each frame of a window "
+                    f"at {fps:g} fps, and {one.steps_per_frame} in other windows, or in the weights that are begun "
+                    "with; use one rate of frames (data.target_fps), or give them names of their own (embodiment) "
+                    "where the manifest is made"
+                )
+            found[action.embodiment] = replace(one, steps_per_frame=steps)
+        return Embodiments(found)
+
     def row(self, name: str) -> int:
         """Return the number of an embodiment: its row in the model's table."""
         return list(self.statistics).index(name)
@@ -178,15 +222,28 @@ class Embodiments:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Embodiments":
-        """Read what `to_json` gives. Raises ConfigError where it is something else."""
-        document = json.loads(text)
-        if document.get("format") != FORMAT:
-            raise ConfigError(f"{where} is of format {document.get('format')!r}, not {FORMAT!r}; use a newer version")
-        found = dict[str, ActionStatistics]()
-        for name, values in document["embodiments"].items():
-            tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}  # JSON has none
-            found[name] = ActionStatistics(**(values | tuples))
-        return cls(found)
+        """Read what `to_json` gives, or what somebody wrote who knows what a model was trained with.
+
+        Args:
+            where: names the text in errors.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        try:
+            document = json.loads(text)
+            if document.get("format") != FORMAT:
+                raise ConfigError(f"it is of format {document.get('format')!r}, not {FORMAT!r}; use a newer version")
+            return cls({name: _of_json(values) for name, values in document["embodiments"].items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{where} says of no actions what they are normalised with: {error}") from error
+
+
+def _of_json(values: Mapping[str, Any]) -> ActionStatistics:
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        fields[key] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+    return ActionStatistics(**fields)
 
 
 def _who(action: Action) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosmos_data.manifests.conditions import Action, Camera
 from cosmos_data.sample_plan.window_conditions import WindowConditions
-from cosmos_train.conditions.action_statistics import Embodiments
+from cosmos_train.conditions.action_statistics import ActionStatistics, Embodiments
 from cosmos_train.conditions.actions import next_frame_11A, packed_LRA, steps_per_frame
 from cosmos_train.conditions.config import PLUCKER_CHANNELS, ActionConditionConfig, ConditionConfig
 from cosmos_train.conditions.rays import plucker_6LHW, pooled_frames
@@ -128,8 +128,8 @@ class Conditioner:
         Args:
             embodiments: statistics of the actions; None where the model reads none.
             temporal_rate: pixel frames of a latent frame.
-            fps: frames per second of the training's windows, which tell the steps of a latent frame where there is one
-                embodiment; several may each have a rate of frames of their own.
+            fps: frames per second of the training's windows. It tells the steps of a frame of the one embodiment whose
+                statistics do not; several may each have a rate of frames of their own.
 
         Raises:
             ConfigError: there are more embodiments than the model's table has rows.
@@ -139,16 +139,21 @@ class Conditioner:
         num_found = 0 if embodiments is None else len(embodiments.statistics)
         rows = self.reads.num_embodiments
         if self.reads.action and num_found > max(rows, 1):
-            raise ConfigError(
-                f"the training clips have actions of {num_found} embodiments, and model.num_embodiments={rows} has "
-                f"no row for each; set {num_found}"
-            )
+            if isinstance(model, WorldARConfig):
+                rule = "an autoregressive model reads those of one; train one for each, or a diffusion model"
+            else:
+                rule = f"model.num_embodiments={rows} has no row for each; set {num_found}"
+            raise ConfigError(f"the training clips have actions of {num_found} embodiments, and {rule}")
 
-    def check(self, conditions: WindowConditions) -> None:
+    def check(self, conditions: WindowConditions, fps: float) -> None:
         """Compare what a user gave, whatever its length, with what the model was trained on.
 
+        Args:
+            fps: frames per second of the video that is steered.
+
         Raises:
-            ConfigError: a condition is missing, the model does not read it, or it was trained on other actions.
+            ConfigError: a condition is missing, the model does not read it, or it was trained on other actions, or on
+                more or fewer steps of them for each frame.
         """
         for name in ("camera", "action"):
             if getattr(conditions, name) is not None and name not in self.reads.names:
@@ -159,20 +164,21 @@ class Conditioner:
         self._require(conditions)
         if conditions.action is not None and self.embodiments is not None:
             self.embodiments.fit(conditions.action)
+            self.steps_of_latent(conditions.action.embodiment, fps)
 
-    def check_width(self, fps: float) -> None:
-        """Raise ConfigError where the actions of an embodiment do not fit the network at this rate of frames.
+    def check_width(self) -> None:
+        """Raise ConfigError where the actions of an embodiment, as they were trained, do not fit the network.
 
-        Of several embodiments each may have a rate of frames of its own: one step a frame is the least.
+        Where it is not known how many steps a frame had, one is the least.
         """
         statistics = {} if self.embodiments is None else self.embodiments.statistics
         for name, one in statistics.items():
-            steps = self.steps_of_latent(one.rate_hz, fps if len(statistics) == 1 else one.rate_hz)
+            steps = (self._trained_steps(name) or 1) * self.temporal_rate
+            self._require_readable(name, steps)
             if steps * len(one.names) > self.reads.action_width:
-                whose = f" of embodiment {name!r}" if name else ""
                 raise ConfigError(
-                    f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps{whose} of "
-                    f"{len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
+                    f"model.action_width={self.reads.action_width}, but a latent frame has {steps} steps{_whose(name)} "
+                    f"of {len(one.names)} dimensions ({', '.join(one.names)}); set {steps * len(one.names)} or more"
                 )
 
     def check_frames(self, num_latent_frames: int) -> None:
@@ -183,35 +189,51 @@ class Conditioner:
                 "latent frames; use windows of 2 (data.num_frames=2), or a model of action_frames=each"
             )
 
-    def steps_of_latent(self, rate_hz: float, fps: float) -> int:
-        """Return R of actions at a rate.
+    def steps_of_latent(self, embodiment: str, fps: float) -> int:
+        """Return R of the actions of an embodiment, at a rate of frames.
 
         Raises:
             ConfigError: it is no whole number, it does not divide the network's width, it is another than in training,
                 or the network reads one step alone and more than one leads to the next latent frame.
         """
-        steps = steps_per_frame(rate_hz, fps) * self.temporal_rate
-        is_one = self.embodiments is not None and len(self.embodiments.statistics) == 1
-        trained_fps = self.fps if self.fps is not None and is_one else fps
-        trained = steps_per_frame(rate_hz, trained_fps) * self.temporal_rate
-        if steps != trained:
+        rate_hz = self._statistics(embodiment).rate_hz
+        per_frame, trained = steps_per_frame(rate_hz, fps), self._trained_steps(embodiment)
+        if trained is not None and per_frame != trained:
             raise ConfigError(
-                f"at {fps:g} fps a latent frame has {steps} steps of actions at {rate_hz:g} Hz, and at {trained_fps:g} "
-                f"fps, which the model was trained at, it has {trained}; use that rate of frames"
+                f"at {fps:g} fps a latent frame has {per_frame * self.temporal_rate} steps of actions"
+                f"{_whose(embodiment)} at {rate_hz:g} Hz, and at {rate_hz / trained:g} fps, which the model was "
+                f"trained at, it has {trained * self.temporal_rate}; use that rate of frames"
             )
+        self._require_readable(embodiment, per_frame * self.temporal_rate)
+        return per_frame * self.temporal_rate
+
+    def _trained_steps(self, embodiment: str) -> int | None:
+        """Return the steps from a frame to the next in the training of an embodiment; None where nothing tells."""
+        one = self._statistics(embodiment)
+        if one.steps_per_frame is not None:
+            return one.steps_per_frame
+        is_alone = self.embodiments is not None and len(self.embodiments.statistics) == 1
+        return steps_per_frame(one.rate_hz, self.fps) if self.fps is not None and is_alone else None
+
+    def _require_readable(self, embodiment: str, steps: int) -> None:
+        """Raise ConfigError where the network has no place for so many steps of a latent frame."""
+        rate_hz, whose = self._statistics(embodiment).rate_hz, _whose(embodiment)
         if self.reads.action_frames == "next" and steps != 1:
             raise ConfigError(
                 f"this model reads the one action that leads to the next frame, but a latent frame of "
-                f"{self.temporal_rate} frames at {fps:g} fps has {steps} steps of actions at {rate_hz:g} Hz; use a "
-                "tokenizer of images and frames at the actions' rate, or a model of action_frames=each"
+                f"{self.temporal_rate} frames has {steps} steps of actions{whose} at {rate_hz:g} Hz; use a tokenizer "
+                "of images and frames at the actions' rate, or a model of action_frames=each"
             )
         if self.reads.action_width % steps:
             raise ConfigError(
                 f"model.action_width={self.reads.action_width} is no multiple of the {steps} steps that a latent frame "
-                f"of {self.temporal_rate} frames has of actions at {rate_hz:g} Hz; use {steps} times the dimensions of "
-                "an action"
+                f"of {self.temporal_rate} frames has of actions{whose} at {rate_hz:g} Hz; use {steps} times the "
+                "dimensions of an action"
             )
-        return steps
+
+    def _statistics(self, embodiment: str) -> ActionStatistics:
+        assert self.embodiments is not None, "of a model that reads actions"
+        return self.embodiments.statistics[embodiment]
 
     def tensors(
         self,
@@ -277,9 +299,9 @@ class Conditioner:
             self.check_frames(num_latent_frames)
             if num_latent_frames == 1:  # an image: nothing comes next
                 return np.zeros((1, 1, self.reads.action_width), dtype=np.float32)
-            self.steps_of_latent(action.rate_hz, fps)
+            self.steps_of_latent(action.embodiment, fps)
             return next_frame_11A(values_ND, num_dimensions=self.reads.action_width)
-        steps = self.steps_of_latent(action.rate_hz, fps)
+        steps = self.steps_of_latent(action.embodiment, fps)
         steps_LRA = packed_LRA(
             values_ND,
             num_latent_frames=num_latent_frames,
@@ -291,3 +313,7 @@ class Conditioner:
     def _row(self, action: Action | None) -> int:
         assert action is not None and self.embodiments is not None, "_require: there is one"
         return self.embodiments.row(action.embodiment)
+
+
+def _whose(embodiment: str) -> str:
+    return f" of embodiment {embodiment!r}" if embodiment else ""

@@ -1,6 +1,6 @@
 """These keys say how a network reads what steers it besides text and first frames. No torch in here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from cosmos_train.config.errors import ConfigError
@@ -11,6 +11,10 @@ PLUCKER_CHANNELS = 6
 
 PluckerOrder = Literal["moment_first", "direction_first"]
 ActionNormalize = Literal["quantiles", "standard", "scale", "none"]
+CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
+"""Keys that say how a camera's path is read."""
+ACTION_KEYS = ("action_normalize", "action_scale")
+"""Keys that say how actions are read. A network has learned to read its conditions with these keys and the former."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,3 +63,22 @@ class ConditionConfig(ActionConditionConfig):
         ActionConditionConfig.__post_init__(self)
         if len(set(self.embodiments)) != len(self.embodiments):
             raise ConfigError(f"condition.embodiments={list(self.embodiments)} has a name twice; each has one row")
+
+
+def refuse_without_effect(condition: ActionConditionConfig, *, reads_camera: bool, reads_action: bool) -> None:
+    """Raise ConfigError where a key is set that says how a condition is read which the network does not read."""
+    lacking = dict[str, str]()
+    if not reads_camera:
+        lacking |= dict.fromkeys(CAMERA_KEYS, "no camera's path (model.extra_channels=6)")
+    if not reads_action:
+        lacking |= dict.fromkeys((*ACTION_KEYS, "embodiments"), "no actions (model.action_width)")
+    if not reads_camera and not reads_action:
+        neither = "neither a camera's path nor actions (model.extra_channels=6, model.action_width)"
+        lacking |= dict.fromkeys(("dropout", "probe_every_steps"), neither)
+    for field in fields(condition):
+        value = getattr(condition, field.name)
+        if field.name in lacking and value != field.default:
+            raise ConfigError(
+                f"condition.{field.name}={value}, but the model reads {lacking[field.name]}; leave it out, or use a "
+                "model that does"
+            )

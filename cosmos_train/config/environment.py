@@ -45,6 +45,11 @@ class Ranks:
     """Whether whoever started this process says so; if not, it is all of its run, or starts the ranks itself."""
 
 
+def gloo_interfaces() -> list[str]:
+    """Return the network interfaces that GLOO_SOCKET_IFNAME names; none where gloo is to choose."""
+    return [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+
+
 def own_ranks(num_wanted: int | None = None) -> Ranks:
     """What RANK, WORLD_SIZE and those with them say.
 

@@ -7,7 +7,7 @@ model: {num_blocks: 4}              # the file's own values stand over the inclu
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,18 @@ def find_yaml(name: str, beside: Path | None = None) -> Path:
     )
 
 
-def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule."""
+def load_run(
+    name: str, overrides: Sequence[str] = (), *, standing: Mapping[str, Mapping[str, Any]] | None = None
+) -> RunConfig:
+    """Read, merge, type-check and validate a run. Raises ConfigError with the key, the value and the rule.
+
+    Args:
+        standing: section -> values of keys that neither the file nor an override says.
+    """
     path = find_yaml(name)
     merged = _merged(path, _with_includes(path), overrides)
+    for section, values in (standing or {}).items():
+        merged[section] = {**values, **(merged.get(section) or {})}
     recipe = _with_references({"recipe": merged.get("recipe")}, RunConfig, path)["recipe"]
     if not isinstance(recipe, str) or recipe not in RUNS:
         given = "recipe is missing" if recipe is None else f"recipe={shown(recipe)} is unknown"
@@ -61,6 +69,13 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     run = _made(merged, RUNS[recipe], path, kind=f"a {recipe} run")
     assert isinstance(run, RunConfig)
     return run
+
+
+def said_values(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a run's file and overrides say, without defaults, as texts, lists and mappings. Raises ConfigError
+    where they can not be read."""
+    path = find_yaml(name)
+    return _merged(path, _with_includes(path), overrides)
 
 
 def load_cluster(name: str, overrides: Sequence[str] = ()) -> ClusterConfig:

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 
 from cosmos_data.config import DataConfig
 from cosmos_tok.config import TokenizerConfig, TokenizerError
-from cosmos_train.conditions.config import PLUCKER_CHANNELS, ActionConditionConfig, ConditionConfig
+from cosmos_train.conditions.config import (
+    PLUCKER_CHANNELS,
+    ActionConditionConfig,
+    ConditionConfig,
+    refuse_without_effect,
+)
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, Positive, Share, ShareBelowOne, check_ranges
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -200,9 +205,10 @@ class WorldDiTRun(WorldRun):
                 f"model.extra_channels={self.model.extra_channels} has no data to be trained on; use "
                 f"{PLUCKER_CHANNELS}, the Pluecker coordinates of a camera's path, or 0"
             )
-        is_steered = self.model.extra_channels > 0 or self.model.action_width > 0
-        check_steering(self.condition, self.parallel, is_steered=is_steered)
-        check_images(self.image_share, is_steered=is_steered)
+        reads_camera, reads_action = self.model.extra_channels > 0, self.model.action_width > 0
+        refuse_without_effect(self.condition, reads_camera=reads_camera, reads_action=reads_action)
+        check_probe(self.condition, self.parallel)
+        check_images(self.image_share, is_steered=reads_camera or reads_action)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +230,9 @@ class WorldARRun(WorldRun):
         check_vocabulary(self.parallel, self.model.vocab_size)
         self.parallel.blocks_per_piece(self.model.num_blocks)
         check_recipe(self.parallel.precision, self.train.precision, self.model.num_blocks)
-        check_images(self.image_share, is_steered=self.model.action_width > 0)
+        reads_action = self.model.action_width > 0
+        refuse_without_effect(self.condition, reads_camera=False, reads_action=reads_action)
+        check_images(self.image_share, is_steered=reads_action)
 
 
 def check_images(image_share: float, *, is_steered: bool) -> None:
@@ -236,14 +244,8 @@ def check_images(image_share: float, *, is_steered: bool) -> None:
         )
 
 
-def check_steering(condition: ConditionConfig, parallel: ParallelConfig, *, is_steered: bool) -> None:
-    """Raise ConfigError where settings of conditions would be without an effect, or can not be kept."""
-    for key, value in (("dropout", condition.dropout), ("probe_every_steps", condition.probe_every_steps)):
-        if value and not is_steered:
-            raise ConfigError(
-                f"condition.{key}={value}, but the model reads neither a camera's path nor actions; set "
-                "model.extra_channels=6 or model.action_frames, or leave it out"
-            )
+def check_probe(condition: ConditionConfig, parallel: ParallelConfig) -> None:
+    """Raise ConfigError where a condition's worth can not be probed on the run's layout."""
     if condition.probe_every_steps and parallel.pp > 1:
         raise ConfigError(
             f"condition.probe_every_steps={condition.probe_every_steps} runs the whole model once more, and "

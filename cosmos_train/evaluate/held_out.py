@@ -9,6 +9,7 @@ from cosmos_data.manifests.manifest import Manifest
 from cosmos_data.sample_plan.plan import Sample, usable_clips
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.windows.kept import trained_with
+from cosmos_train.worlds.file import WorldFile
 from cosmos_train.worlds.opening import trained_run
 from cosmos_train.worlds.run import RunCheckpoint, find_run
 from cosmos_train.worlds.world import TrainedRun
@@ -24,13 +25,13 @@ class RegularWindow:
     caption: str
 
 
-def run_to_be_judged_on(path: Path, judged: RunCheckpoint) -> TrainedRun:
+def run_to_be_judged_on(path: Path, judged: RunCheckpoint | WorldFile) -> TrainedRun:
     """Find the run on whose windows another run's model is judged: how good it was before a post-training, or how good
     a post-trained model still is where it came from.
 
     Args:
         path: a run or one of its checkpoints; its weights are not read.
-        judged: the run of the model.
+        judged: the model.
 
     Raises:
         CheckpointError, ConfigError: there is no such run, or its windows are of another size than the model's.
@@ -41,7 +42,7 @@ def run_to_be_judged_on(path: Path, judged: RunCheckpoint) -> TrainedRun:
         own_value, value = getattr(judged.run.data, key), getattr(other.run.data, key)
         if value != own_value:
             raise ConfigError(
-                f"--windows-of {path} has data.{key}={value}, and {judged.folder} was trained on {own_value}; name a "
+                f"--windows-of {path} has data.{key}={value}, and {judged.path} was trained on {own_value}; name a "
                 "run with windows of that size"
             )
     return other

@@ -30,6 +30,7 @@ from cosmos_train.evaluate.perplexity import perplexity
 from cosmos_train.train.telling.progress import progress
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.diffusion import DiffusionWorld
+from cosmos_train.worlds.file import WorldFile
 from cosmos_train.worlds.run import RunCheckpoint, require_sampling
 from cosmos_train.worlds.world import Prompts, TrainedRun, WindowRequest, World
 
@@ -37,7 +38,7 @@ WINDOWS_AT_ONCE = 8
 MODEL, RIVAL = "model", "repeat_last_frame"
 
 
-def require_evaluation(found: RunCheckpoint, *, max_windows: int) -> None:
+def require_evaluation(found: RunCheckpoint | WorldFile, *, max_windows: int) -> None:
     """Raises ConfigError where a run can not be judged so, before anything of it is loaded."""
     run = found.run
     if run.sample.num_condition_frames < 1:
@@ -46,7 +47,7 @@ def require_evaluation(found: RunCheckpoint, *, max_windows: int) -> None:
         raise ConfigError(f"--max-windows {max_windows} must be at least 1")
     if isinstance(run, WorldDiTRun) and not run.model.condition_mask:
         raise ConfigError(
-            f"{found.folder} is of a Text2World model (model.condition_mask=false), which goes on from no given frames "
+            f"{found.path} is of a Text2World model (model.condition_mask=false), which goes on from no given frames "
             "and so predicts no held-out window; evaluate a Video2World model"
         )
     require_sampling(run, num_videos=max_windows, num_frames=run.data.num_frames, has_input=True)

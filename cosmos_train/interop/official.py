@@ -44,6 +44,8 @@ class OfficialFile:
     config: DiTConfig | WorldARConfig
     entries: list[Entry]
     notes: list[str] = field(default_factory=list)
+    untold: tuple[str, ...] = ()
+    """Fields of the architecture that neither tensors nor arguments tell, and that are taken as released."""
 
     def read(self, name: str) -> Tensor:
         """One tensor; the kernel of a patch convolution, which old training code has, as the matrix that it is."""

@@ -58,6 +58,8 @@ YARN = {
     "original_latent_shape": "yarn_original_THW",
 }
 """Arguments that YaRN needs, and our keys."""
+UNTOLD = (*YARN.values(), "absolute_positions", "rope_theta")
+"""Fields of the architecture that arguments alone tell."""
 POSITIONS = {*YARN, "apply_yarn", "apply_abs_pos_emb", "rope_theta"}
 """What no tensor contradicts."""
 NO_EFFECT = {
@@ -107,7 +109,8 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None) -> OfficialFi
     config = derive_config(meta, arguments, str(path), notes)
     entries = ar_table(config)
     require_tensors(meta, official_shapes(entries), str(path))
-    return OfficialFile(store, names, meta, config, entries, notes)
+    untold = () if any(value is not None for value in (arguments or {}).values()) else UNTOLD
+    return OfficialFile(store, names, meta, config, entries, notes, untold)
 
 
 def write_official(

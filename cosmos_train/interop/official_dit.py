@@ -97,7 +97,7 @@ def open_official(path: Path, arguments: Mapping[str, Any] | None, *, weights: s
     config = derive_config(meta, arguments, str(file), notes)
     entries = dit_table(config, learned_uncertainty="logvar.1.weight" in meta)
     require_tensors(meta, official_shapes(entries), str(file))
-    return OfficialFile(store, stored_names, meta, config, entries, notes)
+    return OfficialFile(store, stored_names, meta, config, entries, notes, _untold(config, arguments))
 
 
 def write_official(folder: Path, to: str, tensors: Iterator[tuple[str, Tensor]]) -> Path:
@@ -169,6 +169,13 @@ def derive_config(
         raise ConfigError(f"{where} is of no architecture that is known here: {error}") from error
     _check_arguments(given, _arguments(config), where)
     return config
+
+
+def _untold(config: DiTConfig, arguments: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the fields that were taken as released, since no argument is given that tells them."""
+    given = {key for key, value in (arguments or {}).items() if value is not None}
+    of_actions = tuple(key for key in OUR_ARGUMENTS if config.action_width and key not in given)
+    return of_actions if given - {*OUR_ARGUMENTS} else (*of_actions, *(f"rope_scale_{axis}" for axis in "thw"))
 
 
 def official_arguments(config: DiTConfig) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class WorldSource:
     ours: TensorStore
     """Its tensors under our names."""
     notes: list[str] = field(default_factory=list)
+    untold: tuple[str, ...] = ()
+    """Fields of `config` that nothing at the path tells, and that are taken as released."""
 
     @property
     def num_parameters(self) -> int:
@@ -127,7 +129,8 @@ def open_source(
         file = official_ar.open_official(path, arguments)
     else:
         file = official_dit.open_official(path, arguments, weights=weights)
-    return WorldSource("official", path, file.config, file.entries, OurTensors(file, file.entries), file.notes)
+    ours = OurTensors(file, file.entries)
+    return WorldSource("official", path, file.config, file.entries, ours, file.notes, file.untold)
 
 
 def write_ours(folder: Path, source: WorldSource) -> None:

@@ -5,7 +5,6 @@ upon, so that an upgrade which takes one away fails by its name.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -19,6 +18,8 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _create_file_view
+
+from cosmos_train.config.environment import gloo_interfaces
 
 StorageInfo = filesystem._StorageInfo
 """Where an item lies in a file of a checkpoint. It has no public name, and a checkpoint's metadata hold it."""
@@ -83,9 +84,8 @@ def share_gloo_devices() -> None:
 @functools.cache
 def _gloo_devices() -> list[dist.ProcessGroupGloo.Device]:
     """Open what a group of torch's own would: the named interfaces, or the one that the host's name leads to."""
-    names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
     gloo = dist.ProcessGroupGloo
-    return [gloo.create_device(interface=name) for name in names] or [gloo.create_default_device()]
+    return [gloo.create_device(interface=name) for name in gloo_interfaces()] or [gloo.create_default_device()]
 
 
 def write_item(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, file_name: str) -> WriteResult:

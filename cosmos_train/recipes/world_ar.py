@@ -26,7 +26,7 @@ from cosmos_train.parallel.vocabulary import is_most_likely, mean_square, token_
 from cosmos_train.train.telling.text_file import write_whole
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import open_source
-from cosmos_train.windows.steering import conditioner_of, find_embodiments, texts_of
+from cosmos_train.windows.steering import WindowSteering, conditioner_of, find_embodiments, texts_of
 from cosmos_train.windows.stream import Kind, Shape, WindowBatch, WindowFacts, stack_latents, stack_text
 from cosmos_train.windows.work import mean_cost, mean_tokens
 
@@ -64,7 +64,9 @@ class WorldARTask:
         embodiments = find_embodiments(run, mesh)
         self.source = open_source(run, mesh, lambda facts: check_fits(run.model, facts))
         videos = self.source.facts["video"]
-        self._conditioner = conditioner_of(run, embodiments, videos) if run.model.action_width else None
+        self._steering = None
+        if run.model.action_width:
+            self._steering = WindowSteering(conditioner_of(run, embodiments, videos))
         self.data_digest = self.source.digest
         self.checkpoint_texts = texts_of(embodiments)
         shapes = self.source.shapes
@@ -93,16 +95,9 @@ class WorldARTask:
 
     def _read_by_cross_attention(self, batch: WindowBatch) -> list[Tensor]:
         """Return text states [B, S, E], or actions [B, 1, A]; nothing of a model that reads neither."""
-        if self._conditioner is None:
+        if self._steering is None:
             return [stack_text(batch.windows, self.run.text.max_tokens)] if self.run.model.reads_text else []
-        _, frames, height, width = batch.windows[0].z_CTHW.shape
-        found = self._conditioner.tensors(
-            [window.conditions for window in batch.windows],
-            num_latent_frames=frames,
-            latent_HW=(height, width),
-            num_pixel_frames=self.source.facts[batch.kind].num_pixel_frames,
-            fps_B=[window.fps for window in batch.windows],
-        )
+        found = self._steering.tensors(batch, self.source.facts[batch.kind])
         assert found.action_BTRA is not None
         return [found.action_BTRA[:, 0]]
 

@@ -12,26 +12,64 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from cosmos_data.caches.latents import LatentStore
 from cosmos_data.sample_plan.plan import read_parts
+from cosmos_data.sample_plan.window import stride_of
 from cosmos_data.sample_plan.window_conditions import WindowConditions
+from cosmos_train.conditions.action_rms import ActionRms
 from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
-from cosmos_train.conditions.conditioner import Conditioner, reads_of
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors, reads_of
+from cosmos_train.conditions.config import ACTION_KEYS, CAMERA_KEYS
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop.source import find_action_statistics, open_source
 from cosmos_train.parallel.mesh import Mesh, from_main
 from cosmos_train.train.checkpoint.folder import find_checkpoint, newest_checkpoint
-from cosmos_train.windows.stream import WindowFacts
+from cosmos_train.windows.stream import WindowBatch, WindowFacts
 
 log = logging.getLogger(__name__)
 
-CAMERA_KEYS = ("plucker_order", "camera_scale", "camera_unit_m")
-ACTION_KEYS = ("action_normalize", "action_scale")
-"""A network has learned to read a camera's path and actions with these keys of section condition."""
 MOST_LOOKED_AT = 10_000
 """Clips or windows that are read before a run starts, spread evenly over all of them."""
+
+
+class WindowSteering:
+    """A window steering makes what a network reads of a run's windows, and tells how large their actions are there."""
+
+    def __init__(self, conditioner: Conditioner) -> None:
+        """Take what makes the tensors of a model that is steered."""
+        self.conditioner = conditioner
+        self.action_rms = ActionRms()
+
+    def tensors(self, batch: WindowBatch, facts: WindowFacts, padding_B1HW: Tensor | None = None) -> ConditionTensors:
+        """Return what steers the windows of a batch.
+
+        Args:
+            facts: of the stream that the windows are of.
+            padding_B1HW: 1 where a latent cell is padding.
+
+        Raises:
+            ConfigError, DataError: as Conditioner.tensors does.
+        """
+        _, frames, height, width = batch.windows[0].z_CTHW.shape
+        conditions = [window.conditions for window in batch.windows]
+        found = self.conditioner.tensors(
+            conditions,
+            num_latent_frames=frames,
+            latent_HW=(height, width),
+            num_pixel_frames=facts.num_pixel_frames,
+            fps_B=[window.fps for window in batch.windows],
+            padding_B1HW=padding_B1HW,
+        )
+        if found.action_BTRA is not None and batch.kind == "video":
+            actions = [one.action for one in conditions if one.action is not None]
+            pairs = zip(actions, batch.windows, strict=True)
+            steps = [self.conditioner.steps_of_latent(action.embodiment, window.fps) for action, window in pairs]
+            self.action_rms.note(actions, steps, found.action_BTRA)
+        return found
 
 
 def find_embodiments(run: WorldDiTRun | WorldARRun, mesh: Mesh) -> Embodiments | None:
@@ -57,7 +95,7 @@ def conditioner_of(run: WorldDiTRun | WorldARRun, embodiments: Embodiments | Non
     rate = (facts.num_pixel_frames - 1) // further if further else 1  # of images alone there is nothing to count
     conditioner = Conditioner(run.condition, run.model, embodiments, temporal_rate=rate, fps=facts.fps)
     conditioner.check_frames(facts.num_frames)
-    conditioner.check_width(facts.fps)
+    conditioner.check_width()
     return conditioner
 
 
@@ -77,7 +115,8 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
     if not reads.names:
         return None
     _check_as_before(run)
-    conditions = list(_conditions(run))
+    windows = list(_windows(run))
+    conditions = [known for known, _ in windows]
     for name in reads.names:
         lacking = [number for number, one in enumerate(conditions) if getattr(one, name) is None]
         if lacking:
@@ -97,20 +136,24 @@ def _find(run: WorldDiTRun | WorldARRun) -> Embodiments | None:
         begun = Embodiments({name: one for name, one in begun.statistics.items() if name in named})
     for name in () if begun is None else begun.statistics:
         log.info("actions of embodiment %r are normalised as in checkpoint.init_from", name)
-    return Embodiments.of(actions, run.condition, begun)
+    found = Embodiments.of(actions, run.condition, begun)
+    return found.at_frame_rates((known.action, fps) for known, fps in windows if known.action is not None and fps)
 
 
-def _conditions(run: WorldDiTRun | WorldARRun) -> Iterator[WindowConditions]:
-    """Yield what training clips, or the windows of a finished cache, come with."""
+def _windows(run: WorldDiTRun | WorldARRun) -> Iterator[tuple[WindowConditions, float | None]]:
+    """Yield what training clips, or the windows of a finished cache, come with, and the frames per second of a window;
+    None where the frames of a clip do not serve one."""
     if not run.latents.fill:
         store = LatentStore(run.latents.folder)
         for number in _spread(store.indices("train")):
-            yield store.describe(number).conditions
+            window = store.describe(number)
+            yield window.conditions, window.fps
         return
     for part in read_parts(run.data, "train", verify=False):
         for row in _spread(range(len(part.clips))):
             for view in part.clips[row].each_view():
-                yield WindowConditions(camera=view.camera, action=view.action)
+                stride = stride_of(view, run.data)
+                yield WindowConditions(camera=view.camera, action=view.action), view.fps / stride if stride else None
 
 
 def _spread(numbers: Sequence[int]) -> Sequence[int]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosmos_train.conditions.action_rms import ActionRms
 from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldDiTRun
@@ -16,6 +15,7 @@ from cosmos_train.objectives.edm import NoiseDraw, draw_noise
 from cosmos_train.parallel.device_copy import DeviceCopier, Sent
 from cosmos_train.windows.ahead import Ahead
 from cosmos_train.windows.source import WindowSource
+from cosmos_train.windows.steering import WindowSteering
 from cosmos_train.windows.stream import Kind, WindowBatch, WindowFacts, stack_latents, stack_text
 
 
@@ -70,8 +70,8 @@ class WorldBatches:
             conditioner: of a model that is steered.
             num_stages: of the pipeline, whose first one is so many micro-batches ahead of the last.
         """
-        self.run, self.source, self.conditioner = run, source, conditioner
-        self._action_rms = ActionRms() if conditioner is not None and conditioner.reads.action else None
+        self.run, self.source = run, source
+        self._steering = None if conditioner is None else WindowSteering(conditioner)
         self._copier, self._num_ahead = DeviceCopier(device), 2 * num_stages
 
     def batches(self, micro_batches: Iterable[Sequence[int]]) -> Ahead[tuple[WorldBatch, Sent], WorldBatch]:
@@ -97,6 +97,9 @@ class WorldBatches:
         text_BSE = stack_text(batch.windows, run.text.max_tokens)
         padding_B1HW = torch.stack([window.padding_1HW for window in batch.windows])
         per_step = run.train.global_batch_size * (1 if batch.kind == "video" else run.images_per_video)
+        conditions = ConditionTensors()
+        if self._steering is not None:
+            conditions = self._steering.tensors(batch, self.source.facts[batch.kind], padding_B1HW)
         return WorldBatch(
             kind=batch.kind,
             x0_BCTHW=statistics.whiten(z_BCTHW) * run.objective.sigma_data,
@@ -104,30 +107,9 @@ class WorldBatches:
             fps_B=[window.fps for window in batch.windows],
             padding_B1HW=padding_B1HW,
             draw=draw,
-            conditions=self._conditions(batch, padding_B1HW),
+            conditions=conditions,
             step=batch.numbers[0] // per_step,
         )
-
-    def _conditions(self, batch: WindowBatch, padding_B1HW: Tensor) -> ConditionTensors:
-        """Return what steers the windows, of a model that is."""
-        if self.conditioner is None:
-            return ConditionTensors()
-        _, frames, height, width = batch.windows[0].z_CTHW.shape
-        conditions = [window.conditions for window in batch.windows]
-        found = self.conditioner.tensors(
-            conditions,
-            num_latent_frames=frames,
-            latent_HW=(height, width),
-            num_pixel_frames=self.source.facts[batch.kind].num_pixel_frames,
-            fps_B=[window.fps for window in batch.windows],
-            padding_B1HW=padding_B1HW,
-        )
-        if self._action_rms is not None and found.action_BTRA is not None and batch.kind == "video":
-            actions = [one.action for one in conditions if one.action is not None]
-            pairs = zip(actions, batch.windows, strict=True)
-            steps = [self.conditioner.steps_of_latent(action.rate_hz, window.fps) for action, window in pairs]
-            self._action_rms.note(actions, steps, found.action_BTRA)
-        return found
 
 
 def check_condition_frames(run: WorldDiTRun, videos: WindowFacts) -> None:

@@ -1,6 +1,6 @@
 """A codec lies between a world model and pixels: a tokenizer, and the statistics that its latents are whitened with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,10 @@ class Codec:
         """The tokenizer's architecture."""
         return self.tokenizer.config
 
+    def on(self, device: torch.device) -> "Codec":
+        """Return it with its tokenizer on a device."""
+        return replace(self, tokenizer=self.tokenizer.to(device))
+
     def require_statistics(self) -> LatentStatistics:
         """Return the statistics. Raises ConfigError where there are none."""
         if self.statistics is None:
@@ -61,8 +65,8 @@ def codec_of_run(run: WorldRun, origin: Origin, statistics: LatentStatistics | N
     return Codec(tokenizer=tokenizer.eval().to(device), digest=digest, statistics=statistics)
 
 
-def read_codec(path: Path, statistics: LatentStatistics | None, device: torch.device) -> Codec:
-    """Read a tokenizer of any layout.
+def read_codec(path: Path, statistics: LatentStatistics | None) -> Codec:
+    """Read a tokenizer of any layout, onto the CPU.
 
     Args:
         statistics: what latents are whitened with; those that lie beside the tokenizer where none are given.
@@ -72,7 +76,7 @@ def read_codec(path: Path, statistics: LatentStatistics | None, device: torch.de
     """
     found = open_tokenizer(path)
     return Codec(
-        tokenizer=found.model.eval().to(device),
+        tokenizer=found.model.eval(),
         digest=tokenizer_digest(path) if found.layout == "ours" else "",
         statistics=found.statistics if statistics is None else statistics,
     )

@@ -34,6 +34,11 @@ class RunCheckpoint:
     run: WorldDiTRun | WorldARRun
     """With the overrides of sampling and layout."""
 
+    @property
+    def path(self) -> Path:
+        """Return where its weights lie."""
+        return self.folder
+
 
 def find_run(path: Path, overrides: Sequence[str] = ()) -> RunCheckpoint:
     """Find the checkpoint at a path, or the newest one of the run there.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cosmos_data.errors import DataError
 from cosmos_data.sample_plan.window_conditions import BARE, WindowConditions
 from cosmos_data.steering.long_videos import lengthened, part_of, require_length
-from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors
+from cosmos_train.conditions.conditioner import Conditioner, ConditionTensors, reads_of
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
@@ -32,6 +32,7 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.text.encoder import TextEncoder
 from cosmos_train.worlds.codec import Codec
+from cosmos_train.worlds.steering import unsaid
 
 OnStep = Callable[[int], None]
 """Told the number of finished steps of a window; a step is what World.num_steps counts."""
@@ -52,12 +53,13 @@ class TrainedWindows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
-    """The run of ours that trained a model, at the checkpoint that was opened."""
+    """The run of ours that trained a model, at the checkpoint that was opened, or that describes a file's model."""
 
     run: WorldDiTRun | WorldARRun
     folder: Path
-    """The checkpoint."""
-    step: int
+    """The checkpoint, or the file."""
+    step: int | None
+    """None where no run of ours trained the weights."""
     averaged: bool
     """The weights are their moving average, which the run kept."""
     manifest_digest: str
@@ -260,11 +262,14 @@ class World(ABC):
         )
         return made.with_tensors([tensor.to(self.device) for tensor in made.tensors])
 
-    def check_conditions(self, conditions: Sequence[WindowConditions]) -> None:
-        """Raises ConfigError where the model is not steered by such conditions, or is steered by what is missing."""
+    def check_conditions(self, conditions: Sequence[WindowConditions], fps: float) -> None:
+        """Raises ConfigError where the model is not steered by such conditions at this rate of frames, or is steered by
+        what is missing."""
         for one in conditions or (BARE,):
             if self.conditioner is not None:
-                self.conditioner.check(one)
+                self.conditioner.check(one, fps)
+            elif reads_of(self.config).names:
+                raise ConfigError(f"{unsaid(self.path, self.config)}; pass open_world(..., condition=...)")
             elif one.camera is not None or one.action is not None:
                 raise ConfigError(
                     f"a camera path or actions were given, and {self.path} was trained with neither; leave them out, "
@@ -280,7 +285,7 @@ class World(ABC):
         fps: float,
     ) -> list[WindowConditions]:
         """Return the conditions of each seed's video, of all its windows; none of a model that is not steered."""
-        self.check_conditions(conditions)
+        self.check_conditions(conditions, fps)
         if len(conditions) not in (0, 1, len(seeds)):
             raise ConfigError(f"{len(conditions)} conditions for {len(seeds)} seeds; give one for all, or one for each")
         for one in conditions:

@@ -80,7 +80,7 @@ def test_embodiments_of_two_rates_share_a_batch():
     """Of 20 Hz at 10 fps a latent frame has twice the steps, side by side in the same width."""
     fast = replace(action(), rate_hz=20.0, embodiment="arm", values=action().values + action(9.0).values)
     conditioner = make(replace(EACH, action_width=2 * 2 * RATE, num_embodiments=2), action(), fast)
-    conditioner.check_width(10.0)
+    conditioner.check_width()
     found = tensors(conditioner, WindowConditions(action=action()), WindowConditions(action=fast)).action_BTRA
     assert found is not None and found.shape == (2, 3, 1, 4 * RATE)
     assert found[0, 1, 0].tolist() == [number for step in (1, 2, 3, 4) for number in (2 * step, -2 * step, 0, 0)]
@@ -92,7 +92,7 @@ def test_a_width_that_one_of_several_embodiments_does_not_fit_is_refused():
     with pytest.raises(
         ConfigError, match=r"action_width=4, but .* 4 steps of embodiment 'arm' of 2 dim.*set 8 or more"
     ):
-        conditioner.check_width(10.0)
+        conditioner.check_width()
 
 
 def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
@@ -106,15 +106,20 @@ def test_the_released_network_reads_the_next_step_alone_and_an_image_none():
 def test_actions_that_a_network_of_the_next_frame_would_not_read_are_refused():
     given, fast = WindowConditions(action=action()), replace(action(), rate_hz=30.0)
     for conditioner, one, frames, said in (
-        (make(NEXT, action()), given, 2, "4 frames at 10 fps has 4 steps of actions at 10 Hz"),
-        (make(NEXT, fast, temporal_rate=1), WindowConditions(action=fast), 2, "has 3 steps of actions at 30 Hz"),
+        (make(NEXT, action(), fps=10.0), given, 2, "4 frames has 4 steps of actions of embodiment 'pusher' at 10 Hz"),
+        (
+            make(NEXT, fast, temporal_rate=1, fps=10.0),
+            WindowConditions(action=fast),
+            2,
+            "has 3 steps of actions of embodiment 'pusher' at 30 Hz",
+        ),
         (make(NEXT, action(), temporal_rate=1), given, 3, "windows have 3 latent frames; use windows of 2"),
     ):
         with pytest.raises(ConfigError, match=said):
             tensors(conditioner, one, frames=frames)
         with pytest.raises(ConfigError, match=said):
             conditioner.check_frames(frames)
-            conditioner.check_width(10.0)
+            conditioner.check_width()
 
 
 def test_rays_are_zero_where_there_is_padding():
@@ -148,15 +153,15 @@ def test_a_split_rollout_has_the_actions_of_one_rollout():
 
 def test_complaint_19_a_condition_that_the_checkpoint_lacks_is_refused():
     with pytest.raises(ConfigError, match="camera, that this model was not trained with; it reads action"):
-        make(EACH, action()).check(WindowConditions(camera=camera(), action=action()))
+        make(EACH, action()).check(WindowConditions(camera=camera(), action=action()), 10.0)
     with pytest.raises(ConfigError, match="action, that this model was not trained with; it reads none"):
-        make(DiTConfig(**SIZES)).check(WindowConditions(action=action()))
+        make(DiTConfig(**SIZES)).check(WindowConditions(action=action()), 10.0)
 
 
 def test_a_condition_that_is_not_given_is_refused():
     for conditioner, name in ((make(EACH, action()), "action"), (make(CAMERA_MODEL), "camera")):
         with pytest.raises(ConfigError, match=f"steered by its {name}"):
-            conditioner.check(BARE)
+            conditioner.check(BARE, 10.0)
         with pytest.raises(ConfigError, match=f"steered by its {name}"):
             tensors(conditioner, BARE)
 
@@ -164,7 +169,7 @@ def test_a_condition_that_is_not_given_is_refused():
 def test_other_actions_are_refused_and_those_that_are_too_short():
     conditioner = make(EACH, action())
     with pytest.raises(ConfigError, match="units"):
-        conditioner.check(WindowConditions(action=replace(action(), units=("mm", "mm"))))
+        conditioner.check(WindowConditions(action=replace(action(), units=("mm", "mm"))), 10.0)
     with pytest.raises(ConfigError, match="9 steps of actions are too few"):
         tensors(conditioner, WindowConditions(action=action()), frames=4)
 
@@ -177,9 +182,25 @@ def test_a_width_that_no_steps_fill_is_refused():
 def test_another_rate_of_frames_that_changes_the_packing_is_refused():
     """The width takes 8 steps as well, and would give them other places than those that were trained."""
     conditioner = make(replace(EACH, action_width=2 * 2 * RATE), action(), fps=10.0)
-    conditioner.check_width(10.0)
+    conditioner.check(WindowConditions(action=action()), 10.0)
     with pytest.raises(ConfigError, match=r"at 5 fps a latent frame has 8 steps .* at 10 fps, .* it has 4"):
-        conditioner.check_width(5.0)
+        conditioner.check(WindowConditions(action=action()), 5.0)
+
+
+def test_each_of_several_embodiments_keeps_its_own_packing():
+    """One was trained at 10 frames per second and the other at 5, and neither is read at the other's."""
+    ones = {10.0: action(), 5.0: action(embodiment="arm")}
+    embodiments = Embodiments.of(ones.values(), CONFIG).at_frame_rates((one, fps) for fps, one in ones.items())
+    model = replace(EACH, action_width=2 * 2 * RATE, num_embodiments=2)
+    conditioner = Conditioner(CONFIG, model, embodiments, temporal_rate=RATE, fps=10.0)
+    conditioner.check_width()
+    for fps, one in ones.items():
+        conditioner.check(WindowConditions(action=one), fps)
+    said = r"at 5 fps a latent frame has 8 steps of actions of embodiment 'pusher' at 10 Hz, and at 10 fps, .* it has 4"
+    with pytest.raises(ConfigError, match=said):
+        conditioner.check(WindowConditions(action=ones[10.0]), 5.0)
+    with pytest.raises(ConfigError, match="'arm' at 10 Hz, and at 5 fps, which the model was trained at, it has 8"):
+        tensors(conditioner, WindowConditions(action=ones[5.0]))  # at 10 fps
 
 
 def test_zeros_and_turns_keep_whose_actions_they_are_apart():

@@ -11,9 +11,12 @@ import pytest
 from support import averages, tiny_ar, tiny_world, training
 from support.ranks import RankPool
 
-from cosmos_train.conditions.action_statistics import ACTIONS
-from cosmos_train.conditions.config import ConditionConfig
+from cosmos_train.conditions import action_rms
+from cosmos_train.conditions.action_statistics import ACTIONS, Embodiments
+from cosmos_train.conditions.conditioner import Conditioner
+from cosmos_train.conditions.config import ActionConditionConfig, ConditionConfig
 from cosmos_train.config.errors import ConfigError
+from cosmos_train.config.load import load_run
 from cosmos_train.interop.convert import convert
 from cosmos_train.interop.source import open_source
 from cosmos_train.models.world_ar.config import WorldARConfig
@@ -196,14 +199,23 @@ def test_windows_without_the_condition_are_refused(ranks: Callable[[int], RankPo
         ranks(1).run(training.run_loop, bare, tmp_path / "run", ParallelConfig(), {"num_steps": 1}, MODEL)
 
 
-def ar_run(cache: Path, run_dir: Path, checkpoint: dict[str, Any], model: WorldARConfig) -> list[float]:
-    """Losses of a short run whose weights come from elsewhere, if the checkpoint section says so."""
+Said = dict[str, dict[str, float]]
+"""Embodiment -> the root mean square of each dimension by name."""
+
+
+def ar_run(cache: Path, run_dir: Path, checkpoint: dict[str, Any], model: WorldARConfig) -> tuple[list[float], Said]:
+    """Losses of a short run whose weights come from elsewhere, if the checkpoint section says so, and how large its
+    actions were at the network's input."""
     run = tiny_ar.make_run(cache, run_dir, ParallelConfig(), model, num_steps=2, micro_batch_size=2)
     run = dataclasses.replace(run, checkpoint=CheckpointConfig(every_steps=2, **checkpoint))
     mesh = init.start(run.parallel, seed=run.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    assert train(run, make_task(run, mesh), mesh, code_version="test") == DONE
-    return [step["loss"] for step in training.steps(run_dir).values()]
+    task = make_task(run, mesh)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(action_rms, "NUM_WINDOWS", 4)  # it has few
+        assert train(run, task, mesh, code_version="test") == DONE
+    losses = [step["loss"] for step in training.steps(run_dir).values()]
+    return losses, task._steering.action_rms.said if model.action_width else {}
 
 
 def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[[int], RankPool], tmp_path: Path):
@@ -214,8 +226,9 @@ def test_an_autoregressive_model_of_text_becomes_one_of_actions(ranks: Callable[
     with pytest.raises(AssertionError, match=r"actions in the text's place, which at first say nothing: action\.\*"):
         ranks(1).run(ar_run, cache, steered, {"init_from": str(base)}, tiny_ar.STEERED)
     init_from = {"init_from": str(base), "init_new": ("action.*",)}
-    [losses] = ranks(1).run(ar_run, cache, steered, init_from, tiny_ar.STEERED)
+    [(losses, said)] = ranks(1).run(ar_run, cache, steered, init_from, tiny_ar.STEERED)
     assert len(losses) == 2
+    assert list(said["arm"]) == ["x", "y", "gripper"] and all(said["arm"].values())
     found = read_embodiments(steered / "checkpoints/step-00000002")
     assert found is not None and list(found.statistics) == ["arm"]
 
@@ -233,3 +246,25 @@ def test_settings_without_an_effect_are_refused():
     for condition in (ConditionConfig(dropout=0.1), ConditionConfig(probe_every_steps=5)):
         with pytest.raises(ConfigError, match="reads neither a camera's path nor actions"):
             dataclasses.replace(run, condition=condition)
+    with pytest.raises(
+        ConfigError, match=r"condition\.plucker_order=direction_first, but the model reads no camera's pat"
+    ):
+        dataclasses.replace(run, condition=ConditionConfig(plucker_order="direction_first"))
+    standard = ActionConditionConfig(action_normalize="standard")
+    for unsteered in (run, tiny_ar.make_run(Path("cache"), Path("run"), ParallelConfig())):
+        of_kind = type(unsteered.condition)(action_normalize="standard")
+        with pytest.raises(ConfigError, match=r"condition\.action_normalize=standard, but the model reads no actions"):
+            dataclasses.replace(unsteered, condition=of_kind)
+    steered = tiny_ar.make_run(Path("cache"), Path("run"), ParallelConfig(), tiny_ar.STEERED)
+    assert dataclasses.replace(steered, condition=standard).condition == standard
+
+
+def test_what_an_autoregressive_model_of_actions_has_not_is_refused_by_its_key():
+    """Rows for several robots, and dropout, which serves guidance alone."""
+    robots = [tiny_world.steering(clip, fps, (2, 3)).action for clip, fps in ((1, 24.0), (2, 30.0))]
+    embodiments = Embodiments.of([one for one in robots if one is not None], ActionConditionConfig())
+    with pytest.raises(ConfigError, match="actions of 2 embodiments, and an autoregressive model reads those of one"):
+        Conditioner(ActionConditionConfig(), tiny_ar.STEERED, embodiments, temporal_rate=1)
+    for key in ("model.num_embodiments=2", "condition.embodiments=[a, b]", "condition.dropout=0.1"):
+        with pytest.raises(ConfigError, match=rf"{key.split('=')[0]} is no key of a world_ar run, only of world_dit"):
+            load_run("run/posttrain/action_ar_5b", [key])

@@ -63,7 +63,24 @@ def test_statistics_are_of_the_training_clips_alone(mesh: Mesh, tmp_path: Path):
     found = find_embodiments(run_of(tmp_path, *clips), mesh)
     assert found is not None
     pusher = found.statistics["pusher"]
-    assert pusher.num_steps == 80 and pusher.mean == (2.0, 2.0) and pusher.std == (1.0, 1.0)
+    assert (
+        pusher.steps_per_frame == 1
+        and pusher.num_steps == 80
+        and pusher.mean == (2.0, 2.0)
+        and pusher.std == (1.0, 1.0)
+    )
+
+
+def test_the_steps_of_a_frame_are_counted_at_the_rate_of_the_windows(mesh: Mesh, tmp_path: Path):
+    """Of 30 Hz at 15 frames per second two steps lead to the next one; windows of one embodiment have as many."""
+    run = run_of(tmp_path, clip(0, value=1.0), clip(1, value=3.0))
+    found = find_embodiments(replace(run, data=replace(run.data, frame_stride=2)), mesh)
+    assert found is not None and found.statistics["pusher"].steps_per_frame == 2
+    run = run_of(tmp_path, clip(0, value=1.0), replace(clip(1, value=3.0), fps=15.0))
+    with pytest.raises(
+        ConfigError, match=r"'pusher' have 2 steps of 30 Hz for each frame .* at 15 fps, and 1 in other"
+    ):
+        find_embodiments(run, mesh)
 
 
 def test_a_clip_without_actions_is_named_by_number(mesh: Mesh, tmp_path: Path):
@@ -96,6 +113,7 @@ def test_what_weights_of_another_layout_were_trained_with_lies_beside_them(
     pushers = [one for one in others if one is not None]
     of_before = [*pushers, *(replace(one, embodiment="zebra") for one in pushers)]
     known = Embodiments.of(of_before, ConditionConfig(embodiments=("zebra", "pusher")))
+    known = known.at_frame_rates((one, 30.0) for one in of_before)
     (tmp_path / "base" / ACTIONS).write_text(known.to_json())
     found = find_embodiments(replace(run, model=replace(MODEL, num_embodiments=2)), mesh)
     assert found == known and list(found.statistics) == ["zebra", "pusher"]

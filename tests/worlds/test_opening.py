@@ -21,7 +21,8 @@ from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
 from cosmos_train.train.checkpoint.folder import CheckpointError
 from cosmos_train.train.loop import DONE, train
-from cosmos_train.worlds.opening import WindowSize, open_world
+from cosmos_train.worlds.file import WindowSize
+from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.run import find_run
 
 PAGE = Path(__file__).parents[2] / "docs/python.md"

@@ -5,13 +5,14 @@ the tensors that a network reads. The second is a real network.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from support.bare_world import FPS, FRAMES, LATENT_FRAMES, RATE, SIZES, UNSTEERED, BareWorld, make_codec
+from torch import Tensor
 
 from cosmos_data.config import DataConfig
 from cosmos_data.errors import DataError
@@ -20,9 +21,6 @@ from cosmos_data.sample_plan.window_conditions import WindowConditions
 from cosmos_data.steering.camera_path import read_camera
 from cosmos_data.steering.long_videos import lengthened, part_of
 from cosmos_data.steering.steered import SteeredVideo
-from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.conditions.action_statistics import Embodiments
 from cosmos_train.conditions.conditioner import Conditioner
 from cosmos_train.conditions.config import ConditionConfig
@@ -36,14 +34,10 @@ from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.worlds.codec import Codec
 from cosmos_train.worlds.diffusion import DiffusionWorld
-from cosmos_train.worlds.world import OnStep, Prompts, TrainedWindows, WindowRequest, World
+from cosmos_train.worlds.world import OnStep, Prompts, TrainedWindows, WindowRequest
 
-RATE, LATENT_FRAMES, FPS = 4, 3, 10.0
-FRAMES = 1 + RATE * (LATENT_FRAMES - 1)
 PLAIN = ConditionConfig(action_normalize="none")
-MOVED = DiTConfig(
-    num_blocks=1, num_heads=1, head_dim=12, latent_channels=4, text_width=8, action_frames="each", action_width=RATE
-)
+MOVED = DiTConfig(**SIZES, action_frames="each", action_width=RATE)
 
 
 def action(*values: float, rate_hz: float = FPS) -> Action:
@@ -56,22 +50,8 @@ def conditioner_of(model: DiTConfig) -> Conditioner:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mover(World):
+class Mover(BareWorld):
     """A model whose latents have a channel for each pixel frame of a latent frame, which is where the thing is."""
-
-    requests: list[WindowRequest] = field(default_factory=list)
-
-    @property
-    def config(self) -> DiTConfig:
-        raise NotImplementedError
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return []
-
-    @property
-    def num_parallel(self) -> int:
-        return 1
 
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
         first = pixels_B3THW[:, :1, :1].float().expand(-1, RATE, -1, -1, -1)
@@ -81,12 +61,6 @@ class Mover(World):
     def decode(self, latents: Tensor) -> Tensor:
         frames_BTHW = torch.cat((latents[:, -1:, 0], latents[:, :, 1:].transpose(1, 2).flatten(1, 2)), dim=1)
         return frames_BTHW[:, None].expand(-1, 3, -1, -1, -1).to(torch.uint8)
-
-    def read_prompts(self, named: dict[str, str]) -> Prompts | None:
-        return None
-
-    def num_steps(self, num_latent_frames: int) -> int:
-        return 1
 
     def sample_window(self, request: WindowRequest, on_step: OnStep = lambda _step: None) -> Tensor:
         self.requests.append(request)
@@ -115,17 +89,14 @@ def mesh() -> Iterator[Mesh]:
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    torch.manual_seed(0)
-    config = TokenizerConfig(channels=4, temporal_rate=RATE, z_channels=4, latent_channels=4)
-    ones = torch.ones(4, LATENT_FRAMES)
-    statistics = LatentStatistics(mean_CT=0 * ones, std_CT=ones)
-    return Codec(tokenizer=CausalVideoTokenizer(config).eval(), digest="", statistics=statistics)
+    return make_codec()
 
 
 @pytest.fixture
 def mover(mesh: Mesh, codec: Codec) -> Mover:
     return Mover(
         path=Path("mover"),
+        model=MOVED,
         mesh=mesh,
         dtype=torch.float32,
         sampling=SampleConfig(),
@@ -184,10 +155,11 @@ def test_complaint_19_what_a_model_can_not_be_steered_by(mover: Mover):
         DataConfig(manifest="unused", num_frames=9, height_px=8, width_px=8),
     )
     nine = action(*[1.0] * 9)
-    bare = replace(mover, conditioner=None)
+    bare, unsaid = replace(mover, conditioner=None, model=UNSTEERED), replace(mover, conditioner=None)
     for world, given, error, said in (
         (bare, [WindowConditions(action=nine)], ConfigError, "a camera path or actions were given, and mover was trai"),
         (bare, [WindowConditions(camera=camera)], ConfigError, "trained with neither; leave them out"),
+        (unsaid, [WindowConditions(action=nine)], ConfigError, r"mover reads actions \(4 numbers of each latent frame"),
         (mover, [], ConfigError, "this model is steered by its action, and a window comes without one; give it"),
         (
             mover,

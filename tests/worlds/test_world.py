@@ -3,47 +3,28 @@
 The codec is one whose frames can be told apart: a latent frame is its number, of which four pixel frames are shown.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support.bare_world import FPS, FRAMES, LATENT_FRAMES, RATE, BareWorld, make_codec
+from torch import Tensor
 
 from cosmos_data.errors import DataError
-from cosmos_tok.config import TokenizerConfig
-from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import SampleConfig
 from cosmos_train.generate.rollout import num_windows
-from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.worlds.codec import Codec
-from cosmos_train.worlds.world import Clock, OnStep, Prompts, TrainedWindows, WindowRequest, World
+from cosmos_train.worlds.world import Clock, OnStep, TrainedWindows, WindowRequest
 
-RATE, LATENT_FRAMES = 4, 3
-FRAMES = 1 + RATE * (LATENT_FRAMES - 1)
 START = torch.zeros(2, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counter(World):
+class Counter(BareWorld):
     """A model that continues to count from its conditions."""
-
-    requests: list[WindowRequest] = field(default_factory=list)
-
-    @property
-    def config(self) -> DiTConfig:
-        raise NotImplementedError
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return []
-
-    @property
-    def num_parallel(self) -> int:
-        return 1
 
     def encode(self, pixels_B3THW: Tensor) -> Tensor:
         return pixels_B3THW[:, :1, ::RATE].float()
@@ -52,12 +33,6 @@ class Counter(World):
         """Frame t of a window that begins at p shows p + t."""
         shown = torch.arange(1 + RATE * (latents.shape[2] - 1))[None, None, :, None, None]
         return (latents[:, :, :1] + shown).expand(-1, 3, -1, -1, -1).to(torch.uint8)
-
-    def read_prompts(self, named: dict[str, str]) -> Prompts | None:
-        return None
-
-    def num_steps(self, num_latent_frames: int) -> int:
-        return num_latent_frames
 
     def sample_window(self, request: WindowRequest, on_step: OnStep = lambda _step: None) -> Tensor:
         self.requests.append(request)
@@ -69,14 +44,13 @@ class Counter(World):
 
 @pytest.fixture(scope="module")
 def counter():
-    tokenizer = CausalVideoTokenizer(TokenizerConfig(channels=4, temporal_rate=RATE, z_channels=4, latent_channels=4))
     yield Counter(
         path=Path("counter"),
         mesh=init.start(ParallelConfig(), seed=0),
         dtype=torch.float32,
         sampling=SampleConfig(),
-        codec=Codec(tokenizer=tokenizer, digest="", statistics=None),
-        windows=TrainedWindows(latent_shape=(1, LATENT_FRAMES, 1, 1), fps=10.0),
+        codec=make_codec(),
+        windows=TrainedWindows(latent_shape=(1, LATENT_FRAMES, 1, 1), fps=FPS),
     )
     init.stop()
 

@@ -13,21 +13,29 @@ from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.held_out import run_to_be_judged_on
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate, require_evaluation
 from cosmos_train.parallel import init
+from cosmos_train.worlds.file import find_world
 from cosmos_train.worlds.opening import open_world
-from cosmos_train.worlds.run import find_run
+from cosmos_train.worlds.run import RunCheckpoint
 
 
 def evaluate_world(
-    path: Path, overrides: Sequence[str], *, out: Path, max_windows: int, windows_of: Path | None
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    max_windows: int,
+    config: str | None = None,
+    windows_of: Path | None = None,
 ) -> int:
     """Write what was found as JSON and print it. Returns the exit code."""
-    found = find_run(path, overrides)
+    found = find_world(path, overrides, config=config)
     require_evaluation(found, max_windows=max_windows)
     judged_on = None if windows_of is None else run_to_be_judged_on(windows_of, found)
     facts = evaluate(open_world(found), max_windows=max_windows, judged_on=judged_on)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(facts, indent=1))
-    tell_wandb(found.folder, out, found.run.tracking)
+    if isinstance(found, RunCheckpoint):
+        tell_wandb(found.folder, out, found.run.tracking)
     measure, ratio = facts["measure"], facts["ratio"]
     print(
         f"{facts['num_windows']} held-out windows: {measure} {facts[measure][MODEL]:.4f}, repeating the last frame "

@@ -8,6 +8,12 @@ from pathlib import Path
 
 OVERRIDES_HELP = "section.key=value: overrides of the YAML; `cosmos-train explain` lists the keys"
 
+DESCRIBES = (
+    "of a file of no run of ours, such as NVIDIA's model.pt: the YAML of a run that says what it was trained with "
+    "(data, latents.tokenizer, text, condition)"
+)
+"""What `--config` is for, of commands that take such files."""
+
 
 def train(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train train`."""
@@ -118,12 +124,16 @@ def tokenize(parser: argparse.ArgumentParser) -> None:
 
 def sample(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train sample`."""
-    parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "path", metavar="run", type=Path, help="the run's folder, one of its checkpoints, or with --config another file"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="sample.key=value, parallel.key=value: how and on what layout; sample=sample/released_2ab takes a file's",
+        help="sample.key=value, parallel.key=value: how and on what layout; sample=sample/released_2ab takes a file's; "
+        "with --config any key",
     )
+    parser.add_argument("--config", help=DESCRIBES)
     parser.add_argument("--out", type=Path, required=True, help="folder for NAME.mp4 and NAME.json")
     parser.add_argument("--prompt", default="", help="what the video shows")
     parser.add_argument(
@@ -169,7 +179,10 @@ def sample(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_world(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train evaluate world`."""
-    parser.add_argument("path", metavar="run", type=Path, help="the run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "path", metavar="run", type=Path, help="the run's folder, one of its checkpoints, or with --config another file"
+    )
+    parser.add_argument("--config", help=DESCRIBES)
     parser.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")

@@ -1,4 +1,5 @@
-"""`cosmos-train sample RUN`: videos from a trained world model, each as NAME.mp4 beside a NAME.json that says how.
+"""`cosmos-train sample RUN`: videos from a trained world model, each as NAME.mp4 beside a NAME.json that says how. RUN
+is a run, one of its checkpoints, or another file that the configuration of a run describes.
 
 Several videos are several futures of one state, by their seeds or by what steers them: text and first frames are
 encoded once, the videos are one batch, and grid.mp4 shows them side by side. Data-parallel ranks divide them, other
@@ -28,17 +29,24 @@ from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.evaluate.following.places import shift_px
 from cosmos_train.generate.network import videos_of_rank
 from cosmos_train.train.telling.progress import progress
+from cosmos_train.worlds.file import find_world
 from cosmos_train.worlds.opening import open_world
-from cosmos_train.worlds.run import find_run, require_sampling
+from cosmos_train.worlds.run import RunCheckpoint, require_sampling
 from cosmos_train.worlds.world import Clock, World
 
 STILL_PX = 0.1
 """Edges of pictures that stand still are taken to move by less than this."""
 
 
-def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out: Path) -> int:
-    """Sample and, on the main rank, write. Returns the exit code."""
-    found = find_run(path, overrides)
+def sample(
+    path: Path, overrides: Sequence[str], request: SampleRequest, *, out: Path, config: str | None = None
+) -> int:
+    """Sample and, on the main rank, write. Returns the exit code.
+
+    Args:
+        config: the YAML of a run that describes a file; None of a run.
+    """
+    found = find_world(path, overrides, config=config, fps=request.fps)
     num_frames = request.num_frames or found.run.data.num_frames
     futures = request.futures
     require_sampling(
@@ -59,7 +67,8 @@ def sample(path: Path, overrides: Sequence[str], request: SampleRequest, *, out:
     facts = _facts(world, request, fps, num_frames, clock, len(seeds))
     if world.mesh.is_main:
         _write(out, request, videos, conditions, fps, facts)
-        tell_wandb(found.folder, out, found.run.tracking)
+        if isinstance(found, RunCheckpoint):
+            tell_wandb(found.folder, out, found.run.tracking)
     return 0
 
 

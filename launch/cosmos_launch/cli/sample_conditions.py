@@ -14,40 +14,42 @@ from cosmos_launch.cli.sample_request import Future, SampleRequest
 from cosmos_train.conditions.conditioner import Conditioner
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.windows.kept import trained_with
+from cosmos_train.worlds.file import WorldFile
 from cosmos_train.worlds.run import RunCheckpoint
 from cosmos_train.worlds.steering import conditioner_of_checkpoint
 
 
-def read_conditions(request: SampleRequest, found: RunCheckpoint, num_frames: int) -> list[WindowConditions]:
+def read_conditions(
+    request: SampleRequest, found: RunCheckpoint | WorldFile, num_frames: int
+) -> list[WindowConditions]:
     """Return the conditions of each future that is asked for; none of a model that is not steered.
 
     Raises:
         ConfigError, DataError: the model is not steered by such conditions, is steered by one that is not given, or
             what is given is wrong.
     """
-    conditioner = conditioner_of_checkpoint(found)
+    conditioner, fps = _trained(found)
     if conditioner is None:
         if request.cameras or request.actions:
             option = "--camera" if request.cameras else "--actions"
             raise ConfigError(
-                f"{option} steers a model that was trained with it, and {found.folder} was trained with neither "
+                f"{option} steers a model that was trained with it, and {found.path} was trained with neither "
                 "camera paths nor actions; leave it out, or name another model"
             )
         return []
     for option, name, given in (("--camera", "camera", request.cameras), ("--actions", "action", request.actions)):
         if (name in conditioner.reads.names) != bool(given):
             raise ConfigError(
-                f"{found.folder} is steered by its {' and its '.join(conditioner.reads.names)}, and {option} is "
+                f"{found.path} is steered by its {' and its '.join(conditioner.reads.names)}, and {option} is "
                 f"{'' if given else 'not '}given; {'leave it out' if given else 'give it'}"
             )
     data = found.run.data
     video = SteeredVideo(
         num_frames=num_frames,
-        fps=request.fps or trained_with(found.folder, found.run)[0].fps,
+        fps=request.fps or fps,
         height_px=data.height_px,
         width_px=data.width_px,
     )
-    conditioner.check_width(video.fps)
     intrinsics_px = _intrinsics_of(data) if request.cameras else None
     keys = None if request.keys_path is None else read_key_table(request.keys_path)
     read = list[WindowConditions]()
@@ -57,8 +59,15 @@ def read_conditions(request: SampleRequest, found: RunCheckpoint, num_frames: in
             camera = read_camera(future.camera, video, data, intrinsics_px=intrinsics_px)
         action = _action_of(future, video, data, _like(conditioner, request.embodiment), keys)
         read.append(WindowConditions(camera=camera, action=action))
-        conditioner.check(read[-1])
+        conditioner.check(read[-1], video.fps)
     return read
+
+
+def _trained(found: RunCheckpoint | WorldFile) -> tuple[Conditioner | None, float]:
+    """Return what steers the model, if anything, and the frames per second that it was trained at."""
+    if isinstance(found, WorldFile):
+        return found.found.conditioner, found.fps
+    return conditioner_of_checkpoint(found), trained_with(found.folder, found.run)[0].fps
 
 
 def _action_of(

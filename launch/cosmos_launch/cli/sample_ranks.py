@@ -16,6 +16,7 @@ def sample_on_ranks(
     overrides: Sequence[str],
     *,
     out: Path,
+    config: str | None,
     prompt: str,
     input_path: Path | None,
     crop_input: bool,
@@ -58,6 +59,6 @@ def sample_on_ranks(
     from cosmos_train.parallel import init
 
     end_with_launcher()
-    exit_code = sample(path, overrides, request, out=out)
+    exit_code = sample(path, overrides, request, out=out, config=config)
     init.stop()
     return exit_code

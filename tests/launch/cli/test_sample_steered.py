@@ -10,86 +10,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import tiny_tokenizer, tiny_world
-from support.latent_cache import LatentWriter
+from support import steered_run
+from support.steered_run import DATA, FRAMES, SIZE_PX, conditions_of
 from torch import Tensor
 
-from cosmos_data.caches.latents import LatentMetadata
-from cosmos_data.config import DataConfig
-from cosmos_data.manifests.conditions import Action
 from cosmos_data.sample_plan.window_conditions import WindowConditions
-from cosmos_data.steering.camera_path import read_camera
-from cosmos_data.steering.steered import SteeredVideo
 from cosmos_data.videos.media import read_first_frames
 from cosmos_data.videos.video import probe_video
 from cosmos_launch.cli.main import main
 from cosmos_launch.cli.sample import tell_movement
-from cosmos_tok.model import CausalVideoTokenizer
-from cosmos_tok.store import save_tokenizer, tokenizer_digest
-from cosmos_tok.whitening import LatentStatistics, save_statistics
-from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
 from cosmos_train.parallel import init
-from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.text.config import TextConfig
 from cosmos_train.train.checkpoint.folder import CheckpointError
-from cosmos_train.train.loop import train
-from cosmos_train.windows.kept import STATISTICS
 from cosmos_train.worlds.opening import open_world
-
-FRAMES, SIZE_PX, FPS, TEXT_WIDTH = 9, 32, 10.0, 384
-LATENTS_CTHW = (4, 3, 4, 4)
-DATA = DataConfig(manifest="unused.parquet", num_frames=FRAMES, height_px=SIZE_PX, width_px=SIZE_PX)
-VIDEO = SteeredVideo(num_frames=FRAMES, fps=FPS, height_px=SIZE_PX, width_px=SIZE_PX)
-
-
-def conditions_of(number: int) -> WindowConditions:
-    """A pan and random actions, which differ by window."""
-    values = np.random.default_rng(number).normal(size=2 * FRAMES).tolist()
-    action = Action(
-        names=("x", "y"), units=("px", "px"), rate_hz=FPS, frame_of_reference="picture", values=tuple(values)
-    )
-    return WindowConditions(camera=read_camera(f"pan:{10 * number},fov_deg=60", VIDEO, DATA), action=action)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`steered`, a run of one step on random latents with conditions, and `plain`, one that reads none."""
     folder = tmp_path_factory.mktemp("steered")
-    torch.manual_seed(0)
-    save_tokenizer(folder / "tokenizer", CausalVideoTokenizer(tiny_tokenizer.CONTINUOUS), tiny_tokenizer.CONTINUOUS, {})
-    text = TextConfig(max_tokens=8)
-    metadata = LatentMetadata(
-        tokenizer_digest=tokenizer_digest(folder / "tokenizer"),
-        text_encoder=text.identity_on("cpu"),
-        manifest_digest="1" * 64,
-        window_frames=FRAMES,
-        height_px=SIZE_PX,
-        width_px=SIZE_PX,
-    )
-    writer = LatentWriter(folder / "latents", metadata)
-    writer.add_text("a ball", torch.randn(3, TEXT_WIDTH))
-    for number in range(4):
-        writer.add_clip(
-            f"clip{number}",
-            torch.randn(1, *LATENTS_CTHW),
-            [0],
-            split="train",
-            caption="a ball",
-            fps=FPS,
-            conditions=conditions_of(number),
-        )
-    writer.finish()
-    ones = torch.ones(LATENTS_CTHW[:2])
-    save_statistics(folder / "latents" / STATISTICS, LatentStatistics(mean_CT=0 * ones, std_CT=ones))
-    for name, reads in (
-        ("steered", {"extra_channels": 6, "action_frames": "each", "action_width": 8}),
-        ("plain", {}),
-    ):
-        model = dataclasses.replace(tiny_world.MODEL, num_blocks=2, text_width=TEXT_WIDTH, **reads)
-        run = tiny_world.make_run(folder / "latents", folder / name, ParallelConfig(), model, num_steps=1)
-        latents = LatentsConfig(folder=str(folder / "latents"), tokenizer=str(folder / "tokenizer"))
-        _train(dataclasses.replace(run, data=DATA, text=text, latents=latents))
+    steered_run.write(folder)
     Image.new("RGB", (SIZE_PX, SIZE_PX), (200, 40, 40)).save(folder / "first.png")
     np.save(folder / "right.npy", np.tile([2.0, 0.0], (30, 1)))
     np.save(folder / "up.npy", np.tile([0.0, -2.0], (30, 1)))
@@ -108,16 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps(path | {"height_px": 32, "width_px": 32, "extrinsics": [np.diag([1.0, 1, -1, 1]).tolist()] * FRAMES})
     )
     return folder
-
-
-def _train(run: WorldDiTRun) -> None:
-    """One step, from weights in which nothing is zero: else no condition would have an effect yet."""
-    mesh = init.start(run.parallel, seed=run.seed)
-    Path(run.run_dir).mkdir()
-    task = WorldDiTTask(run, mesh)
-    tiny_world._stir_zeros(task, mesh)
-    assert train(run, task, mesh, code_version="test") == 0
-    init.stop()
 
 
 def sample(folder: Path, out: Path, line: str, *more: str, run: str = "steered") -> int:
@@ -189,6 +118,38 @@ def test_what_steers_a_video_is_drawn_onto_it_on_request(folder: Path, tmp_path:
     assert sample(folder, tmp_path, line) == 0
     info = probe_video(tmp_path / "seed-0000.mp4")
     assert info.height_px == info.width_px == 256 and facts_of(tmp_path, "seed-0000")["conditions_drawn"]
+
+
+def described(folder: Path) -> list[str]:
+    """What a file does not say, in the words of a run."""
+    return ["--config", str(folder / "steered/checkpoints/step-00000001/run.yaml"), "--fps", "10"]
+
+
+def test_an_official_file_makes_the_runs_own_video(folder: Path, tmp_path: Path):
+    """And the JSON says of which file; no run of ours counted its steps."""
+    official = steered_run.write_official_file(folder)
+    line = f"--input first.png {PAN} --actions up.npy"
+    assert sample(folder, tmp_path / "run", line) == 0
+    assert sample(folder, tmp_path / "file", line, *described(folder), run="official/model.pt") == 0
+    of_run, of_file = (frames(tmp_path / name / "seed-0000.mp4") for name in ("run", "file"))
+    assert (of_run == of_file).all()
+    facts = facts_of(tmp_path / "file", "seed-0000")
+    assert facts["checkpoint"] == str(official) and facts["step"] is None
+    assert facts["weights_digest"] == facts_of(tmp_path / "run", "seed-0000")["weights_digest"]
+
+
+def test_a_file_that_nothing_describes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    """Without --config; and a run with one."""
+    monkeypatch.chdir(folder)
+    (tmp_path / "model.pt").touch()
+    for line, said in (
+        ([str(tmp_path / "model.pt")], "model.pt is a file, of no run of ours, and does not say what it was trained"),
+        (["steered", *described(folder)], "describes a file, and steered is a run, which has its own; leave it out"),
+    ):
+        assert main(["sample", *line, "--out", str(tmp_path / "out")]) == 2
+        assert said in capfd.readouterr().err
 
 
 WRONG = {
