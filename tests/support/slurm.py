@@ -38,8 +38,13 @@ class Job:
         return [event for event in training.events(self.run_dir) if event["event"] in kinds]
 
     def state(self) -> str:
-        shown = subprocess.run(["scontrol", "show", "job", self.number], capture_output=True, text=True, check=True)
-        return shown.stdout.split("JobState=")[1].split()[0]
+        """A controller that is slow to answer ends the line sometimes, and scontrol with it, which is asked again."""
+        for _ in range(5):
+            shown = subprocess.run(["scontrol", "show", "job", self.number], capture_output=True, text=True)
+            if shown.returncode == 0:
+                return shown.stdout.split("JobState=")[1].split()[0]
+            time.sleep(1.0)
+        raise AssertionError(f"scontrol does not know job {self.number}: {shown.stderr}")
 
     def update(self, setting: str) -> None:
         subprocess.run(["scontrol", "update", f"JobId={self.number}", setting], check=True, capture_output=True)
