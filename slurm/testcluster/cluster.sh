@@ -44,7 +44,7 @@ ReturnToService=2
 FirstJobId=$FIRST_PORT # other numbers than those of another cluster on this host
 SlurmctldTimeout=10
 SlurmdTimeout=15
-KillWait=30
+KillWait=15
 MinJobAge=600
 SchedulerParameters=sched_interval=1,bf_interval=1
 StateSaveLocation=$FOLDER/state

@@ -170,7 +170,7 @@ def test_the_tokenizer_leaves_the_discriminator_alone(
     [found] = ranks(1).run(tiny_tokenizer.gradients, manifest, tmp_path, {}, step)
     assert found["judge_alone"]
     for name, gradient in found["judge_alone"].items():
-        torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-4, atol=1e-6)
         assert gradient.any() or gradient.numel() == 1, name  # at first the last bias is pulled alike from both sides
 
 

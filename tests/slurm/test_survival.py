@@ -71,8 +71,7 @@ def test_a_killed_rank_is_named_and_a_corrupt_checkpoint_passed_over(
     with damaged.open("r+b") as file:
         file.seek(damaged.stat().st_size // 2)
         file.write(b"not what was saved")
-    told = [line for line in job.log.splitlines() if "cosmos-train: " in line][-1]
-    assert told == "cosmos-train: the first error was of rank 1 on n2: it was ended by SIGKILL"
+    assert job.first_error == "cosmos-train: the first error was of rank 1 on n2: it was ended by SIGKILL"
     job.wait_for_end()
     assert "in the queue again after a crash, retry 1 of 3" in job.log
     first, second = job.events("start")
@@ -96,7 +95,7 @@ def test_a_stopped_rank_is_found_by_the_watchdog(submit_world: Callable[..., Job
     os.kill(job.rank_pid(1), signal.SIGSTOP)
     job.wait_until(lambda: "the first error was" in job.log, "the watchdog")
     assert "no step was finished in 25 s (train.hang_sec); rank 1 gave no sign" in job.log
-    assert job.log.splitlines()[-1].startswith("cosmos-train: the first error was of rank 1 on n2: ")
+    assert job.first_error.startswith("cosmos-train: the first error was of rank 1 on n2: ")
     assert (job.run_dir / "slurm" / "suspects.txt").read_text() == "n2\n"
     assert "run_steps" in (job.run_dir / "stacks" / "rank-00000.txt").read_text()
     job.wait_for_end()
@@ -140,7 +139,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     resize(str(sum(path.stat().st_size for path in first.iterdir()) * 3 // 2))
     job.wait_until(lambda: "the first error was" in job.log, "the full disk")
     resize("1g")
-    assert "the disk is full" in job.log.splitlines()[-1], job.log
+    assert "the disk is full" in job.first_error, job.log
     job.wait_for_end()
     assert [start["step"] for start in job.events("start")] == [0, 20]
     assert job.losses == undisturbed
@@ -154,8 +153,7 @@ def test_wrong_input_is_not_tried_again(submit_world: Callable[..., Job], cache:
     job = submit_world("2", f"latents.folder={moved}", "--after", before)
     job.wait_until(lambda: job.state() in ENDS, "the end")
     assert job.state() == "FAILED"
-    assert job.log.splitlines()[-1].startswith("cosmos-train: the first error was of rank ")
-    assert str(moved) in job.log.splitlines()[-1] and "retry" not in job.log
+    assert str(moved) in job.first_error and "retry" not in job.log
 
 
 def test_a_hostile_name_is_a_name(cluster: Path, cache: Path, tmp_path: Path):

@@ -38,11 +38,14 @@ class Job:
         return [event for event in training.events(self.run_dir) if event["event"] in kinds]
 
     def state(self) -> str:
+        return self._shown().split("JobState=")[1].split()[0]
+
+    def _shown(self) -> str:
         """A controller that is slow to answer ends the line sometimes, and scontrol with it, which is asked again."""
         for _ in range(5):
             shown = subprocess.run(["scontrol", "show", "job", self.number], capture_output=True, text=True)
             if shown.returncode == 0:
-                return shown.stdout.split("JobState=")[1].split()[0]
+                return shown.stdout
             time.sleep(1.0)
         raise AssertionError(f"scontrol does not know job {self.number}: {shown.stderr}")
 
@@ -80,24 +83,36 @@ class Job:
 
     def wait_for_end(self, expected: str = "COMPLETED") -> None:
         """It ends so, each retry started at once. A job that is done says so at the end of its log."""
-        self.wait_until(self._waits_or_has_ended, "the end")
-        while self.state() == "PENDING":
-            self.start_again_at_once()
-            self.wait_until(self._waits_or_has_ended, "the end")
-        assert self.state() == expected, self.log
+        state = ""
+        while state not in ENDS:
+            self.wait_until(lambda: self.state() in ENDS or self._waits_for_its_time(), "the end")
+            if self._waits_for_its_time():
+                self._start_at_once()
+            state = self.state()
+        assert state == expected, self.log
         assert expected != "COMPLETED" or self.log.endswith("cosmos-train: done\n")
 
-    def _waits_or_has_ended(self) -> bool:
-        return self.state() in ("PENDING", *ENDS)
-
     def start_again_at_once(self) -> None:
-        """Slurm lets a job that it preempted wait for two minutes, and ours lets one that crashed wait for a while."""
+        """Slurm lets a job that it preempted wait for two minutes."""
         self.wait_until(lambda: self.state() == "PENDING", "the queue")
+        self._start_at_once()
+
+    def _start_at_once(self) -> None:
         # slurmd takes no credential that was made in the second in which it killed the job, and the job would fail.
         time.sleep(2.0)
         while self.state() == "PENDING":  # from the moment that its processes are gone
             subprocess.run(["scontrol", "update", f"JobId={self.number}", "StartTime=now"], capture_output=True)
             time.sleep(1.0)
+
+    def _waits_for_its_time(self) -> bool:
+        """Whether it is in the queue for no other reason: a job that crashed is let in after a while."""
+        shown = self._shown()
+        return "JobState=PENDING" in shown and "Reason=BeginTime" in shown
+
+    @property
+    def first_error(self) -> str:
+        """The line in which its last attempt names it; Slurm may say something after it."""
+        return [line for line in self.log.splitlines() if "the first error was of rank " in line][-1]
 
 
 def submit(directory: Path, *arguments: str) -> str:

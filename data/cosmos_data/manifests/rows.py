@@ -118,13 +118,9 @@ def _schema(version: int) -> pa.Schema:
 
 SCHEMAS = {version: _schema(version) for version in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
 SCHEMA = SCHEMAS[SCHEMA_VERSION]
-RECORDS = {
-    "camera": Camera,
-    "action": Action,
-    "ego_trajectory": EgoTrajectory,
-    "state": Action,
-    "labels_file": VideoFile,
-}
+CONDITIONS = {"camera": Camera, "action": Action, "ego_trajectory": EgoTrajectory, "state": Action}
+"""Columns of a clip's conditions, with what each of them is read as."""
+RECORDS = {**CONDITIONS, "labels_file": VideoFile}
 """Columns that hold one record, and what it becomes."""
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from cosmos_data.errors import DataError
 from cosmos_data.manifests.conditions import Action, Camera, EgoTrajectory
 from cosmos_data.manifests.manifest import Manifest
-from cosmos_data.manifests.rows import RECORDS, SCHEMA, record
+from cosmos_data.manifests.rows import CONDITIONS, SCHEMA, record
 from cosmos_data.sample_plan.plan import Sample
 from cosmos_data.sample_plan.window import Box
 
-COLUMNS = [SCHEMA.field(name) for name in (*RECORDS, "view")]
+COLUMNS = [SCHEMA.field(name) for name in (*CONDITIONS, "view")]
 """Of a table of windows, as a manifest has them of clips."""
 
 
@@ -84,7 +84,7 @@ def from_columns(values: Mapping[str, Any]) -> WindowConditions:
     """Return the conditions of a row with COLUMNS, or of one of a table that has none of them."""
     records = {
         name: record(kind, values[name], 0, f"{name}.")
-        for name, kind in RECORDS.items()
+        for name, kind in CONDITIONS.items()
         if values.get(name) is not None
     }
     return WindowConditions(**records, view=values.get("view", ""))

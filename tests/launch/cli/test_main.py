@@ -148,7 +148,7 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     from cosmos_launch.cli import evaluate, sample  # they bring torch, which help should not wait for here either
 
     seen = {}
-    monkeypatch.setattr(sample, "sample", lambda *given, out: seen.update(given=given, out=out) or 0)
+    monkeypatch.setattr(sample, "sample", lambda *given, **named: seen.update(given=given, **named) or 0)
     line = "sample RUN sample.rho=3 --out O --input I --crop --seed 4 --num-videos 2 --num-frames 9 --fps 12.5"
     assert main([*line.split(), "sample.guidance=0", "--prompt", "two words"]) == 0
     run, overrides, request = seen["given"]
@@ -158,7 +158,7 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     seen.clear()
     monkeypatch.setattr(evaluate, "evaluate_world", lambda path, overrides, **more: seen.update(more) or 0)
     assert main(["evaluate", "world", "RUN", "--out", "O.json", "--max-windows", "3"]) == 0
-    assert seen == {"out": Path("O.json"), "max_windows": 3, "windows_of": None}
+    assert seen == {"out": Path("O.json"), "max_windows": 3, "config": None, "windows_of": None}
 
 
 @pytest.mark.parametrize("line", [["train", WORLD], ["sample", "RUN", "--out", "O"]], ids=["train", "sample"])
@@ -214,7 +214,7 @@ def test_sample_starts_itself_for_each_rank(monkeypatch: pytest.MonkeyPatch):
 
     seen: list = []
     monkeypatch.setattr(spawn, "run_ranks", lambda command, n: seen.append((command, n)) or 0)
-    monkeypatch.setattr(sample, "sample", lambda *given, out: seen.append("this process") or 0)
+    monkeypatch.setattr(sample, "sample", lambda *given, **named: seen.append("this process") or 0)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     line = ["sample", "RUN", "parallel.tp=2", "--out", "O", "--prompt", "two words", "--nproc", "2"]
