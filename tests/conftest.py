@@ -22,19 +22,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of `make test` runs in one go: all that waits for a Slurm, all that share the ranks, or what is
-    left of a file.
+    """What one worker of `make test` runs in one go: all that waits for a Slurm, half of what shares the ranks, or what
+    is left of a file.
 
-    The two long ones start first, and there is one of each: jobs of two Slurms beside each other miss their limits on
-    two cores.
+    The three long ones start first. There is one Slurm: jobs of two beside each other miss their limits on two cores.
     """
     for item in items:
-        if folder_of(item) == "slurm":
-            group = "slurm"
-        else:
-            group = "ranks" if shares_ranks(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (folder_of(item) != "slurm", not shares_ranks(item)))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: (*LONG, group_of(item)).index(group_of(item)))
+
+
+LONG = ("slurm", "ranks", "ranks that train")
+"""Groups of tests, the longest first."""
+
+
+def group_of(item: pytest.Item) -> str:
+    """The group of a test: one of LONG, or its file."""
+    folder = folder_of(item)
+    if folder == "slurm":
+        return "slurm"
+    if not shares_ranks(item):
+        return str(item.path)
+    return "ranks that train" if folder in ("recipes", "train") else "ranks"
 
 
 def shares_ranks(item: pytest.Item) -> bool:
