@@ -63,7 +63,7 @@ class Goal:
 COUNTERFACTUAL = Goal("in errors to the own", least=5.0)
 MOVES = Goal("movement under commands", least=0.5, share_of="floor")
 DENOISING = [Goal(f"the own command at sigma {sigma}", least=0.95) for sigma in (1, 3, 10)]
-"""Where the noise hides what moves and not yet everything."""
+"""These noise levels hide what moves and not yet everything."""
 KEPT_QUALITY = Goal("in the error before the post-training", most=1.0)
 
 

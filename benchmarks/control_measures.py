@@ -51,7 +51,7 @@ from cosmos_train.worlds.world import WindowRequest, World
 NUM_CLIPS = 32
 """Held-out clips that are judged."""
 NUM_TRACKED = 12
-"""Of so many the camera is found again in each frame, in four sets of frames, which takes half a second a frame."""
+"""The camera is found again in each frame of so many clips, four times over, which takes half a second a frame."""
 NUM_FEW = 8
 """So many of them are judged where each one takes a further video."""
 NUM_SHOWN = 4

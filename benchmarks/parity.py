@@ -120,7 +120,8 @@ def _cases() -> Iterator[Case]:
 
 
 def _ar_cases() -> Iterator[Case]:
-    """What differs in it: causal attention, shared keys and values, a vocabulary that is divided, weights in norms."""
+    """Yield what differs in it: causal attention, shared keys and values, a vocabulary that is divided, weights in
+    norms."""
 
     def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
         return Case(name=f"ar {name}", ranks=ranks, parallel=ParallelConfig(**parallel), batch=batch, model="ar")
@@ -156,8 +157,8 @@ def _ar_cases() -> Iterator[Case]:
 
 
 def _steered_cases() -> Iterator[Case]:
-    """What differs in a DiT that reads a camera's path and actions: a rank has tokens of several latent frames, each
-    with a modulation of its own, and rays lie beside the latents."""
+    """Yield what differs in a DiT that reads a camera's path and actions: a rank has tokens of several latent frames,
+    each with a modulation of its own, and rays lie beside the latents."""
 
     def case(name: str, ranks: int, batch: str = "odd", **parallel: Any) -> Case:
         return Case(
@@ -187,7 +188,8 @@ def _steered_cases() -> Iterator[Case]:
 
 
 def _ar_steered_cases() -> Iterator[Case]:
-    """What differs in an autoregressive model that reads actions: they take the text's place, whole on all ranks."""
+    """Yield what differs in an autoregressive model that reads actions: they take the text's place, whole on all
+    ranks."""
 
     def case(name: str, ranks: int, **parallel: Any) -> Case:
         layout = ParallelConfig(**parallel)

@@ -22,8 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker of `make test` runs in one go: all that waits for a Slurm, half of what shares the ranks, or what
-    is left of a file.
+    """One worker of `make test` runs a group in one go: all that waits for a Slurm, half of what shares the ranks, or
+    what is left of a file.
 
     The three long ones start first. There is one Slurm: jobs of two beside each other miss their limits on two cores.
     """

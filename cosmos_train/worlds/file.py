@@ -23,7 +23,7 @@ from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.text.config import TextConfig
 from cosmos_train.train.checkpoint.folder import find_checkpoint
-from cosmos_train.windows.kept import STATISTICS
+from cosmos_train.windows.kept import STATISTICS, read_kept
 from cosmos_train.worlds.codec import Codec, read_codec, require_fit
 from cosmos_train.worlds.run import WHOLE, RunCheckpoint, find_run
 from cosmos_train.worlds.steering import conditioner_of_file, unsaid
@@ -41,10 +41,10 @@ class WindowSize:
 
 
 class FileParts(TypedDict, total=False):
-    """What a file may be given that a run has itself; each may be None, too, which is as if it were left out."""
+    """A file may be given these, which a run has itself. Each may be None, too, which is as if it were left out."""
 
     arguments: Mapping[str, Any] | None
-    """Of the official constructor, for what an official file's tensors do not tell."""
+    """The official constructor was called with them; they tell what an official file's tensors do not."""
     weights: str | None
     """network or ema, for what holds both; network by default."""
     dtype: torch.dtype | None
@@ -54,7 +54,7 @@ class FileParts(TypedDict, total=False):
     tokenizer: Path | str | None
     """Folder or file of any layout; the vae of a diffusers pipeline by default."""
     statistics: LatentStatistics | None
-    """What latents are whitened with; those beside the tokenizer by default."""
+    """They whiten latents; those beside the tokenizer do by default."""
     text_encoder: TextConfig | None
     """The encoder that the model was trained with."""
     window: WindowSize | None
@@ -63,8 +63,8 @@ class FileParts(TypedDict, total=False):
     """How it reads a camera's path and actions, as section `condition` of a run has it: a ConditionConfig, or of an
     autoregressive model an ActionConditionConfig."""
     embodiments: Embodiments | Path | str | None
-    """What its actions are and are normalised with, or a file that says so; the action_statistics.json beside the
-    weights by default."""
+    """They say what its actions are and normalise them, or name a file that does; by default that is the
+    action_statistics.json beside the weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,14 +118,15 @@ def find_file(path: Path, config: str, overrides: Sequence[str] = (), *, fps: fl
     fps = run.data.target_fps or fps
     if fps is None:
         raise ConfigError(f"what rate {path} was trained at is not said; give --fps, or data.target_fps")
-    if "condition" not in said and reads_of(source.config).names:
+    is_steered = bool(reads_of(source.config).names)
+    if is_steered and "condition" not in said:
         raise ConfigError(f"{unsaid(path, source.config)}; say condition.key=value, or in {config}")
     data = run.data
     parts: FileParts = {
         "tokenizer": run.latents.tokenizer,
-        "statistics": _statistics_of_cache(run),
+        "statistics": _statistics_of(run, config),
         "window": WindowSize(num_frames=data.num_frames, height_px=data.height_px, width_px=data.width_px, fps=fps),
-        "condition": run.condition if "condition" in said else None,
+        "condition": run.condition if is_steered else None,  # a run's own YAML says it in any case
     }
     found = _found(source, parts)
     return WorldFile(path=path, run=replace(run, model=found.source.config), found=found, fps=fps)
@@ -213,8 +214,13 @@ def _as_said(source: WorldSource, run: WorldDiTRun | WorldARRun, said: Mapping[s
     return replace(source, config=model, untold=tuple(field for field in source.untold if field not in is_said))
 
 
-def _statistics_of_cache(run: WorldDiTRun | WorldARRun) -> LatentStatistics | None:
-    """Return what lies in the run's latent cache; None where nothing does, so that those beside the tokenizer count."""
+def _statistics_of(run: WorldDiTRun | WorldARRun, config: str) -> LatentStatistics | None:
+    """Return what the run whose own YAML this is keeps, or else what lies in the latent cache; None where nothing does,
+    so that those beside the tokenizer count."""
+    folder = Path(config).parent
+    kept = read_kept(folder) or read_kept(folder.parent.parent)  # run.yaml lies in the run and in its checkpoints
+    if kept is not None:
+        return kept.statistics.get("video")
     path = Path(run.latents.folder) / STATISTICS
     return load_statistics(path) if path.is_file() else None
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support import filled_run, tiny_world
+from support import filled_run
+from support.training import train_stirred
 from torch import Tensor
 
 from cosmos_data.decoders.decode import choose_decoder
@@ -22,12 +23,13 @@ from cosmos_launch.cli.sample import sample_request
 from cosmos_launch.cli.sample_request import SampleRequest
 from cosmos_tok.config import NotFiniteError
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.evaluate.held_out import regular_windows, run_to_be_judged_on
 from cosmos_train.evaluate.world import _require_finite, predict, read_captions
+from cosmos_train.interop.names import official_tensors
+from cosmos_train.interop.official_dit import write_official
+from cosmos_train.interop.source import open_source
 from cosmos_train.parallel import init
-from cosmos_train.recipes.world_dit import WorldDiTTask
-from cosmos_train.train.loop import DONE, train
+from cosmos_train.train.checkpoint.load import has_average
 from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.run import find_run
 from cosmos_train.worlds.world import Clock
@@ -39,24 +41,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     run = filled_run.make_run(filled_run.write_inputs(folder), folder / "cache", folder / "run")
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, num_steps=1))
-    train_here(run, folder / "run")
+    train_stirred(run)
     build_manifest(folder / "videos", clip_frames=20, heldout_every=4).manifest.write(folder / "shorter.arrow")
     data = dataclasses.replace(run.data, manifest=str(folder / "shorter.arrow"))
     objective = dataclasses.replace(run.objective, text_dropout=0.0)
-    train_here(dataclasses.replace(run, objective=objective, data=data), folder / "no_dropout")
+    train_stirred(dataclasses.replace(run, objective=objective, data=data, run_dir=str(folder / "no_dropout")))
     objective = dataclasses.replace(run.objective, max_condition_frames=0)
     model = dataclasses.replace(run.model, condition_mask=False)
-    train_here(dataclasses.replace(run, objective=objective, model=model), folder / "text2world")
+    train_stirred(dataclasses.replace(run, objective=objective, model=model, run_dir=str(folder / "text2world")))
     return folder
-
-
-def train_here(run: WorldDiTRun, run_dir: Path) -> None:
-    run, mesh = dataclasses.replace(run, run_dir=str(run_dir)), init.start(run.parallel, seed=run.seed)
-    run_dir.mkdir()
-    task = WorldDiTTask(run, mesh)
-    tiny_world._stir_zeros(task, mesh)  # else text would have no effect yet
-    assert train(run, task, mesh, code_version="test") == DONE
-    init.stop()
 
 
 def videos_of_both(folder: Path, tmp_path: Path, *overrides: str) -> tuple[Tensor, Tensor]:
@@ -124,10 +117,25 @@ def evaluated(out: Path, *words: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
+def test_a_file_that_a_runs_yaml_describes_is_judged_as_the_run(folder: Path, tmp_path: Path):
+    source = open_source(folder / "run", weights="ema" if has_average(find_run(folder / "run").folder) else "network")
+    file = write_official(tmp_path, "official", official_tensors(source.entries, source.ours))
+    config = find_run(folder / "run").folder / "run.yaml"
+    of_file = evaluated(tmp_path / "file.json", str(file), "--config", str(config), "--fps", "24")
+    of_run = evaluated(tmp_path / "run.json", str(folder / "run"))
+    for key in ("measure", of_run["measure"], "pixel_mse_by_frame", "windows"):
+        assert of_file[key] == of_run[key]
+
+
+def test_a_run_is_given_no_rate(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "world", str(folder / "run"), "--fps", "24", "--out", str(tmp_path / "run.json")]) == 2
+    assert "--fps 24 is of a file that --config describes" in capfd.readouterr().err
+
+
 def test_complaint_16_a_model_before_and_after_a_post_training_is_judged_on_the_same_windows(
     folder: Path, tmp_path: Path
 ):
-    """Those of the later run, which the earlier one's manifest has not. What repeating a frame costs is the same in
+    """They are the later run's, which the earlier one's manifest has not. What repeating a frame costs is the same in
     pixels; latents are whitened by each run's own statistics."""
     before_run, after_run = str(folder / "run"), str(folder / "no_dropout")
     before = evaluated(tmp_path / "before.json", before_run, "--windows-of", after_run)

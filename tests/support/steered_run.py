@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from support import tiny_tokenizer, tiny_world
 from support.latent_cache import LatentWriter
+from support.training import train_stirred
 
 from cosmos_data.caches.latents import LatentMetadata
 from cosmos_data.config import DataConfig
@@ -20,15 +21,12 @@ from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.conditions.action_statistics import ACTIONS
-from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.config.schema import LatentsConfig
 from cosmos_train.interop.names import official_tensors
 from cosmos_train.interop.official_dit import write_official
 from cosmos_train.interop.source import open_source
-from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
-from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
 
 FRAMES, SIZE_PX, FPS, TEXT_WIDTH = 9, 32, 10.0, 384
@@ -81,7 +79,7 @@ def write(folder: Path) -> None:
         model = dataclasses.replace(tiny_world.MODEL, num_blocks=2, text_width=TEXT_WIDTH, **reads)
         run = tiny_world.make_run(folder / "latents", folder / name, ParallelConfig(), model, num_steps=1)
         latents = LatentsConfig(folder=str(folder / "latents"), tokenizer=str(folder / "tokenizer"))
-        _train(dataclasses.replace(run, data=DATA, text=text, latents=latents))
+        train_stirred(dataclasses.replace(run, data=DATA, text=text, latents=latents))
 
 
 def write_official_file(folder: Path) -> Path:
@@ -92,13 +90,3 @@ def write_official_file(folder: Path) -> Path:
     [statistics] = (folder / "steered/checkpoints").glob(f"*/{ACTIONS}")
     shutil.copy(statistics, folder / "official")
     return write_official(folder / "official", "official", official_tensors(source.entries, source.ours))
-
-
-def _train(run: WorldDiTRun) -> None:
-    """One step, from weights in which nothing is zero: else no condition would have an effect yet."""
-    mesh = init.start(run.parallel, seed=run.seed)
-    Path(run.run_dir).mkdir()
-    task = WorldDiTTask(run, mesh)
-    tiny_world._stir_zeros(task, mesh)
-    assert train(run, task, mesh, code_version="test") == 0
-    init.stop()

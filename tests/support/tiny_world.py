@@ -149,7 +149,7 @@ def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
     """The run's task under the engine, on this rank, with weights in which nothing is zero."""
     mesh = init.start(run.parallel, seed=run.seed)
     task = make_task(run, mesh)
-    _stir_zeros(task, mesh)
+    stir_zeros(task, mesh)
     adam = AdamSettings(
         betas=run.optim.betas,
         eps=run.optim.eps,
@@ -244,7 +244,7 @@ def _gather_gradient_shards(engine: Engine, mesh: Mesh) -> None:
             dist.all_gather(shards, shards[mesh.replicas.rank()].clone(), group=mesh.replicas)
 
 
-def _stir_zeros(task: Task, mesh: Mesh) -> None:
+def stir_zeros(task: Task, mesh: Mesh) -> None:
     """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
     with torch.no_grad():
         for name, param in parameters(task):

@@ -18,6 +18,7 @@ from support import tiny_world
 from torch.utils._pytree import tree_leaves
 
 from cosmos_launch.jobs.failure import report_failure
+from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.parallel import init, optimizer_state
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import from_main
@@ -28,8 +29,18 @@ from cosmos_train.train.checkpoint.load import load_run, load_weights
 from cosmos_train.train.checkpoint.start import StartingPoint, choose_start
 from cosmos_train.train.config import CheckpointConfig
 from cosmos_train.train.ema import Ema, profiles
-from cosmos_train.train.loop import train
+from cosmos_train.train.loop import DONE, train
 from cosmos_train.train.telling.metric_window import peak_memory
+
+
+def train_stirred(run: WorldDiTRun) -> None:
+    """Train in this process, from weights in which nothing is zero: else text and conditions have no effect yet."""
+    mesh = init.start(run.parallel, seed=run.seed)
+    Path(run.run_dir).mkdir(parents=True)
+    task = WorldDiTTask(run, mesh)
+    tiny_world.stir_zeros(task, mesh)
+    assert train(run, task, mesh, code_version="test") == DONE
+    init.stop()
 
 
 def run_loop(

@@ -72,7 +72,7 @@ def test_statistics_are_of_the_training_clips_alone(mesh: Mesh, tmp_path: Path):
 
 
 def test_the_steps_of_a_frame_are_counted_at_the_rate_of_the_windows(mesh: Mesh, tmp_path: Path):
-    """Of 30 Hz at 15 frames per second two steps lead to the next one; windows of one embodiment have as many."""
+    """At 30 Hz and 15 frames per second two steps lead to the next one; windows of one embodiment have as many."""
     run = run_of(tmp_path, clip(0, value=1.0), clip(1, value=3.0))
     found = find_embodiments(replace(run, data=replace(run.data, frame_stride=2)), mesh)
     assert found is not None and found.statistics["pusher"].steps_per_frame == 2

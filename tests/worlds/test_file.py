@@ -30,7 +30,7 @@ from cosmos_train.worlds.world import World
 
 WINDOW = WindowSize(num_frames=DATA.num_frames, height_px=DATA.height_px, width_px=DATA.width_px, fps=FPS)
 SAID = {"action_into": "both"}
-"""What the run has and an official file is not taken to have."""
+"""The run has it, and an official file is not taken to have it."""
 
 
 @pytest.fixture(scope="module")

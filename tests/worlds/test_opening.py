@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import filled_run, official_ar, tiny_t5, tiny_world
+from support import filled_run, official_ar, tiny_t5
 from support.official_dit import small_config, write_official
+from support.training import train_stirred
 
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
@@ -16,11 +17,8 @@ from cosmos_tok.official import official_tensors
 from cosmos_tok.store import save_tokenizer
 from cosmos_tok.whitening import LatentStatistics
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel import init
-from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
 from cosmos_train.train.checkpoint.folder import CheckpointError
-from cosmos_train.train.loop import DONE, train
 from cosmos_train.worlds.file import WindowSize
 from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.run import find_run
@@ -50,12 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs.mkdir()
     run = filled_run.make_run(filled_run.write_inputs(inputs), folder / "cache", folder / "runs/my/world")
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, num_steps=1))
-    Path(run.run_dir).mkdir(parents=True)
-    mesh = init.start(run.parallel, seed=run.seed)
-    task = WorldDiTTask(run, mesh)
-    tiny_world._stir_zeros(task, mesh)
-    assert train(run, task, mesh, code_version="test") == DONE
-    init.stop()
+    train_stirred(run)
     return folder
 
 

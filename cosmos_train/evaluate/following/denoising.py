@@ -65,11 +65,11 @@ class DenoisingErrors:
 
     world: DiffusionWorld
     latents_BCTHW: Tensor
-    """Those of the true frames, as `encode` makes them."""
+    """`encode` makes them of the true frames."""
     text_BSE: Tensor
     fps: float
     steering: ConditionTensors
-    """What steers each clip."""
+    """They steer the clips, each its own."""
     seed: int = 0
 
     @torch.inference_mode()

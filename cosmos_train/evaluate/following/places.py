@@ -89,18 +89,7 @@ def still_figure(still_BTHW3: np.ndarray, true_still_BTHW3: np.ndarray, moving_B
     Args:
         moving_BTHW3: generated frames under other commands: the ceiling.
     """
-    value, floor, ceiling = (
-        float(np.median([shift_px(pictures_THW3) for pictures_THW3 in clips]))
-        for clips in (still_BTHW3, true_still_BTHW3, moving_BTHW3)
-    )
-    return Figure(
-        name="movement under no action",
-        value=value,
-        floor=floor,
-        ceiling=ceiling,
-        num_clips=len(still_BTHW3),
-        unit="px",
-    )
+    return _movement("movement under no action", still_BTHW3, true_still_BTHW3, moving_BTHW3)
 
 
 def movement_figure(moving_BTHW3: np.ndarray, true_BTHW3: np.ndarray, still_BTHW3: np.ndarray) -> Figure:
@@ -110,18 +99,16 @@ def movement_figure(moving_BTHW3: np.ndarray, true_BTHW3: np.ndarray, still_BTHW
         true_BTHW3: the true frames of the same commands.
         still_BTHW3: generated frames under no command, or frames that repeat the first one: the ceiling.
     """
+    return _movement("movement under commands", moving_BTHW3, true_BTHW3, still_BTHW3)
+
+
+def _movement(name: str, found_BTHW3: np.ndarray, floor_BTHW3: np.ndarray, ceiling_BTHW3: np.ndarray) -> Figure:
+    """Return the median over clips of how far pictures move."""
     value, floor, ceiling = (
         float(np.median([shift_px(pictures_THW3) for pictures_THW3 in clips]))
-        for clips in (moving_BTHW3, true_BTHW3, still_BTHW3)
+        for clips in (found_BTHW3, floor_BTHW3, ceiling_BTHW3)
     )
-    return Figure(
-        name="movement under commands",
-        value=value,
-        floor=floor,
-        ceiling=ceiling,
-        num_clips=len(moving_BTHW3),
-        unit="px",
-    )
+    return Figure(name=name, value=value, floor=floor, ceiling=ceiling, num_clips=len(found_BTHW3), unit="px")
 
 
 def shift_px(pictures_THW3: np.ndarray) -> float:

@@ -144,7 +144,7 @@ class Clip(Pictures):
 
     ego_trajectory: EgoTrajectory | None = None
     labels_file: VideoFile | None = None
-    """Where the labels of a simulated clip lie (`cosmos_data.simulate.labels`). They count frames as the first view's
+    """The labels of a simulated clip lie there (`cosmos_data.simulate.labels`). They count frames as the first view's
     file does. It is no part of a manifest's digest, as no place is."""
 
     def each_view(self) -> tuple["Clip", ...]:

@@ -38,7 +38,7 @@ OPTIONS = {
     "dolly": ("amount", "fov_deg"),
     "orbit": ("amount", "radius", "fov_deg"),
 }
-"""What may follow each name, an `amount` also as a number alone."""
+"""Each name may be followed by these, and an `amount` may be a number alone."""
 FILE_KEYS = ("convention", "intrinsics_px", "height_px", "width_px", "extrinsics")
 
 

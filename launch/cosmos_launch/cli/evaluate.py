@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_launch.jobs.tell_wandb import tell_wandb
+from cosmos_train.config.errors import ConfigError
 from cosmos_train.evaluate import tokenizer
 from cosmos_train.evaluate.held_out import run_to_be_judged_on
 from cosmos_train.evaluate.world import MODEL, RIVAL, evaluate, require_evaluation
@@ -25,10 +26,15 @@ def evaluate_world(
     out: Path,
     max_windows: int,
     config: str | None = None,
+    fps: float | None = None,
     windows_of: Path | None = None,
 ) -> int:
     """Write what was found as JSON and print it. Returns the exit code."""
-    found = find_world(path, overrides, config=config)
+    if fps is not None and config is None:
+        raise ConfigError(
+            f"--fps {fps:g} is of a file that --config describes, and a run has its own rate; leave it out"
+        )
+    found = find_world(path, overrides, config=config, fps=fps)
     require_evaluation(found, max_windows=max_windows)
     judged_on = None if windows_of is None else run_to_be_judged_on(windows_of, found)
     facts = evaluate(open_world(found), max_windows=max_windows, judged_on=judged_on)

@@ -12,7 +12,7 @@ DESCRIBES = (
     "of a file of no run of ours, such as NVIDIA's model.pt: the YAML of a run that says what it was trained with "
     "(data, latents.tokenizer, text, condition)"
 )
-"""What `--config` is for, of commands that take such files."""
+"""This says what `--config` is for, in the help of commands that take such files."""
 
 
 def train(parser: argparse.ArgumentParser) -> None:
@@ -183,6 +183,7 @@ def evaluate_world(parser: argparse.ArgumentParser) -> None:
         "path", metavar="run", type=Path, help="the run's folder, one of its checkpoints, or with --config another file"
     )
     parser.add_argument("--config", help=DESCRIBES)
+    parser.add_argument("--fps", type=float, help="with --config: frames per second that the file was trained at")
     parser.add_argument("overrides", nargs="*", help="sample.key=value: overrides of how the model is sampled")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--max-windows", type=int, default=32, help="held-out windows to predict")

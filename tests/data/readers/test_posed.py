@@ -1,5 +1,6 @@
 """Names of pictures in the order in which people count; lenses that are nearly pinholes."""
 
+import itertools
 import json
 import struct
 
@@ -21,7 +22,8 @@ def test_numbers_count_by_their_value_and_other_digits_are_letters():
 
 def test_a_lens_moves_pixels_as_opencv_says():
     intrinsics, size_px, (k1, k2, p1, p2, k3, k4, k5, k6) = (85.0, 83.0, 47.0, 37.0), (72, 96), (0.01 * np.arange(1, 9))
-    grid_P3 = np.array([((x - 47) / 85, (y - 37) / 83, 1) for x in (0, 48, 96) for y in (0, 36, 72)])
+    places = itertools.product((0, 48, 96), (0, 36, 72))
+    grid_P3 = np.array([((x - 47) / 85, (y - 37) / 83, 1) for x, y in places])
     matrix = np.array([[85, 0, 47], [0, 83, 37], [0, 0, 1.0]])
     projected = opencv().projectPoints(grid_P3, np.zeros(3), np.zeros(3), matrix, (k1, k2, p1, p2, k3, k4, k5, k6))[0]
     shift_P2 = projected[:, 0] - grid_P3[:, :2] * (85, 83) - (47, 37)

@@ -110,7 +110,7 @@ def test_packed_clips_keep_their_labels(folder: Path, tmp_path: Path, request_: 
 
 
 def test_labels_are_cut_and_scaled_with_the_pictures(tmp_path: Path):
-    """Of 48x32 px the 32x32 in the middle are packed at twice their size."""
+    """The 32x32 px in the middle of 48x32 are packed at twice their size."""
     request = SimulationRequest(world=DiscsConfig(num_frames=2, width_px=48), num_train=1)
     world = simulate(tmp_path / "discs", request)
     size = PackRequest(height_px=64, width_px=64, allow_upscale=True)

@@ -26,7 +26,7 @@ TRUE_BTHW3 = np.stack([TABLE.played(SEED, steps).views[0].pictures_THW3 for step
 
 
 def table_errors(sigma: float, told: Sequence[int]) -> np.ndarray:
-    """Those of a denoiser that takes what it sees and what its command leads to, each by its certainty."""
+    """A denoiser makes these errors that takes what it sees and what its command leads to, each by its certainty."""
     noise = np.random.default_rng(0).normal(size=TRUE_BTHW3.shape)
     true, led_to = TRUE_BTHW3 / 255, TRUE_BTHW3[list(told)] / 255
     guess = (true + sigma * noise + sigma**2 * led_to) / (1 + sigma**2)

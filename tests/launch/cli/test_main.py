@@ -158,7 +158,7 @@ def test_a_command_passes_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
     seen.clear()
     monkeypatch.setattr(evaluate, "evaluate_world", lambda path, overrides, **more: seen.update(more) or 0)
     assert main(["evaluate", "world", "RUN", "--out", "O.json", "--max-windows", "3"]) == 0
-    assert seen == {"out": Path("O.json"), "max_windows": 3, "config": None, "windows_of": None}
+    assert seen == {"out": Path("O.json"), "max_windows": 3, "config": None, "fps": None, "windows_of": None}
 
 
 @pytest.mark.parametrize("line", [["train", WORLD], ["sample", "RUN", "--out", "O"]], ids=["train", "sample"])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from support import tiny_tokenizer, tiny_world
 from support.latent_cache import LatentWriter
+from support.training import train_stirred
 from torch import Tensor
 
 from cosmos_data.caches.latents import LatentMetadata
@@ -23,13 +24,11 @@ from cosmos_launch.cli.main import main
 from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics
-from cosmos_train.config.schema import LatentsConfig, WorldDiTRun
+from cosmos_train.config.schema import LatentsConfig
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
-from cosmos_train.recipes.world_dit import WorldDiTTask
 from cosmos_train.text.config import TextConfig
 from cosmos_train.train.checkpoint.load import load_weights
-from cosmos_train.train.loop import train
 from cosmos_train.windows.kept import STATISTICS
 from cosmos_train.worlds.opening import open_world
 
@@ -72,24 +71,15 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         latents=LatentsConfig(folder=str(folder / "latents"), tokenizer=str(folder / "tokenizer")),
         model=dataclasses.replace(tiny.model, text_width=TEXT_WIDTH),
     )
-    _train(run)
+    train_stirred(run)
     precision = dataclasses.replace(run.train, precision="bf16")
     objective = dataclasses.replace(run.objective, text_dropout=0.0, condition_dropout=0.0)
     optim = dataclasses.replace(run.optim, ema_decay=0.0)
     other = dataclasses.replace(run, train=precision, objective=objective, optim=optim)
-    _train(dataclasses.replace(other, run_dir=str(folder / "no_dropout")))
+    train_stirred(dataclasses.replace(other, run_dir=str(folder / "no_dropout")))
     Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (200, 40, 40)).save(folder / "first.png")
     Image.new("RGB", (2 * WIDTH_PX, 3 * HEIGHT_PX), (200, 40, 40)).save(folder / "large.png")
     return folder
-
-
-def _train(run: WorldDiTRun) -> None:
-    mesh = init.start(run.parallel, seed=run.seed)
-    Path(run.run_dir).mkdir()
-    task = WorldDiTTask(run, mesh)
-    tiny_world._stir_zeros(task, mesh)
-    assert train(run, task, mesh, code_version="test") == 0
-    init.stop()
 
 
 def frames(path: Path, num_frames: int) -> Tensor:

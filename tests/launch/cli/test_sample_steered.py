@@ -86,7 +86,7 @@ def test_futures_of_one_state_under_different_actions(folder: Path, tmp_path: Pa
 
 
 def test_complaint_2_a_video_that_does_not_move_is_told(capsys: pytest.CaptureFixture):
-    """Where something is to move: by its actions alone, or by its camera alone."""
+    """Its actions alone, or its camera alone, are to move something."""
     still = torch.randint(256, (3, 1, SIZE_PX, SIZE_PX), dtype=torch.uint8).expand(3, FRAMES, SIZE_PX, SIZE_PX)
     asked = conditions_of(1)
     for conditions in (dataclasses.replace(asked, camera=None), dataclasses.replace(asked, action=None)):
@@ -121,7 +121,7 @@ def test_what_steers_a_video_is_drawn_onto_it_on_request(folder: Path, tmp_path:
 
 
 def described(folder: Path) -> list[str]:
-    """What a file does not say, in the words of a run."""
+    """These words say what a file does not, as a run does."""
     return ["--config", str(folder / "steered/checkpoints/step-00000001/run.yaml"), "--fps", "10"]
 
 
@@ -217,7 +217,7 @@ def test_wrong_input(
 
 
 def test_complaint_4_a_checkpoint_without_its_statistics(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
-    """What actions are normalised with is there, or nothing is."""
+    """Nothing is sampled without what actions are normalised with."""
     [statistics] = (folder / "steered/checkpoints").glob("*/action_statistics.json")
     kept = statistics.read_text()
     statistics.unlink()
