@@ -29,6 +29,7 @@ from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import Stage
 from cosmos_train.parallel.shard import gradient_sum, is_shared_over_stages, sees_own_heads
 from cosmos_train.parallel.step_metrics import Metrics, Ratio, StepMetrics, put_together, scalars_of
+from cosmos_train.parallel.torch_private import keep_compiler_from_optimizers
 
 BatchT = Any
 EngineConfig = TransformerConfig
@@ -155,6 +156,7 @@ class Engine:
             use_distributed_optimizer=True,
             fp8_recipe=config.fp8_recipe if config.fp8 else None,
         )
+        keep_compiler_from_optimizers()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.optimizer: MegatronOptimizer = get_megatron_optimizer(

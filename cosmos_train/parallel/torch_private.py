@@ -32,6 +32,9 @@ fused_adamw: FusedUpdate = torch._fused_adamw_  # pyright: ignore[reportPrivateI
 
 SHARES_DEVICES = "_shares_devices"
 """The mark of a constructor that `share_gloo_devices` has put in the place of torch's."""
+OPTIMIZERS_BOOKKEEPING = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+NOT_COMPILED = "__dynamo_disable"
+"""Under this name torch keeps, on a function that is not to be compiled, what the compiler made of it."""
 TENSOR_RECORD = "data/0"
 """Where torch.save puts the bytes of a tensor that is all there is to save."""
 
@@ -86,6 +89,19 @@ def _gloo_devices() -> list[dist.ProcessGroupGloo.Device]:
     """Open what a group of torch's own would: the named interfaces, or the one that the host's name leads to."""
     gloo = dist.ProcessGroupGloo
     return [gloo.create_device(interface=name) for name in gloo_interfaces()] or [gloo.create_default_device()]
+
+
+def keep_compiler_from_optimizers() -> None:
+    """Have torch's optimizers run without loading torch's compiler, which takes a process seconds of its start.
+
+    torch marks their bookkeeping as not to be compiled, and on its first call the mark loads the compiler. Nothing here
+    compiles an optimizer, so each function stands for itself where the mark keeps what it found. A second call does
+    nothing.
+    """
+    for name in OPTIMIZERS_BOOKKEEPING:
+        marked = getattr(torch.optim.Optimizer, name).__wrapped__
+        if not hasattr(marked, NOT_COMPILED):
+            setattr(marked, NOT_COMPILED, marked)
 
 
 def write_item(stream: IO[bytes], item: WriteItem, data: Tensor | BytesIO, file_name: str) -> WriteResult:

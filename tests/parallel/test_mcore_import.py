@@ -1,4 +1,5 @@
-"""What a process loads besides megatron-core when it imports that, tried in a process that has imported nothing yet."""
+"""What a process loads besides megatron-core when it imports that and makes an optimizer, tried in a process that has
+imported nothing yet."""
 
 import json
 import subprocess
@@ -7,7 +8,13 @@ import sys
 SCRIPT = """
 import inspect, json, sys
 import cosmos_train.parallel.engine
-import megatron.core
+import megatron.core, torch
+from cosmos_train.parallel.adam import FusedAdam
+from cosmos_train.parallel.torch_private import keep_compiler_from_optimizers
+keep_compiler_from_optimizers()
+optimizer = FusedAdam([torch.nn.Parameter(torch.ones(2))])
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
 loaded = [name for name in ("torch._dynamo", "wandb") if name in sys.modules]
 from megatron.core.fusions import fused_bias_gelu
 import wandb
