@@ -58,6 +58,7 @@ NUM_SHOWN = 4
 """The page shows so many of these."""
 NUM_READER_CLIPS = 300
 """Training clips from which the reader of actions learns."""
+STEPS_A_LATENT_FRAME = 4
 LEAST_MOVE_PX = 1.0
 """A thing that goes less far in a clip is not pushed there, and says nothing."""
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
@@ -149,7 +150,7 @@ def measure_action(run_dir: Path, config: PusherConfig) -> Measured:
     turned_BT2 = config.width_px * np.stack([clip.states["hand_T2"] for clip in turned])
     hands = (_places_BT2(made_of_other, white), _places_BT2(_true(other), white), turned_BT2, hands_BT2)
     figures.append(counterfactual_figure(*(places_BT2[:, 1:] for places_BT2 in hands)))
-    reader = InverseDynamics.trained(*_pairs_to_learn_from(pusher))
+    reader = InverseDynamics.trained(*_pairs_to_learn_from(pusher), steps_apart=STEPS_A_LATENT_FRAME)
     figures.append(reader.figure(made, true, np.stack(actions)))
     figures += _figures_of_denoising(world, own)
     figures.append(_kept_quality(run_dir, own, made))

@@ -1,9 +1,11 @@
-"""Which action leads from one frame to the next, read by a small network that was trained on real pairs of frames.
+"""Which actions lead from one frame to a later one, read by a small network that was trained on real pairs of frames.
 
 What it reads in generated frames says whether they show the actions that were commanded. It learns from real frames
-alone, of clips that are not the ones that are judged.
+alone, of clips that are not the ones that are judged. A world model over latents is told the actions of a latent frame
+together, and its tokenizer smooths what moves between two of them: so pairs lie as many steps apart as a latent frame
+has, and each step's action is read.
 
-N pairs of frames, A dimensions.
+N pairs of frames, S steps between them, A dimensions.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ class PairReader(nn.Module):
     """Points of interest of each frame (the mean place of an attention map, arXiv 1504.00702), then an MLP on those of
     both frames."""
 
-    def __init__(self, num_dimensions: int) -> None:
+    def __init__(self, num_numbers: int) -> None:
         super().__init__()
         self.maps = nn.Sequential(
             nn.Conv2d(3, 24, 5, padding=2), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(),
@@ -30,11 +32,11 @@ class PairReader(nn.Module):
         )  # fmt: skip
         self.head = nn.Sequential(
             nn.Linear(4 * NUM_POINTS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(),
-            nn.Linear(WIDTH, num_dimensions),
+            nn.Linear(WIDTH, num_numbers),
         )  # fmt: skip
 
     def forward(self, before_N3HW: Tensor, after_N3HW: Tensor) -> Tensor:
-        """Return the action between two frames of 0 to 1, [N, A]."""
+        """Return the actions between two frames of 0 to 1, [N, S * A]."""
         before, after = self._points(before_N3HW), self._points(after_N3HW)
         return self.head(torch.cat((before, (after - before) * 10), dim=1))
 
@@ -52,50 +54,69 @@ class InverseDynamics:
     """A trained reader of actions."""
 
     network: PairReader
-    mean_A: Tensor
-    std_A: Tensor
+    steps_apart: int
+    mean_SA: Tensor
+    """Mean of each step's action between two frames, flat as the network gives them; likewise the deviation."""
+    std_SA: Tensor
 
     @classmethod
     def trained(
-        cls, clips_BTHW3: np.ndarray, actions_BTA: np.ndarray, *, num_steps: int = 400, batch: int = 64, seed: int = 0
+        cls,
+        clips_BTHW3: np.ndarray,
+        actions_BTA: np.ndarray,
+        *,
+        steps_apart: int,
+        num_steps: int = 400,
+        batch: int = 64,
+        seed: int = 0,
     ) -> "InverseDynamics":
-        """Learn from real clips, uint8; action k leads from frame k to frame k + 1, and the last one is not seen."""
-        before, after, actions_NA = _pairs(clips_BTHW3, actions_BTA)
-        mean_A, std_A = actions_NA.mean(dim=0), actions_NA.std(dim=0).clamp(min=1e-9)
-        wanted_NA = (actions_NA - mean_A) / std_A
+        """Learn from real clips, uint8; action k leads from frame k to frame k + 1, and the last one is not seen.
+
+        Args:
+            steps_apart: how many actions lead from the first frame of a pair to the second.
+            num_steps: steps of the training.
+        """
+        frames_NTHW3, actions_NSA = _stretches(clips_BTHW3, actions_BTA, steps_apart)
+        before, after = _pictures(frames_NTHW3[:, 0]), _pictures(frames_NTHW3[:, -1])
+        actions = torch.from_numpy(actions_NSA).float().flatten(1)
+        mean_SA, std_SA = actions.mean(dim=0), actions.std(dim=0).clamp(min=1e-9)
+        wanted = (actions - mean_SA) / std_SA
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = PairReader(actions_BTA.shape[-1])
+            network = PairReader(wanted.shape[1])
         draws = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
         for _ in range(num_steps):
-            chosen = torch.randint(0, len(wanted_NA), (batch,), generator=draws)
-            loss = F.mse_loss(network(before[chosen], after[chosen]), wanted_NA[chosen])
+            chosen = torch.randint(0, len(wanted), (batch,), generator=draws)
+            loss = F.mse_loss(network(before[chosen], after[chosen]), wanted[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        return cls(network=network.eval().requires_grad_(False), mean_A=mean_A, std_A=std_A)
+        return cls(
+            network=network.eval().requires_grad_(False), steps_apart=steps_apart, mean_SA=mean_SA, std_SA=std_SA
+        )
 
     @torch.inference_mode()
-    def read(self, clips_BTHW3: np.ndarray) -> np.ndarray:
-        """Return the actions that lead from each frame to the next, [B, T - 1, A]."""
-        read = [
-            self.network(frames[:-1], frames[1:]) * self.std_A + self.mean_A for frames in map(_frames, clips_BTHW3)
-        ]
-        return torch.stack(read).numpy()
+    def read(self, frames_NTHW3: np.ndarray) -> np.ndarray:
+        """Return the actions from the first frame to the last of stretches of frames, uint8, as [N, S, A]."""
+        read = self.network(_pictures(frames_NTHW3[:, 0]), _pictures(frames_NTHW3[:, -1])) * self.std_SA + self.mean_SA
+        return read.unflatten(1, (self.steps_apart, -1)).numpy()
 
     def figure(self, generated_BTHW3: np.ndarray, true_BTHW3: np.ndarray, commanded_BTA: np.ndarray) -> Figure:
         """Return R^2 of what is read in generated frames, mean over dimensions, beside that of true frames under the
         same commands."""
-        found, true, commanded = self.read(generated_BTHW3), self.read(true_BTHW3), commanded_BTA[:, :-1]
+        generated_NTHW3, commanded_NSA = _stretches(generated_BTHW3, commanded_BTA, self.steps_apart)
+        true_NTHW3, _ = _stretches(true_BTHW3, commanded_BTA, self.steps_apart)
+        _, others_NSA = _stretches(generated_BTHW3, np.roll(commanded_BTA, 1, axis=0), self.steps_apart)
+        found_NSA = self.read(generated_NTHW3)
         return Figure(
             name="inverse dynamics R^2",
-            value=explained(found, commanded),
-            floor=explained(true, commanded),
-            ceiling=explained(found, np.roll(commanded, 1, axis=0)),
-            num_clips=len(found),
+            value=explained(found_NSA, commanded_NSA),
+            floor=explained(self.read(true_NTHW3), commanded_NSA),
+            ceiling=explained(found_NSA, others_NSA),
+            num_clips=len(generated_BTHW3),
         )
 
 
@@ -108,12 +129,24 @@ def explained(found_BTA: np.ndarray, commanded_BTA: np.ndarray) -> float:
     return float((1 - error_A[varies_A] / variance_A[varies_A]).mean())
 
 
-def _pairs(clips_BTHW3: np.ndarray, actions_BTA: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    frames = [_frames(clip_THW3) for clip_THW3 in clips_BTHW3]
-    before, after = torch.cat([clip[:-1] for clip in frames]), torch.cat([clip[1:] for clip in frames])
-    return before, after, torch.from_numpy(actions_BTA[:, :-1].reshape(len(before), -1)).float()
+def _stretches(clips_BTHW3: np.ndarray, actions_BTA: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut clips into stretches of steps + 1 frames, each of which begins where the last one ends, with their actions.
+
+    Raises:
+        ValueError: a clip has no stretch of so many steps.
+    """
+    num_stretches = (clips_BTHW3.shape[1] - 1) // steps
+    if num_stretches == 0:
+        raise ValueError(
+            f"clips of {clips_BTHW3.shape[1]} frames have no two that lie {steps} steps apart; give longer ones"
+        )
+    frames, actions = list[np.ndarray](), list[np.ndarray]()
+    for start in range(0, num_stretches * steps, steps):
+        frames.append(clips_BTHW3[:, start : start + steps + 1])
+        actions.append(actions_BTA[:, start : start + steps])
+    return np.concatenate(frames), np.concatenate(actions)
 
 
-def _frames(clip_THW3: np.ndarray) -> Tensor:
-    """Return [T, 3, H, W] of 0 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(clip_THW3)).permute(0, 3, 1, 2).float() / 255
+def _pictures(frames_NHW3: np.ndarray) -> Tensor:
+    """Return [N, 3, H, W] of 0 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(frames_NHW3)).permute(0, 3, 1, 2).float() / 255

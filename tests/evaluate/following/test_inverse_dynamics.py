@@ -16,14 +16,20 @@ def clips(seeds: range) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([clip.views[0].pictures_THW3 for clip in made]), np.stack(actions)
 
 
-def test_actions_are_read_in_true_frames_of_other_clips():
+@pytest.mark.parametrize("steps_apart", [1, 4])
+def test_actions_are_read_in_true_frames_of_other_clips(steps_apart: int):
     """Frames that stand still, or that follow another's commands, do not show them."""
-    reader = InverseDynamics.trained(*clips(range(40)), num_steps=150)
+    reader = InverseDynamics.trained(*clips(range(80)), steps_apart=steps_apart, num_steps=150)
     true_BTHW3, actions_BTA = clips(range(100, 108))
     still_BTHW3 = true_BTHW3[:, :1].repeat(9, axis=1)
     figure = reader.figure(still_BTHW3, true_BTHW3, actions_BTA)
     assert figure.floor > 0.8 and figure.value < 0.3
     assert reader.figure(true_BTHW3, true_BTHW3, actions_BTA).ceiling < 0.3
+
+
+def test_clips_without_such_a_pair():
+    with pytest.raises(ValueError, match="9 frames have no two that lie 9 steps apart"):
+        InverseDynamics.trained(*clips(range(2)), steps_apart=9)
 
 
 def test_share_of_the_variance():
