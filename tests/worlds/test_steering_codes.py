@@ -11,19 +11,35 @@ from support import tiny_ar, tiny_world
 from cosmos_data.sample_plan.window_conditions import WindowConditions
 from cosmos_tok.config import TokenizerConfig
 from cosmos_tok.model import CausalVideoTokenizer
+from cosmos_tok.store import save_tokenizer
 from cosmos_train.conditions.action_statistics import Embodiments
 from cosmos_train.conditions.conditioner import Conditioner
 from cosmos_train.conditions.config import ActionConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.generate.config import CodeSampleConfig
+from cosmos_train.interop.names_ar import ar_table
+from cosmos_train.interop.official_ar import official_arguments, write_official
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.worlds.autoregressive import AutoregressiveWorld
 from cosmos_train.worlds.codec import Codec
+from cosmos_train.worlds.file import WindowSize
+from cosmos_train.worlds.opening import open_world
 from cosmos_train.worlds.world import TrainedWindows, WindowRequest
 
 LATENT_HW, FPS = (2, 3), 24.0
+TOKENIZER = TokenizerConfig(
+    kind="discrete",
+    media="image",
+    temporal_rate=1,
+    channels=32,
+    channel_multipliers=(1, 1, 1),
+    z_channels=4,
+    latent_channels=5,
+    fsq_levels=(2,) * 5,
+)
+NORMALIZED = ActionConditionConfig(action_normalize="none")
 ACTION = tiny_world.steering(1, FPS, LATENT_HW).action
 
 
@@ -46,21 +62,13 @@ def world(mesh: Mesh) -> AutoregressiveWorld:
             if name.startswith(("blocks.", "action.")) and not name.endswith("norm.weight"):
                 param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))))
     torch.manual_seed(0)
-    sizes = {
-        "channels": 32,
-        "channel_multipliers": (1, 1, 1),
-        "z_channels": 4,
-        "latent_channels": 5,
-        "fsq_levels": (2,) * 5,
-    }
-    tokenizer = CausalVideoTokenizer(TokenizerConfig(kind="discrete", media="image", temporal_rate=1, **sizes)).eval()  # pyright: ignore[reportArgumentType] numbers
+    tokenizer = CausalVideoTokenizer(TOKENIZER).eval()
     assert ACTION is not None
-    config = ActionConditionConfig(action_normalize="none")
     return replace(
         found,
         codec=Codec(tokenizer=tokenizer, digest="", statistics=None),
         windows=TrainedWindows(latent_shape=(1, 2, *LATENT_HW), fps=FPS),
-        conditioner=Conditioner(config, model, Embodiments.of([ACTION], config), temporal_rate=1),
+        conditioner=Conditioner(NORMALIZED, model, Embodiments.of([ACTION], NORMALIZED), temporal_rate=1),
     )
 
 
@@ -98,3 +106,27 @@ def test_what_cross_attention_reads_is_what_the_network_takes(world: Autoregress
 def test_an_action_is_asked_for(world: AutoregressiveWorld):
     with pytest.raises(ConfigError, match="steered by its action"):
         world.sample("", torch.zeros(3, 1, 16, 24, dtype=torch.uint8), num_frames=3)
+
+
+def test_an_official_file_that_is_steered_makes_the_same_videos(world: AutoregressiveWorld, tmp_path: Path):
+    """To the bit, given the tokenizer and what its actions mean, which such a file does not say."""
+    weights = dict(world.network.named_parameters())
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for entry in ar_table(world.config):
+            yield from zip(entry.official, entry.split(weights[entry.ours].detach()), strict=True)
+
+    path = write_official(tmp_path, "official", world.config, tensors, tp=1)
+    assert world.codec is not None and world.conditioner is not None
+    save_tokenizer(tmp_path / "tokenizer", world.codec.tokenizer, TOKENIZER, {})
+    of_file = open_world(
+        path,
+        arguments=official_arguments(world.config),
+        tokenizer=tmp_path / "tokenizer",
+        window=WindowSize(num_frames=2, height_px=16, width_px=24, fps=FPS),
+        condition=NORMALIZED,
+        embodiments=world.conditioner.embodiments,
+    )
+    assert isinstance(of_file, AutoregressiveWorld)
+    found = sample(replace(of_file, sampling=world.sampling), 1.0, -1.0)
+    assert torch.equal(found, sample(world, 1.0, -1.0)) and not torch.equal(found[0], found[1])
