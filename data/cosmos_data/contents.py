@@ -110,12 +110,14 @@ def content_of(head: bytes) -> Content:
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    """MPEG's packets of 188 bytes, or Blu-ray's of 192, each of which has the byte 0x47 where it begins."""
+    """Tell whether there are MPEG's packets of 188 bytes, or Blu-ray's of 192, each of which has the byte 0x47 where it
+    begins."""
     return any(head[start : start + 3 * step : step] == b"GGG" for start, step in ((0, 188), (4, 192)))
 
 
 def _is_elementary_stream(head: bytes) -> bool:
-    """H.264 (sequence parameters or a delimiter comes first) or HEVC (video parameters or a delimiter)."""
+    """Tell whether it is H.264 (sequence parameters or a delimiter comes first) or HEVC (video parameters or a
+    delimiter)."""
     start = head.find(b"\x00\x00\x01", 0, 4)
     unit = head[start + 3 : start + 5]
     return start in (0, 1) and len(unit) == 2 and (unit[0] & 0x1F in (7, 9) or unit in (b"\x40\x01", b"\x46\x01"))

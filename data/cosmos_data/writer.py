@@ -22,7 +22,7 @@ def own_name() -> str:
 
 
 def is_gone(name: str) -> bool:
-    """Whether a process was of this machine and has ended; False where nobody here can tell."""
+    """Tell whether a process was of this machine and has ended; False where nobody here can tell."""
     machine, _, process = name.partition("-")
     number, _, ticks = process.partition("-")
     if machine != _machine() or not number.isdecimal():
@@ -48,7 +48,8 @@ def _machine() -> str:
 
 
 def _start_ticks(number: int) -> int | None:
-    """When the process of this number started; 0 where only its exit code is left, None where it is not to be seen."""
+    """Return when the process of this number started; 0 where only its exit code is left, None where it is not to be
+    seen."""
     try:
         stat = (PROCESSES / str(number) / "stat").read_text()
     except OSError:

@@ -234,7 +234,7 @@ class KeyedShards:
         return None
 
     def _read_row(self, number: int, row: int, key: str) -> KeyedRow | None:
-        """None where the row has another key, or the shard is gone or damaged, or can not be read just now."""
+        """Return a row; None where it has another key, or the shard is gone or damaged, or can not be read just now."""
         try:
             with damage_told():
                 shard = self._opened(number)
@@ -280,7 +280,7 @@ class KeyedShards:
                 self._add(name)
 
     def _add(self, name: str) -> None:
-        """Its keys into the index, where they are not there. Under the lock."""
+        """Put its keys into the index, where they are not there. It is called under the lock."""
         if name in self._numbers:
             return
         number, path = len(self._names), self._path(name)
@@ -308,7 +308,7 @@ class KeyedShards:
             self._remove(number)
 
     def _remove(self, number: int) -> None:
-        """From the index. Under the lock."""
+        """Take it from the index. It is called under the lock."""
         self._index.drop(number)
         self._open.pop(number, None)
         name = self._names[number]
@@ -342,7 +342,8 @@ class KeyedShards:
         self._told_errors.add(error.errno)
 
     def _limit(self, num_bytes: int) -> None:
-        """After so many bytes were written. Counts anew, because other processes write and evict too."""
+        """Evict what is too much, after so many bytes were written. It counts anew, because other processes write and
+        evict too."""
         if self._max_bytes is None:
             return
         self._written_bytes += num_bytes
@@ -354,7 +355,7 @@ class KeyedShards:
                 self._tell_error(error)
 
     def _evict(self, max_bytes: int) -> int:
-        """Bytes that are left in the folder."""
+        """Evict shards, and return how many bytes are left in the folder."""
         files = sorted(self._files())
         left = sum(size for _, size, _ in files)
         if left <= max_bytes:
@@ -370,7 +371,7 @@ class KeyedShards:
         return left
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """(time of last use, bytes, path) of each shard in the folder, of whatever kind."""
+        """Return (time of last use, bytes, path) of each shard in the folder, of whatever kind."""
         found = []
         for entry in self._entries():
             with suppress(FileNotFoundError):  # another process evicts

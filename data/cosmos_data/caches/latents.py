@@ -210,14 +210,14 @@ class LatentStore:
                 )
 
     def verify(self) -> None:
-        """Reads every shard once and compares it with its digest. Raises `DataError` that names the first other one."""
+        """Read every shard once and compare it with its digest. Raises `DataError` that names the first other one."""
         for number in range(len(self._entries)):
             self._open_shard(number).file.verify()
         for text in dict.fromkeys((entry.text, entry.text_digest) for entry in self._entries):
             self._open_text(*text).file.verify()
 
     def _find(self, k: int) -> tuple[LatentShard, TextShard, int]:
-        """(shard of window k, its text shard, row in the first)"""
+        """Return (shard of window k, its text shard, row in the first)."""
         if not 0 <= k < len(self):
             raise IndexError(f"window {k} of {len(self)}")
         number = bisect_right(self._ends, k)
@@ -238,7 +238,7 @@ class LatentStore:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a folder holds a whole cache, of whatever version."""
+    """Tell whether a folder holds a whole cache, of whatever version."""
     return (Path(folder) / INDEX_NAME).is_file()
 
 

@@ -65,7 +65,7 @@ class ShardFile:
         return copied.view(dtype).view(*shape)
 
     def verify(self) -> None:
-        """Reads all of it. Raises `DataError` where it is not what was written."""
+        """Read all of it. Raises `DataError` where it is not what was written."""
         rows = self.batch.drop_columns(["data"]).to_pylist()
         data = self.batch.column("data")
         num_bytes = [data[number].as_buffer().size for number in range(len(self))]
@@ -181,5 +181,5 @@ def _check_is_equal(path: Path, kind: str, digest: str, remedy: str) -> None:
 
 
 def _sha256_of(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], num_bytes: Sequence[int]) -> Any:
-    """Of all but the data, which is to follow."""
+    """Return the digest of all but the data, which is to follow."""
     return hashlib.sha256(json.dumps([facts, list(rows), list(num_bytes)], sort_keys=True).encode())

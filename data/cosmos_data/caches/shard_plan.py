@@ -152,6 +152,6 @@ def shard_key(shard: PlannedShard, *, plan: Mapping[str, Any], dtype: torch.dtyp
 
 
 def _regular(clips: Manifest, config: DataConfig, hop_frames: int) -> list[Windows]:
-    """For each of config.sizes_px."""
+    """Return regular windows for each of config.sizes_px."""
     by_size = zip(clips_by_size(clips, config), config.sizes_px, strict=True)
     return [RegularWindows(of_size, config.of_size(*px), hop_frames=hop_frames) for of_size, px in by_size]

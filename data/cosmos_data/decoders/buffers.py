@@ -31,7 +31,7 @@ class Buffers:
         return torch.from_numpy(lent).view(*shape)
 
     def _take(self, num_bytes: int) -> np.ndarray:
-        """Idle memory of about the size, or new memory; what does not fit is let go."""
+        """Return idle memory of about the size, or new memory; what does not fit is let go."""
         while True:
             try:
                 memory = self._idle.pop()

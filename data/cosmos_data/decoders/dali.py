@@ -115,7 +115,7 @@ def _fit_all(pictures: TensorListCPU | TensorListGPU, samples: Sequence[Sample])
 
 
 def _reason(error: RuntimeError) -> str:
-    """What DALI encountered, without the traceback of the pipeline's definition."""
+    """Say what DALI encountered, without the traceback of the pipeline's definition."""
     return " ".join(str(error).split("encountered:")[-1].split("C++ context")[0].split())
 
 

@@ -86,7 +86,7 @@ class PyAVDecoder:
         return pixels_B3THW
 
     def _decode_into(self, of: tuple[Sample, Tensor]) -> None:
-        """Frame by frame, so that no more than one picture of the video's full size is held."""
+        """Decode frame by frame, so that no more than one picture of the video's full size is held."""
         sample, window_3THW = of[0], of[1].numpy()
         try:
             to_rgb = self._idle_converters.pop()
@@ -152,7 +152,8 @@ def _add_part(
     positions: list[int],
     decode: Callable[[], Tensor],
 ) -> None:
-    """What one decoder gives for the samples at these positions, or its error with the position among all samples."""
+    """Add what one decoder gives for the samples at these positions, or its error with the position among all
+    samples."""
     try:
         parts.append((positions, decode()))
     except ClipError as error:

@@ -83,7 +83,7 @@ class Workers(Generic[Item, Result]):
                 finished.put((position, error))
 
     def _patience_sec(self) -> float:
-        """Until the item that was begun first will have taken too long."""
+        """Return how long it is until the item that was begun first will have taken too long."""
         with self._lock:
             now = time.monotonic()
             first = min((begun for begun, _ in self._begun_sec.values()), default=now)

@@ -83,7 +83,7 @@ def padding_mask(sample: Sample) -> Tensor:
 
 
 def _reflected(places: Tensor, size: int) -> Tensor:
-    """Places in 0 .. size - 1 of places anywhere on the line."""
+    """Return places in 0 .. size - 1 of places anywhere on the line."""
     if size == 1:
         return torch.zeros_like(places)
     folded = places.remainder(2 * (size - 1))

@@ -179,7 +179,7 @@ def _said(left_out: Sequence[LeftOut]) -> str:
 
 
 def _with_own_names(videos: Sequence[FoundVideo | BadVideo]) -> Iterator[FoundVideo | BadVideo]:
-    """Sources that can give no good row are bad before anything is decoded."""
+    """Set apart sources that can give no good row: they are bad before anything is decoded."""
     places: dict[str, str] = {}
     for video in videos:
         if isinstance(video, BadVideo):
@@ -320,7 +320,7 @@ def _camera(view: FoundView, num_frames: int, info: VideoInfo) -> Camera | None:
 
 
 def _faults(video: FoundVideo, cameras: Sequence[Camera | None], num_frames: int, fps: float) -> Iterator[str]:
-    """Of what is said of the whole video, before it is cut."""
+    """Say what is wrong with what is said of the whole video, before it is cut."""
     for camera in cameras:
         if camera is not None:
             yield from camera.faults(num_frames)

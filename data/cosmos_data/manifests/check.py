@@ -123,7 +123,7 @@ def _check_shard(path: Path) -> Iterator[ManifestFinding]:
 
 
 def _check_file(file: VideoFile, clips: list[Clip]) -> Iterator[ManifestFinding]:
-    """All clips of one file."""
+    """Check all clips of one file."""
     path = Path(file.path)
     if not path.is_file():
         yield ManifestFinding(where=file.path, text="it is missing")
@@ -144,7 +144,7 @@ def _check_file(file: VideoFile, clips: list[Clip]) -> Iterator[ManifestFinding]
 
 
 def _diagnosis(file: VideoFile, clips: list[Clip]) -> str:
-    """What became of a file that has changed."""
+    """Say what became of a file that has changed."""
     try:
         info = probe_video(file)
     except BadVideoError as error:
@@ -183,7 +183,7 @@ def _check_header(file: VideoFile, clips: list[Clip]) -> Iterator[ManifestFindin
 
 
 def _state(file: VideoFile, clips: list[Clip]) -> str:
-    """What the findings about a file depend on, without reading it."""
+    """Return what the findings about a file depend on, without reading it."""
     path = Path(file.path)
     stat = path.stat() if path.is_file() else None
     rows = [(clip.clip_id, clip.digest, clip.fps, clip.height_px, clip.width_px, clip.codec) for clip in clips]

@@ -222,6 +222,6 @@ def check_clip(clip: Clip, row: int) -> None:
 
 
 def _is_part(file: VideoFile) -> bool:
-    """Whether a place and a size are given, or neither, which is a whole file."""
+    """Tell whether a place and a size are given, or neither, which is a whole file."""
     part = (file.offset_bytes, file.size_bytes)
     return part == (None, None) or (None not in part and min(part) >= 0)  # pyright: ignore[reportArgumentType]

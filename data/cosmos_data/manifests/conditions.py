@@ -199,8 +199,8 @@ def num_steps(num_frames: int, fps: float, rate_hz: float) -> int:
 
 
 def _steps_of_part(start_frame: int, num_frames: int, fps: float, rate_hz: float, *, of_steps: int) -> tuple[int, int]:
-    """(first step, number of steps) of a part of a clip. Beginning and length are rounded, which may come to one step
-    more than there are: then the part begins a step earlier, and has its number still."""
+    """Return (first step, number of steps) of a part of a clip. Beginning and length are rounded, which may come to one
+    step more than there are: then the part begins a step earlier, and has its number still."""
     count = num_steps(num_frames, fps, rate_hz)
     return max(0, min(num_steps(start_frame, fps, rate_hz), of_steps - count)), count
 

@@ -96,7 +96,7 @@ class Manifest:
         return pa.chunked_array([pa.array(values, SCHEMA.field(name).type)])
 
     def says(self, name: str) -> bool:
-        """Whether any row has something in a column of records, or of texts."""
+        """Tell whether any row has something in a column of records, or of texts."""
         if not isinstance(self._source, ClipTable):
             return any(getattr(clip, name) for clip in self)
         column = self.arrow_column(name)

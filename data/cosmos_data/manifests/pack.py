@@ -60,7 +60,7 @@ def pack_manifest(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """Writes `out_folder`, complete or not at all.
+    """Write `out_folder`, complete or not at all.
 
     progress: called with (clips done, clips in all) after each clip.
     Raises `DataError` before anything is written if the folder exists, the encoder is missing or a clip is too small.
@@ -140,7 +140,7 @@ def _size_of(request: PackRequest) -> tuple[int, int]:
 
 
 def _encoded(view: Clip, key: str, folder: Path, request: PackRequest) -> Clip:
-    """The view in a file of its own, which is decoded once more to see that it holds what it should."""
+    """Return the view in a file of its own, which is decoded once more to see that it holds what it should."""
     assert request.codec != "copy"
     height_px, width_px = _size_of(request)
     path = folder / f"{key}{_dotted(view.view)}{ENCODINGS[request.codec].suffix}"
@@ -155,7 +155,7 @@ def _encoded(view: Clip, key: str, folder: Path, request: PackRequest) -> Clip:
 
 
 def _copied(view: Clip, key: str, folder: Path, copied: dict[VideoFile, VideoFile]) -> Clip:
-    """The view in a copy of its file, made once."""
+    """Return the view in a copy of its file, made once."""
     if view.file not in copied:
         suffix = Path(view.path).suffix if view.offset_bytes is None else f".{view.codec}"
         path = folder / f"{key}{_dotted(view.view)}{suffix}"
@@ -207,7 +207,7 @@ def _at(view: Clip, place: VideoFile) -> Clip:
 
 
 def _said(key: str, clip: Clip, views: list[Clip]) -> dict[str, bytes]:
-    """KEY.txt and KEY.json, as `cosmos_data.readers.sources` reads them."""
+    """Return KEY.txt and KEY.json, as `cosmos_data.readers.sources` reads them."""
     row = to_row(replace(clip, camera=views[0].camera))
     said = {name: row[name] for name in ("clip_id", "split", "captions", "action", "state", "ego_trajectory", "camera")}
     said["views"] = [{"view": view.view, "camera": to_row(view)["camera"]} for view in views[1:]]
@@ -215,7 +215,7 @@ def _said(key: str, clip: Clip, views: list[Clip]) -> dict[str, bytes]:
 
 
 def _joined(clip: Clip, views: list[Clip]) -> Clip:
-    """The row of a clip whose views are now elsewhere."""
+    """Return the row of a clip whose views are now elsewhere."""
     names = [field.name for field in fields(Pictures)]
     first, *others = ({name: getattr(view, name) for name in names} for view in views)
     return replace(clip, fps=views[0].fps, views=tuple(Pictures(**other) for other in others), **first)

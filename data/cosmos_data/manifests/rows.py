@@ -313,7 +313,7 @@ def unknown_keys(values: Any, of_type: pa.DataType, where: str = "") -> Iterator
 
 
 def _given(typed: Any, values: Any) -> Any:
-    """Without what only the type has: columns that the line left out."""
+    """Return a line without what only the type has: columns that the line left out."""
     if isinstance(typed, dict):
         return {name: _given(value, values[name]) for name, value in typed.items() if name in values}
     if isinstance(typed, list):

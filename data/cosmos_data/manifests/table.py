@@ -113,15 +113,15 @@ def _digests(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, str]:
 
 
 def _ends(num_bytes: int) -> list[tuple[int, int]]:
-    """(first byte, byte after the last) of the parts in which the file's own SHA-256 stands."""
+    """Return (first byte, byte after the last) of the parts in which the file's own SHA-256 stands."""
     if num_bytes <= 2 * ENDS_BYTES:
         return [(0, num_bytes)]
     return [(0, ENDS_BYTES), (num_bytes - ENDS_BYTES, num_bytes)]
 
 
 def _file_sha256(path: Path, own: bytes) -> bytes:
-    """In hexadecimal digits, of the file with MARK where its `own` stands. It is read, and not mapped: pages that are
-    looked at once shall not count as this process's memory."""
+    """Return, in hexadecimal digits, the SHA-256 of the file with MARK where its `own` stands. It is read, and not
+    mapped: pages that are looked at once shall not count as this process's memory."""
     sha256 = hashlib.sha256()
     num_bytes = path.stat().st_size
     ends = _ends(num_bytes)

@@ -140,7 +140,7 @@ def _list(values: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _rows(values: Mapping[str, Any], key: str) -> np.ndarray:
-    """float64 [T, N]; a list of numbers is of one a row."""
+    """Return float64 [T, N]; a list of numbers is of one a row."""
     try:
         rows = np.asarray(values.get(key), dtype=np.float64)
     except (ValueError, TypeError, OverflowError) as error:

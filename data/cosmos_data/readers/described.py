@@ -109,7 +109,7 @@ def _view(values: dict[str, Any], file: VideoFile, row: int) -> FoundView:
 
 
 def _without_nulls(values: Any) -> Any:
-    """null says nothing, as a key that is left out does."""
+    """Leave nulls out: null says nothing, as a key that is left out does."""
     if isinstance(values, dict):
         return {key: _without_nulls(value) for key, value in values.items() if value is not None}
     return [_without_nulls(value) for value in values] if isinstance(values, list) else values

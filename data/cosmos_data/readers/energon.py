@@ -40,7 +40,7 @@ FieldMap = Mapping[str, list[list[str]]]
 
 
 def is_energon(folder: Path) -> bool:
-    """Whether a folder has that layout."""
+    """Tell whether a folder has that layout."""
     return any((folder / META / name).is_file() for name in INFOS)
 
 
@@ -103,7 +103,7 @@ def _expanded(names: Iterable[str]) -> list[str]:
 
 
 def _described(folder: Path, *names: str) -> dict[str, Any]:
-    """The first of these files that is there."""
+    """Return the first of these files that is there."""
     for name in names:
         path = folder / META / name
         if path.is_file():
@@ -117,7 +117,7 @@ def _parts(said: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _field_map(folder: Path) -> FieldMap:
-    """Of VIDEO_FIELDS and CAPTION_FIELDS alone; empty where there is none."""
+    """Return the fields of VIDEO_FIELDS and CAPTION_FIELDS alone; empty where there is none."""
     if not (folder / META / "dataset.yaml").is_file():
         return {}
     fields = _described(folder, "dataset.yaml").get("field_map") or {}
@@ -156,7 +156,7 @@ def _read_shard(
 
 
 def _video(members: Mapping[str, Member], fields: FieldMap) -> Member | None:
-    """None: the sample has no video."""
+    """Return the sample's video; None where it has none."""
     places = _places(VIDEO_FIELDS, fields)
     suffixes = [f".{place[0]}".lower() for place in places] or list(members)
     return next((members[s] for s in suffixes if s.endswith(VIDEO_SUFFIXES) and s in members), None)

@@ -132,7 +132,7 @@ def _without_poses(view: str, named: list[Named], cameras: dict[str, FoundCamera
 
 
 def _chosen(named: list[Named], suffixes: tuple[str, ...]) -> Named:
-    """The first kind there is, and of that the shortest name. DataError where one name is there twice."""
+    """Return the first kind there is, and of that the shortest name. DataError where one name is there twice."""
     best = min(named, key=lambda one: (suffixes.index(stem_and_suffix(one.name)[1]), len(one.name)))
     if sum(one.name == best.name for one in named) > 1:
         raise DataError(f"{printable(best.name)} is there more than once; keep one")

@@ -68,7 +68,7 @@ def find_videos(root: Path) -> list[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is one by its content, or a bad one by its name."""
+    """Tell whether a file is a video by its content, or a bad one by its name."""
     if not path.is_file():
         return False
     sort = sort_of(path)

@@ -144,7 +144,7 @@ def _describe_video(path: Path) -> Clip:
 
 
 def _of_manifest(clip: Clip, sha256_of: Callable[[VideoFile], str]) -> Iterator[GivenClip]:
-    """The clip, or each of its views."""
+    """Give the clip, or each of its views."""
     for number, view in enumerate(clip.each_view()):
         name = f"{clip.clip_id}.{view.view or number}" if clip.views else clip.clip_id
         yield GivenClip(name, partial(_manifest_digest, view, sha256_of), partial(_known, view))
@@ -166,7 +166,7 @@ def _manifest_digest(clip: Clip, sha256_of: Callable[[VideoFile], str]) -> str:
 
 
 def _folders_of_pictures(folder: Path) -> dict[Path, list[Path]]:
-    """Folder -> its pictures in the order of their names, folders in the order of theirs."""
+    """Return folder -> its pictures in the order of their names, folders in the order of theirs."""
     found: dict[Path, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file():
@@ -191,7 +191,7 @@ def _describe_pictures(folder: Path, num_frames: int, fps: float) -> Clip:
 
 
 def _pictures(folder: Path) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] each."""
+    """Yield pictures, uint8 [H, W, 3] each."""
     [files] = [files for parent, files in _folders_of_pictures(folder).items() if parent == folder]
     for file in files:
         try:
@@ -204,7 +204,7 @@ def _pictures(folder: Path) -> Iterator[np.ndarray]:
 
 
 def _frames(clip: Clip, num_frames: int) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] each."""
+    """Yield frames, uint8 [H, W, 3] each."""
     if clip.codec == PICTURES_CODEC:
         return islice(_pictures(Path(clip.path)), num_frames)
     return map(RgbConverter(), read_frames(clip, start_frame=clip.start_frame, num_frames=num_frames))

@@ -47,7 +47,7 @@ BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index
 
 
 def is_lerobot(folder: Path) -> bool:
-    """Whether a folder has that layout."""
+    """Tell whether a folder has that layout."""
     return (folder / INFO).is_file()
 
 
@@ -126,7 +126,7 @@ def views_of(names: Sequence[str]) -> list[str]:
 
 
 def _tasks(info: Info) -> dict[int, str]:
-    """Text by number; empty where the folder has no such file."""
+    """Return the text of each task by number; empty where the folder has no such file."""
     table = info.folder / "meta/tasks.parquet"
     lines = info.folder / "meta/tasks.jsonl"
     if table.is_file():
@@ -211,7 +211,7 @@ class _Reader:
         return FoundView(file=VideoFile(str(path)), start_sec=self._start_sec(episode, feature.name))
 
     def _place(self, episode: Mapping[str, Any], camera: str = "") -> dict[str, int]:
-        """What stands in a template's place of each name; of the data tables where no camera is given."""
+        """Return what stands in a template's place of each name; of the data tables where no camera is given."""
         index = whole_number(episode, "episode_index")
         chunk, file = index // self.info.chunks_size, index
         if self.info.is_shared:
@@ -223,7 +223,7 @@ class _Reader:
         return {"episode_index": index} | of_chunk | dict.fromkeys(("episode_file", "file_index"), file)
 
     def _part(self, episode: Mapping[str, Any], column: str, camera: str) -> int:
-        """Which of the shared files it is. Where the column is missing it is the only one."""
+        """Return which of the shared files it is. Where the column is missing it is the only one."""
         if episode.get(column) is not None:
             return whole_number(episode, column)
         folder = self.info.folder / ("videos" if camera else "data")
@@ -235,7 +235,7 @@ class _Reader:
         return 0
 
     def _start_sec(self, episode: Mapping[str, Any], camera: str) -> float:
-        """Where the episode begins in its video."""
+        """Return where the episode begins in its video."""
         if not self.info.is_shared:
             return 0.0
         column = f"videos/{camera}/from_timestamp"
@@ -247,8 +247,8 @@ class _Reader:
         return float(start)
 
     def _frames(self, episode: Mapping[str, Any], index: int, num_frames: int) -> pa.Table | None:
-        """The rows of the data table that are the episode's, in the order of its frames; None where there is no table
-        and none is needed."""
+        """Return the rows of the data table that are the episode's, in the order of its frames; None where there is no
+        table and none is needed."""
         path = self.info.path("data_path", self._place(episode)) if "data_path" in self.info.templates else None
         if path is None or not path.is_file():
             if self.actions or self.states:
@@ -268,7 +268,7 @@ class _Reader:
         return rows
 
     def _captions(self, frames: pa.Table, said: list[str], num_frames: int) -> tuple[str, tuple[CaptionWindow, ...]]:
-        """(of the whole, of the frames of each task where there are several)"""
+        """Return (caption of the whole, captions of the frames of each task where there are several)."""
         if "task_index" not in frames.column_names or not self.tasks:
             return ", ".join(said), ()
         numbers = frames["task_index"].to_pylist()
@@ -286,7 +286,7 @@ class _Reader:
 
 
 def _pictures(info: Info, path: Path, episode_index: int, name: str) -> Iterator[bytes]:
-    """The pictures of an episode, in the order of its frames: in the table, or in files that it names."""
+    """Return the pictures of an episode, in the order of its frames: in the table, or in files that it names."""
     _schema(path)
     try:
         of_episode = [("episode_index", "=", episode_index)]

@@ -34,7 +34,7 @@ class Feature:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a camera: a video, or pictures in tables."""
+        """Tell whether it is a camera: a video, or pictures in tables."""
         return self.dtype in ("video", "image")
 
     @property
@@ -71,7 +71,7 @@ class Info:
 
     @property
     def is_shared(self) -> bool:
-        """Whether one file holds many episodes."""
+        """Tell whether one file holds many episodes."""
         return self.version.startswith("v3.")
 
     @property
@@ -145,8 +145,8 @@ def _feature(name: str, said: Any, where: str) -> Feature:
 
 
 def _template_fault(template: Any) -> str | None:
-    """A template is not the project's own: one that formats whatever it names could read attributes, or fill the
-    memory with a width of its choice."""
+    """Say what is wrong with a template, which is not the project's own: one that formats whatever it names could read
+    attributes, or fill the memory with a width of its choice."""
     if not isinstance(template, str):
         return "is no text"
     try:
@@ -164,7 +164,8 @@ def _template_fault(template: Any) -> str | None:
 
 
 def _flat(names: Any) -> Iterator[str]:
-    """Names in lists and in lists by group, at any depth, in their order; what is no text is written as one."""
+    """Return the names in lists and in lists by group, at any depth, in their order; what is no text is written as
+    one."""
     waiting = [names]
     while waiting:
         one = waiting.pop()

@@ -188,7 +188,7 @@ def _part_of_modality(info: Info, signal: str, name: str, said: Any) -> SignalPa
 
 
 def _reference(parts: list[SignalPart]) -> str:
-    """One word where all parts are alike, else one for each."""
+    """Return one word where all parts are alike, else one for each."""
     if len({part.reference for part in parts}) == 1:
         return parts[0].reference
     said = [f"{part.names[0].partition('.')[0]} {part.reference}" for part in parts]
@@ -196,7 +196,7 @@ def _reference(parts: list[SignalPart]) -> str:
 
 
 def _numbers(frames: pa.Table, feature: Feature) -> np.ndarray:
-    """float64 [frames, values]; a single value may be stored as a number, or as a list of one."""
+    """Return float64 [frames, values]; a single value may be stored as a number, or as a list of one."""
     try:
         values_TD = np.asarray(frames[feature.name].to_pylist(), dtype=np.float64).reshape(len(frames), -1)
     except (ValueError, TypeError, OverflowError) as error:

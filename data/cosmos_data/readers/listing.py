@@ -36,7 +36,7 @@ def _name(values: dict[str, Any]) -> str:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, the text of one object). In a file with an object on each line it is the line's number."""
+    """Yield (number from 1, the text of one object). In a file with an object on each line it is the line's number."""
     try:
         with path.open("rb") as file:
             lines = (line.removeprefix(b"\xef\xbb\xbf").strip() for line in file)
@@ -53,7 +53,7 @@ def _entries(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _joined_objects(text: bytes) -> Iterator[bytes]:
-    """Of a list of objects, or of objects that each take several lines. ValueError where it is neither."""
+    """Return the objects of a list, or objects that each take several lines. ValueError where it is neither."""
     rest = text.decode("utf-8-sig").strip()
     decoder = json.JSONDecoder()
     if rest.startswith("["):

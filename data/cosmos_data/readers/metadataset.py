@@ -45,7 +45,7 @@ class BlendPart:
 
 
 def is_metadataset(path: Path) -> bool:
-    """Whether a path looks like one."""
+    """Tell whether a path looks like one."""
     return path.suffix in (".yaml", ".yml") and path.is_file()
 
 
@@ -81,7 +81,7 @@ def _splits(path: Path) -> Mapping[str, Any]:
 def _leaves(
     path: Path, said: Any, split: str, share: float, levels: int, forgotten: list[str]
 ) -> Iterator[tuple[Path, str, float]]:
-    """(energon folder, its part, share of the split) of everything that one entry stands for."""
+    """Yield (energon folder, its part, share of the split) of everything that one entry stands for."""
     if not isinstance(said, dict):
         raise DataError(f"{_where(path)}, {split}: {str(said)[:40]!r} is no entry; give it a path, or a blend")
     if unsupported := [key for key in UNSUPPORTED if key in said]:

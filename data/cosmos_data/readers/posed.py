@@ -112,7 +112,7 @@ def bend_px(
 
 
 def _series(r2: np.ndarray, coefficients: Sequence[float]) -> np.ndarray:
-    """1 + k1 r2 + k2 r2^2 + ..."""
+    """Return 1 + k1 r2 + k2 r2^2 + ..."""
     terms = [coefficient * r2**power for power, coefficient in enumerate(coefficients, start=1)]
     return np.ones_like(r2) + sum(terms)
 

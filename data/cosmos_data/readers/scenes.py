@@ -104,12 +104,12 @@ class _Listing:
         return sorted(name for name in self._names.get(folder, ()) if _suffix(name) in VIDEO_SUFFIXES)
 
     def pictures(self, folder: str) -> list[str]:
-        """In the order of their names, numbers by their value."""
+        """Return them in the order of their names, numbers by their value."""
         found = [name for name in self._names.get(folder, ()) if _suffix(name) in PICTURE_SUFFIXES]
         return sorted(found, key=natural_key)
 
     def folders_of_images(self, scene: str) -> list[str]:
-        """Names of the folders beside the poses that hold pictures: images, images_2, images_4."""
+        """Return the names of the folders beside the poses that hold pictures: images, images_2, images_4."""
         found = [name for name in self._children.get(scene, ()) if name == "images" or name.startswith("images_")]
         return sorted(found, key=natural_key)
 
@@ -124,7 +124,7 @@ class _Poses:
 
 
 def _scenes_of(listing: _Listing) -> dict[str, list[_Poses]]:
-    """Poses by the folder of their scene, those that are read first."""
+    """Return the poses by the folder of their scene, those that are read first."""
     found: dict[str, list[_Poses]] = defaultdict(list)
     for name in sorted(listing.files):
         folder, _, own = name.rpartition("/")
@@ -144,7 +144,7 @@ def _scenes_of(listing: _Listing) -> dict[str, list[_Poses]]:
 
 
 def _scene_of_model(folder: str, listing: _Listing) -> str:
-    """The nearest folder, from the model's own upwards, that has a video or a folder of images."""
+    """Return the nearest folder, from the model's own upwards, that has a video or a folder of images."""
     one = folder
     while not (listing.videos(one) or listing.folders_of_images(one)):
         if not one:
@@ -197,7 +197,7 @@ def _contents(paths: list[Path]) -> Iterator[bytes]:
 
 
 def _places(scene: str, posed: list[PosedPicture], listing: _Listing, where: str) -> list[str] | None:
-    """Where the pictures lie; None where not one of them is there."""
+    """Return where the pictures lie; None where not one of them is there."""
     start = f"{scene}/" if scene else ""
     for folder in ("", *listing.folders_of_images(scene)):
         prefix = f"{start}{folder}/" if folder else start
@@ -224,7 +224,7 @@ def _demand_all(names: Sequence[str], listing: _Listing, where: str) -> None:
 
 
 def _read_timed_pictures(name: str, folder: str, listing: _Listing, scenes: Scenes) -> None:
-    """RealEstate10K: the frames of NAME.txt are the pictures in NAME."""
+    """Read RealEstate10K's: the frames of NAME.txt are the pictures in NAME."""
     where, pictures = listing.place(name), listing.pictures(folder)
     try:
         camera = camera_of_text(listing.files[name].read_bytes(), where)

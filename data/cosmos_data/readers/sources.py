@@ -118,7 +118,7 @@ def _read_folder(root: Path, cameras: Sequence[str], gripper_open: GripperOpen |
 
 
 def _stem(name: str) -> str:
-    """Where a video and the texts beside it agree."""
+    """Return where a video and the texts beside it agree."""
     path = PurePosixPath(name)
     return str(path.parent / stem_and_suffix(path.name)[0])
 

@@ -48,7 +48,7 @@ def parts_of(name: str) -> tuple[str, str, str]:
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a member is hidden, or what macOS writes beside it."""
+    """Tell whether a member is hidden, or what macOS writes beside it."""
     path = PurePosixPath(name)
     return path.name.startswith(".") or "__MACOSX" in path.parts
 

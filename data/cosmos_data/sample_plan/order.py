@@ -51,7 +51,7 @@ class IndexPlan:
                 return place
 
     def _shuffled(self, cell: int, epoch: int) -> int:
-        """A permutation of the cells of a table as near to a square as holds all items: a Feistel network, whose
+        """Return a permutation of the cells of a table as near to a square as holds all items: a Feistel network, whose
         rounds move a cell along its column by an amount that depends on the column, then along its row likewise."""
         row, column = divmod(cell, self._num_columns)
         for number in range(ROUNDS):

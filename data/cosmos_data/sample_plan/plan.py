@@ -202,7 +202,7 @@ class SamplePlan:
         return len(self._find(index)[2].clips)
 
     def _find(self, index: int) -> tuple[int, int, _Stratum, int]:
-        """(kind, bucket, stratum, place in the stratum's visits)"""
+        """Return (kind, bucket, stratum, place in the stratum's visits)."""
         group, offset = divmod(index, self._group_size)
         kind, group = self._kinds.turn(group)
         bucket, group = self._buckets.turn(group)
@@ -251,7 +251,7 @@ def read_quarantine(path: str) -> frozenset[str]:
 
 
 def _blend_digest(parts: Sequence[Part], quarantined: frozenset[str]) -> str:
-    """Of a single manifest, its own."""
+    """Return the digest of a blend; of a single manifest, its own."""
     if len(parts) == 1 and not quarantined:
         return parts[0].clips.digest
     blend = [[(part.clips.digest, part.weight) for part in parts], sorted(quarantined)]

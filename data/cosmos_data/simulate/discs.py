@@ -124,6 +124,6 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 def _folded(value: float, low: float, high: float) -> float:
-    """A straight line as it goes to and fro between two walls."""
+    """Fold a straight line, as it goes to and fro between two walls."""
     there_and_back = (value - low) % (2 * (high - low))
     return low + min(there_and_back, 2 * (high - low) - there_and_back)

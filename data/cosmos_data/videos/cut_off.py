@@ -45,7 +45,7 @@ def _overhang(file: VideoFile, parts_of: PartsOf) -> str | None:
 
 
 def _mp4_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[str, int]]:
-    """(name, where it ends) of each top-level box (ISO/IEC 14496-12, 4.2)."""
+    """Yield (name, where it ends) of each top-level box (ISO/IEC 14496-12, 4.2)."""
     at = 0
     while at + BOX_HEADER_BYTES <= num_bytes:
         stream.seek(begin + at)
@@ -62,7 +62,7 @@ def _mp4_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[s
 
 
 def _riff_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[str, int]]:
-    """(name, where it ends) of each RIFF list of an AVI file; a large file has several."""
+    """Yield (name, where it ends) of each RIFF list of an AVI file; a large file has several."""
     at = 0
     while at + BOX_HEADER_BYTES <= num_bytes:
         stream.seek(begin + at)
@@ -77,7 +77,8 @@ def _riff_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[
 
 
 def _ebml_parts(stream: BinaryIO, begin: int, num_bytes: int) -> Iterator[tuple[str, int]]:
-    """(name, where it ends) of a Matroska file's header and its segment, if that says its size (RFC 8794, 4 and 5)."""
+    """Yield (name, where it ends) of a Matroska file's header and its segment, if that says its size (RFC 8794, 4 and
+    5)."""
     at = 0
     for name, identifier in (("EBML", 0x1A45DFA3), ("Segment", 0x18538067)):
         stream.seek(begin + at)

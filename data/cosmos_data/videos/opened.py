@@ -118,7 +118,7 @@ def open_best_video(file: VideoFile) -> tuple[OpenVideo, int | None]:
 
 
 def _with_packets(file: VideoFile) -> set[int]:
-    """Indices of the streams that have a packet near the file's beginning."""
+    """Return indices of the streams that have a packet near the file's beginning."""
     found, num_bytes = set[int](), 0
     with open_container(file) as container:
         waiting = {stream.index for stream in container.streams.video}

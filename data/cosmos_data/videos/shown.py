@@ -166,7 +166,8 @@ def treatment_of(meaning: Meaning, height_px: int, width_px: int, rules: Rules) 
 
 
 def _square_width(width_px: int, pixel_aspect: str) -> int:
-    """To the nearest even number, which 4:2:0 video needs; pixels that are square already keep theirs."""
+    """Return the width of square pixels, to the nearest even number, which 4:2:0 video needs; pixels that are square
+    already keep theirs."""
     if pixel_aspect == "1:1":
         return width_px
     return max(2, 2 * round(width_px * Fraction(pixel_aspect.replace(":", "/")) / 2))
@@ -207,7 +208,7 @@ class Show:
     def _planes(
         self, frame: av.VideoFrame, size_px: tuple[int, int], format_name: str, dtype: type
     ) -> list[np.ndarray]:
-        """Red, green, blue and what else there is, [H, W] each. size_px: (W, H)."""
+        """Return red, green, blue and what else there is, [H, W] each, of a picture of size_px = (W, H)."""
         made = self._reformatter.reformat(frame, *size_px, format=format_name, interpolation=SCALED, threads=1)
         green, blue, red, *more = (plane_pixels(plane, dtype) for plane in made.planes)
         return [red, green, blue, *more]
@@ -266,7 +267,8 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
 
 
 def _composited(planes: list[np.ndarray], background: str) -> np.ndarray:
-    """Red, green, blue and alpha, uint8 [H, W] each and not multiplied by it -> uint8 [H, W, 3] on the background."""
+    """Lay red, green, blue and alpha, uint8 [H, W] each and not multiplied by it, on the background: uint8 [H, W,
+    3]."""
     behind, (*colours, alpha_HW) = _colour(background), planes
     assert behind is not None, "rules are checked when they are made"
     share = alpha_HW.astype(np.float32) / 255

@@ -60,13 +60,13 @@ def _nits_of_pq() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _scene_of_hlg() -> np.ndarray:
-    """Scene light, 0 to 1, of each 16-bit signal (ITU-R BT.2100, inverse OETF)."""
+    """Return scene light, 0 to 1, of each 16-bit signal (ITU-R BT.2100, inverse OETF)."""
     signal = np.arange(65536, dtype=np.float32) / 65535
     return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - HLG_C) / HLG_A) + HLG_B) / 12).astype(np.float32)
 
 
 def _nits_of_hlg(signal_HW3: np.ndarray) -> np.ndarray:
-    """ITU-R BT.2100, OOTF for a display of PEAK_NITS."""
+    """Apply ITU-R BT.2100's OOTF for a display of PEAK_NITS."""
     scene_HW3 = _scene_of_hlg()[signal_HW3]
     luminance_HW1 = (scene_HW3 @ LUMINANCE_2020)[..., None]
     return PEAK_NITS * scene_HW3 * np.maximum(luminance_HW1, 1e-6) ** (HLG_GAMMA - 1)

@@ -210,7 +210,7 @@ def _missing(file: VideoFile, stream: VideoStream, container: str) -> str | None
 def _how_to_seek(
     stamps: Sequence[int | None], packet_stamps: Sequence[int] | None, rate: Fraction | None, time_base: Fraction
 ) -> tuple[Seek, float]:
-    """(how frames are found, frames per second as the file says them)"""
+    """Return (how frames are found, frames per second as the file says them)."""
     if rate is None or rate <= 0:
         raise BadVideoError("it does not say its frame rate")
     fps, first = float(rate), stamps[0]
@@ -223,7 +223,7 @@ def _how_to_seek(
 
 
 def _duration_sec(stamps: Sequence[int | None], time_base: Fraction) -> float:
-    """The last frame is taken to be shown as long as the others on average."""
+    """Return how long it is. The last frame is taken to be shown as long as the others on average."""
     known = [pts for pts in stamps if pts is not None]
     span = (known[-1] - known[0]) * float(time_base)
     return span * len(known) / max(1, len(known) - 1) if span else len(known) * float(time_base)
@@ -247,7 +247,7 @@ class _Packet(NamedTuple):
 
 
 def _packet_stamps(packets: Sequence[_Packet]) -> list[int] | None:
-    """Stamps of the frames in the order in which they are shown; None where they do not tell frames apart."""
+    """Return stamps of the frames in the order in which they are shown; None where they do not tell frames apart."""
     shown = [packet.pts for packet in packets if packet.is_shown]
     known = sorted(pts for pts in shown if pts is not None)
     if len(known) < len(shown) or any(early == late for early, late in pairwise(known)):
@@ -257,7 +257,7 @@ def _packet_stamps(packets: Sequence[_Packet]) -> list[int] | None:
 
 @lru_cache(maxsize=64)
 def _stamp_table(file: VideoFile, stream_index: int | None) -> list[int] | None:
-    """Of a whole file, read without decoding."""
+    """Return the stamps of a whole file, read without decoding."""
     container, stream, _ = open_video(file, stream_index)
     with container:
         return _packet_stamps([_Packet.of(packet) for packet in container.demux(stream)])
@@ -280,7 +280,7 @@ def read_frames(
 
 
 def _deinterlaced(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[av.VideoFrame]:
-    """Each frame is made with the one before and the one after it, so that windows do not change it."""
+    """Deinterlace each frame with the one before and the one after it, so that windows do not change it."""
     first = max(0, wanted.start - 1)
     around = _exact_frames(clip, range(first, wanted[-1] + 2), videos, may_end_early=True)
     found = 0
@@ -296,7 +296,7 @@ def _deinterlaced(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[av.
 def _exact_frames(
     clip: Clip, wanted: range, videos: OpenVideos, *, may_end_early: bool = False
 ) -> Iterator[av.VideoFrame]:
-    """The frames of these numbers as they are stored."""
+    """Yield the frames of these numbers as they are stored."""
     found = 0
     try:
         for number, frame in _numbered_frames(clip, wanted, videos):
@@ -318,7 +318,7 @@ def _exact_frames(
 
 
 def _numbered_frames(clip: Clip, wanted: range, videos: OpenVideos) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) from the first wanted one or one before it on, up to the last wanted one or further."""
+    """Yield (number, frame) from the first wanted one or one before it on, up to the last wanted one or further."""
     if clip.seek != "count":
         frames = _frames_from_key(clip, wanted, videos)
         try:
@@ -406,7 +406,7 @@ class _Sent:
         self._is_plain = True
 
     def holds_all_with(self, packet: av.Packet, number: int | None) -> bool:
-        """Never where a packet is no whole picture of its own."""
+        """Tell whether it does; never where a packet is no whole picture of its own."""
         if number is None or number in self._numbers or packet.is_discard:
             self._is_plain = False
             return False
@@ -451,7 +451,7 @@ class RgbConverter:
         return colours if box is None else [colour[box.rows, box.columns] for colour in colours]
 
     def _cut(self, frame: av.VideoFrame, part: Box) -> av.VideoFrame:
-        """Into memory of its own: of rows that lie far apart swscale takes twice the time."""
+        """Cut into memory of its own: of rows that lie far apart swscale takes twice the time."""
         cut_by = frame.width, frame.height, int(frame.colorspace), int(frame.color_range), part
         if self._cutter is None or self._cut_by != cut_by:
             crop = f"{part.width_px}:{part.height_px}:{part.left_px}:{part.top_px}"
