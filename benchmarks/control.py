@@ -32,7 +32,8 @@ from cosmos_launch.pages.page import write_report
 from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.evaluate.following.figure import Figure
 
-NUM_TRAIN, NUM_HELDOUT = 2000, 32
+NUM_TRAIN, NUM_HELDOUT = 8000, 32
+"""Of 2,000 clips the small models learn much by heart: pushes of other clips go less far than they should."""
 NUM_FRAMES, NUM_TASK_FRAMES = 17, 25
 TOKENIZER_STEPS = 1200
 """More than the recipe has: where a small thing is must not be lost between pixels and latents."""
@@ -119,7 +120,7 @@ STUDIES = {
             *(Goal(f"place correlation in {axis}", least=0.95) for axis in "xy"),
             *(Goal(f"place slope in {axis}", least=0.8, most=1.2) for axis in "xy"),
             *(Goal(f"place error in {axis}", most=1.0) for axis in "xy"),
-            Goal("movement under no action", most=0.1),
+            Goal("way under no action", most=0.5),
             COUNTERFACTUAL,
             Goal("inverse dynamics R^2", least=0.9, share_of="floor"),
             MOVES,
@@ -193,11 +194,11 @@ def carried_out(name: str, study: Study, out: Path, nproc: int) -> Result:
     made = [f"data.manifest={base_clips}/manifest.arrow", f"run_dir={world}/tokenizer", "tracking.wandb=disabled"]
     made.append(f"train.num_steps={TOKENIZER_STEPS}")
     train(["run/simulated_tokenizer", *made], world / "tokenizer/tokenizer", nproc)
-    cosmos_train("tokenize", *base)
+    cosmos_train("tokenize", *base, "--nproc", str(nproc))
     train([*base, f"run_dir={world}/world"], world / "world/done", nproc)
     latents = clips.parent / "latents"
     post = [study.run, f"data.manifest={clips}/manifest.arrow", f"latents.folder={latents}", *tokenizer]
-    cosmos_train("tokenize", *post)
+    cosmos_train("tokenize", *post, "--nproc", str(nproc))
     train([*post, f"run_dir={run_dir}", f"checkpoint.init_from={world}/world"], run_dir / "done", nproc)
     logged = [record for record in read_metrics(run_dir / "metrics.jsonl") if "step_sec" in record]
     step_sec = sorted(record["step_sec"] for record in logged)[len(logged) // 2]

@@ -50,9 +50,9 @@ from cosmos_train.worlds.world import WindowRequest, World
 
 NUM_CLIPS = 32
 """Held-out clips that are judged."""
-NUM_TRACKED = 12
+NUM_TRACKED = 8
 """The camera is found again in each frame of so many clips, four times over, which takes half a second a frame."""
-NUM_FEW = 8
+NUM_FEW = 6
 """So many of them are judged where each one takes a further video."""
 NUM_SHOWN = 4
 """The page shows so many of these."""
@@ -141,11 +141,10 @@ def measure_action(run_dir: Path, config: PusherConfig) -> Measured:
         ("pushed thing", moves, colors, things_BT2),
     ):
         found_BT2, true_BT2 = _places_BT2(made, of_clip), _places_BT2(true, of_clip)
-        figures += [
-            replace(figure, name=f"{name}'s {figure.name}")
-            for figure in place_figures(found_BT2[is_counted], true_BT2[is_counted], commanded_BT2[is_counted])
-        ]
-    figures.append(still_figure(made_still, np.stack(_true(still)), made))
+        of_places = place_figures(found_BT2[is_counted], true_BT2[is_counted], commanded_BT2[is_counted])
+        still_BT2, true_still_BT2 = _places_BT2(made_still, of_clip), _places_BT2(_true(still), of_clip)
+        of_places.append(still_figure(still_BT2, true_still_BT2, found_BT2))
+        figures += [replace(figure, name=f"{name}'s {figure.name}") for figure in of_places]
     figures.append(movement_figure(made, true, made_still))
     turned_BT2 = config.width_px * np.stack([clip.states["hand_T2"] for clip in turned])
     hands = (_places_BT2(made_of_other, white), _places_BT2(_true(other), white), turned_BT2, hands_BT2)

@@ -45,7 +45,8 @@ class ConditionConfig(ActionConditionConfig):
     checkpoint.init_from as they stand there, then those that the training data add, in the order of the alphabet."""
     dropout: Share = 0.0
     """Probability that a sample's camera path and actions are replaced by zeros, so that sampling can be guided away
-    from them."""
+    from them. Where zeros are an action, too, as of a hand that stands still, the model can not tell the two apart, and
+    moves a hand that is told to stand."""
     probe_every_steps: CountOrZero = 0
     """Every so many steps log what the condition is worth: the error under the same noise with the right condition,
     with another sample's and with zeros, as condition/right, condition/shuffled and condition/zero; 0: never. It takes

@@ -83,32 +83,44 @@ def median_error(found: np.ndarray, commanded: np.ndarray) -> float:
     return float(np.median(np.abs(found - commanded)))
 
 
-def still_figure(still_BTHW3: np.ndarray, true_still_BTHW3: np.ndarray, moving_BTHW3: np.ndarray) -> Figure:
-    """Return how far generated pictures move where the command is to do nothing.
+def still_figure(still_BT2: np.ndarray, true_still_BT2: np.ndarray, moving_BT2: np.ndarray) -> Figure:
+    """Return how far a thing is from its first place where the command is to do nothing, median of frames and clips.
+
+    Places say it, and not pixels, of which each has a little noise in decoded frames.
 
     Args:
-        moving_BTHW3: generated frames under other commands: the ceiling.
+        still_BT2: places in generated frames; true_still_BT2: in true ones.
+        moving_BT2: places in generated frames under other commands: the ceiling.
     """
-    return _movement("movement under no action", still_BTHW3, true_still_BTHW3, moving_BTHW3)
+    value, floor, ceiling = (
+        float(np.median(np.linalg.norm(_way(places_BT2), axis=-1)))
+        for places_BT2 in (still_BT2, true_still_BT2, moving_BT2)
+    )
+    return Figure(
+        name="way under no action", value=value, floor=floor, ceiling=ceiling, num_clips=len(still_BT2), unit="px"
+    )
 
 
 def movement_figure(moving_BTHW3: np.ndarray, true_BTHW3: np.ndarray, still_BTHW3: np.ndarray) -> Figure:
-    """Return how far generated pictures move where the commands are to move something; still pictures follow nothing.
+    """Return how far generated pictures move where the commands are to move something, median of clips; still pictures
+    follow nothing.
 
     Args:
         true_BTHW3: the true frames of the same commands.
         still_BTHW3: generated frames under no command, or frames that repeat the first one: the ceiling.
     """
-    return _movement("movement under commands", moving_BTHW3, true_BTHW3, still_BTHW3)
-
-
-def _movement(name: str, found_BTHW3: np.ndarray, floor_BTHW3: np.ndarray, ceiling_BTHW3: np.ndarray) -> Figure:
-    """Return the median over clips of how far pictures move."""
     value, floor, ceiling = (
         float(np.median([shift_px(pictures_THW3) for pictures_THW3 in clips]))
-        for clips in (found_BTHW3, floor_BTHW3, ceiling_BTHW3)
+        for clips in (moving_BTHW3, true_BTHW3, still_BTHW3)
     )
-    return Figure(name=name, value=value, floor=floor, ceiling=ceiling, num_clips=len(found_BTHW3), unit="px")
+    return Figure(
+        name="movement under commands",
+        value=value,
+        floor=floor,
+        ceiling=ceiling,
+        num_clips=len(moving_BTHW3),
+        unit="px",
+    )
 
 
 def shift_px(pictures_THW3: np.ndarray) -> float:

@@ -62,10 +62,14 @@ def test_how_far_a_picture_moves():
     assert shift_px(pictures[[0, 0, 0]]) == 0
 
 
-def test_no_action_is_a_still_picture():
-    still = np.stack([WORLD.played(seed, np.zeros((9, 2))).views[0].pictures_THW3 for seed in range(3)])
-    figure = still_figure(still, still, PICTURES_BTHW3)
-    assert figure.value == figure.floor == 0 and figure.ceiling > 0.1
+def test_a_hand_that_is_told_nothing_stands_still():
+    """One that goes half as far as under commands does not."""
+    still = [WORLD.played(seed, np.zeros((9, 2))).views[0].pictures_THW3 for seed in range(6)]
+    still_BT2 = np.stack([places_of_color(pictures_THW3, HAND_RGB) for pictures_THW3 in still])
+    figure = still_figure(still_BT2, still_BT2, FOUND_BT2)
+    assert figure.value == figure.floor == 0 and figure.ceiling > 2
+    half_BT2 = (FOUND_BT2 + FOUND_BT2[:, :1]) / 2
+    assert still_figure(half_BT2, still_BT2, FOUND_BT2).value == pytest.approx(figure.ceiling / 2)
 
 
 def test_complaint_2_a_model_that_does_not_move_is_told():
