@@ -59,6 +59,7 @@ NUM_SHOWN = 4
 NUM_READER_CLIPS = 300
 """Training clips from which the reader of actions learns."""
 STEPS_A_LATENT_FRAME = 4
+"""The model is told so many actions together."""
 LEAST_MOVE_PX = 1.0
 """A thing that goes less far in a clip is not pushed there, and says nothing."""
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
