@@ -2,8 +2,8 @@
 # make test     set up .venv if needed, then run every test that needs no GPU, on three workers (tests/conftest.py);
 #               those on a real Slurm where slurm-wlm and munge are installed and you are root. What was skipped is listed,
 #               and what took longest
-# make test-slurm   those alone
-# make test-long    what takes minutes and is proven in short by make test: kills at random times
+# make test-slurm   all tests on a real Slurm, those too that are too long for make test
+# make test-long    more of what make test proves in short: kills at random times, damages, further layouts
 # make parity   every parallel layout on up to 8 processes against the single process
 # make lint     ruff and pyright
 PYTHON      ?= python3
@@ -45,7 +45,7 @@ test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm
 
 test-long: .venv/installed
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m 'long and not slurm'
 
 parity: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py

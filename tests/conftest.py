@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (*LONG, group_of(item)).index(group_of(item)))
 
 
-LONG = ("slurm", "ranks", "ranks that train")
+LONG = ("ranks that train", "ranks", "slurm")
 """Groups of tests, the longest first."""
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from support import tiny_world, training, wandb_files
 from support.wandb_server import API_KEY
 
@@ -21,6 +22,7 @@ def start(config: Path, override: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.long
 def test_killed_before_its_first_checkpoint_and_started_again(tmp_path: Path):
     cache, run_dir = tiny_world.write_cache(tmp_path / "cache"), tmp_path / "run"
     run = tiny_world.make_run(cache, run_dir, ParallelConfig(), num_steps=100_000)

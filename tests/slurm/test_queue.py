@@ -43,6 +43,7 @@ class Task(Job):
         return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.long
 def test_a_task_of_an_array_that_crashes_is_tried_again_alone(cluster: Path, cache: Path, tmp_path: Path):
     run_dir = write_runs(cache, tmp_path, "run", num_steps=40)[0]
     line = ["run.yaml", *QUICK, "checkpoint.every_steps=10"]
@@ -123,6 +124,7 @@ def test_a_node_that_fails_twice_is_left_out_where_another_is_left(
     assert job.log.count("the first error was of rank - on n1: the health check of the node failed\n") >= 2
 
 
+@pytest.mark.long
 def test_a_job_that_can_not_save_before_its_limit_is_queued_again_in_time(cluster: Path, cache: Path, tmp_path: Path):
     write_runs(cache, tmp_path, "run", num_steps=10_000)
     job = Job(submit(tmp_path, "run.yaml", *QUICK), tmp_path / "run")

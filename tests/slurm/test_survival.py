@@ -37,6 +37,7 @@ def test_preempted_requeued_and_continued_as_if_nothing_had_happened(
     assert job.losses == undisturbed
 
 
+@pytest.mark.long
 def test_time_limit_reached_requeued_and_finished(submit_world: Callable[..., Job], undisturbed: dict[int, float]):
     job = submit_world("2", "cluster.stop_before_limit_sec=170", "checkpoint.asynchronous=true")
     started = time.monotonic()
@@ -58,6 +59,7 @@ def test_time_limit_reached_requeued_and_finished(submit_world: Callable[..., Jo
     assert job.losses == undisturbed
 
 
+@pytest.mark.long
 def test_a_killed_rank_is_named_and_a_corrupt_checkpoint_passed_over(
     submit_world: Callable[..., Job], undisturbed: dict[int, float]
 ):
@@ -89,6 +91,7 @@ def assert_one_wandb_run(job: Job) -> None:
     assert first.losses | second.losses == job.losses
 
 
+@pytest.mark.long
 def test_a_stopped_rank_is_found_by_the_watchdog(submit_world: Callable[..., Job], undisturbed: dict[int, float]):
     job = submit_world("2", "train.hang_sec=25")
     job.wait_for_step(5)
@@ -102,6 +105,7 @@ def test_a_stopped_rank_is_found_by_the_watchdog(submit_world: Callable[..., Job
     assert job.losses == undisturbed
 
 
+@pytest.mark.long
 def test_a_lost_node_leaves_the_run_to_the_other(
     submit_world: Callable[..., Job], undisturbed: dict[int, float], cluster: Path
 ):
@@ -127,6 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_checkpoint_before(
     small_disk: Path, submit_world: Callable[..., Job], undisturbed: dict[int, float]
 ):

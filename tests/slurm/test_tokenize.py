@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from support import filled_run
 from support.slurm import LIMIT_SEC, Job, submit
 
@@ -36,6 +37,7 @@ def wait_for_shards(cache: Path, number: int) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.long
 def test_two_nodes_of_which_one_loses_its_rank_make_the_cache_that_training_waits_for(cluster: Path, tmp_path: Path):
     inputs = tmp_path / "inputs"
     inputs.mkdir()

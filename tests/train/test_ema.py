@@ -143,7 +143,12 @@ def assert_same_snapshot(ranks: Callable[[int], RankPool], name: str, single: Pa
 
 
 @pytest.mark.parametrize(
-    "parallel", [ParallelConfig(tp=2, sequence_parallel=True), ParallelConfig(pp=2, pp_chunks=2), ParallelConfig(cp=2)]
+    "parallel",
+    [
+        ParallelConfig(tp=2, sequence_parallel=True),
+        pytest.param(ParallelConfig(pp=2, pp_chunks=2), marks=pytest.mark.long),
+        pytest.param(ParallelConfig(cp=2), marks=pytest.mark.long),
+    ],
 )
 def test_snapshots_are_the_same_in_every_layout(
     ranks: Callable[[int], RankPool], cache: Path, tmp_path: Path, parallel: ParallelConfig, single: Path

@@ -97,6 +97,7 @@ def start_rank(command: list[str], rank: int = 0, num_ranks: int = 1, port: int 
     return process
 
 
+@pytest.mark.long
 def test_two_processes_killed_at_random_and_one_that_goes_on(inputs: Path, unbroken: Path, tmp_path: Path):
     """All of them at once, as when a machine goes down."""
     command = line_with_texts(inputs, unbroken, tmp_path)
@@ -134,6 +135,7 @@ def test_two_jobs_fill_a_folder_and_one_is_killed(inputs: Path, unbroken: Path, 
     assert files_of(tmp_path / "cache") == files_of(unbroken)
 
 
+@pytest.mark.long
 def test_a_node_that_is_asked_to_stop_and_one_process_that_goes_on(inputs: Path, unbroken: Path, tmp_path: Path):
     """As srun starts it, torchrun and two ranks. Its exit code sends the job back to the queue."""
     command, cache = line_with_texts(inputs, unbroken, tmp_path), tmp_path / "cache"

@@ -297,6 +297,7 @@ def stopped(ranks: Callable[[int], RankPool], cache: Path, tmp_path_factory: pyt
     return run_dir
 
 
+@pytest.mark.long
 @given(data=st.data())
 @settings(
     max_examples=8,

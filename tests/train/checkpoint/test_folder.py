@@ -123,7 +123,7 @@ def sealed(run_dir: Path, step: int) -> Path:
 
 @given(data=st.data())
 @settings(
-    max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_no_change_goes_unseen(tmp_path: Path, data: st.DataObject):
     """Of any file and any field: what is not as it was written is damaged, and is told and no error of the program."""

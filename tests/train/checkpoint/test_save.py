@@ -98,7 +98,7 @@ AT_RANDOM = [Kill("plan", rank=1), Kill("copy"), *(Kill("random", rank=seed % 2,
 @pytest.mark.parametrize(
     ("asynchronous", "kills"),
     [
-        pytest.param(False, STANDING_STILL, id="standing still"),
+        pytest.param(False, STANDING_STILL, id="standing still", marks=pytest.mark.long),
         pytest.param(True, BESIDE_TRAINING, id="beside training"),
         pytest.param(False, AT_RANDOM, id="standing still, at random", marks=pytest.mark.long),
         pytest.param(True, AT_RANDOM, id="beside training, at random", marks=pytest.mark.long),
