@@ -27,7 +27,7 @@ if str(ROOT / "tests") not in sys.path:
 
 from goals import tell_goals  # noqa: E402
 from provenance import provenance  # noqa: E402
-from support import tiny_ar, tiny_world  # noqa: E402
+from support import tiny_ar, tiny_lora, tiny_world  # noqa: E402
 from support.ranks import RankPool  # noqa: E402
 
 from cosmos_train.parallel.config import ParallelConfig  # noqa: E402
@@ -42,6 +42,8 @@ MEASURES = {
     "steered": tiny_world.steered_answers,
     "ar": tiny_ar.answers,
     "ar steered": tiny_ar.steered_answers,
+    "lora": tiny_lora.answers,
+    "ar lora": tiny_lora.ar_answers,
 }
 
 
@@ -54,7 +56,7 @@ class Case:
     parallel: ParallelConfig
     batch: str = "odd"
     micro_batch_size: int = 1
-    model: Literal["dit", "steered", "ar", "ar steered"] = "dit"
+    model: Literal["dit", "steered", "ar", "ar steered", "lora", "ar lora"] = "dit"
 
     @property
     def micro_batches(self) -> int:
@@ -210,7 +212,35 @@ def _ar_steered_cases() -> Iterator[Case]:
     yield case("pp2 cp2 dp2", 8, pp=2, cp=2)
 
 
-CASES = (*_cases(), *_steered_cases(), *_ar_cases(), *_ar_steered_cases())
+def _lora_cases() -> Iterator[Case]:
+    """Yield what differs where adapters are trained: one of their two matrices is divided as the base's weight is, the
+    other whole, and what lies between the two is exchanged."""
+
+    def case(name: str, ranks: int, model: Literal["lora", "ar lora"] = "lora", **parallel: Any) -> Case:
+        return Case(name=f"{model} {name}", ranks=ranks, parallel=ParallelConfig(**parallel), model=model)
+
+    yield case("dp2 overlapped", 2, overlap_grad_reduce="on")
+    yield case("tp2", 2, tp=2)
+    yield case("tp2 sequence selective", 2, tp=2, sequence_parallel=True, recompute="selective")
+    yield case("pp2 interleaved full", 2, pp=2, pp_chunks=2, recompute="full")
+    yield case("cp2 a2a", 2, cp=2, cp_comm="a2a")
+    yield case("tp2 sequence", 2, "ar lora", tp=2, sequence_parallel=True)
+    yield case("pp2", 2, "ar lora", pp=2)
+    yield case("cp2", 2, "ar lora", cp=2)
+
+    yield case("tp4 sequence", 4, tp=4, sequence_parallel=True)
+    yield case("tp2 pp2", 4, tp=2, pp=2)
+    yield case("tp2 pp2 sequence interleaved", 4, tp=2, pp=2, sequence_parallel=True, pp_chunks=2)
+    yield case("tp2 cp2 sequence", 4, tp=2, cp=2, sequence_parallel=True)
+    yield case("tp4", 4, "ar lora", tp=4)
+    yield case("tp2 pp2 sequence", 4, "ar lora", tp=2, pp=2, sequence_parallel=True)
+
+    yield case("tp2 pp2 cp2 sequence full", 8, tp=2, pp=2, cp=2, sequence_parallel=True, recompute="full")
+    yield case("tp2 cp2 dp2 sequence a2a", 8, tp=2, cp=2, sequence_parallel=True, cp_comm="a2a")
+    yield case("tp2 pp2 dp2 sequence", 8, "ar lora", tp=2, pp=2, sequence_parallel=True)
+
+
+CASES = (*_cases(), *_steered_cases(), *_ar_cases(), *_ar_steered_cases(), *_lora_cases())
 
 
 class Parity:
@@ -227,10 +257,13 @@ class Parity:
         cache = self.folder / case.model / case.batch
         if not cache.exists():
             is_steered = case.model.endswith("steered")
-            if case.model in ("dit", "steered"):
-                tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch], is_steered=is_steered)
-            else:
+            is_ar = case.model.startswith("ar")
+            if is_ar:
                 tiny_ar.write_cache(cache, shape_THW=SHAPES_THW[case.batch], is_steered=is_steered)
+            else:
+                tiny_world.write_cache(cache, shape_CTHW=SHAPES_CTHW[case.batch], is_steered=is_steered)
+            if case.model.endswith("lora"):
+                self.pool(1).run(tiny_lora.write_base_of, cache, is_ar)
         if key not in self.single:
             [self.single[key]] = self.pool(1).run(correct, cache, self.folder, ParallelConfig(), 1)
         started = time.perf_counter()

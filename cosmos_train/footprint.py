@@ -127,7 +127,7 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
     parameters, layout, kinds = 0, "", []
     for stage, mesh in enumerate(fake_stages(run.parallel, world_size)):
         pieces = _build(run, mesh)
-        freeze(pieces, run.optim.lr_factors)
+        freeze(pieces, run.lr_factors)
         parameters += _whole_parameters(pieces, mesh)
         layout = mesh.layout
         kind = RankKind(
@@ -215,10 +215,11 @@ def _build(run: RunConfig, mesh: Mesh) -> Sequence[nn.Module]:
                 dtype=dtype,
                 seed=run.seed,
                 learned_uncertainty=run.objective.learned_uncertainty,
+                lora=run.lora,
             )
             return pieces
         case WorldARRun():
-            pieces, _ = build_world_ar(run.model, run.parallel, mesh, dtype=dtype, seed=run.seed)
+            pieces, _ = build_world_ar(run.model, run.parallel, mesh, dtype=dtype, seed=run.seed, lora=run.lora)
             return pieces
         case TokenizerRun():
             with mesh.device:

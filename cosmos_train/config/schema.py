@@ -23,7 +23,14 @@ from cosmos_train.models.world_ar.config import WorldARConfig
 from cosmos_train.objectives.config import EdmConfig, NextTokenConfig, ReconstructionConfig
 from cosmos_train.parallel.config import ParallelConfig, check_heads, check_recipe, check_vocabulary
 from cosmos_train.text.config import TextConfig
-from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+from cosmos_train.train.config import (
+    ADAPTERS,
+    CheckpointConfig,
+    LoraConfig,
+    OptimConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +83,11 @@ class RunConfig:
     """Saving and resuming."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
+
+    @property
+    def lr_factors(self) -> dict[str, float]:
+        """Pattern of parameter names -> factor on the learning rate: optim.lr_factors, and what the run adds."""
+        return self.optim.lr_factors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +158,13 @@ class WorldRun(RunConfig):
     """Images that take a video's place in an image step: so many that both kinds of step fill a device alike."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder of captions and prompts."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters that are trained in the place of the model."""
+
+    @property
+    def lr_factors(self) -> dict[str, float]:
+        """See RunConfig. With adapters they alone are trained, and what optim.lr_factors names."""
+        return ({"*": 0.0, ADAPTERS: 1.0} if self.lora.rank else {}) | self.optim.lr_factors
 
     def window_files(self) -> Iterator[tuple[str, str]]:
         """(key, path) of all that the windows are read from, or made of."""

@@ -24,7 +24,7 @@ from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.mesh import Mesh, over_stages
 from cosmos_train.parallel.param_groups import lr_factor
 from cosmos_train.parallel.shard import local_slice, whole_shape
-from cosmos_train.train.config import CheckpointConfig
+from cosmos_train.train.config import ADAPTERS, CheckpointConfig
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,11 @@ def load_pieces(
     stored = dict[str, object]()
     for piece in pieces:
         stored |= piece.state_dict(keep_vars=True)
-    mine = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+    mine = {
+        name: tensor
+        for name, tensor in stored.items()
+        if isinstance(tensor, Tensor) and not fnmatch.fnmatchcase(name, ADAPTERS)  # no source has a run's adapters
+    }
     wanted = over_stages({name: whole_shape(tensor, mesh) for name, tensor in mine.items()}, mesh)
     found = {name: tuple(tensor.shape) for name, tensor in source.ours.meta.items()}
     _check_positions(source, config)

@@ -37,6 +37,11 @@ class Entry:
         shapes = [self._padded(shape) for shape in self.official.values()]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
+    @property
+    def rows_a_turn(self) -> list[int]:
+        """So many rows of each official tensor follow each other in ours."""
+        return [self._padded(shape)[0] // self.turns for shape in self.official.values()]
+
     def join(self, parts: list[Tensor]) -> Tensor:
         """The official tensors -> ours."""
         if self.padding:
@@ -50,8 +55,8 @@ class Entry:
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """The inverse of `join`."""
-        rows = [self._padded(shape)[0] // self.turns for shape in self.official.values()]
-        parts = [part.flatten(0, 1) for part in tensor.unflatten(0, (self.turns, -1)).split(rows, dim=1)]
+        turns = tensor.unflatten(0, (self.turns, -1))
+        parts = [part.flatten(0, 1) for part in turns.split(self.rows_a_turn, dim=1)]
         if not self.padding:
             return parts
         return [part[tuple(map(slice, shape))] for part, shape in zip(parts, self.official.values(), strict=True)]

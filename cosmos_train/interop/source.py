@@ -22,6 +22,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop import official_ar, official_dit, pipeline
+from cosmos_train.interop.adapters import AdaptedTensors, AdapterFacts
 from cosmos_train.interop.names import Entry, OurTensors, official_shapes
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
@@ -186,7 +187,22 @@ def _open_checkpoint(path: Path, *, averaged: bool, verify: bool) -> WorldSource
     if verify:
         require_whole(folder, None, contents=run.checkpoint.verify, kinds=WEIGHTS)
     notes = [] if averaged else ["the weights of the last step; --weights ema takes their moving average, if any"]
-    return _of_our_names("checkpoint", folder, run.model, CheckpointStore(folder, averaged=averaged), notes)
+    store: TensorStore = CheckpointStore(folder, averaged=averaged)
+    if run.lora.rank:
+        store = _with_base(store, run, folder)
+    return _of_our_names("checkpoint", folder, run.model, store, notes)
+
+
+def _with_base(trained: TensorStore, run: WorldDiTRun | WorldARRun, folder: Path) -> AdaptedTensors:
+    """Return the whole model of a run that trains adapters."""
+    assert run.lora.base is not None
+    base = open_source(run.lora.base, verify=False)  # each of its tensors is compared as it is read
+    if isinstance(run.model, DiTConfig):
+        learned_uncertainty = any(entry.ours.startswith("uncertainty.") for entry in base.entries)
+        entries = dit_table(run.model, learned_uncertainty=learned_uncertainty)
+    else:
+        entries = ar_table(run.model)
+    return AdaptedTensors(base.ours, trained, AdapterFacts.read(folder), entries, base_path=base.path)
 
 
 def _of_our_names(

@@ -58,6 +58,8 @@ class Marked(Protocol):
     """Several pipeline stages have a copy of it: the engine sums its gradient."""
     shared: bool
     """It is such a copy, and another stage owns it: megatron-core leaves it out of the gradient's norm."""
+    in_base: bool
+    """Its values are those of the model that a run's adapters are of, where they stay: no checkpoint holds them."""
     main_grad: Tensor
     """The sum of its gradients in fp32, which DDP gives to what it trains."""
 
@@ -118,7 +120,12 @@ def mark_partial_gradients(module: nn.Module, *, but: nn.Module | None = None) -
     whole = set() if but is None else set(but.parameters())
     for param in module.parameters():
         if partition_dim(param) is None and not sees_own_heads(param) and param not in whole:
-            _marks(param).sequence_parallel = True
+            mark_sees_part(param)
+
+
+def mark_sees_part(param: Tensor) -> None:
+    """Mark an undivided parameter that sees a part of the tokens, as mark_partial_gradients marks those of a model."""
+    _marks(param).sequence_parallel = True
 
 
 def mark_own_heads(module: nn.Module) -> nn.Module:
@@ -151,6 +158,16 @@ def is_shared_over_stages(param: Tensor) -> bool:
 def is_counted_elsewhere(param: Tensor) -> bool:
     """Return whether the parameter is a copy of what another pipeline stage owns."""
     return getattr(param, "shared", False)
+
+
+def mark_in_base(tensor: Tensor) -> None:
+    """Mark a parameter or buffer whose values are those of the model that a run's adapters are of."""
+    _marks(tensor).in_base = True
+
+
+def is_in_base(tensor: Tensor) -> bool:
+    """Return whether the tensor is one of mark_in_base."""
+    return getattr(tensor, "in_base", False)
 
 
 def has_gradient_sum(param: Tensor) -> bool:

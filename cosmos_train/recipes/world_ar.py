@@ -13,6 +13,7 @@ from cosmos_tok.metrics import code_use
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun
 from cosmos_train.interop.load import warm_start
+from cosmos_train.interop.load_base import load_base
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.config import WorldARConfig
@@ -68,13 +69,13 @@ class WorldARTask:
         if run.model.action_width:
             self._steering = WindowSteering(conditioner_of(run, embodiments, videos))
         self.data_digest = self.source.digest
-        self.checkpoint_texts = texts_of(embodiments)
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training
         self.pieces, self.engine_config = build_world_ar(
-            run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed
+            run.model, run.parallel, mesh, dtype=torch_dtype(run.train.precision), seed=run.seed, lora=run.lora
         )
+        self.checkpoint_texts = texts_of(embodiments) | load_base(run, self.pieces, mesh)
 
     def begin(self, run_dir: Path) -> None:
         """Keep where the windows come from, and what their actions are normalised with."""
@@ -127,7 +128,7 @@ class WorldARTask:
 
     def warm_start(self, source: Path) -> None:
         """Start from the weights of a world model in any layout."""
-        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.optim.lr_factors)
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.lr_factors)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cosmos_train.conditions.conditioner import ConditionTensors, reads_of
 from cosmos_train.config.schema import WorldDiTRun
 from cosmos_train.interop.load import warm_start
+from cosmos_train.interop.load_base import load_base
 from cosmos_train.models.common.flops import Cost
 from cosmos_train.models.dit.flops import dit_cost, num_tokens
 from cosmos_train.models.dit.world import build_world_model
@@ -39,7 +40,6 @@ class WorldDiTTask:
         self.data_digest = self.source.digest
         conditioner = conditioner_of(run, self.embodiments, videos) if reads_of(run.model).names else None
         self._batches = WorldBatches(run, self.source, mesh.device, conditioner, num_stages=mesh.pp.size())
-        self.checkpoint_texts = texts_of(self.embodiments)
         shapes = self.source.shapes
         self.num_tokens = mean_tokens(shapes["video"], lambda shape_CTHW: num_tokens(run.model, shape_CTHW[1:]))
         self.step_flops = step_cost(run, shapes).training
@@ -50,7 +50,9 @@ class WorldDiTTask:
             dtype=torch_dtype(run.train.precision),
             seed=run.seed,
             learned_uncertainty=run.objective.learned_uncertainty,
+            lora=run.lora,
         )
+        self.checkpoint_texts = texts_of(self.embodiments) | load_base(run, self.pieces, mesh)
 
     def begin(self, run_dir: Path) -> None:
         """Keep where the windows come from, and what their actions are normalised with."""
@@ -134,7 +136,7 @@ class WorldDiTTask:
 
     def warm_start(self, source: Path) -> None:
         """Start from the weights of a world model in any layout."""
-        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.optim.lr_factors)
+        warm_start(source, self.pieces, self.mesh, self.run.checkpoint, self.run.lr_factors)
 
     def finish(self, run_dir: Path) -> None:
         """Nothing: `cosmos-train sample` reads the checkpoint itself."""

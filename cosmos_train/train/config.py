@@ -9,6 +9,8 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.ranges import Count, CountOrZero, NotNegative, Positive, ShareBelowOne, check_ranges
 
 BestIs = Literal["lowest", "highest"]
+ADAPTERS = "*.lora.*"
+"""Pattern of the names of adapters' parameters (cosmos_train.parallel.lora)."""
 MAX_SIGMA_REL = 12**-0.5
 """Relative width of the plain mean over all steps; power-law averages are narrower."""
 
@@ -48,6 +50,29 @@ class OptimConfig:
         check_ranges(self, "optim")
         if len(set(self.ema_sigma_rels)) < len(self.ema_sigma_rels):
             raise ConfigError(f"optim.ema_sigma_rels={list(self.ema_sigma_rels)} names a width twice; name it once")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA), which are trained in the place of a world model's own weights."""
+
+    rank: CountOrZero = 0
+    """Rank of the matrices that are added; 0 trains the model itself. Released post-training: 16 (2B), 32 (14B)."""
+    alpha: Positive | None = None
+    """Strength: what is added is multiplied by alpha / rank. To be given with a rank; most take as much as the rank."""
+    targets: tuple[str, ...] = ("*attention.qkv", "*attention.q", "*attention.kv", "*attention.out", "*.mlp.*")
+    """Linear layers that get an adapter, by name or pattern, as `cosmos-train plan` lists them."""
+    base: str | None = None
+    """The world model that the adapters are of, which stays as it is: a run, an official file, a diffusers folder.
+    Checkpoints hold the adapters alone, and what optim.lr_factors has trained besides."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lora")
+        if not self.rank:
+            return
+        for key, value in (("alpha", self.alpha), ("base", self.base), ("targets", self.targets)):
+            if not value:
+                raise ConfigError(f"lora.rank={self.rank} needs lora.{key}, which is not given; set it, or rank 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

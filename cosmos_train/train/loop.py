@@ -232,7 +232,7 @@ def start(run: RunConfig, task: Task, mesh: Mesh, begin: StartingPoint, *, code_
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         clip_grad_norm=optim.clip_grad_norm,
-        lr_factors=optim.lr_factors,
+        lr_factors=run.lr_factors,
     )
     overlap = run.parallel.overlap_grad_reduce
     engine = Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap)

@@ -25,7 +25,7 @@ from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import AdamSettings, Engine, StepResult
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import partition_dim
+from cosmos_train.parallel.shard import local_slice, partition_dim, whole_shape
 from cosmos_train.recipes.table import make_task
 from cosmos_train.train.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from cosmos_train.train.task import Task
@@ -155,7 +155,7 @@ def start(run: RunConfig) -> tuple[Task, Engine, Mesh]:
         eps=run.optim.eps,
         weight_decay=0.1,
         clip_grad_norm=CLIP_GRAD_NORM,
-        lr_factors=run.optim.lr_factors,
+        lr_factors=run.lr_factors,
     )
     overlap = run.parallel.overlap_grad_reduce
     return task, Engine(task.pieces, task.engine_config, mesh, adam, overlap_grad_reduce=overlap), mesh
@@ -204,7 +204,8 @@ def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
     engine.zero_gradients()
     found = engine._run(task.forward_loss, task.batches(indices), len(indices), task.num_tokens, forward_only=False)
     _gather_gradient_shards(engine, mesh)
-    gradients = {name: whole(param.main_grad, param, mesh) for name, param in parameters(task)}
+    trained = ((name, param) for name, param in parameters(task) if param.requires_grad)
+    gradients = {name: whole(param.main_grad, param, mesh) for name, param in trained}
     results = list(train_steps(run, task, engine, mesh, num_steps, lr=1e-3))
     return {
         "loss": found.means["loss"],
@@ -245,8 +246,12 @@ def _gather_gradient_shards(engine: Engine, mesh: Mesh) -> None:
 
 
 def stir_zeros(task: Task, mesh: Mesh) -> None:
-    """Modulation starts at zero, which would hide most gradients; give it small values, alike in every layout."""
+    """Modulation and adapters start at zero, which would hide most gradients; give them small values, alike in every
+    layout."""
+    endings = ("modulation.up.weight", "embodiment.weight", "lora.b")
     with torch.no_grad():
         for name, param in parameters(task):
-            if name.endswith(("modulation.up.weight", "embodiment.weight")) or name == "uncertainty.linear.weight":
-                param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+            if name.endswith(endings) or name == "uncertainty.linear.weight":
+                generator = torch.Generator().manual_seed(len(name))
+                whole_values = torch.randn(whole_shape(param, mesh), generator=generator) * 0.1
+                param.copy_(local_slice(whole_values, param, mesh))

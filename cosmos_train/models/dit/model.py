@@ -31,6 +31,7 @@ from cosmos_train.models.dit.actions import ActionEmbedding, check_actions
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.parallel.context import TokenSplit
 from cosmos_train.parallel.layers import Layers, RMSNorm
+from cosmos_train.parallel.lora import note_joined
 from cosmos_train.parallel.pipeline import StagePlan
 from cosmos_train.parallel.shard import Fill, Init
 
@@ -139,7 +140,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DiTConfig, layers: Layers) -> None:
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads // layers.tp, config.head_dim
-        self.qkv = layers.column_linear(config.width, 3 * config.width)  # rows: [N, 3, K]
+        qkv = layers.column_linear(config.width, 3 * config.width)
+        self.qkv = note_joined(qkv, 3 * [config.head_dim])  # rows: [N, 3, K]
         self.q_layernorm = layers.head_norm(config.head_dim)
         self.k_layernorm = layers.head_norm(config.head_dim)
         self.attention = layers.attention()
@@ -163,7 +165,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads // layers.tp, config.head_dim
         self.q = layers.column_linear(config.width, config.width)
-        self.kv = layers.shared_linear(config.text_width, 2 * config.width)  # rows: [N, 2, K]
+        kv = layers.shared_linear(config.text_width, 2 * config.width)
+        self.kv = note_joined(kv, 2 * [config.head_dim])  # rows: [N, 2, K]
         self.q_layernorm = layers.head_norm(config.head_dim)
         self.k_layernorm = layers.head_norm(config.head_dim)
         self.attention = layers.attention()

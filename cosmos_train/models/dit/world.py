@@ -11,10 +11,12 @@ from cosmos_train.models.dit.model import DiT, DiTConditions
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import counted_once
 from cosmos_train.parallel.engine import EngineConfig, make_layers
+from cosmos_train.parallel.lora import NO_ADAPTERS, add_adapters
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import StagePlan, plan_stages
 from cosmos_train.parallel.shard import layout_independent_fill, mark_partial_gradients
+from cosmos_train.train.config import LoraConfig
 
 
 class WorldModel(nn.Module):
@@ -52,6 +54,7 @@ def build_world_model(
     dtype: torch.dtype,
     seed: int,
     learned_uncertainty: bool = True,
+    lora: LoraConfig = NO_ADAPTERS,
 ) -> tuple[list[WorldModel], EngineConfig]:
     """This rank's pieces of the model with its first weights, and megatron-core's view of it."""
     engine_config = transformer_config(
@@ -70,4 +73,6 @@ def build_world_model(
         network.to(dtype)  # the uncertainty stays in fp32
         return piece
 
-    return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config
+    pieces = [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)]
+    add_adapters(pieces, lora, fill, mesh)
+    return pieces, engine_config

@@ -7,14 +7,22 @@ from cosmos_train.models.world_ar.medusa import MedusaWorldAR
 from cosmos_train.models.world_ar.model import WorldAR
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.engine import EngineConfig, make_layers
+from cosmos_train.parallel.lora import NO_ADAPTERS, add_adapters
 from cosmos_train.parallel.mcore import transformer_config
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.pipeline import StagePlan, plan_stages
 from cosmos_train.parallel.shard import layout_independent_fill, mark_partial_gradients
+from cosmos_train.train.config import LoraConfig
 
 
 def build_world_ar(
-    config: WorldARConfig, parallel: ParallelConfig, mesh: Mesh, *, dtype: torch.dtype, seed: int
+    config: WorldARConfig,
+    parallel: ParallelConfig,
+    mesh: Mesh,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    lora: LoraConfig = NO_ADAPTERS,
 ) -> tuple[list[WorldAR], EngineConfig]:
     """This rank's pieces of the model, and megatron-core's view of it."""
     engine_config = megatron_config(config, parallel, dtype=dtype)
@@ -27,7 +35,9 @@ def build_world_ar(
         mark_partial_gradients(piece, but=piece.action)  # cross-attention sums its keys' and values' gradients
         return piece.to(dtype)
 
-    return [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)], engine_config
+    pieces = [build(stage) for stage in plan_stages(config.num_blocks, parallel, mesh)]
+    add_adapters(pieces, lora, fill, mesh)
+    return pieces, engine_config
 
 
 def megatron_config(config: WorldARConfig, parallel: ParallelConfig, *, dtype: torch.dtype) -> EngineConfig:

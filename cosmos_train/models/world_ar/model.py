@@ -26,6 +26,7 @@ from cosmos_train.models.world_ar.positions import grid_positions, rotary_angles
 from cosmos_train.parallel.context import TokenSplit
 from cosmos_train.parallel.kv_cache import KVCache
 from cosmos_train.parallel.layers import Layers
+from cosmos_train.parallel.lora import note_joined
 from cosmos_train.parallel.pipeline import StagePlan
 from cosmos_train.parallel.shard import Fill, Init
 
@@ -54,7 +55,8 @@ class SelfAttention(nn.Module):
         self.block = block
         self.num_groups, self.head_dim = config.num_kv_heads // layers.tp, config.head_dim
         self.per_group = config.num_heads // config.num_kv_heads
-        self.qkv = layers.column_linear(config.width, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
+        qkv = layers.column_linear(config.width, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
+        self.qkv = note_joined(qkv, [self.per_group * self.head_dim, self.head_dim, self.head_dim])
         self.q_layernorm = layers.head_norm(config.head_dim)
         self.k_layernorm = layers.head_norm(config.head_dim)
         self.attention = layers.causal_attention()
@@ -81,7 +83,8 @@ class CrossAttention(nn.Module):
         self.num_heads, self.num_groups = config.num_heads // layers.tp, config.num_kv_heads // layers.tp
         self.head_dim = config.head_dim
         self.q = layers.column_linear(config.width, config.num_heads * config.head_dim)
-        self.kv = layers.shared_linear(config.text_width, 2 * config.num_kv_heads * config.head_dim)  # rows: [G, 2, K]
+        kv = layers.shared_linear(config.text_width, 2 * config.num_kv_heads * config.head_dim)
+        self.kv = note_joined(kv, 2 * [config.head_dim])  # rows: [G, 2, K]
         self.q_layernorm = layers.head_norm(config.head_dim)
         self.k_layernorm = layers.head_norm(config.head_dim)
         self.attention = layers.attention()
@@ -122,7 +125,8 @@ class SwiGLU(nn.Module):
     def __init__(self, config: WorldARConfig, layers: Layers, stage: StagePlan) -> None:
         super().__init__()
         self.stage = stage
-        self.up = layers.column_linear(config.width, 2 * config.ffn_width)
+        up = layers.column_linear(config.width, 2 * config.ffn_width)
+        self.up = note_joined(up, 2 * [GATE_GROUP])  # rows: [F / 16, 2, 16]
         self.down = layers.row_linear(config.ffn_width, config.width)
 
     def forward(self, x_LBD: Tensor, context: Context) -> Tensor:

@@ -12,14 +12,15 @@ from cosmos_train.parallel import optimizer_state
 from cosmos_train.parallel.engine import Engine
 from cosmos_train.parallel.flat_range import boxes, equal_share
 from cosmos_train.parallel.mesh import Mesh
-from cosmos_train.parallel.shard import is_shared_over_stages, partition_dim, plain, whole_shape
+from cosmos_train.parallel.shard import is_in_base, is_shared_over_stages, partition_dim, plain, whole_shape
 from cosmos_train.train.ema import Ema
 
 
 def tensors_of(pieces: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by name; parameters themselves, for what they are marked with."""
+    """Return what a checkpoint holds of the model by name: parameters and persistent buffers themselves, for what they
+    are marked with. The model that adapters are of lies elsewhere."""
     kept = itertools.chain.from_iterable(piece.state_dict(keep_vars=True).items() for piece in pieces)
-    return {name: tensor for name, tensor in kept if isinstance(tensor, Tensor)}
+    return {name: tensor for name, tensor in kept if isinstance(tensor, Tensor) and not is_in_base(tensor)}
 
 
 def describe_run(engine: Engine, ema: Ema | None) -> dict[str, Any]:
