@@ -23,12 +23,6 @@ def check_run(run: RunConfig, world_size: int) -> None:
             f"train.micro_batch_size={run.train.micro_batch_size} * {data_parallel} data-parallel ranks = {at_once}; "
             f"use a multiple of {at_once}, or another parallel.tp, pp or cp"
         )
-    if run.parallel.pp > 1 and not all(run.optim.lr_factors.values()):
-        raise ConfigError(
-            f"optim.lr_factors={dict(run.optim.lr_factors)} leaves parameters untrained, but parallel.pp="
-            f"{run.parallel.pp}: a pipeline stage without any could not pass gradients on; use parallel.pp=1 and a "
-            "larger parallel.tp, or small factors"
-        )
     num_micro_batches = run.train.global_batch_size // at_once
     if run.parallel.pp_chunks > 1 and num_micro_batches % run.parallel.pp:
         raise ConfigError(

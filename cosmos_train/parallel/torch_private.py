@@ -46,6 +46,8 @@ def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 def lerp_each(starts: list[Tensor], ends: list[Tensor], weight: float) -> None:
     """Move each start by `weight` of its way to its end, in place, in one call for all of a model's tensors."""
+    if not starts:  # of a stage that has nothing to train
+        return
     torch._foreach_lerp_(starts, ends, weight)  # pyright: ignore[reportPrivateImportUsage]
 
 

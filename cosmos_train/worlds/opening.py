@@ -16,6 +16,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
 from cosmos_train.interop.load import load_pieces
+from cosmos_train.interop.source import open_source
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig
 from cosmos_train.parallel import init
@@ -101,7 +102,11 @@ def _load_run(found: RunCheckpoint) -> AnyWorld:
     learned_uncertainty = isinstance(run, WorldDiTRun) and run.objective.learned_uncertainty
     world = _built(run, codec, mesh, path=folder, learned_uncertainty=learned_uncertainty)
     require_whole(folder, mesh, contents=run.checkpoint.verify, kinds=WEIGHTS)
-    load_weights(folder, world.pieces, mesh, averaged=has_average(folder))
+    averaged = has_average(folder)
+    if run.lora.rank:  # it lacks what the adapters are of
+        load_pieces(open_source(folder, weights="ema" if averaged else "network", verify=False), world.pieces, mesh)
+    else:
+        load_weights(folder, world.pieces, mesh, averaged=averaged)
     shape = origin.latent_shape or latent_shape(run.data, codec.config)
     return replace(
         _frozen(world),

@@ -5,6 +5,7 @@ Each is one that users of other frameworks have met. A mistake changes one funct
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from cosmos_train.models.dit import world
 from cosmos_train.models.dit.model import SelfAttention
-from cosmos_train.parallel import layers, shard
+from cosmos_train.parallel import layers, lora, shard
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.parallel.context import TokenSplit
+from cosmos_train.parallel.lora import Adapter
 from cosmos_train.recipes import world_dit
 
 
@@ -26,6 +28,18 @@ def answers_with(mistake: str, cache: Path, run_dir: Path, parallel: ParallelCon
     """tiny_world.answers with the mistake in force."""
     with MISTAKES[mistake]():
         return tiny_world.answers(cache, run_dir, parallel, micro_batch_size, 1)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Answers of another model with a mistake in force."""
+
+    mistake: str
+    answers: Callable[..., Any]
+
+    def __call__(self, cache: Path, run_dir: Path, parallel: ParallelConfig, micro_batch_size: int) -> Any:
+        with MISTAKES[self.mistake]():
+            return self.answers(cache, run_dir, parallel, micro_batch_size, 1)
 
 
 def answers_of_renamed(cache: Path, run_dir: Path, parallel: ParallelConfig) -> Any:
@@ -102,6 +116,29 @@ def shared_counted_in_norm() -> contextlib.AbstractContextManager:
     return mock.patch.object(optimizer, "param_is_not_shared", lambda _param: True)
 
 
+@contextlib.contextmanager
+def adapters_added_on_each_tensor_rank() -> Iterator[None]:
+    """A whole B is added by each rank before the sum over the ranks of a layer's columns, so it counts tp times."""
+    forward = Adapter.forward
+
+    def summed(self: Adapter, x_LBD: Tensor) -> Tensor:
+        added = forward(self, x_LBD)
+        return added * self.tp.size() if self.divided_dim == 1 else added
+
+    with mock.patch.object(Adapter, "forward", summed):
+        yield
+
+
+def adapters_gradients_not_summed() -> contextlib.AbstractContextManager:
+    """The whole one of an adapter's matrices keeps the gradient of this rank's tokens alone."""
+    return mock.patch.object(lora, "mark_sees_part", lambda param: None)
+
+
+def adapters_gradients_not_passed_on_whole() -> contextlib.AbstractContextManager:
+    """A whole A has the gradient that this rank's rows of B give."""
+    return mock.patch.object(lora, "copy_to_tensor_model_parallel_region", lambda h_LBR, group: h_LBR)
+
+
 MISTAKES: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "no sequence reduction": no_sequence_reduction,
     "wrong order of context": wrong_order_of_context,
@@ -110,4 +147,7 @@ MISTAKES: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "head norms not summed": head_norms_not_summed,
     "copies counted in the norm": copies_counted_in_norm,
     "shared counted in the norm": shared_counted_in_norm,
+    "adapters added on each tensor rank": adapters_added_on_each_tensor_rank,
+    "adapters' gradients not summed": adapters_gradients_not_summed,
+    "adapters' gradients not passed on whole": adapters_gradients_not_passed_on_whole,
 }

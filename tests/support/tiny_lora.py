@@ -6,15 +6,22 @@ from typing import Any
 
 import torch
 from support import tiny_ar, tiny_world
-from torch import Tensor
+from torch import Tensor, nn
 
+from cosmos_train.config.load import load_run as load_run_config
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.interop.load import load_pieces
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
-from cosmos_train.interop.source import WorldSource, write_ours
+from cosmos_train.interop.source import WorldSource, open_source, write_ours
+from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
+from cosmos_train.parallel.param_groups import freeze
+from cosmos_train.parallel.shard import has_gradient_sum
 from cosmos_train.recipes.table import make_task
+from cosmos_train.train.checkpoint.folder import resolve
+from cosmos_train.train.checkpoint.load import load_weights
 from cosmos_train.train.config import LoraConfig
 
 RANK, ALPHA = 3, 6.0
@@ -85,3 +92,54 @@ def write_base_of(cache: Path, is_ar: bool) -> None:
     make = tiny_ar.make_run if is_ar else tiny_world.make_run
     with torch.no_grad():
         write_base(base_of(cache), make(cache, Path("unused"), ParallelConfig()))
+
+
+def held(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, list[str]]:
+    """Names of what this rank trains, has sums of gradients of, and whose weights its optimizer keeps."""
+    task, engine, _ = tiny_world.start(make_run(cache, run_dir, parallel))
+    named = list(tiny_world.parameters(task))
+    return {
+        "trained": sorted(name for name, param in named if param.requires_grad),
+        "gradients": sorted(name for name, param in named if has_gradient_sum(param)),
+        "optimizer": sorted(
+            name for name, param in named if any(param in ddp.param_to_bucket_group for ddp in engine.ddps)
+        ),
+    }
+
+
+def outputs_at_first(cache: Path, run_dir: Path) -> tuple[Tensor, Tensor]:
+    """(of the base, of a run that begins on it) for the same input."""
+    mesh = init.start(ParallelConfig(), seed=3)
+    task = make_task(make_run(cache, run_dir, ParallelConfig()), mesh)
+    return output_of(base_of(cache)), _output(task.pieces[0])
+
+
+def outputs_of_trained(cache: Path, run_dir: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """(of a run's checkpoint with its adapters beside, of the same opened as a plain model, of the base)."""
+    folder = resolve(run_dir)
+    run = replace(load_run_config(str(folder / "run.yaml")), parallel=ParallelConfig())
+    mesh = init.start(run.parallel, seed=run.seed)
+    task = make_task(run, mesh)
+    for piece in task.pieces:
+        freeze([piece], run.lr_factors)
+    load_weights(folder, task.pieces, mesh)
+    return _output(task.pieces[0]), output_of(run_dir), output_of(base_of(cache))
+
+
+def output_of(path: Path) -> Tensor:
+    """The output of a world model at a path, as plain matrices."""
+    source = open_source(path)
+    mesh = init.start(ParallelConfig(), seed=3)
+    [model], _ = build_world_model(source.require_dit(), ParallelConfig(), mesh, dtype=torch.float32, seed=9)
+    load_pieces(source, [model], mesh)
+    return _output(model)
+
+
+@torch.no_grad()
+def _output(model: nn.Module) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, *tiny_world.SHAPE_CTHW, generator=generator)
+    text = torch.randn(2, 3, tiny_world.MODEL.text_width, generator=generator)
+    mask = torch.zeros(2, 1, *tiny_world.SHAPE_CTHW[1:])
+    output, _ = model(x, torch.tensor([0.1, -0.4]), text, fps_B=[24.0, 30.0], condition_mask_B1THW=mask)
+    return output

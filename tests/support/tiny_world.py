@@ -197,6 +197,12 @@ def steered_answers(
     return answers_of(make_run(cache, run_dir, parallel, STEERED, micro_batch_size=micro_batch_size), num_steps)
 
 
+def answers_of_part(cache: Path, run_dir: Path, parallel: ParallelConfig, factors: dict[str, float]) -> dict[str, Any]:
+    """The same where parameters are trained at rates by their names."""
+    run = make_run(cache, run_dir, parallel)
+    return answers_of(replace(run, optim=replace(run.optim, lr_factors=factors)), 2)
+
+
 def answers_of(run: RunConfig, num_steps: int) -> dict[str, Any]:
     """The same, of any run."""
     task, engine, mesh = start(run)
