@@ -1,9 +1,12 @@
-"""What adapters are of, how strong they are, and a world model with them in it, a tensor at a time.
+"""Adapters of a world model: what they are of, how strong they are, and the model with them in it, a tensor at a time.
 
 A run with `lora.rank` trains adapters (`parallel/lora.py`) on a model that lies elsewhere and stays as it is. Its
 checkpoints hold what it trains, and in `adapters.json` how strong the adapters are and which tensors they are of, by
 digest. So neither another strength nor another model is ever taken for theirs without a word. Whoever opens such a
 checkpoint finds a world model of plain matrices, W + alpha / r B A.
+
+Here adapters are of NVIDIA's matrices, one of each, as all files of adapters have them (`adapter_files`). What several
+of these are in ours, which lie together in one matrix, `names` tells.
 """
 
 import hashlib
@@ -27,7 +30,7 @@ FORMAT = "cosmos-train adapters 1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterFacts:
-    """What weights of adapters do not say of themselves."""
+    """What weights of a run's adapters do not say of themselves."""
 
     rank: int
     alpha: float
@@ -58,6 +61,55 @@ class AdapterFacts:
         return cls(**values | {"targets": tuple(values["targets"])})
 
 
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """An adapter of one matrix W, [d_out, d_in]: scale B A is added to it."""
+
+    a: Tensor
+    """A, [r, d_in]."""
+    b: Tensor
+    """B, [d_out, r]."""
+    scale: float
+    """alpha / r."""
+
+    def product(self) -> Tensor:
+        """Return what is added, [d_out, d_in], in fp32."""
+        return self.scale * (self.b.float() @ self.a.float())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapters:
+    """The adapters of one training, of matrices by their official names."""
+
+    matrices: Mapping[str, LowRank]
+    where: str
+    """The path that they were read from."""
+    strength: float = 1.0
+    """What is added is multiplied by this besides."""
+
+    def of(self, entry: Entry) -> Tensor | None:
+        """Return what is added to a tensor of ours, in fp32; None where none of its matrices has an adapter."""
+        if not entry.official.keys() & self.matrices.keys():
+            return None
+        parts = []
+        for name, shape in entry.official.items():
+            parts.append(self.matrices[name].product() if name in self.matrices else torch.zeros(shape))
+        return self.strength * entry.join(parts)
+
+
+def adapters_of_run(trained: TensorStore, facts: AdapterFacts, entries: Sequence[Entry], where: Path) -> Adapters:
+    """Return the adapters of a run's checkpoint, `trained`, in which those of joined matrices lie together."""
+    found = dict[str, LowRank]()
+    for entry in entries:
+        layer = f"{entry.ours.removesuffix('.weight')}.{NAME}"
+        if f"{layer}.a" not in trained.meta:
+            continue
+        parts_of_a = trained.read(f"{layer}.a").chunk(len(entry.official))
+        for name, a, b in zip(entry.official, parts_of_a, entry.split(trained.read(f"{layer}.b")), strict=True):
+            found[name] = LowRank(a, b, facts.scale)
+    return Adapters(matrices=found, where=str(where))
+
+
 class DigestedTensors:
     """A TensorStore that notes the digest of whatever is read out of another one."""
 
@@ -72,57 +124,44 @@ class DigestedTensors:
         return tensor
 
 
-class AdaptedTensors:
-    """A TensorStore of the model with its adapters in it, put together a tensor at a time."""
+class TrainedOnBase:
+    """A TensorStore of what a run with adapters trained besides them, and of its base where it did not."""
 
-    def __init__(
-        self, base: TensorStore, trained: TensorStore, facts: AdapterFacts, entries: Sequence[Entry], *, base_path: Path
-    ) -> None:
-        """trained: the adapters and all else that is not the base's, under our names."""
+    def __init__(self, base: TensorStore, trained: TensorStore, facts: AdapterFacts, base_path: Path) -> None:
         self.base, self.trained, self.facts, self.base_path = base, trained, facts, base_path
-        self.entries = {entry.ours: entry for entry in entries}
-        self.meta = {name: self._holder(name).meta[name] for name in self.entries if name in self._known()}
+        own = {name: tensor for name, tensor in trained.meta.items() if f".{NAME}." not in name}
+        self.meta = {**base.meta, **own}
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor, on the CPU, in the number format that it has without its adapter.
+        """Return one tensor, on the CPU.
 
         Raises:
             ConfigError: the base has another tensor of this name than the adapters were trained on.
         """
-        tensor = self._holder(name).read(name)
-        wanted = self.facts.base_tensors.get(name)
-        if name not in self.trained.meta and tensor_digest(tensor) != wanted:
+        if name in self.trained.meta:
+            return self.trained.read(name)
+        tensor = self.base.read(name)
+        if tensor_digest(tensor) != self.facts.base_tensors.get(name):
             raise ConfigError(
                 f"{self.base_path} is not the model that these adapters were trained on, which lay at "
                 f"{self.facts.base}: {name} differs; restore that model"
             )
-        layer = name.removesuffix(".weight")
-        if f"{layer}.{NAME}.a" not in self.trained.meta:
-            return tensor
-        a, b = (self.trained.read(f"{layer}.{NAME}.{part}") for part in "ab")
-        added = self.facts.scale * product(a.float(), b.float(), self.entries[name])
-        return (tensor.float() + added).to(tensor.dtype)
-
-    def _known(self) -> set[str]:
-        return self.base.meta.keys() | self.trained.meta.keys()
-
-    def _holder(self, name: str) -> TensorStore:
-        return self.trained if name in self.trained.meta else self.base
+        return tensor
 
 
-def product(a: Tensor, b: Tensor, entry: Entry) -> Tensor:
-    """B A of a linear layer, [d_out, d_in]; of several that lie together in one matrix, each one's own.
+class AdaptedTensors:
+    """A TensorStore of a model with adapters in it. Each tensor has the number format that it has without them."""
 
-    Args:
-        a: [P r, d_in], of P matrices.
-        b: [d_out, r], its rows in turns as the matrix has them.
-        entry: says which matrices lie together.
-    """
-    rows = entry.rows_a_turn
-    parts = []
-    for part_of_a, part_of_b in zip(a.chunk(len(rows)), b.unflatten(0, (entry.turns, -1)).split(rows, 1), strict=True):
-        parts.append(part_of_b @ part_of_a)  # [turns, rows, d_in]
-    return torch.cat(parts, dim=1).flatten(0, 1)
+    def __init__(self, store: TensorStore, entries: Sequence[Entry], adapters: Sequence[Adapters]) -> None:
+        self.store, self.meta, self.adapters = store, store.meta, adapters
+        self.entries = {entry.ours: entry for entry in entries}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor, on the CPU; what is added to it is added in fp32, and it is rounded once."""
+        tensor, entry = self.store.read(name), self.entries.get(name)
+        added = [] if entry is None else [one.of(entry) for one in self.adapters]
+        found = [one for one in added if one is not None]
+        return (tensor.float() + torch.stack(found).sum(0)).to(tensor.dtype) if found else tensor
 
 
 def tensor_digest(tensor: Tensor) -> str:

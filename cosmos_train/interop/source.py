@@ -22,7 +22,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop import official_ar, official_dit, pipeline
-from cosmos_train.interop.adapters import AdaptedTensors, AdapterFacts
+from cosmos_train.interop.adapters import AdaptedTensors, AdapterFacts, TrainedOnBase, adapters_of_run
 from cosmos_train.interop.names import Entry, OurTensors, official_shapes
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
@@ -202,7 +202,9 @@ def _with_base(trained: TensorStore, run: WorldDiTRun | WorldARRun, folder: Path
         entries = dit_table(run.model, learned_uncertainty=learned_uncertainty)
     else:
         entries = ar_table(run.model)
-    return AdaptedTensors(base.ours, trained, AdapterFacts.read(folder), entries, base_path=base.path)
+    facts = AdapterFacts.read(folder)
+    store = TrainedOnBase(base.ours, trained, facts, base.path)
+    return AdaptedTensors(store, entries, [adapters_of_run(trained, facts, entries, folder)])
 
 
 def _of_our_names(

@@ -1,5 +1,6 @@
 """A model with adapters in it, put together a tensor at a time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,17 @@ import torch
 from support.tiny_lora import HeldTensors
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.interop.adapters import FILE, AdaptedTensors, AdapterFacts, DigestedTensors, product, tensor_digest
+from cosmos_train.interop.adapters import (
+    FILE,
+    AdaptedTensors,
+    AdapterFacts,
+    Adapters,
+    DigestedTensors,
+    LowRank,
+    TrainedOnBase,
+    adapters_of_run,
+    tensor_digest,
+)
 from cosmos_train.interop.names import Entry
 
 ENTRY = Entry("net.qkv.weight", {"q": (4, 5), "k": (2, 5)}, turns=2)
@@ -18,33 +29,45 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def test_joined_matrices_have_each_their_own_product():
-    a, b = drawn(2 * 3, 5), drawn(6, 3)
-    q, k = ENTRY.split(product(a, b, ENTRY))
-    b_q, b_k = Entry("b", {"q": (4, 3), "k": (2, 3)}, turns=2).split(b)
-    torch.testing.assert_close(q, b_q @ a[:3])
-    torch.testing.assert_close(k, b_k @ a[3:])
+FACTS = AdapterFacts(rank=3, alpha=6.0, targets=("*",), base="there", base_tensors={})
+RUN = HeldTensors({"net.qkv.lora.a": drawn(6, 5), "net.qkv.lora.b": drawn(6, 3), "net.other.weight": drawn(2, 2)})
 
 
-def adapted(base: torch.Tensor, digest: str) -> AdaptedTensors:
-    facts = AdapterFacts(rank=3, alpha=6.0, targets=("*",), base="there", base_tensors={ENTRY.ours: digest})
-    trained = {"net.qkv.lora.a": drawn(6, 5), "net.qkv.lora.b": drawn(6, 3)}
-    store, given = HeldTensors({ENTRY.ours: base}), HeldTensors(trained)
-    return AdaptedTensors(store, given, facts, [ENTRY], base_path=Path("here"))
+def test_those_of_joined_matrices_are_each_matrix_its_own():
+    """Rows of B take turns as those of the matrix do; each one has an A."""
+    found = adapters_of_run(RUN, FACTS, [ENTRY], Path("run"))
+    a, b = RUN.read("net.qkv.lora.a"), RUN.read("net.qkv.lora.b")
+    torch.testing.assert_close(found.matrices["q"].product(), 2.0 * b[[0, 1, 3, 4]] @ a[:3])
+    torch.testing.assert_close(found.matrices["k"].product(), 2.0 * b[[2, 5]] @ a[3:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_added_once_in_32_bits(dtype: torch.dtype):
+def test_several_are_added_at_once_in_32_bits(dtype: torch.dtype):
+    """Each with its strength; a matrix without an adapter beside one that has one stays as it is."""
     base = drawn(6, 5).to(dtype)
-    found = adapted(base, tensor_digest(base)).read(ENTRY.ours)
-    wanted = base.double() + 2.0 * product(drawn(6, 5).double(), drawn(6, 3).double(), ENTRY)
-    torch.testing.assert_close(found, wanted.to(dtype))
-    assert found.dtype == dtype
+    one = adapters_of_run(RUN, FACTS, [ENTRY], Path("run"))
+    other = Adapters(matrices={"k": LowRank(drawn(4, 5), drawn(2, 4), 0.5)}, where="file", strength=-3.0)
+    store = AdaptedTensors(HeldTensors({ENTRY.ours: base}), [ENTRY], [one, other])
+    q, k = ENTRY.split(base.double())
+    q = q + one.matrices["q"].product()
+    k = k + one.matrices["k"].product() - 1.5 * drawn(2, 4).double() @ drawn(4, 5).double()
+    torch.testing.assert_close(store.read(ENTRY.ours), ENTRY.join([q, k]).to(dtype))
+
+
+def test_a_tensor_without_adapters_is_the_same():
+    store = AdaptedTensors(HeldTensors({"other": drawn(3, 3)}), [ENTRY], [])
+    assert torch.equal(store.read("other"), drawn(3, 3))
 
 
 def test_another_base_is_an_error():
-    with pytest.raises(ConfigError, match=r"^here is not the model .* which lay at there: net\.qkv\.weight differs"):
-        adapted(drawn(6, 5), tensor_digest(drawn(6, 5) + 1)).read(ENTRY.ours)
+    facts = replace(FACTS, base_tensors={"x": tensor_digest(drawn(6, 5))})
+    of_base = HeldTensors({"x": drawn(6, 5), "net.other.weight": drawn(2, 2) + 1})
+    found = TrainedOnBase(of_base, RUN, facts, Path("here"))
+    assert torch.equal(found.read("x"), drawn(6, 5)) and torch.equal(found.read("net.other.weight"), drawn(2, 2))
+    assert found.meta.keys() == {"x", "net.other.weight"}
+    other = TrainedOnBase(HeldTensors({"x": drawn(6, 5) + 1}), RUN, facts, Path("here"))
+    with pytest.raises(ConfigError, match=r"^here is not the model .* which lay at there: x differs"):
+        other.read("x")
 
 
 def test_digests_are_of_type_shape_and_values():
