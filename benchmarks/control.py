@@ -32,9 +32,12 @@ from cosmos_launch.pages.page import write_report
 from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.evaluate.following.figure import Figure
 
-NUM_TRAIN, NUM_HELDOUT = 8000, 32
-"""Of 2,000 clips the small models learn much by heart: pushes of other clips go less far than they should."""
-NUM_FRAMES, NUM_TASK_FRAMES = 17, 25
+NUM_TRAIN, NUM_PATHS, NUM_HELDOUT = 8000, 16000, 32
+"""Of 2,000 clips the small models learn much by heart: pushes of other clips go less far than they should. Clips of
+the room are half as long."""
+NUM_FRAMES, NUM_PATH_FRAMES, NUM_TASK_FRAMES = 17, 9, 25
+STEP_M = 0.9
+"""So far the camera may go along each axis. In pictures of 32 pixels a small move looks much like a small turn."""
 TOKENIZER_STEPS = 1200
 """More than the recipe has: where a small thing is must not be lost between pixels and latents."""
 MOST_MINUTES = 20.0
@@ -83,7 +86,10 @@ class Study:
     run: str
     """Runs without and with the condition."""
     simulate: Sequence[str]
-    """Words of `data simulate` that make the clips."""
+    """Words of `data simulate` that make the clips, of this length."""
+    num_frames: int
+    num_train: int
+    """So many clips are trained on."""
     measure: Callable[[Path], Measured]
     goals: Sequence[Goal]
 
@@ -95,8 +101,10 @@ STUDIES = {
         world="room",
         base="run/control/room_world",
         run="run/control/room_camera",
-        simulate=["room", "--frames", str(NUM_FRAMES)],
-        measure=lambda run_dir: measure_camera(run_dir, RoomConfig(num_frames=NUM_FRAMES)),
+        simulate=["room", f"room.step_m={STEP_M}"],
+        num_frames=NUM_PATH_FRAMES,
+        num_train=NUM_PATHS,
+        measure=lambda run_dir: measure_camera(run_dir, RoomConfig(num_frames=NUM_PATH_FRAMES, step_m=STEP_M)),
         goals=[
             Goal("rotation error", most=3.0),
             Goal("share of the move", most=0.15),
@@ -114,7 +122,9 @@ STUDIES = {
         world="pusher",
         base="run/control/pusher_world",
         run="run/control/pusher_action",
-        simulate=["pusher", "--frames", str(NUM_FRAMES)],
+        simulate=["pusher"],
+        num_frames=NUM_FRAMES,
+        num_train=NUM_TRAIN,
         measure=lambda run_dir: measure_action(run_dir, PusherConfig(num_frames=NUM_FRAMES)),
         goals=[
             *(Goal(f"place correlation in {axis}", least=0.95) for axis in "xy"),
@@ -134,7 +144,9 @@ STUDIES = {
         world="pusher",
         base="run/control/pusher_world",
         run="run/control/pusher_instruction",
-        simulate=["pusher", "--frames", str(NUM_TASK_FRAMES), "pusher.policy=task"],
+        simulate=["pusher", "pusher.policy=task"],
+        num_frames=NUM_TASK_FRAMES,
+        num_train=NUM_TRAIN,
         measure=lambda run_dir: measure_instruction(run_dir, PusherConfig(num_frames=NUM_TASK_FRAMES)),
         goals=[Goal("right task of two", least=0.9), KEPT_QUALITY],
     ),
@@ -189,10 +201,10 @@ def carried_out(name: str, study: Study, out: Path, nproc: int) -> Result:
     base_clips = world / "clips"
     base = [study.base, f"data.manifest={base_clips}/manifest.arrow", f"latents.folder={world}/latents", *tokenizer]
     of_world = STUDIES["camera" if study.world == "room" else "action"]
-    simulate(of_world.simulate, base_clips)
-    simulate(study.simulate, clips)
+    simulate(of_world, base_clips)
+    simulate(study, clips)
     made = [f"data.manifest={base_clips}/manifest.arrow", f"run_dir={world}/tokenizer", "tracking.wandb=disabled"]
-    made.append(f"train.num_steps={TOKENIZER_STEPS}")
+    made += [f"train.num_steps={TOKENIZER_STEPS}", f"data.num_frames={of_world.num_frames}"]
     train(["run/simulated_tokenizer", *made], world / "tokenizer/tokenizer", nproc)
     cosmos_train("tokenize", *base, "--nproc", str(nproc))
     train([*base, f"run_dir={world}/world"], world / "world/done", nproc)
@@ -212,12 +224,12 @@ def carried_out(name: str, study: Study, out: Path, nproc: int) -> Result:
     return result
 
 
-def simulate(words: Sequence[str], clips: Path) -> None:
-    """Make a folder of clips, where it is not there yet."""
+def simulate(study: Study, clips: Path) -> None:
+    """Make a study's folder of clips, where it is not there yet."""
     if not (clips / "manifest.arrow").exists():
         clips.parent.mkdir(parents=True, exist_ok=True)
-        counts = ["--clips", str(NUM_TRAIN), "--heldout", str(NUM_HELDOUT)]
-        cosmos_train("data", "simulate", *words, "--out", str(clips), *counts)
+        counts = ["--frames", str(study.num_frames), "--clips", str(study.num_train), "--heldout", str(NUM_HELDOUT)]
+        cosmos_train("data", "simulate", *study.simulate, "--out", str(clips), *counts)
 
 
 def train(words: Sequence[str], result: Path, nproc: int) -> None:

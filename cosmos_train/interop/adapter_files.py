@@ -11,6 +11,7 @@ aside, and an adapter that does nothing looks like one that was loaded.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,33 @@ class FileConfig:
         if alpha is None:
             return None
         return alpha / (rank**0.5 if self.is_rank_stabilised else rank)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterFile:
+    """Adapters that are to be added to a model."""
+
+    path: Path
+    strength: float = 1.0
+    """What is added is multiplied by it; of several files each has its own."""
+    alpha: float | None = None
+    """Of a file that does not say it."""
+
+    @classmethod
+    def parse(cls, text: str, alpha: float | None = None) -> "AdapterFile":
+        """Take FILE or FILE=STRENGTH apart. Raises ConfigError where the strength is no finite number."""
+        path, equals, strength = text.rpartition("=")
+        if not equals:
+            return cls(path=Path(text), alpha=alpha)
+        try:
+            number = float(strength)
+        except ValueError as error:
+            raise ConfigError(
+                f"--adapter {text}: {strength!r} is no number; give FILE=STRENGTH, such as FILE=0.5"
+            ) from error
+        if not math.isfinite(number):
+            raise ConfigError(f"--adapter {text}: a strength must be finite; give one such as FILE=0.5")
+        return cls(path=Path(path), strength=number, alpha=alpha)
 
 
 def read_adapters(

@@ -12,7 +12,8 @@ conversion.json. Tensors go from file to file one at a time, in the number forma
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from torch import Tensor
 from cosmos_tok.convert import convert as convert_tokenizer
 from cosmos_train.conditions.action_statistics import ACTIONS
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.interop import official_ar, official_dit
+from cosmos_train.interop import adapter_files, official_ar, official_dit
+from cosmos_train.interop.adapter_files import AdapterFile
+from cosmos_train.interop.adapters import AdaptedTensors, Adapters
 from cosmos_train.interop.compare import outputs
 from cosmos_train.interop.names import official_tensors
 from cosmos_train.interop.pipeline import write_pipeline
@@ -63,12 +66,14 @@ def convert(
     weights: str = "network",
     tokenizer: Path | str | None = None,
     tp: int = 1,
+    adapters: Sequence[AdapterFile] = (),
 ) -> WorldConversion:
     """Write the world model at `source` to the new folder `out` in the layout `to`, and prove it. What its actions are
     normalised with comes along.
 
     `arguments` and `weights` as for `open_source`; `tokenizer`, of any layout, becomes the vae of a diffusers folder;
-    tp > 1 writes the tensor-parallel shards of so many ranks, of an autoregressive model's official layouts.
+    tp > 1 writes the tensor-parallel shards of so many ranks, of an autoregressive model's official layouts; adapters
+    become part of its matrices.
     ConfigError or TokenizerError, and no folder, if something can not be read or written, or the result differs.
     """
     out = Path(out)
@@ -76,16 +81,10 @@ def convert(
         raise ConfigError(f"to={to} is not a layout; use one of {', '.join(LAYOUTS)}")
     if tokenizer is not None and to != "diffusers":
         raise ConfigError(f"a tokenizer is part of a diffusers folder, not of to={to}; convert it by itself")
-    if out.exists():
-        raise ConfigError(f"{out} exists already; remove it or convert to another folder")
-    found = open_source(source, arguments, weights=weights)
-    _require_place(found, to, tp)
-    found = found if to == "ours" else found.without_heads()
-    aside = out.with_name(f".{out.name}.converting")
-    if aside.exists():
-        shutil.rmtree(aside)  # what an interrupted conversion left
-    try:
-        aside.mkdir(parents=True)
+    with _new_folder(out) as aside:
+        found = open_source(source, arguments, weights=weights, adapters=adapters)
+        _require_place(found, to, tp)
+        found = found if to == "ours" else found.without_heads()
         if tokenizer is not None:
             convert_tokenizer(tokenizer, aside / "vae", to="diffusers")
         result = _write(aside, found, to, tp)
@@ -96,10 +95,57 @@ def convert(
         if statistics is not None:
             shutil.copyfile(statistics, aside / ACTIONS)
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return conversion
+
+
+def convert_adapters(source: Path, out: Path, *, to: str, adapters: Sequence[AdapterFile] = ()) -> Adapters:
+    """Write adapters into the new folder `out` in the layout `to` (adapter_files.LAYOUTS), and return what was written.
+
+    They are those of the run at `source`, or, where a file is given, that file's, and `source` is the model that they
+    are of.
+
+    Raises:
+        CheckpointError, ConfigError: there are no adapters, or several, or they are not the model's; `out` exists.
+    """
+    if to not in adapter_files.LAYOUTS:
+        raise ConfigError(f"--to {to} is no layout of adapters; use one of {', '.join(adapter_files.LAYOUTS)}")
+    if len(adapters) > 1:
+        raise ConfigError(
+            f"--only-adapters writes those of one training, and --adapter names {len(adapters)}; name one"
+        )
+    with _new_folder(out) as aside:
+        model = open_source(source)
+        if adapters:
+            [file] = adapters
+            found = adapter_files.read_adapters(file.path, model.entries, alpha=file.alpha, strength=file.strength)
+        elif isinstance(model.ours, AdaptedTensors):
+            [found] = model.ours.adapters
+        else:
+            raise ConfigError(
+                f"{source} has no adapters of its own; name their file with --adapter, or a run that has lora.rank"
+            )
+        adapter_files.write_adapters(aside, found, to, in_diffusers=isinstance(model.config, DiTConfig))
+    return found
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `out` at the end of the block, or is gone where the block fails.
+
+    Raises:
+        ConfigError: `out` exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists already; remove it or convert to another folder")
+    aside = out.with_name(f".{out.name}.converting")
+    if aside.exists():
+        shutil.rmtree(aside)  # what an interrupted conversion left
+    try:
+        aside.mkdir(parents=True)
+        yield aside
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return conversion
 
 
 def _require_place(found: WorldSource, to: str, tp: int) -> None:

@@ -8,10 +8,12 @@ diffusers    a CosmosTransformer3DModel or a pipeline with one, see `pipeline`
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cosmos_tok.convert import read_arguments
 from cosmos_tok.number_formats import require_float
@@ -22,7 +24,8 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.interop import official_ar, official_dit, pipeline
-from cosmos_train.interop.adapters import AdaptedTensors, AdapterFacts, TrainedOnBase, adapters_of_run
+from cosmos_train.interop.adapter_files import AdapterFile, read_adapters
+from cosmos_train.interop.adapters import AdaptedTensors, AdapterFacts, Adapters, TrainedOnBase, adapters_of_run
 from cosmos_train.interop.names import Entry, OurTensors, official_shapes
 from cosmos_train.interop.names_ar import ar_table
 from cosmos_train.interop.names_dit import dit_table
@@ -100,7 +103,12 @@ def is_world_model(path: Path) -> bool:
 
 
 def open_source(
-    path: Path | str, arguments: Mapping[str, Any] | None = None, *, weights: str = "network", verify: bool = True
+    path: Path | str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    weights: str = "network",
+    verify: bool = True,
+    adapters: Sequence[AdapterFile] = (),
 ) -> WorldSource:
     """Recognise and open a world model.
 
@@ -108,12 +116,17 @@ def open_source(
         arguments: of the official constructor, for official files; by default those in arguments.json beside the file.
         weights: network or ema, for what holds both.
         verify: compare a checkpoint of a run with its digests, unless that run says checkpoint.verify=false.
+        adapters: are added to its matrices, all at once.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError: there is none, it is damaged, or not of the architecture that it
             should have.
     """
-    path = Path(path)
+    found = _open(Path(path), arguments, weights=weights, verify=verify)
+    return _with_adapters(found, adapters) if adapters else found
+
+
+def _open(path: Path, arguments: Mapping[str, Any] | None, *, weights: str, verify: bool) -> WorldSource:
     refuse_broken_links(path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; name the file or folder of a world model")
@@ -132,6 +145,28 @@ def open_source(
         file = official_dit.open_official(path, arguments, weights=weights)
     ours = OurTensors(file, file.entries)
     return WorldSource("official", path, file.config, file.entries, ours, file.notes, file.untold)
+
+
+def _with_adapters(found: WorldSource, files: Sequence[AdapterFile]) -> WorldSource:
+    """Return the model with adapters of files in it."""
+    notes, read = list(found.notes), list[Adapters]()
+    for file in files:
+        one = read_adapters(file.path, found.entries, alpha=file.alpha, strength=file.strength)
+        read.append(one)
+        strength = "" if file.strength == 1 else f", {file.strength:g} times as strong as trained"
+        notes.append(f"with {file.path}: adapters of {len(one.matrices)} matrices{strength}")
+    ours = AdaptedTensors(found.ours, found.entries, read)
+    if not any(_changes(found.ours, ours, entry) for entry in found.entries):
+        raise ConfigError(
+            f"{', '.join(str(file.path) for file in files)} changes no number of {found.path}: it is too weak for the "
+            "number format of its matrices, or its strength is 0; take the model in fp32, or leave the adapters out"
+        )
+    return replace(found, ours=ours, notes=notes)
+
+
+def _changes(before: TensorStore, after: AdaptedTensors, entry: Entry) -> bool:
+    is_adapted = any(entry.official.keys() & one.matrices.keys() for one in after.adapters)
+    return is_adapted and not torch.equal(before.read(entry.ours), after.read(entry.ours))
 
 
 def write_ours(folder: Path, source: WorldSource) -> None:
@@ -190,6 +225,7 @@ def _open_checkpoint(path: Path, *, averaged: bool, verify: bool) -> WorldSource
     store: TensorStore = CheckpointStore(folder, averaged=averaged)
     if run.lora.rank:
         store = _with_base(store, run, folder)
+        notes.append(f"its adapters are part of the matrices of {run.lora.base}")
     return _of_our_names("checkpoint", folder, run.model, store, notes)
 
 

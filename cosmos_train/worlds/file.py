@@ -18,6 +18,7 @@ from cosmos_train.conditions.config import ActionConditionConfig
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run, said_values
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
+from cosmos_train.interop.adapter_files import AdapterFile
 from cosmos_train.interop.source import WorldSource, open_source
 from cosmos_train.models.dit.config import DiTConfig
 from cosmos_train.objectives.config import EdmConfig
@@ -91,28 +92,37 @@ class WorldFile:
     """Frames per second of its windows."""
 
 
-def find_parts(path: Path, parts: FileParts) -> FoundFile:
+def find_parts(path: Path, parts: FileParts, adapters: Sequence[AdapterFile] = ()) -> FoundFile:
     """Open a file as far as its names and shapes, and the tokenizer, and compare them with what was given.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError: there is no world model, something is missing, or something does
             not belong together.
     """
-    return _found(open_source(path, parts.get("arguments"), weights=parts.get("weights") or "network"), parts)
+    weights = parts.get("weights") or "network"
+    return _found(open_source(path, parts.get("arguments"), weights=weights, adapters=adapters), parts)
 
 
-def find_file(path: Path, config: str, overrides: Sequence[str] = (), *, fps: float | None = None) -> WorldFile:
+def find_file(
+    path: Path,
+    config: str,
+    overrides: Sequence[str] = (),
+    *,
+    fps: float | None = None,
+    adapters: Sequence[AdapterFile] = (),
+) -> WorldFile:
     """Open a file as far as its names and shapes, and the tokenizer, with the configuration of a run that describes it.
 
     Args:
         config: a run's YAML. What it does not say of section model is as the file has it.
         overrides: key=value of any key.
         fps: frames per second of the windows that it was trained on, where data.target_fps does not say them.
+        adapters: are added to its matrices.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError: as find_parts does, or the configuration contradicts the file.
     """
-    source, said = open_source(path), said_values(config, overrides)
+    source, said = open_source(path, adapters=adapters), said_values(config, overrides)
     run = _run_of(source, config, overrides)
     source = _as_said(source, run, said, config)
     fps = run.data.target_fps or fps
@@ -133,7 +143,12 @@ def find_file(path: Path, config: str, overrides: Sequence[str] = (), *, fps: fl
 
 
 def find_world(
-    path: Path, overrides: Sequence[str] = (), *, config: str | None = None, fps: float | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    config: str | None = None,
+    fps: float | None = None,
+    adapters: Sequence[AdapterFile] = (),
 ) -> RunCheckpoint | WorldFile:
     """Find a run's checkpoint, or a file that the configuration of a run describes.
 
@@ -147,10 +162,10 @@ def find_world(
                 f"{path} is a file, of no run of ours, and does not say what it was trained with; name the YAML of a "
                 "run that does with --config, such as run/posttrain/camera_7b"
             )
-        return find_run(path, overrides)
+        return find_run(path, overrides, adapters=adapters)
     if find_checkpoint(path) is not None:
         raise ConfigError(f"--config {config} describes a file, and {path} is a run, which has its own; leave it out")
-    return find_file(path, config, overrides, fps=fps)
+    return find_file(path, config, overrides, fps=fps, adapters=adapters)
 
 
 def _found(source: WorldSource, parts: FileParts) -> FoundFile:

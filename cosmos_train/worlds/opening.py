@@ -15,6 +15,7 @@ import torch
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.generate.config import CodeSampleConfig, SampleConfig
+from cosmos_train.interop.adapter_files import AdapterFile
 from cosmos_train.interop.load import load_pieces
 from cosmos_train.interop.source import open_source
 from cosmos_train.models.dit.config import DiTConfig
@@ -43,7 +44,11 @@ AnyWorld = DiffusionWorld | AutoregressiveWorld
 
 
 def open_world(
-    path: Path | str | RunCheckpoint | WorldFile, overrides: Sequence[str] = (), **parts: Unpack[FileParts]
+    path: Path | str | RunCheckpoint | WorldFile,
+    overrides: Sequence[str] = (),
+    *,
+    adapters: Sequence[AdapterFile] = (),
+    **parts: Unpack[FileParts],
 ) -> AnyWorld:
     """Open the world model at a path; nothing is written.
 
@@ -56,6 +61,7 @@ def open_world(
         path: a run, one of its checkpoints, or another file or folder; what find_run or find_file gave where it was
             looked at before.
         overrides: of a run: sample.key=value and parallel.key=value. What was looked at has taken them already.
+        adapters: are added to its matrices. What was looked at has taken them already, too.
         parts: of a file, see FileParts. They are refused for runs, which have it all: the moving average of their
             weights, where they kept one, in the number format of the training.
 
@@ -64,19 +70,20 @@ def open_world(
             missing, does not belong together, or is not for what lies at the path.
     """
     if isinstance(path, RunCheckpoint | WorldFile):
-        if overrides:
+        if overrides or adapters:
+            what = f"the override {overrides[0]!r}" if overrides else f"the adapters {adapters[0].path}"
             name = "find_run" if isinstance(path, RunCheckpoint) else "find_file"
-            raise ConfigError(f"{path.path} has been found already; give {name} the override {overrides[0]!r}")
+            raise ConfigError(f"{path.path} has been found already; give {name} {what}")
         _require_none(path.path, parts)
         return _load_run(path) if isinstance(path, RunCheckpoint) else _load_described(path)
     path = Path(path)
     if _is_run(path) or (overrides and not path.is_file()):
-        found = find_run(path, overrides)
+        found = find_run(path, overrides, adapters=adapters)
         _require_none(path, parts)
         return _load_run(found)
     if overrides:
         raise ConfigError(f"{path} is no run of ours, and only a run has settings to override; got {overrides[0]!r}")
-    return _load_parts(path, find_parts(path, parts), parts)
+    return _load_parts(path, find_parts(path, parts, adapters), parts)
 
 
 def _is_run(path: Path) -> bool:
@@ -103,8 +110,10 @@ def _load_run(found: RunCheckpoint) -> AnyWorld:
     world = _built(run, codec, mesh, path=folder, learned_uncertainty=learned_uncertainty)
     require_whole(folder, mesh, contents=run.checkpoint.verify, kinds=WEIGHTS)
     averaged = has_average(folder)
-    if run.lora.rank:  # it lacks what the adapters are of
-        load_pieces(open_source(folder, weights="ema" if averaged else "network", verify=False), world.pieces, mesh)
+    if run.lora.rank or found.adapters:  # what is computed with is made of what lies in several places
+        weights = "ema" if averaged else "network"
+        source = open_source(folder, weights=weights, verify=False, adapters=found.adapters)
+        load_pieces(source, world.pieces, mesh)
     else:
         load_weights(folder, world.pieces, mesh, averaged=averaged)
     shape = origin.latent_shape or latent_shape(run.data, codec.config)

@@ -10,6 +10,7 @@ from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import find_yaml, load_run, read_values
 from cosmos_train.config.schema import WorldARRun, WorldDiTRun
 from cosmos_train.config.validate import check_code_sampling, check_sampling
+from cosmos_train.interop.adapter_files import AdapterFile
 from cosmos_train.train.checkpoint import folder as folders
 
 WHOLE = (
@@ -33,6 +34,8 @@ class RunCheckpoint:
     folder: Path
     run: WorldDiTRun | WorldARRun
     """With the overrides of sampling and layout."""
+    adapters: tuple[AdapterFile, ...] = ()
+    """They are added to its weights."""
 
     @property
     def path(self) -> Path:
@@ -40,11 +43,12 @@ class RunCheckpoint:
         return self.folder
 
 
-def find_run(path: Path, overrides: Sequence[str] = ()) -> RunCheckpoint:
+def find_run(path: Path, overrides: Sequence[str] = (), *, adapters: Sequence[AdapterFile] = ()) -> RunCheckpoint:
     """Find the checkpoint at a path, or the newest one of the run there.
 
     Args:
         overrides: sample.key=value and parallel.key=value; sample=NAME takes a file's.
+        adapters: are added to its weights.
 
     Raises:
         CheckpointError, ConfigError: there is no checkpoint, it is no world model's, or an override is of another part.
@@ -61,7 +65,7 @@ def find_run(path: Path, overrides: Sequence[str] = ()) -> RunCheckpoint:
         raise ConfigError(f"{folder} is of a {stored.recipe} run; only world models can be sampled")
     run = load_run(run_yaml, [*WHOLE, *settings])
     assert isinstance(run, WorldDiTRun | WorldARRun)
-    return RunCheckpoint(folder, run)
+    return RunCheckpoint(folder, run, tuple(adapters))
 
 
 def require_sampling(

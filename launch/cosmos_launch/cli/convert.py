@@ -1,11 +1,14 @@
 """`cosmos-train convert`: a tokenizer or a world model from one layout to another; what was found, how it compared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cosmos_tok.convert import Conversion, read_arguments
 from cosmos_tok.convert import convert as convert_tokenizer
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.interop.convert import WorldConversion
+from cosmos_train.interop.adapter_files import AdapterFile
+from cosmos_train.interop.adapters import Adapters
+from cosmos_train.interop.convert import WorldConversion, convert_adapters
 from cosmos_train.interop.convert import convert as convert_world
 from cosmos_train.interop.source import is_world_model
 from cosmos_train.models.dit.config import DiTConfig
@@ -22,18 +25,27 @@ def convert(
     tokenizer: Path | None = None,
     tp: int = 1,
     statistics: str = "bf16",
+    adapters: Sequence[str] = (),
+    alpha: float | None = None,
+    only_adapters: bool = False,
 ) -> int:
     """Convert what there is at `source`, print what was found and compared, and return the exit code."""
     given = None if arguments is None else read_arguments(arguments)
-    if is_world_model(source):
+    files = [AdapterFile.parse(text, alpha) for text in adapters]
+    if only_adapters:
+        found = _describe_adapters(convert_adapters(source, out, to=to, adapters=files))
+    elif is_world_model(source):
         if statistics != "bf16":
             raise ConfigError(
                 f"--statistics {statistics} belongs to a tokenizer, and {source} is a world model; leave it out"
             )
-        done = convert_world(source, out, to=to, arguments=given, weights=weights, tokenizer=tokenizer, tp=tp)
+        done = convert_world(
+            source, out, to=to, arguments=given, weights=weights, tokenizer=tokenizer, tp=tp, adapters=files
+        )
         found = _describe(done)
-    elif tokenizer is not None or tp != 1:
+    elif tokenizer is not None or tp != 1 or adapters:
         option = f"--tokenizer {tokenizer}" if tokenizer is not None else f"--tp {tp}"
+        option = f"--adapter {adapters[0]}" if adapters else option
         raise ConfigError(f"{option} belongs to a world model, and {source} is none; leave it out")
     else:
         found = _describe_tokenizer(
@@ -55,6 +67,15 @@ def _describe(done: WorldConversion) -> str:
         f"{done.difference:.2g}; all tensors equal bit for bit",
     ]
     return "\n".join(lines)
+
+
+def _describe_adapters(found: Adapters) -> str:
+    ranks = sorted({len(one.a) for one in found.matrices.values()})
+    scales = sorted({round(one.scale * found.strength, 6) for one in found.matrices.values()})
+    return (
+        f"found     adapters of {len(found.matrices)} matrices in {found.where}, rank {', '.join(map(str, ranks))}, "
+        f"alpha / rank {', '.join(f'{scale:g}' for scale in scales)}"
+    )
 
 
 def _kind(config: DiTConfig | WorldARConfig) -> str:

@@ -174,6 +174,7 @@ def sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
     parser.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")
     parser.add_argument("--fps", type=float, help="frames per second; the training data's by default")
+    adapter(parser)
     parser.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
 
 
@@ -213,12 +214,31 @@ def ema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to make: a checkpoint with weights alone")
 
 
+def adapter(parser: argparse.ArgumentParser) -> None:
+    """Add the options that add adapters to a world model."""
+    parser.add_argument(
+        "--adapter",
+        dest="adapters",
+        action="append",
+        default=[],
+        metavar="FILE[=STRENGTH]",
+        help="add LoRA adapters of any layout to the model; given again, several at once",
+    )
+    parser.add_argument("--alpha", type=float, help="alpha of --adapter files that do not say it")
+
+
 def convert(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cosmos-train convert`."""
     parser.add_argument("source", type=Path, help="a checkpoint file, a run, or a folder of any of the layouts")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    layouts = ("ours", "official", "training", "diffusers", "transformers")
-    parser.add_argument("--to", choices=layouts, default="ours", help="layout")
+    layouts = ("ours", "official", "training", "diffusers", "transformers", "peft", "kohya")
+    parser.add_argument("--to", choices=layouts, default="ours", help="layout; peft and kohya are of adapters")
+    adapter(parser)
+    parser.add_argument(
+        "--only-adapters",
+        action="store_true",
+        help="write the adapters of a run, or of the --adapter file, by themselves: diffusers, peft, official, kohya",
+    )
     parser.add_argument("--arguments", type=Path, help="JSON of the official constructor's arguments")
     parser.add_argument(
         "--weights", choices=("network", "ema"), default="network", help="which of a training checkpoint"

@@ -28,6 +28,7 @@ from cosmos_launch.cli.sample_request import Future, SampleRequest
 from cosmos_launch.jobs.tell_wandb import tell_wandb
 from cosmos_train.evaluate.following.places import shift_px
 from cosmos_train.generate.network import videos_of_rank
+from cosmos_train.interop.adapter_files import AdapterFile
 from cosmos_train.train.telling.progress import progress
 from cosmos_train.worlds.file import find_world
 from cosmos_train.worlds.opening import open_world
@@ -46,7 +47,8 @@ def sample(
     Args:
         config: the YAML of a run that describes a file; None of a run.
     """
-    found = find_world(path, overrides, config=config, fps=request.fps)
+    adapters = [AdapterFile.parse(text, request.alpha) for text in request.adapters]
+    found = find_world(path, overrides, config=config, fps=request.fps, adapters=adapters)
     num_frames = request.num_frames or found.run.data.num_frames
     futures = request.futures
     require_sampling(
@@ -162,6 +164,7 @@ def _facts(
         "checkpoint": str(trained.folder),
         "step": trained.step,
         "averaged_weights": trained.averaged,
+        "adapters": list(request.adapters),
         "weights_digest": world.weights_digest(),
         "tokenizer_digest": world.require_codec().digest,
         "layout": world.mesh.layout,

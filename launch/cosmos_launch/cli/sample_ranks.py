@@ -29,6 +29,8 @@ def sample_on_ranks(
     num_videos: int,
     num_frames: int | None,
     fps: float | None,
+    adapters: Sequence[str],
+    alpha: float | None,
     nproc: int | None,
     invocation: Invocation,
 ) -> int:
@@ -49,6 +51,8 @@ def sample_on_ranks(
         num_videos=num_videos,
         num_frames=num_frames,
         fps=fps,
+        adapters=adapters,
+        alpha=alpha,
         num_ranks=1 if nproc is None else nproc,
     )
     ranks = own_ranks(nproc)

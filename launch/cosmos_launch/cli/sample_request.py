@@ -45,6 +45,10 @@ class SampleRequest:
     """Whose actions they are, of a model that knows several."""
     draw_conditions: bool = False
     """Draw camera path and actions onto the videos."""
+    adapters: Sequence[str] = ()
+    """FILE or FILE=STRENGTH of adapters that are added to the model."""
+    alpha: float | None = None
+    """Of those that do not say it."""
     num_ranks: int = 1
     """Processes to start here."""
 
@@ -77,6 +81,7 @@ class SampleRequest:
         for option, is_given, needed, is_there in (
             ("--keys", self.keys_path is not None, "--actions", bool(self.actions)),
             ("--embodiment", self.embodiment is not None, "--actions", bool(self.actions)),
+            ("--alpha", self.alpha is not None, "--adapter", bool(self.adapters)),
             ("--draw-conditions", self.draw_conditions, "--camera or --actions", has_any),
         ):
             if is_given and not is_there:
