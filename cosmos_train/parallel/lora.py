@@ -44,7 +44,7 @@ def note_joined(linear: nn.Module, rows: Sequence[int]) -> nn.Module:
     Args:
         rows: so many rows of each of them follow each other in one turn.
     """
-    linear.joined_rows = tuple(rows)  # pyright: ignore[reportAttributeAccessIssue] of no declared type
+    linear.joined_rows = tuple(rows)  # pyright: ignore[reportArgumentType] a plain attribute
     return linear
 
 

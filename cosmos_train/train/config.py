@@ -61,7 +61,7 @@ class LoraConfig:
     alpha: Positive | None = None
     """Strength: what is added is multiplied by alpha / rank. To be given with a rank; most take as much as the rank."""
     targets: tuple[str, ...] = ("*attention.qkv", "*attention.q", "*attention.kv", "*attention.out", "*.mlp.*")
-    """Linear layers that get an adapter, by name or pattern, as `cosmos-train plan` lists them."""
+    """Linear layers that get an adapter, by name or pattern, such as net.blocks.0.mlp.up."""
     base: str | None = None
     """The world model that the adapters are of, which stays as it is: a run, an official file, a diffusers folder.
     Checkpoints hold the adapters alone, and what optim.lr_factors has trained besides."""

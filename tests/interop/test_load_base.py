@@ -10,6 +10,8 @@ import torch
 from support import tiny_lora, tiny_world, training
 from support.ranks import RankPool
 
+from cosmos_launch.cli.main import main
+from cosmos_train.interop.adapter_files import LAYOUTS
 from cosmos_train.interop.adapters import FILE, AdapterFacts
 from cosmos_train.interop.source import open_source, write_ours
 from cosmos_train.parallel.config import ParallelConfig
@@ -132,3 +134,22 @@ def test_what_the_base_lacks_must_be_trained(ranks: Callable[[int], RankPool], c
     assert ranks(1).run(*run, told | {"num_steps": 1} | factors, model) == [DONE]
     folder = newest_checkpoint(tmp_path / "run")
     assert folder is not None and "model.net.embed.weight" in tensor_names(folder)
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_written_by_themselves_they_are_added_to_the_base_again(trained: Path, cache: Path, tmp_path: Path, to: str):
+    """Adapters trained by TP 2 x PP 2, in a file of each layout and the base beside, are the run's own model."""
+    assert main(["convert", str(trained), "--out", str(tmp_path / to), "--to", to, "--only-adapters"]) == 0
+    alpha = ["--alpha", "6"] if to == "official" else []
+    line = ["convert", str(tiny_lora.base_of(cache)), "--out", str(tmp_path / "whole"), "--adapter", str(tmp_path / to)]
+    assert main([*line, *alpha]) == 0
+    wanted, found = open_source(trained), open_source(tmp_path / "whole")
+    for entry in wanted.entries:
+        torch.testing.assert_close(found.ours.read(entry.ours), wanted.ours.read(entry.ours), rtol=1e-6, atol=1e-7)
+
+
+def test_a_model_has_no_adapters_of_its_own(cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    line = ["convert", str(tiny_lora.base_of(cache)), "--out", str(tmp_path / "out"), "--to", "peft", "--only-adapters"]
+    assert main(line) == 2
+    assert "has no adapters of its own; name their file with --adapter" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -25,6 +25,9 @@ from cosmos_tok.model import CausalVideoTokenizer
 from cosmos_tok.store import save_tokenizer, tokenizer_digest
 from cosmos_tok.whitening import LatentStatistics, save_statistics
 from cosmos_train.config.schema import LatentsConfig
+from cosmos_train.interop.adapter_files import write_adapters
+from cosmos_train.interop.adapters import Adapters, LowRank
+from cosmos_train.interop.source import open_source
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
 from cosmos_train.text.config import TextConfig
@@ -283,3 +286,31 @@ def test_layouts_that_have_no_work(videos: int, settings: list[str], said: str, 
         return
     with pytest.raises(ConfigError, match=said):
         check_sampling(run, 2, num_videos=videos, num_frames=FRAMES, has_input=True)
+
+
+def adapter_of(folder: Path, out: Path) -> Path:
+    """A file of adapters of the run's model, as diffusers has it, with numbers that are not small."""
+    entries = open_source(folder / "run").entries
+    matrices = dict[str, LowRank]()
+    for entry in entries:
+        for name, shape in entry.official.items():
+            if ".attn.to_q.0." in name:
+                matrices[name] = LowRank(torch.ones(2, shape[1]), torch.ones(shape[0], 2), 0.05)
+    out.mkdir()
+    return write_adapters(out, Adapters(matrices=matrices, where="here"), "diffusers", in_diffusers=True)
+
+
+def test_adapters_are_added(run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Complaint 8, several of them: half of one and half of the same are the whole; their strengths are told."""
+    file = adapter_of(run_dir, tmp_path / "lora")
+    given = ("--input", str(run_dir / "first.png"))
+    plain = sample(run_dir, tmp_path / "plain", *given)
+    whole = sample(run_dir, tmp_path / "whole", *given, "--adapter", str(file))
+    halves = sample(run_dir, tmp_path / "halves", *given, *(2 * ("--adapter", f"{file}=0.5")))
+    assert (plain["adapters"], whole["adapters"], halves["adapters"]) == ([], [str(file)], 2 * [f"{file}=0.5"])
+    assert plain["weights_digest"] != whole["weights_digest"] == halves["weights_digest"]
+    videos = [(tmp_path / name / "seed-0003.mp4").read_bytes() for name in ("plain", "whole", "halves")]
+    assert videos[0] != videos[1] == videos[2]
+    for wrong, said in ((f"{file}=0", "changes no number of"), (f"{file}=much", "'much' is no number")):
+        assert main(line_of(run_dir, tmp_path / "wrong", *given, "--adapter", wrong)) == 2
+        assert said in capfd.readouterr().err and not (tmp_path / "wrong").exists()
