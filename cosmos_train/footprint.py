@@ -28,6 +28,7 @@ from cosmos_train.models.world_ar.build import build_world_ar
 from cosmos_train.models.world_ar.flops import recomputed_cost
 from cosmos_train.parallel.context import split_tokens
 from cosmos_train.parallel.fake import fake_stages
+from cosmos_train.parallel.lora import named_linears, require_targets
 from cosmos_train.parallel.mesh import Mesh
 from cosmos_train.parallel.param_groups import freeze
 from cosmos_train.parallel.precision import row_multiple
@@ -125,8 +126,10 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
     check_run(run, world_size)
     sample = plan_sample(run) if isinstance(run, WorldDiTRun | WorldARRun) else None
     parameters, layout, kinds = 0, "", []
+    linears = list[str]()
     for stage, mesh in enumerate(fake_stages(run.parallel, world_size)):
         pieces = _build(run, mesh)
+        linears += [name for name, _ in named_linears(pieces)]
         freeze(pieces, run.lr_factors)
         parameters += _whole_parameters(pieces, mesh)
         layout = mesh.layout
@@ -139,6 +142,8 @@ def make_plan(run: RunConfig, world_size: int) -> Plan:
             tokens=0 if sample is None else _tokens(run, sample, mesh),
         )
         kinds.append(kind)
+    if isinstance(run, WorldDiTRun | WorldARRun):
+        require_targets(run.lora, linears)
     train, data_parallel = run.train, world_size // run.parallel.ranks_per_replica
     step_flops, recompute_flops = _flops(run, sample)
     return Plan(

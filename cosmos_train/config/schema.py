@@ -182,6 +182,11 @@ class WorldRun(RunConfig):
 
     def _check_windows(self) -> None:
         check_ranges(self, "")
+        if self.lora.rank and self.checkpoint.init_from is not None:
+            raise ConfigError(
+                f"checkpoint.init_from={self.checkpoint.init_from} would be trained, and lora.rank={self.lora.rank} "
+                f"trains adapters of lora.base={self.lora.base} alone; leave init_from out, or set rank 0"
+            )
         image_folder = self.latents.image_folder
         if self.latents.fill and image_folder is not None:
             raise ConfigError(

@@ -13,10 +13,9 @@ of A where columns of W are. The other one is whole on each rank. What the ranks
 
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
@@ -27,7 +26,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 
 from cosmos_train.config.errors import ConfigError
-from cosmos_train.parallel.mesh import Mesh
+from cosmos_train.parallel.mesh import Mesh, over_stages
 from cosmos_train.parallel.shard import Fill, mark_divided, mark_sees_part, marks_of, partition_dim, put_marks
 from cosmos_train.train.config import LoraConfig
 
@@ -109,26 +108,32 @@ def add_adapters(pieces: Sequence[nn.Module], config: LoraConfig, fill: Fill, me
     """Give each linear layer whose name fits a target its adapter; nothing where config.rank is 0.
 
     Raises:
-        ConfigError: a target fits no linear layer of the model.
+        ConfigError: a target fits no linear layer of the model. Of a plan, which has one stage at a time, nothing is
+            said: whoever has all stages asks require_targets.
     """
     if not config.rank:
         return
-    fitting = set[str]()
-    for name, linear in _linears(pieces):
-        targets = [target for target in config.targets if fnmatch.fnmatchcase(name, target)]
-        fitting |= set(targets)
-        if targets:
+    for name, linear in named_linears(pieces):
+        if any(fnmatch.fnmatchcase(name, target) for target in config.targets):
             adapter = Adapter(linear, config, mesh)
             adapter.init_weights(fill, name)
             linear.add_module(NAME, adapter)
             linear.register_forward_hook(_add_to_output)
-    fitting_anywhere: list[set[str]] = [set() for _ in range(mesh.pp.size())]
-    dist.all_gather_object(fitting_anywhere, fitting, group=mesh.pp)
-    if nowhere := [target for target in config.targets if target not in set.union(*fitting_anywhere)]:
-        some = ", ".join([name for name, _ in _linears(pieces)][:NUM_SHOWN])
+    if mesh.device.type != "meta":
+        require_targets(config, over_stages({name: None for name, _ in named_linears(pieces)}, mesh))
+
+
+def require_targets(config: LoraConfig, names: Collection[str]) -> None:
+    """Compare the targets with the names of a whole model's linear layers.
+
+    Raises:
+        ConfigError: a target fits none of them.
+    """
+    nowhere = [target for target in config.targets if not fnmatch.filter(names, target)]
+    if config.rank and nowhere:
         raise ConfigError(
             f"lora.targets has {', '.join(map(repr, nowhere))}, which fits no linear layer of this model; its names "
-            f"are such as {some}"
+            f"are such as {', '.join(list(names)[:NUM_SHOWN])}"
         )
 
 
@@ -142,7 +147,7 @@ def _add_to_output(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     return output + linear.get_submodule(NAME)(inputs[0])
 
 
-def _linears(pieces: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def named_linears(pieces: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """Yield what multiplies by a matrix of its own, by name. Norms have a vector, tables are looked up."""
     for piece in pieces:
         for name, module in piece.named_modules():

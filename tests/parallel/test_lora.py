@@ -11,6 +11,7 @@ from support.ranks import RankPool
 
 from cosmos_train.config.errors import ConfigError
 from cosmos_train.config.load import load_run
+from cosmos_train.footprint import Plan, make_plan
 from cosmos_train.models.dit.world import build_world_model
 from cosmos_train.parallel import init
 from cosmos_train.parallel.config import ParallelConfig
@@ -89,6 +90,29 @@ def test_a_target_that_fits_nothing(target: str):
 def test_what_a_rank_needs(key: str, lacking: str):
     with pytest.raises(ConfigError, match=rf"lora\.rank=4 needs lora\.{key}, which is not given"):
         load_run("run/demo_world", [f"lora={lacking}"])
+
+
+def test_a_model_to_train_and_one_to_keep_exclude_each_other():
+    with pytest.raises(
+        ConfigError, match=r"checkpoint\.init_from=a would be trained, and lora\.rank=4 trains adapters of"
+    ):
+        load_run("run/demo_world", ["lora={rank: 4, alpha: 4, base: b}", "checkpoint.init_from=a"])
+
+
+def plan_of_7b(*words: str) -> Plan:
+    init.stop()  # a plan has groups of its own
+    return make_plan(load_run("run/pretrain/dit_7b_720p", ["checkpoint.init_from=null", "parallel.pp=2", *words]), 64)
+
+
+def test_a_plan_counts_adapters_alone():
+    """Of the 7B on 64 ranks in two stages: no gradients and no optimizer of the base; a target must fit somewhere."""
+    lora = "lora={{rank: 16, alpha: 16, base: b, targets: ['{}']}}"
+    plan, whole = plan_of_7b(lora.format("*.blocks.0.mlp.*")), plan_of_7b()
+    width = 4096
+    assert plan.parameters - whole.parameters == 2 * 16 * (width + 4 * width)
+    assert plan.kinds[0].memory.total < 0.5 * whole.kinds[0].memory.total
+    with pytest.raises(ConfigError, match=r"lora\.targets has '\*\.blocks\.99\.\*', which fits no linear layer"):
+        plan_of_7b(lora.format("*.blocks.99.*"))
 
 
 @pytest.mark.parametrize(
