@@ -174,7 +174,7 @@ def sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-videos", type=int, default=1, help="futures of seed, seed + 1, ... and a grid of them")
     parser.add_argument("--num-frames", type=int, help="length; past the model's, windows go on from each other")
     parser.add_argument("--fps", type=float, help="frames per second; the training data's by default")
-    adapter(parser)
+    _add_adapters(parser)
     parser.add_argument("--nproc", type=int, help="processes on this machine (ranks); 1, or what torchrun says")
 
 
@@ -214,7 +214,7 @@ def ema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to make: a checkpoint with weights alone")
 
 
-def adapter(parser: argparse.ArgumentParser) -> None:
+def _add_adapters(parser: argparse.ArgumentParser) -> None:
     """Add the options that add adapters to a world model."""
     parser.add_argument(
         "--adapter",
@@ -233,7 +233,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     layouts = ("ours", "official", "training", "diffusers", "transformers", "peft", "kohya")
     parser.add_argument("--to", choices=layouts, default="ours", help="layout; peft and kohya are of adapters")
-    adapter(parser)
+    _add_adapters(parser)
     parser.add_argument(
         "--only-adapters",
         action="store_true",
