@@ -12,6 +12,7 @@ tokens, `odd` 45, which no layout here divides evenly, `image` 20 in one frame.
 """
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -246,14 +247,16 @@ CASES = (*_cases(), *_steered_cases(), *_ar_cases(), *_ar_steered_cases(), *_lor
 class Parity:
     """Answers of layouts, compared with the single process's, which are kept."""
 
-    def __init__(self, pool: Callable[[int], RankPool], folder: Path) -> None:
-        """pool(n): n running gloo processes. folder: for the latents of each kind of batch."""
-        self.pool, self.folder = pool, folder
+    def __init__(self, pool: Callable[[int], RankPool], folder: Path, *, num_steps: int = 3) -> None:
+        """pool(n): n running gloo processes. folder: for the latents of each kind of batch. num_steps: parameters are
+        compared after so many."""
+        self.pool, self.folder, self.num_steps = pool, folder, num_steps
         self.single: dict[tuple[str, str], dict[str, Any]] = {}
 
     def check(self, case: Case, *, measure: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
         """One line of the report. `measure` runs on every rank; tests pass one with a mistake in it."""
-        correct, key = MEASURES[case.model], (case.model, case.batch)
+        correct = functools.partial(MEASURES[case.model], num_steps=self.num_steps)
+        key = (case.model, case.batch)
         cache = self.folder / case.model / case.batch
         if not cache.exists():
             is_steered = case.model.endswith("steered")

@@ -1,4 +1,7 @@
-"""Every layout gives the single process's answer (benchmarks/parity.py), and the comparison sees known mistakes."""
+"""Every layout gives the single process's answer (benchmarks/parity.py), and the comparison sees known mistakes.
+
+After one step; after three in `make parity`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +18,7 @@ FAST = [case for case in CASES if case.ranks == 2]
 
 @pytest.fixture(scope="module")
 def parity(ranks: Callable[[int], RankPool], tmp_path_factory: pytest.TempPathFactory) -> Parity:
-    return Parity(ranks, tmp_path_factory.mktemp("parity"))
+    return Parity(ranks, tmp_path_factory.mktemp("parity"), num_steps=1)
 
 
 @pytest.mark.parametrize("case", FAST, ids=[case.name for case in FAST])

@@ -23,7 +23,7 @@ LORA = LoraConfig(rank=3, alpha=6.0, base="unused")
 
 @pytest.fixture(scope="module")
 def parity(ranks: Callable[[int], RankPool], tmp_path_factory: pytest.TempPathFactory) -> Parity:
-    return Parity(ranks, tmp_path_factory.mktemp("parity"))
+    return Parity(ranks, tmp_path_factory.mktemp("parity"), num_steps=1)
 
 
 def linear(d_in: int, d_out: int, rows: tuple[int, ...] = ()) -> tuple[torch.nn.Module, Adapter]:

@@ -22,8 +22,8 @@ def test_a_function_takes_the_options_of_its_command(command: Command):
 
 
 def test_all_options_are_those_of_a_command():
-    functions = [*vars(options).values(), *vars(data_options).values()]
-    written = {function for function in functions if inspect.isfunction(function)}
+    named = [*vars(options).items(), *vars(data_options).items()]
+    written = {found for name, found in named if inspect.isfunction(found) and not name.startswith("_")}
     assert written == {command.add_options for command in COMMANDS}
 
 
