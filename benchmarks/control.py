@@ -33,8 +33,8 @@ from cosmos_launch.pages.run_records import read_metrics
 from cosmos_train.evaluate.following.figure import Figure
 
 NUM_TRAIN, NUM_PATHS, NUM_HELDOUT = 8000, 16000, 32
-"""Of 2,000 clips the small models learn much by heart: pushes of other clips go less far than they should. Clips of
-the room are half as long."""
+"""The small models learn 2,000 clips much by heart: pushes of other clips go less far than they should. Clips of the
+room are half as long, and twice as many."""
 NUM_FRAMES, NUM_PATH_FRAMES, NUM_TASK_FRAMES = 17, 9, 25
 STEP_M = 0.9
 """So far the camera may go along each axis. In pictures of 32 pixels a small move looks much like a small turn."""

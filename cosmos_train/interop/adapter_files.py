@@ -52,7 +52,7 @@ NOT_READ = ("lora_magnitude_vector", "dora_scale", "hada_", "lokr_", "lora_mid",
 
 @dataclass(frozen=True, slots=True)
 class FileConfig:
-    """What a file's configuration says of the strength of its adapters."""
+    """A file's configuration says this of the strength of its adapters."""
 
     alpha: float | None = None
     alpha_pattern: Mapping[str, float] | None = None
@@ -90,9 +90,9 @@ class AdapterFile:
 
     path: Path
     strength: float = 1.0
-    """What is added is multiplied by it; of several files each has its own."""
+    """The adapters' product is multiplied by it; each of several files has its own."""
     alpha: float | None = None
-    """Of a file that does not say it."""
+    """The alpha is taken where a file does not say it."""
 
     @classmethod
     def parse(cls, text: str, alpha: float | None = None) -> "AdapterFile":
@@ -185,17 +185,6 @@ def write_adapters(folder: Path, adapters: Adapters, to: str, *, in_diffusers: b
         return folder / PEFT_FILE
     torch.save(tensors, folder / OFFICIAL_FILE)
     return folder / OFFICIAL_FILE
-
-
-def is_adapter_file(path: Path) -> bool:
-    """Return whether adapters lie at a path, and no model. Reads no weight."""
-    try:
-        file, _ = _find(path)
-        meta = open_weights(file).meta
-    except (ConfigError, ValueError, OSError):
-        return False
-    is_model = any(BASE_LAYER in name for name in meta)
-    return not is_model and any(KEY.fullmatch(name) for name in meta)
 
 
 def _find(path: Path) -> tuple[Path, FileConfig]:

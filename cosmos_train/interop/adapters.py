@@ -30,13 +30,13 @@ FORMAT = "cosmos-train adapters 1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterFacts:
-    """What weights of a run's adapters do not say of themselves."""
+    """Weights of a run's adapters do not say this of themselves."""
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
     base: str
-    """Where the model lay, as lora.base had it."""
+    """The model lay here, as lora.base had it."""
     base_tensors: Mapping[str, str]
     """Digests of the model's tensors, by our names."""
 
@@ -85,7 +85,7 @@ class Adapters:
     where: str
     """The path that they were read from."""
     strength: float = 1.0
-    """What is added is multiplied by this besides."""
+    """Each product is multiplied by this besides."""
 
     def of(self, entry: Entry) -> Tensor | None:
         """Return what is added to a tensor of ours, in fp32; None where none of its matrices has an adapter."""

@@ -98,11 +98,13 @@ def convert(
     return conversion
 
 
-def convert_adapters(source: Path, out: Path, *, to: str, adapters: Sequence[AdapterFile] = ()) -> Adapters:
+def convert_adapters(
+    source: Path, out: Path, *, to: str, weights: str = "network", adapters: Sequence[AdapterFile] = ()
+) -> Adapters:
     """Write adapters into the new folder `out` in the layout `to` (adapter_files.LAYOUTS), and return what was written.
 
     They are those of the run at `source`, or, where a file is given, that file's, and `source` is the model that they
-    are of.
+    are of. `weights` as for `open_source`.
 
     Raises:
         CheckpointError, ConfigError: there are no adapters, or several, or they are not the model's; `out` exists.
@@ -114,7 +116,7 @@ def convert_adapters(source: Path, out: Path, *, to: str, adapters: Sequence[Ada
             f"--only-adapters writes those of one training, and --adapter names {len(adapters)}; name one"
         )
     with _new_folder(out) as aside:
-        model = open_source(source)
+        model = open_source(source, weights=weights)
         if adapters:
             [file] = adapters
             found = adapter_files.read_adapters(file.path, model.entries, alpha=file.alpha, strength=file.strength)

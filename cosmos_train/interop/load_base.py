@@ -19,6 +19,7 @@ from cosmos_train.parallel.mesh import Mesh, from_main, over_stages
 from cosmos_train.parallel.param_groups import lr_factor
 from cosmos_train.parallel.shard import mark_in_base
 from cosmos_train.train.checkpoint.folder import find_checkpoint
+from cosmos_train.train.checkpoint.verify import require_whole
 
 
 def load_base(
@@ -34,7 +35,11 @@ def load_base(
     if not run.lora.rank:
         return {}
     assert run.lora.alpha is not None and run.lora.base is not None
-    source = open_source(run.lora.base)
+    base = Path(run.lora.base)
+    of_ours = from_main(mesh, lambda: find_checkpoint(base))
+    if of_ours is not None:  # all ranks share the reading
+        require_whole(of_ours, mesh, contents=run.checkpoint.verify, kinds=("model",))
+    source = open_source(base, verify=False)
     digested = DigestedTensors(source.ours)
     config = run.checkpoint
     read = replace(source, ours=digested)

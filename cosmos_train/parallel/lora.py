@@ -48,7 +48,7 @@ def note_joined(linear: nn.Module, rows: Sequence[int]) -> nn.Module:
 
 
 class Adapter(nn.Module):
-    """What a linear layer's output is changed by: [l, B, d_in] -> [l, B, d_out], as the layer's own in and out."""
+    """A module that changes a linear layer's output: [l, B, d_in] -> [l, B, d_out], as the layer's own in and out."""
 
     def __init__(self, linear: nn.Module, config: LoraConfig, mesh: Mesh) -> None:
         super().__init__()

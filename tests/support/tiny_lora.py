@@ -54,7 +54,7 @@ def write_base(folder: Path, run: WorldDiTRun | WorldARRun) -> None:
 
 
 def base_of(cache: Path) -> Path:
-    """Where the base of runs on a cache lies."""
+    """Return where the base of runs on a cache lies."""
     return cache.with_name(f"{cache.name}-base")
 
 
@@ -98,12 +98,13 @@ def held(cache: Path, run_dir: Path, parallel: ParallelConfig) -> dict[str, list
     """Names of what this rank trains, has sums of gradients of, and whose weights its optimizer keeps."""
     task, engine, _ = tiny_world.start(make_run(cache, run_dir, parallel))
     named = list(tiny_world.parameters(task))
+    in_buckets = set[nn.Parameter]()
+    for ddp in engine.ddps:
+        in_buckets |= set(ddp.param_to_bucket_group)
     return {
         "trained": sorted(name for name, param in named if param.requires_grad),
         "gradients": sorted(name for name, param in named if has_gradient_sum(param)),
-        "optimizer": sorted(
-            name for name, param in named if any(param in ddp.param_to_bucket_group for ddp in engine.ddps)
-        ),
+        "optimizer": sorted(name for name, param in named if param in in_buckets),
     }
 
 

@@ -32,8 +32,10 @@ def convert(
     """Convert what there is at `source`, print what was found and compared, and return the exit code."""
     given = None if arguments is None else read_arguments(arguments)
     files = [AdapterFile.parse(text, alpha) for text in adapters]
+    if alpha is not None and not adapters:
+        raise ConfigError(f"--alpha {alpha:g} is about --adapter, which is not given; leave it out")
     if only_adapters:
-        found = _describe_adapters(convert_adapters(source, out, to=to, adapters=files))
+        found = _describe_adapters(convert_adapters(source, out, to=to, weights=weights, adapters=files))
     elif is_world_model(source):
         if statistics != "bf16":
             raise ConfigError(

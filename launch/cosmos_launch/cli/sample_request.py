@@ -48,7 +48,7 @@ class SampleRequest:
     adapters: Sequence[str] = ()
     """FILE or FILE=STRENGTH of adapters that are added to the model."""
     alpha: float | None = None
-    """Of those that do not say it."""
+    """The alpha is taken for those that do not say it."""
     num_ranks: int = 1
     """Processes to start here."""
 
