@@ -44,7 +44,7 @@ def load_base(
     config = run.checkpoint
     read = replace(source, ours=digested)
     is_new = load_pieces(read, pieces, mesh, new=config.init_new, unused=config.init_unused)
-    _require_trained(is_new, pieces, run)
+    _require_trained(is_new, pieces, run, mesh)
     for name, tensor in _tensors(pieces).items():
         if name in digested.digests and name not in is_new and lr_factor(name, run.lr_factors) == 0:
             mark_in_base(tensor)
@@ -66,17 +66,18 @@ def _tensors(pieces: Sequence[nn.Module]) -> dict[str, Tensor]:
     return found
 
 
-def _require_trained(is_new: set[str], pieces: Sequence[nn.Module], run: WorldDiTRun | WorldARRun) -> None:
-    """ConfigError where the base lacks a tensor that is neither trained nor has an adapter."""
+def _require_trained(is_new: set[str], pieces: Sequence[nn.Module], run: WorldDiTRun | WorldARRun, mesh: Mesh) -> None:
+    """ConfigError, on every stage, where the base lacks a tensor that is neither trained nor has an adapter."""
     layers = dict[str, nn.Module]()
     for piece in pieces:
         layers |= dict(piece.named_modules())
-    frozen = []
-    for name in sorted(is_new):
+    own = []
+    for name in is_new:
         layer = layers.get(name.rpartition(".")[0])
         is_adapted = layer is not None and has_adapter(layer) and name.endswith(".weight")
         if layer is not None and lr_factor(name, run.lr_factors) == 0 and not is_adapted:
-            frozen.append(name)
+            own.append(name)
+    frozen = sorted(over_stages(dict.fromkeys(own), mesh))
     if frozen:
         raise ConfigError(
             f"{', '.join(frozen[:NUM_SHOWN])}{' and more' if len(frozen) > NUM_SHOWN else ''}: "
